@@ -1,0 +1,52 @@
+# Everything runs in .venv, made on the first call from the locked requirements.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+
+.PHONY: run test check format bench bench-peers lock clean
+
+# Hermes in front of the Ollama on this machine; with simulated models where none answers.
+run: $(RUN_READY)
+	$(BIN)/hermes serve --or-simulate
+
+test: $(DEV_READY)
+	$(BIN)/python -m pytest tests
+
+check: $(DEV_READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+format: $(DEV_READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(RUN_READY)
+	$(BIN)/python benchmarks/run.py
+
+bench-peers: $(RUN_READY)
+	$(BIN)/python benchmarks/run.py --peers
+
+# Resolve the ranges of pyproject.toml anew, with hashes.
+lock: $(DEV_READY)
+	$(BIN)/python -m pip install pip-tools
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
+	  --no-header --no-annotate --all-build-deps -o requirements.lock pyproject.toml
+	$(BIN)/pip-compile -q --extra dev --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --all-build-deps -o requirements-dev.lock pyproject.toml
+
+$(RUN_READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(DEV_READY): requirements-dev.lock $(RUN_READY)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements-dev.lock
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist benchmarks/results

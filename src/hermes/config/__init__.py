@@ -1,0 +1,191 @@
+"""What can be configured: one frozen `Config`, the same whether a key came from a file, a variable or a flag.
+
+Importing this reads nothing; `config.load` makes a Config. Each key is explained in docs/configuration.md, which is
+checked against these types.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hermes.config.kinds import (
+    AccessLog,
+    Attempts,
+    BackendKind,
+    BackendName,
+    Bytes,
+    Cost,
+    Count,
+    CountOrZero,
+    Host,
+    HostName,
+    ModelName,
+    Number0To1,
+    Origin,
+    Path,
+    Penalty,
+    Port,
+    Rate,
+    RepeatPenalty,
+    Seconds,
+    Secret,
+    Seed,
+    Sha256,
+    StopText,
+    Temperature,
+    TopP,
+    Url,
+    User,
+)
+
+__all__ = ["Backend", "Config", "Defaults", "Key", "Limits", "Logging", "Model", "Params", "Secret", "Server", "Tls"]
+
+
+# --- the door -------------------------------------------------------------------------------------------------------
+
+
+class Tls(Struct, frozen=True):
+    """The server's certificate (PEM, with its chain); the key may be in the same file."""
+
+    cert_file: Path
+    key_file: Path | None = None
+
+
+class Server(Struct, frozen=True):
+    """Where Hermes listens, to whom it answers, and how long it puts up with slow clients."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 4000
+    unix_socket: Path | None = None
+    tls: Tls | None = None
+    allowed_hosts: tuple[HostName, ...] = ()
+    allowed_origins: tuple[Origin, ...] = ()
+    insecure: bool = False
+    header_timeout_s: Seconds = 10
+    body_min_bytes_per_s: Count = 1024
+    max_body_bytes: Bytes = 10 * 2**20
+    keep_alive_s: Seconds = 75
+    write_timeout_s: Seconds = 60
+    max_connections: CountOrZero = 0
+    drain_timeout_s: Seconds = 30
+
+
+class Key(Struct, frozen=True):
+    """A static key, known only by its digest. `user` is the tenant it acts for."""
+
+    user: User
+    sha256: Sha256
+    admin: bool = False
+    rate_limit: Count | None = None
+
+    @property
+    def key_id(self) -> str:
+        """Enough of the digest to tell keys apart in a log, too little to look one up by."""
+        return self.sha256[:12]
+
+    def __repr__(self) -> str:
+        return f"Key({self.key_id}, user={self.user!r}, admin={self.admin})"
+
+
+# --- what is served -------------------------------------------------------------------------------------------------
+
+
+class Backend(Struct, frozen=True):
+    """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL)."""
+
+    name: BackendName
+    url: Url
+    kind: BackendKind = "ollama"
+    memory: Bytes | None = None
+    slots: Count | None = None
+    ca_file: Path | None = None
+    api_key: Secret | None = None
+    connect_timeout_s: Seconds = 5
+    probe_interval_s: Seconds = 5
+    simulated: bool = False
+
+
+class Params(Struct, frozen=True):
+    """Sampling where the request says nothing: the names of `chat.Sampling`."""
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: CountOrZero | None = None
+    min_p: Number0To1 | None = None
+    seed: Seed | None = None
+    max_tokens: Count | None = None
+    stop: tuple[StopText, ...] = ()
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repeat_penalty: RepeatPenalty | None = None
+
+
+class Defaults(Struct, frozen=True):
+    """What a model gets where it says nothing itself."""
+
+    max_concurrency: Count | None = None
+    queue_limit: CountOrZero = 256
+    timeout_s: Seconds = 120
+    stall_timeout_s: Seconds = 60
+    max_stream_s: Seconds = 3600
+
+
+class Model(Struct, frozen=True):
+    """One model under its public name, with the defaults already filled in. No `backends`: any that has it."""
+
+    backend_model: ModelName | None = None
+    backends: tuple[BackendName, ...] = ()
+    max_concurrency: Count | None = None
+    queue_limit: CountOrZero = 256
+    timeout_s: Seconds = 120
+    stall_timeout_s: Seconds = 60
+    max_stream_s: Seconds = 3600
+    memory_cost: Cost | None = None
+    load_time_s: Seconds | None = None
+    decode_tps: Rate | None = None
+    params: Params = Params()
+    max_output_tokens: Count | None = None
+
+
+class Limits(Struct, frozen=True):
+    """Bounds of the whole process."""
+
+    max_concurrent: Count | None = None
+    queue_total: Count = 4096
+    queue_bytes: Bytes = 256 * 2**20
+    per_tenant_queue: Count = 2048
+    max_attempts: Attempts = 3
+    retry_ratio: Number0To1 = 0.2
+
+
+class Logging(Struct, frozen=True):
+    """Logs are JSON lines. `access_log`: stderr, off, or a file."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: AccessLog = "stderr"
+
+
+class Config(Struct, frozen=True):
+    """Everything, checked. `backends` is never empty once loaded."""
+
+    server: Server = Server()
+    backends: tuple[Backend, ...] = ()
+    models: dict[ModelName, Model] = {}
+    defaults: Defaults = Defaults()
+    serve_unlisted: bool = True
+    limits: Limits = Limits()
+    keys: tuple[Key, ...] = ()
+    logging: Logging = Logging()
+
+    def model(self, name: str) -> Model | None:
+        """How to serve `name`: as listed, by the defaults if unlisted models are served, or not at all."""
+        listed = self.models.get(name)
+        if listed is None and self.serve_unlisted:
+            return with_defaults(Model(), self.defaults, said=frozenset())
+        return listed
+
+
+def with_defaults(model: Model, defaults: Defaults, said: frozenset[str]) -> Model:
+    """The model with `defaults` in place of whatever is not among the keys it `said` itself."""
+    return replace(model, **{key: getattr(defaults, key) for key in Defaults.__struct_fields__ if key not in said})

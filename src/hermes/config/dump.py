@@ -1,0 +1,37 @@
+"""A Config as plain values, for `hermes check`: what `load` would read back, with secrets masked (I26)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from hermes.config import Config, Key, Secret
+from hermes.config.kinds import MASK, Bytes, Cost
+from hermes.config.notation import format_size
+from hermes.config.schema import optional
+
+
+def dump(config: Config) -> dict[str, Any]:
+    return _struct(config)
+
+
+def _struct(value: Struct) -> dict[str, Any]:
+    plain = {field.name: _plain(getattr(value, field.name), field.type) for field in fields(value)}
+    if isinstance(value, Key):
+        plain["sha256"] = value.key_id + MASK
+    return plain
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    if isinstance(value, Struct):
+        return _struct(value)
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, Mapping):
+        return {name: _plain(item, None) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item, None) for item in value]
+    if optional(kind)[0] in (Bytes, Cost) and isinstance(value, int):
+        return format_size(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,168 @@
+"""Variables to settings: HERMES_SECTION__KEY for every key, and the names that people already use.
+
+A layer is a piece of configuration with the name of where it came from, as errors and `hermes check` tell it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hermes.config import Secret
+from hermes.config.notation import ollama_url
+from hermes.config.schema import is_container, nearest, optional, settings, variable
+from hermes.errors import ConfigError
+
+Tree = dict[str, Any]
+
+# HERMES_CONFIG says which file; the other two tell the client commands where a Hermes is and with which key
+OTHER_NAMES = ("HERMES_CONFIG", "HERMES_URL", "HERMES_API_KEY")
+# Kubernetes sets these in every pod of a namespace that has a service called hermes
+_KUBERNETES = re.compile(r"HERMES_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
+
+KEYS_FORM = 'the right form is {"sk-...": {"user": "editor", "rate_limit": 60, "admin": true}}'
+LATER_BACKENDS = ("vllm", "tgi", "custom")
+
+
+class Layer(Struct, frozen=True):
+    source: str
+    tree: Tree
+
+    def __repr__(self) -> str:
+        return f"Layer({self.source})"  # the tree has the secrets still bare (I26)
+
+
+def nested(path: tuple[str, ...], value: Any) -> Tree:
+    for step in reversed(path):
+        value = {step: value}
+    return value  # type: ignore[no-any-return]
+
+
+def from_text(name: str, kind: Any, text: str) -> Any:
+    """A variable's text as the value that a file would hold. What does not fit stays text, to be refused there."""
+    kind, _ = optional(kind)
+    if is_container(kind):
+        return _json(name, text)
+    if kind is Secret:
+        return text
+    try:
+        return msgspec.convert(text.strip(), kind, strict=False)
+    except msgspec.ValidationError:
+        return text
+
+
+def _json(name: str, text: str) -> Any:
+    """Strict JSON: no key twice, no NaN. The text is in no error: keys and secrets may be in it."""
+    import json
+
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ConfigError(f"{name}: expected JSON without repeated names{where}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > len(dict(pairs)):
+        raise ValueError
+    return dict(pairs)
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError
+
+
+# --- HERMES_* -------------------------------------------------------------------------------------------------------
+
+
+def own_layers(environ: Mapping[str, str], suffix: str = "") -> Iterator[Layer | ConfigError]:
+    """A layer for each HERMES_ variable that is set, or what is wrong with it. Empty is unset."""
+    known = {variable(path): (path, field) for path, field in settings()}
+    for name in sorted((name for name in environ if name.startswith("HERMES_")), key=lambda name: name.count("__")):
+        if not environ[name] or _foreign(name, environ[name]):
+            continue
+        if name not in known:
+            close = nearest(name, known)
+            yield ConfigError(f"{name}{suffix}: unknown variable" + (f", did you mean {close}?" if close else ""))
+            continue
+        path, field = known[name]
+        try:
+            yield Layer(name + suffix, nested(path, from_text(name + suffix, field.type, environ[name])))
+        except ConfigError as error:
+            yield error
+
+
+def _foreign(name: str, value: str) -> bool:
+    if name == "HERMES_PORT":
+        return _KUBERNETES_PORT.match(value) is not None
+    return name in OTHER_NAMES or _KUBERNETES.fullmatch(name) is not None
+
+
+# --- the familiar names ---------------------------------------------------------------------------------------------
+
+
+def familiar_layers(environ: Mapping[str, str], below: Tree, suffix: str = "") -> Iterator[Layer | ConfigError]:
+    """Layers for PORT, MAX_CONCURRENT, API_KEYS_JSON and where Ollama is. `below`: what lower layers say."""
+    for name, path in (("PORT", ("server", "port")), ("MAX_CONCURRENT", ("limits", "max_concurrent"))):
+        if text := environ.get(name):
+            yield Layer(name + suffix, nested(path, from_text(name, int, text)))
+    for read in (_keys, _address):
+        try:
+            yield from read(environ, below, suffix)
+        except ConfigError as error:
+            yield error
+    if (kind := environ.get("LLM_BACKEND", "ollama")) not in ("", "ollama"):
+        later = "is not supported yet" if kind in LATER_BACKENDS else "is unknown"
+        yield ConfigError(f"LLM_BACKEND{suffix}: {kind!a} {later}; supported: ollama")
+
+
+def _keys(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Layer]:
+    source = "API_KEYS_JSON" + suffix
+    if not (text := environ.get("API_KEYS_JSON")):
+        return
+    from hashlib import sha256
+
+    try:
+        entries = _json(source, text)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {KEYS_FORM}") from None
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{source}: expected a JSON object; {KEYS_FORM}")
+    keys = []
+    for number, (key, entry) in enumerate(entries.items(), 1):
+        if not isinstance(entry, dict) or "sha256" in entry or "user" not in entry:
+            raise ConfigError(f"{source}: entry {number} is not an object with a user; {KEYS_FORM}")
+        if re.fullmatch(r"[!-~]{1,512}", key) is None:
+            raise ConfigError(f"{source}: key {number} has a character that no header may carry, or none; {KEYS_FORM}")
+        keys.append({**entry, "sha256": sha256(key.encode()).hexdigest()})
+    yield Layer(source, {"keys": keys})
+
+
+def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Layer]:
+    """The URL of the one backend. Ollama's own OLLAMA_HOST stands back where several are configured."""
+    name = next((name for name in ("LLM_BACKEND_URL", "OLLAMA_URL", "OLLAMA_HOST") if environ.get(name)), None)
+    if name is None:
+        return
+    configured = below.get("backends") or []
+    if not isinstance(configured, list):
+        return  # refused where it stands
+    if len(configured) > 1:
+        if name != "OLLAMA_HOST":
+            raise ConfigError(f"{name}{suffix}: which of the {len(configured)} backends is meant? Set it in `backends`")
+        return
+    url = environ[name].strip()
+    if name == "OLLAMA_HOST":
+        try:
+            url = ollama_url(url)
+        except ValueError:
+            raise ConfigError(f"{name}{suffix}: expected host:port or http://host:port") from None
+    yield Layer(name + suffix, {"backends": {0: {"url": url}} if configured else [{"name": "ollama", "url": url}]})
+
+
+def parallel_hint(environ: Mapping[str, str]) -> int | None:
+    """OLLAMA_NUM_PARALLEL, where it is set to a number that means something (0: Ollama decides)."""
+    text = environ.get("OLLAMA_NUM_PARALLEL", "").strip().strip("\"'")
+    return int(text) if re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII) else None

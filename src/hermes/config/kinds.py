@@ -1,0 +1,106 @@
+"""The kinds of value a key can hold: bounds, how to read one from text, and how to say what was expected."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from hermes.config.notation import MAX_SECONDS, parse_cost, parse_seconds, parse_size, parse_url
+
+MASK = "***"
+
+
+class Secret:
+    """A text that is only ever seen by asking for it (I26): `reveal()`. Everything else shows ***."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a secret is not written anywhere")
+
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000, description="a whole number above 0")]
+CountOrZero = Annotated[int, Meta(ge=0, le=1_000_000_000, description="a whole number, 0 or more")]
+Bytes = Annotated[int, Meta(ge=1, le=2**60, description="a size such as 24GiB or 512MB", extra={"parse": parse_size})]
+Seconds = Annotated[
+    float,
+    Meta(
+        gt=0,
+        le=MAX_SECONDS,
+        description="a time above 0: seconds, or a text such as 500ms, 30s, 5m, 2h",
+        extra={"parse": parse_seconds},
+    ),
+]
+Cost = Annotated[
+    Literal["low", "medium", "high"] | Bytes,
+    Meta(description="low, medium, high or a size such as 14GiB", extra={"parse": parse_cost}),
+]
+BackendKind = Annotated[Literal["ollama"], Meta(description="ollama, the one kind that is supported so far")]
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
+Path = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z", description="a path")]
+Host = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9._:%-]{1,255}\Z", description="an address or a host name, without a port")
+]
+AccessLog = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(stderr|off|[^\0\ud800-\udfff]*/[^\0\ud800-\udfff]*)\Z",
+        description="stderr, off or a path with a '/'",
+    ),
+]
+HostName = Annotated[
+    str, Meta(pattern=r"\A([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])\Z", description="a host name without a port")
+]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+\Z",
+        description="an origin such as https://chat.example.org, without a path",
+    ),
+]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(https?|unix)://",
+        description="http://host:port, https://host:port or unix:///path, without credentials",
+        extra={"parse": parse_url},
+    ),
+]
+BackendName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z", description="a name of letters, digits, '.', '_' and '-'")
+]
+# I25
+ModelName = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}\Z",
+        description="a model name of letters, digits and . _ : / @ -, without '..'",
+    ),
+]
+User = Annotated[
+    str, Meta(pattern=r"\A[^\x00-\x1f\x7f\ud800-\udfff]{1,100}\Z", description="a name of 1 to 100 characters")
+]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256 in 64 lower-case hex digits")]
+StopText = Annotated[str, Meta(pattern=r"\A[^\ud800-\udfff]+\Z", description="a text that is not empty")]
+Number0To1 = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
+Temperature = Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")]
+TopP = Annotated[float, Meta(gt=0, le=1, description="a number above 0, up to 1")]
+Penalty = Annotated[float, Meta(ge=-2, le=2, description="a number from -2 to 2")]
+RepeatPenalty = Annotated[float, Meta(gt=0, le=10, description="a number above 0, up to 10")]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="a whole number")]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000, description="tokens per second, above 0")]
+Attempts = Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")]

@@ -1,0 +1,178 @@
+"""Every way a request can fail: one tree, raised where known, rendered once in the client's dialect.
+
+An error knows its HTTP status, a stable `code`, who is at fault (`source`), whether the gateway may try again
+elsewhere before the first content byte (`retryable`), and the one outcome it gives the request (invariant I3).
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+Source = Literal["client", "gateway", "backend"]
+
+
+class Outcome(StrEnum):
+    """The terminal outcomes. Every accepted request gets exactly one (invariant I3)."""
+
+    OK = "ok"
+    BAD_REQUEST = "bad_request"
+    DENIED = "denied"
+    LIMITED = "limited"
+    QUEUE_FULL = "queue_full"
+    DEADLINE_REFUSED = "deadline_refused"
+    QUEUE_TIMEOUT = "queue_timeout"
+    NO_BACKEND = "no_backend"
+    SHED = "shed"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    CLIENT_GONE = "client_gone"
+    CANCELLED = "cancelled"
+    DRAINED = "drained"
+    INTERNAL_ERROR = "internal_error"
+
+
+class HermesError(Exception):
+    """The root of what Hermes raises on purpose."""
+
+
+class ConfigError(HermesError):
+    """A setting that cannot be used. The message carries the path, the value and a hint."""
+
+
+class GatewayError(HermesError):
+    """Ends one request. Subclasses fix the defaults; an instance may sharpen `code` and `param`."""
+
+    status = 500
+    code = "internal_error"
+    source: Source = "gateway"
+    outcome = Outcome.INTERNAL_ERROR
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+        if code is not None:
+            self.code = code
+
+
+# --- the client's fault -------------------------------------------------------------------------------------------
+
+
+class BadRequest(GatewayError):
+    status, code, source, outcome = 400, "invalid_value", "client", Outcome.BAD_REQUEST
+
+
+class ContextLengthExceeded(BadRequest):
+    code = "context_length_exceeded"
+
+
+class RouteNotFound(BadRequest):
+    status, code = 404, "not_found"
+
+
+class ModelNotFound(BadRequest):
+    status, code = 404, "model_not_found"
+
+
+class MethodNotAllowed(BadRequest):
+    status, code = 405, "method_not_allowed"
+
+
+class RequestTimeout(BadRequest):
+    status, code = 408, "request_timeout"
+
+
+class BodyTooLarge(BadRequest):
+    status, code = 413, "request_too_large"
+
+
+class UriTooLong(BadRequest):
+    status, code = 414, "uri_too_long"
+
+
+class UnsupportedEncoding(BadRequest):
+    status, code = 415, "unsupported_content_encoding"
+
+
+class ExpectationFailed(BadRequest):
+    status, code = 417, "expectation_failed"
+
+
+class HeadersTooLarge(BadRequest):
+    status, code = 431, "headers_too_large"
+
+
+class LoopDetected(BadRequest):
+    status, code = 508, "loop_detected"
+
+
+class Unauthenticated(GatewayError):
+    status, code, source, outcome = 401, "invalid_api_key", "client", Outcome.DENIED
+
+
+class Forbidden(GatewayError):
+    status, code, source, outcome = 403, "forbidden", "client", Outcome.DENIED
+
+
+# --- the gateway says no ------------------------------------------------------------------------------------------
+
+
+class QueueFull(GatewayError):
+    status, code, outcome = 429, "queue_full", Outcome.QUEUE_FULL
+
+
+class QueueTimeout(GatewayError):
+    status, code, outcome = 504, "queue_timeout", Outcome.QUEUE_TIMEOUT
+
+
+class NoBackend(GatewayError):
+    status, code, outcome = 503, "no_backend", Outcome.NO_BACKEND
+
+
+class Draining(GatewayError):
+    status, code, outcome = 503, "draining", Outcome.DRAINED
+
+
+class Overloaded(GatewayError):
+    status, code, outcome = 503, "overloaded", Outcome.SHED
+
+
+# --- the backend failed -------------------------------------------------------------------------------------------
+
+
+class BackendError(GatewayError):
+    """The backend answered wrongly, broke off, or could not be reached."""
+
+    status, code, source, outcome = 502, "backend_error", "backend", Outcome.UPSTREAM_ERROR
+    retryable = True
+
+
+class BackendUnreachable(BackendError):
+    code = "backend_unreachable"
+
+
+class BackendBusy(BackendError):
+    """Back-pressure, not a fault: the backend's own queue is full or it is still loading."""
+
+    status, code = 503, "backend_busy"
+
+
+class BackendRefused(BackendError):
+    """The backend understood and said no; trying again would not change its mind."""
+
+    retryable = False
+
+
+class BackendTimeout(BackendError):
+    status, code, outcome = 504, "backend_timeout", Outcome.UPSTREAM_TIMEOUT
+    retryable = False

@@ -1,0 +1,318 @@
+"""What is wrong is refused: with its path, its value, what was expected, and all of it at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml as pyyaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hermes.config.build import build
+from hermes.config.load import Loaded, load
+from hermes.config.rules import check, check_bind, is_loopback
+from hermes.errors import ConfigError
+
+Settle = Callable[..., Loaded]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("server: {prot: 1}", "server.prot: unknown key, did you mean port?"),
+        ("port: 1", "port: unknown key, did you mean server.port?"),
+        ("modles: {}", "modles: unknown key, did you mean models?"),
+        ("? ", "None: unknown key; known: server"),
+        ("3: 1", "[3]: unknown key; known: server"),
+        ("zebra: 1", "zebra: unknown key; known: server, backends"),
+        ("server: {port: 70000}", "server.port: 70000 is not a port from 0 to 65535"),
+        ("server: {port: -1}", "server.port: -1 is not a port"),
+        ("server: {port: true}", "server.port: True is not a port"),
+        ("server: {port: 1.5}", "server.port: 1.5 is not a port"),
+        ("server: {port: '80'}", "server.port: '80' is not a port"),
+        ("server: {port: }", "server.port: nothing is not a port"),
+        ("server: {port: [1]}", "server.port: a list is not a port"),
+        ("server: [1]", "server: a list is not a mapping"),
+        ("server: {insecure: 1}", "server.insecure: 1 is not true or false"),
+        ("server: {insecure: yes}", "server.insecure: 'yes' is not true or false"),
+        ("server: {host: ''}", "server.host: '' is not an address"),
+        ("server: {host: 'localhost:80'}", "server.host: 'localhost:80' is not an address or a host name, a port goes"),
+        ("server: {header_timeout_s: 0}", "server.header_timeout_s: 0 is not a time above 0"),
+        ("server: {header_timeout_s: -5}", "server.header_timeout_s: -5 is not a time above 0"),
+        ("server: {header_timeout_s: .nan}", "server.header_timeout_s: nan is not a time above 0"),
+        ("server: {header_timeout_s: .inf}", "server.header_timeout_s: inf is not a time above 0"),
+        ("server: {header_timeout_s: 5 minutes}", "server.header_timeout_s: '5 minutes' is not a time above 0"),
+        ("server: {max_body_bytes: 0}", "server.max_body_bytes: 0 is not a size such as"),
+        ("server: {max_body_bytes: 24G}", "server.max_body_bytes: '24G' is not a size such as 24GiB"),
+        ("server: {max_body_bytes: 99999999TiB}", "server.max_body_bytes: '99999999TiB' is not a size"),
+        ("server: {allowed_hosts: gpu}", "server.allowed_hosts: 'gpu' is not a list"),
+        ("server: {allowed_hosts: ['gpu:80']}", "server.allowed_hosts[0]: 'gpu:80' is not a host name without a port"),
+        ("server: {allowed_origins: ['*']}", "server.allowed_origins[0]: '*' is not an origin"),
+        ("server: {allowed_origins: ['https://a/b']}", "server.allowed_origins[0]: 'https://a/b' is not an origin"),
+        ("server: {tls: {}}", "server.tls.cert_file: missing, expected a path"),
+        ("models: {gemma: {timeout: 3}}", "models.gemma.timeout: unknown key, did you mean timeout_s?"),
+        ("models: {gemma: {timeout_s: -3}}", "models.gemma.timeout_s: -3 is not a time"),
+        ("models: {'qwen2.5:7b': {queue_limit: -1}}", 'models."qwen2.5:7b".queue_limit: -1 is not a whole number'),
+        ("models: {gemma: {memory_cost: hgh}}", "models.gemma.memory_cost: 'hgh' is not low, medium, high or a size"),
+        ("models: {gemma: {memory_cost: hgh}}", "did you mean high?"),
+        ("models: {gemma: {memory_cost: 0}}", "models.gemma.memory_cost: 0 is not low"),
+        (
+            "models: {gemma: {params: {temprature: 1}}}",
+            "models.gemma.params.temprature: unknown key, did you mean temp",
+        ),
+        (
+            "models: {gemma: {params: {temperature: 2.1}}}",
+            "models.gemma.params.temperature: 2.1 is not a number from 0",
+        ),
+        ("models: {gemma: {params: {stop: x}}}", "models.gemma.params.stop: 'x' is not a list"),
+        (
+            "models: {gemma: {backends: [gpu0]}}",
+            "models.gemma.backends: 'gpu0' is not the name of a backend, there are",
+        ),
+        (
+            "models: {gemma: {backends: [olama]}}",
+            "models.gemma.backends: 'olama' is not the name of a backend, did you",
+        ),
+        ("models: {a b: }", "models: 'a b' is not a model name"),
+        ("models: {a/../b: }", "models: 'a/../b' is not a model name"),
+        ("models: {3: }", "models: 3 is not a model name"),
+        ("models: [gemma]", "models: a list is not a mapping"),
+        ("backends: {}", None),
+        ("backends: 5", "backends: 5 is not a list"),
+        ("backends: [gpu]", "backends[0]: 'gpu' is not a mapping"),
+        ("backends: [{name: a}]", "backends[0].url: missing, expected http://host:port"),
+        ("backends: [{name: a, url: gpu}]", "backends[0].url: 'gpu' is not http://host:port"),
+        ("backends: [{name: a, url: 'http://a', kind: vllm}]", "backends[0].kind: 'vllm' is not ollama, the one kind"),
+        ("backends: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]", "backends: 2 are named 'a'"),
+        (
+            "logging: {level: inof}",
+            "logging.level: 'inof' is not debug or info or warning or error, did you mean info?",
+        ),
+        ("logging: {access_log: sdterr}", "logging.access_log: 'sdterr' is not stderr, off or a path with a '/'"),
+        ("limits: {max_concurrent: 0}", "limits.max_concurrent: 0 is not a whole number above 0"),
+        ("limits: {retry_ratio: 1.1}", "limits.retry_ratio: 1.1 is not a number from 0 to 1"),
+        ("keys: [{user: editor}]", "keys[0].sha256: missing, expected a SHA-256"),
+        (f"keys: [{{user: a, sha256: '{'0' * 64}'}}, {{user: b, sha256: '{'0' * 64}'}}]", "keys: the same key stands"),
+        ("server: {port: 1, port: 2}", "line 1, column 19: this key stands here for the second time"),
+        ("server: {port: !!int ''}", "line 1, column 16: the value does not fit its tag"),
+        ("server: {port: 1", "hermes.yaml: line"),
+        ("- a", "expected keys such as 'server:' at the top"),
+        ("a: \x00", "hermes.yaml: not YAML"),
+        ("[" * 5000, "hermes.yaml: "),
+    ],
+)
+def test_a_mistake_is_told_with_path_value_and_expectation(settle: Settle, yaml: str, said: str | None) -> None:
+    if said is None:
+        settle(yaml)
+        return
+    with pytest.raises(ConfigError) as refused:
+        settle(yaml)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"PORT": "abc"}, "server.port: 'abc' is not a port from 0 to 65535 (PORT)"),
+        ({"MAX_CONCURRENT": "0"}, "limits.max_concurrent: 0 is not a whole number above 0 (MAX_CONCURRENT)"),
+        ({"HERMES_SERVER__PROT": "1"}, "HERMES_SERVER__PROT: unknown variable, did you mean HERMES_SERVER__PORT?"),
+        (
+            {"HERMES_SERVER__INSECURE": "maybe"},
+            "server.insecure: 'maybe' is not true or false (HERMES_SERVER__INSECURE)",
+        ),
+        ({"HERMES_MODELS": "{"}, "HERMES_MODELS: expected JSON without repeated names (line 1, column 2)"),
+        ({"HERMES_MODELS": '{"a": {}, "a": {}}'}, "HERMES_MODELS: expected JSON without repeated names"),
+        ({"HERMES_MODELS": '{"a": {"timeout_s": NaN}}'}, "HERMES_MODELS: expected JSON"),
+        ({"HERMES_MODELS": "[" * 100_000}, "HERMES_MODELS: expected JSON"),
+        ({"HERMES_BACKENDS": "[]", "OLLAMA_URL": "gpu"}, None),
+        ({"OLLAMA_URL": "gpu"}, "backends[0].url: 'gpu' is not http://host:port"),
+        ({"OLLAMA_HOST": "a:b:c"}, "OLLAMA_HOST: expected host:port or http://host:port"),
+        ({"LLM_BACKEND": "olama"}, "LLM_BACKEND: 'olama' is unknown; supported: ollama"),
+        (
+            {"API_KEYS_JSON": "sk-1"},
+            "API_KEYS_JSON: expected JSON without repeated names (line 1, column 1); the right",
+        ),
+        (
+            {"API_KEYS_JSON": "[]"},
+            'API_KEYS_JSON: expected a JSON object; the right form is {"sk-...": {"user": "editor"',
+        ),
+        (
+            {"API_KEYS_JSON": '{"sk-1": "editor"}'},
+            "API_KEYS_JSON: entry 1 is not an object with a user; the right form",
+        ),
+        ({"API_KEYS_JSON": '{"": {"user": "a"}}'}, "API_KEYS_JSON: key 1 has a character that no header may carry"),
+        ({"API_KEYS_JSON": '{"sk-1": {"user": "a", "rate": 1}}'}, "keys[0]: unknown key"),
+        (
+            {"API_KEYS_JSON": '{"sk-1": {"user": "a", "rate_limit": 0}}'},
+            "keys[0].rate_limit: *** is not a whole number",
+        ),
+    ],
+)
+def test_a_mistake_in_a_variable_names_the_variable(settle: Settle, environ: dict[str, str], said: str | None) -> None:
+    if said is None:
+        settle(None, environ)
+        return
+    with pytest.raises(ConfigError) as refused:
+        settle(None, environ)
+    assert said in str(refused.value)
+    assert next(iter(environ)) in str(refused.value)
+
+
+def test_a_flag_is_checked_like_everything_else(settle: Settle) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settle(overrides={"server.prot": 1, "server.port": "x", "models": "{", "server.host": None})
+    assert "server.prot: unknown key, did you mean server.port? (flag)" in str(refused.value)
+    assert "server.port: 'x' is not a port from 0 to 65535 (flag)" in str(refused.value)
+    assert "models: expected JSON" in str(refused.value)
+
+
+def test_all_mistakes_are_told_at_once_one_per_line(settle: Settle) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settle("server: {port: x, prot: 1}\nmodels: {a: {timeout_s: 0}}", {"HERMES_NO": "1", "MAX_CONCURRENT": "x"})
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 5
+    assert [line.split(":")[0] for line in lines] == [
+        "HERMES_NO", "server.prot", "server.port", "models.a.timeout_s", "limits.max_concurrent",
+    ]  # fmt: skip
+
+
+# --- nothing but ConfigError ----------------------------------------------------------------------------------------
+
+words = st.sampled_from(
+    [
+        "server",
+        "port",
+        "models",
+        "backends",
+        "keys",
+        "tls",
+        "gemma",
+        "url",
+        "name",
+        "http://a",
+        "24GiB",
+        "params",
+        "stop",
+    ]
+)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | words
+    | st.text(st.sampled_from("a1.:/\n\0\u00e9\ud800"), max_size=8)
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | scalars, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(words, trees))
+def test_any_tree_is_a_configuration_or_a_config_error(tree: dict[str, Any]) -> None:
+    try:
+        config = build(tree)
+        check(config)
+    except ConfigError as error:
+        assert str(error).isprintable() or "\n" in str(error)
+
+
+PIECES = [
+    "a",
+    "server",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ", ",
+    "\n",
+    "  ",
+    "- ",
+    "&x ",
+    "*x",
+    "<<",
+    "'",
+    '"',
+    "\\U",
+    "ffffffff",
+]
+PIECES += ["!!int ", "!!bool ", "!!float ", "!!timestamp ", "!!set ", "!!omap ", "!!binary ", "!!python/name:os "]
+PIECES += ["%YAML 1.1", "---", "|", "? ", "1", "0x", "0b", ".nan", "2020-13-99", "\t", "#"]
+yamlish = st.lists(st.sampled_from(PIECES)).map("".join)
+
+
+@settings(max_examples=300)
+@given(st.one_of(yamlish.map(str.encode), st.binary(max_size=60)))
+def test_any_file_is_a_configuration_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("garbage.yaml", "garbage.toml"):
+        (folder / name).write_bytes(data)
+        try:
+            load(name, {}, {}, folder)
+        except ConfigError as error:
+            assert name in str(error)
+
+
+@given(st.dictionaries(words, trees))
+def test_strict_yaml_agrees_with_safe_yaml_on_what_that_writes(tree: dict[str, Any]) -> None:
+    from hermes.config.strictyaml import parse
+
+    text = pyyaml.safe_dump(tree)
+    assert repr(parse(text)) == repr(pyyaml.safe_load(text))
+
+
+def test_yaml_words_are_not_booleans_and_merge_keys_work(settle: Settle) -> None:
+    config = settle(
+        "models:\n  a: &base {timeout_s: 5, queue_limit: 1}\n  b: {<<: *base, queue_limit: 2}\n  c: {<<: *base}\n"
+        "logging: {access_log: off}\n"
+    ).config
+    assert [(model.timeout_s, model.queue_limit) for model in config.models.values()] == [(5, 1), (5, 2), (5, 1)]
+    assert config.logging.access_log == "off"
+
+
+# --- the open door (I24) --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("LOCALHOST", True),
+        ("0.0.0.0", False), ("::", False), ("192.168.0.1", False), ("gpu.example.org", False),
+        ("127.example.org", False),
+    ],
+)  # fmt: skip
+def test_only_loopback_is_served_without_keys(settle: Settle, host: str, loopback: bool) -> None:
+    """I24"""
+    assert is_loopback(host) is loopback
+    config = settle(None, {"HERMES_SERVER__HOST": host}).config
+    if loopback:
+        check_bind(config)
+    else:
+        with pytest.raises(ConfigError, match=r"no keys are configured.*API_KEYS_JSON.*--insecure"):
+            check_bind(config)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"server.insecure": True}, {"server.unix_socket": "/run/h.sock"}, {"keys": [{"user": "a", "sha256": "0" * 64}]}],
+)
+def test_other_machines_are_served_with_keys_or_when_it_is_spelled_out(settle: Settle, extra: dict[str, Any]) -> None:
+    """I24"""
+    check_bind(settle(overrides={"server.host": "0.0.0.0", **extra}).config)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_configuration(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_bytes(b"#" * (2**20 + 1))
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
+    for name, said in (
+        ("big.yaml", "larger than 1 MiB"),
+        ("latin.yaml", "not UTF-8 at byte 3"),
+        (".", "Is a directory"),
+        ("a\0b", "cannot be"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load(name, {}, {}, tmp_path)

@@ -1,0 +1,291 @@
+"""Where settings come from, and which wins."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes.config import Config
+from hermes.config.environment import own_layers
+from hermes.config.files import find, read_env
+from hermes.config.load import Loaded, load, merged
+from hermes.config.schema import settings, variable
+from hermes.errors import ConfigError
+
+Settle = Callable[..., Loaded]
+
+EXAMPLE = """
+server: {host: 127.0.0.1, port: 4000}
+backends:
+  - {name: gpu0, kind: ollama, url: "http://127.0.0.1:11434", memory: 24GiB}
+models:
+  gemma:   {backend_model: "gemma3:12b", max_concurrency: 2, memory_cost: medium, timeout_s: 30, queue_limit: 64,
+            params: {temperature: 0.7, max_tokens: 2048}, max_output_tokens: 8192}
+  mistral: {max_concurrency: 1, memory_cost: 14GiB, timeout_s: 45, load_time_s: 12, decode_tps: 45}   # first estimates
+defaults: {queue_limit: 200, timeout_s: 120}
+"""
+
+
+def test_without_anything_there_is_one_ollama_on_loopback(settle: Settle) -> None:
+    config = settle().config
+    assert [(backend.name, backend.url) for backend in config.backends] == [("ollama", "http://127.0.0.1:11434")]
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 4000)
+
+
+def test_the_example_means_what_it_says(settle: Settle) -> None:
+    config = settle(EXAMPLE).config
+    gemma, mistral = config.models["gemma"], config.models["mistral"]
+    assert config.backends[0].memory == 24 * 2**30
+    assert (gemma.backend_model, gemma.max_concurrency, gemma.memory_cost) == ("gemma3:12b", 2, "medium")
+    assert (gemma.params.temperature, gemma.params.max_tokens, gemma.max_output_tokens) == (0.7, 2048, 8192)
+    assert (mistral.memory_cost, mistral.load_time_s, mistral.decode_tps) == (14 * 2**30, 12, 45)
+
+
+def test_a_model_takes_from_the_defaults_what_it_does_not_say(settle: Settle) -> None:
+    config = settle(EXAMPLE + "  # and\n", overrides={"defaults.max_concurrency": 3}).config
+    gemma, mistral = config.models["gemma"], config.models["mistral"]
+    assert (gemma.queue_limit, mistral.queue_limit) == (64, 200)
+    assert (gemma.max_concurrency, gemma.stall_timeout_s) == (2, config.defaults.stall_timeout_s)
+
+
+def test_an_unlisted_model_is_served_by_the_defaults_unless_switched_off(settle: Settle) -> None:
+    model = settle("defaults: {queue_limit: 7, max_concurrency: 3}").config.model("phi4")
+    assert model is not None and (model.queue_limit, model.max_concurrency) == (7, 3)
+    closed = settle("{serve_unlisted: false, models: {phi4: }}").config
+    assert closed.model("gemma") is None and closed.model("phi4") is not None
+
+
+SOURCES = [
+    ("file", lambda port: {"yaml": f"server: {{port: {port}}}"}),
+    (".env, familiar", lambda port: {"dotenv": f"PORT={port}"}),
+    (".env, own", lambda port: {"dotenv": f"PORT=1\nexport HERMES_SERVER__PORT='{port}'"}),
+    ("familiar", lambda port: {"environ": {"PORT": str(port)}}),
+    ("own", lambda port: {"environ": {"PORT": "1", "HERMES_SERVER__PORT": str(port)}}),
+    ("flag", lambda port: {"overrides": {"server.port": port}}),
+]
+
+
+@pytest.mark.parametrize("rank", range(len(SOURCES)))
+def test_each_source_wins_over_all_below_it(settle: Settle, rank: int) -> None:
+    arguments: dict[str, Any] = {}
+    for port, (_, source) in enumerate(SOURCES[: rank + 1], 5000):
+        arguments |= source(port)
+    assert settle(**arguments).config.server.port == 5000 + rank
+
+
+def test_a_setting_knows_where_it_came_from(settle: Settle) -> None:
+    loaded = settle(EXAMPLE, {"OLLAMA_HOST": "gpu"}, "HERMES_LIMITS__MAX_ATTEMPTS=2", {"server.port": 1})
+    assert loaded.source(("server", "port")) == "flag"
+    assert loaded.source(("backends", 0, "url")) == "OLLAMA_HOST"
+    assert loaded.source(("backends", 0, "memory")).endswith("hermes.yaml")
+    assert loaded.source(("limits", "max_attempts")) == "HERMES_LIMITS__MAX_ATTEMPTS in .env"
+    assert loaded.source(("server", "keep_alive_s")) == "default"
+
+
+VALUES = {
+    "host": "localhost", "port": 81, "unix_socket": "/run/h.sock", "tls": {"cert_file": "c.pem"}, "cert_file": "d.pem",
+    "key_file": "k.pem", "allowed_hosts": ["gpu"], "allowed_origins": ["https://chat.example.org"], "insecure": True,
+    "max_body_bytes": "3MiB", "queue_bytes": 4096, "backends": [{"name": "b", "url": "http://b"}],
+    "models": {"gemma3:12b": {"timeout_s": 5}}, "serve_unlisted": False, "retry_ratio": 0.5, "max_attempts": 2,
+    "keys": [{"user": "editor", "sha256": "0" * 64}], "level": "debug", "access_log": "off",
+}  # fmt: skip
+PATHS = [path for path, _ in settings() if path[0] not in ("server", "defaults", "limits", "logging") or len(path) > 1]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_every_key_has_a_variable_that_means_the_same_as_the_file(settle: Settle, path: tuple[str, ...]) -> None:
+    value = VALUES.get(path[-1], 77)
+    tree: Any = value
+    for step in reversed(path):
+        tree = {step: tree}
+    if path[-1] == "key_file":
+        tree["server"]["tls"]["cert_file"] = "c.pem"
+    by_file = settle(json.dumps(tree)).config
+    text = value if isinstance(value, str) else json.dumps(value)
+    other = {"HERMES_SERVER__TLS__CERT_FILE": "c.pem"} if path[-1] == "key_file" else {}
+    assert settle("{}", {variable(path): text, **other}).config == by_file != Config()
+
+
+def test_a_section_may_be_one_variable_and_its_keys_win(settle: Settle) -> None:
+    server = settle(None, {"HERMES_SERVER__PORT": "2", "HERMES_SERVER": '{"port": 1, "host": "::1"}'}).config.server
+    assert (server.host, server.port) == ("::1", 2)
+
+
+def test_an_empty_variable_is_not_set(settle: Settle) -> None:
+    names = (
+        "PORT",
+        "OLLAMA_HOST",
+        "LLM_BACKEND",
+        "API_KEYS_JSON",
+        "HERMES_SERVER__PORT",
+        "HERMES_CONFIG",
+        "MAX_CONCURRENT",
+    )
+    assert settle(None, dict.fromkeys(names, "")).config == settle().config
+
+
+def test_mappings_join_and_lists_are_replaced(settle: Settle) -> None:
+    config = settle(
+        EXAMPLE, {"HERMES_MODELS": '{"gemma": {"timeout_s": 5}}', "HERMES_BACKENDS": '[{"name":"a","url":"http://a"}]'}
+    ).config
+    assert (config.models["gemma"].timeout_s, config.models["gemma"].queue_limit) == (5, 64)
+    assert set(config.models) == {"gemma", "mistral"}
+    assert [backend.name for backend in config.backends] == ["a"]
+
+
+def test_merging_leaves_its_parts_as_they_were() -> None:
+    below, above = {"a": {"b": 1}, "l": [{"c": 1}]}, {"a": {"d": 2}, "l": {0: {"e": 3}}}
+    assert merged(below, above) == {"a": {"b": 1, "d": 2}, "l": [{"c": 1, "e": 3}]}
+    assert below == {"a": {"b": 1}, "l": [{"c": 1}]}
+
+
+# --- familiar names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({"OLLAMA_HOST": "0.0.0.0"}, "http://127.0.0.1:11434"),
+        ({"OLLAMA_URL": "http://gpu:1", "OLLAMA_HOST": "other"}, "http://gpu:1"),
+        ({"LLM_BACKEND": "ollama", "LLM_BACKEND_URL": "https://gpu", "OLLAMA_URL": "http://other"}, "https://gpu"),
+    ],
+)
+def test_familiar_names_say_where_ollama_is(settle: Settle, environ: dict[str, str], url: str) -> None:
+    assert [backend.url for backend in settle(None, environ).config.backends] == [url]
+    only = settle(EXAMPLE, environ).config.backends
+    assert [(backend.name, backend.url, backend.memory) for backend in only] == [("gpu0", url, 24 * 2**30)]
+
+
+TWO = "backends: [{name: a, url: 'http://a'}, {name: b, url: 'http://b'}]"
+
+
+def test_of_several_backends_ollama_host_changes_none_and_the_others_are_refused(settle: Settle) -> None:
+    assert [backend.url for backend in settle(TWO, {"OLLAMA_HOST": "c"}).config.backends] == ["http://a", "http://b"]
+    with pytest.raises(ConfigError, match="OLLAMA_URL: which of the 2 backends"):
+        settle(TWO, {"OLLAMA_URL": "http://c"})
+
+
+@pytest.mark.parametrize(
+    ("yaml", "text", "slots"),
+    [
+        ("", "4", 4),
+        ("", "0", None),
+        ("", "auto", None),
+        (TWO, "4", None),
+        ("backends: [{name: a, url: 'http://a', slots: 2}]", "4", 2),
+    ],
+)
+def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(
+    settle: Settle, yaml: str, text: str, slots: int | None
+) -> None:
+    assert settle(yaml, {"OLLAMA_NUM_PARALLEL": text}).config.backends[0].slots == slots
+
+
+@pytest.mark.parametrize("kind", ["vllm", "tgi", "custom"])
+def test_a_kind_of_backend_that_is_not_there_yet_is_refused_clearly(settle: Settle, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"LLM_BACKEND: '{kind}' is not supported yet; supported: ollama"):
+        settle(None, {"LLM_BACKEND": kind})
+
+
+def test_keys_may_come_as_the_keys_themselves(settle: Settle) -> None:
+    entries = {"sk-one": {"user": "editor"}, "sk-two": {"user": "batch-job", "rate_limit": 60, "admin": True}}
+    one, two = settle(None, {"API_KEYS_JSON": json.dumps(entries)}).config.keys
+    assert (one.user, one.admin, one.rate_limit) == ("editor", False, None)
+    assert (two.user, two.admin, two.rate_limit) == ("batch-job", True, 60)
+    assert one.sha256 == "456f1612bd25c6c8455039437bf441f43aa3b7d1c0b0047c712d5036dfebef0d"
+
+
+def test_kubernetes_service_variables_are_not_ours(settle: Settle) -> None:
+    service = {
+        "HERMES_SERVICE_HOST": "10.0.0.1", "HERMES_SERVICE_PORT": "80", "HERMES_SERVICE_PORT_HTTP": "80",
+        "HERMES_PORT": "tcp://10.0.0.1:80", "HERMES_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "HERMES_PORT_80_TCP_ADDR": "10.0.0.1",
+    }  # fmt: skip
+    assert settle(None, service).config == settle().config
+    with pytest.raises(ConfigError, match="did you mean HERMES_SERVER__PORT"):
+        settle(None, {"HERMES_PORT": "80"})
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_looked_for_nearest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, home, xdg, cwd = (tmp_path / name for name in ("etc", "home", "xdg", "cwd"))
+    monkeypatch.setattr("hermes.config.files.SYSTEM_DIR", system)
+    places = [
+        (system, {}),
+        (home / ".config/hermes", {"HOME": str(home)}),
+        (xdg / "hermes", {"XDG_CONFIG_HOME": str(xdg)}),
+    ]
+    environ: dict[str, str] = {}
+    assert find(None, environ, cwd) is None
+    for folder, names in [*places, (cwd, {})]:
+        environ |= names
+        folder.mkdir(parents=True)
+        (folder / "hermes.toml").write_text("")
+        assert find(None, environ, cwd) == folder / "hermes.toml"
+
+
+def test_a_relative_xdg_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.config.files.SYSTEM_DIR", tmp_path / "etc")
+    (tmp_path / "hermes").mkdir()
+    (tmp_path / "hermes" / "hermes.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert find(None, {"XDG_CONFIG_HOME": "."}, tmp_path) is None
+
+
+def test_two_files_in_one_place_are_refused(settle: Settle, tmp_path: Path) -> None:
+    (tmp_path / "hermes.toml").write_text("")
+    with pytest.raises(ConfigError, match="keep one"):
+        settle("")
+
+
+def test_a_named_file_wins_and_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "hermes.yaml").write_text("server: {port: 1}")
+    (tmp_path / "other.toml").write_text("[server]\nport = 2\n")
+    (tmp_path / "third.yaml").write_text("server: {port: 3}")
+    assert load(None, {"HERMES_CONFIG": "other.toml"}, {}, tmp_path).server.port == 2
+    assert load("third.yaml", {"HERMES_CONFIG": "other.toml"}, {}, tmp_path).server.port == 3
+    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+        load("absent.yaml", {}, {}, tmp_path)
+
+
+def test_the_env_file_lies_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "hermes.yaml").write_text("")
+    (tmp_path / "sub" / ".env").write_text("PORT=5")
+    (tmp_path / ".env").write_text("PORT=6")
+    assert load("sub/hermes.yaml", {}, {}, tmp_path).server.port == 5
+    assert load(None, {"HOME": str(tmp_path)}, {}, tmp_path).server.port == 6
+
+
+def test_the_env_file_cannot_name_the_file(settle: Settle) -> None:
+    with pytest.raises(ConfigError, match=r"HERMES_CONFIG in \.env"):
+        settle(None, dotenv="HERMES_CONFIG=x.yaml")
+
+
+def test_env_files_are_read_as_shells_write_them(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        '# a comment\n\nA=1\nexport B = two words # said\nC=\'#x $A \\n\'\nD="a\\n\\"b\\" # c" # d\n'
+        'E=\nF=a#b\nG= # none\nA=3\nH={"sk": {"user": "x"}}\n\ufeff'.removesuffix("\ufeff")
+    )
+    assert read_env(tmp_path / ".env") == {
+        "A": "3", "B": "two words", "C": "#x $A \\n", "D": 'a\n"b" # c', "E": "", "F": "a#b", "G": "",
+        "H": '{"sk": {"user": "x"}}',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["just words", "A='open", 'A="open', "A='x' y", "=x", "A B=c"])
+def test_a_line_that_is_no_assignment_is_refused_unseen(tmp_path: Path, line: str) -> None:
+    (tmp_path / ".env").write_text(f"A=1\n{line}\n")
+    with pytest.raises(ConfigError, match="line 2 is not KEY=VALUE") as refused:
+        read_env(tmp_path / ".env")
+    assert line not in str(refused.value)
+
+
+def test_own_variables_are_those_of_the_schema() -> None:
+    assert all(
+        not isinstance(layer, ConfigError) for layer in own_layers({"HERMES_LOGGING__LEVEL": "info", "OTHER": "x"})
+    )
