@@ -1,0 +1,188 @@
+"""What a conversation is, in no dialect: the values every dialect reads and writes (hub and spoke).
+
+All values are immutable. Text that is JSON on the wire stays text here (`ToolCall.arguments`); a JSON Schema is kept
+as the plain object it was parsed to.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Role = Literal["system", "user", "assistant", "tool"]
+StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class Text(Struct, frozen=True, tag="text"):
+    text: str
+
+
+class Image(Struct, frozen=True, tag="image"):
+    """An image held in the request itself: `data` is base64 without a `data:` prefix."""
+
+    media_type: str
+    data: str
+
+
+Part = Text | Image
+
+
+class ToolCall(Struct, frozen=True):
+    """One call the model asks for. `arguments` is JSON text as the model wrote it: maybe invalid, maybe no object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(Struct, frozen=True):
+    role: Role
+    parts: tuple[Part, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    tool_name: str = ""
+
+
+class Tool(Struct, frozen=True):
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+
+
+class JsonFormat(Struct, frozen=True):
+    """The answer must be JSON; with a `schema`, JSON that fits it."""
+
+    schema: dict[str, Any] | None = None
+
+
+class Sampling(Struct, frozen=True):
+    """How tokens are drawn. None: the model's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+
+
+Thinking = Literal["off", "on", "low", "medium", "high", "max"]
+ToolChoice = Literal["auto", "none"]
+
+
+class ChatRequest(Struct, frozen=True):
+    """One request for tokens, whatever dialect it came in.
+
+    `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
+    completion endpoint; `thinking` None leaves the choice to the backend. `extra` keeps the fields we do not know.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool = False
+    include_usage: bool = False
+    completion: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    sampling: Sampling = Sampling()
+    json_format: JsonFormat | None = None
+    thinking: Thinking | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    extra: dict[str, Any] = {}
+
+
+# --- what comes back ----------------------------------------------------------------------------------------------
+
+
+class TextDelta(Struct, frozen=True):
+    """A piece of the answer. `logprobs`: OpenAI's `content` items for the tokens in it."""
+
+    text: str
+    logprobs: tuple[dict[str, Any], ...] = ()
+
+
+class ReasoningDelta(Struct, frozen=True):
+    text: str
+
+
+class ToolCallDelta(Struct, frozen=True):
+    """A piece of one tool call: the first for an `index` carries id and name, later ones more of the arguments."""
+
+    index: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+
+class Usage(Struct, frozen=True):
+    """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told)."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class Stop(Struct, frozen=True):
+    """The answer is complete. A stream that ends without one was truncated: an error, never a success."""
+
+    reason: StopReason
+
+
+class Failure(Struct, frozen=True):
+    """The backend says, inside its answer, that it failed."""
+
+    message: str
+
+
+StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Stop | Failure
+
+
+class Answer(Struct, frozen=True):
+    """A whole answer: what the events of a stream add up to."""
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    usage: Usage
+    reason: StopReason
+    logprobs: tuple[dict[str, Any], ...] = ()
+
+
+def collect(events: Iterable[StreamEvent]) -> Answer | Failure | None:
+    """Add a stream's events up. Returns the Failure if there was one, None if the stream never stopped."""
+    text: list[str] = []
+    reasoning: list[str] = []
+    logprobs: list[dict[str, Any]] = []
+    calls: dict[int, ToolCall] = {}
+    usage = Usage()
+    reason: StopReason | None = None
+    for event in events:
+        match event:
+            case TextDelta():
+                text.append(event.text)
+                logprobs.extend(event.logprobs)
+            case ReasoningDelta():
+                reasoning.append(event.text)
+            case ToolCallDelta():
+                call = calls.get(event.index, ToolCall("", "", ""))
+                calls[event.index] = ToolCall(
+                    call.id or event.id, call.name or event.name, call.arguments + event.arguments
+                )
+            case Usage():
+                usage = event
+            case Stop():
+                reason = event.reason
+            case Failure():
+                return event
+    if reason is None:
+        return None
+    ordered = tuple(calls[index] for index in sorted(calls))
+    return Answer("".join(text), "".join(reasoning), ordered, usage, reason, tuple(logprobs))

@@ -1,0 +1,93 @@
+"""The dialects: bytes to values and back, sans-IO. Each knows only `chat`; none knows another.
+
+A *client dialect* is spoken by the application: it parses requests, and renders answers, streams and errors. A
+*backend dialect* is spoken by a server: it renders requests, and decodes whole answers and streams.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from hermes.chat import Answer, ChatRequest, Failure, Sampling, StreamEvent
+from hermes.errors import GatewayError
+
+
+class Meta:
+    """What an answer says of itself: the request's id, the model's public name, when it was made (Unix seconds).
+
+    `timings` is asked when the answer ends, for what only the gateway knows: {"queue_ms": 3.1, "total_ms": 240.0}.
+    """
+
+    __slots__ = ("created", "model", "request_id", "timings")
+
+    def __init__(
+        self, request_id: str, model: str, created: int, timings: Callable[[], Mapping[str, float]] = dict
+    ) -> None:
+        self.request_id = request_id
+        self.model = model
+        self.created = created
+        self.timings = timings
+
+
+class Encoder(Protocol):
+    """Renders one stream. Stateful: use one per answer."""
+
+    def encode(self, events: list[StreamEvent]) -> bytes:
+        """The wire bytes for these events; may be empty. The last event of a good stream is its `Stop`."""
+
+    def fail(self, error: GatewayError) -> bytes:
+        """The dialect's own error event, which ends the stream without ever looking like success (I5)."""
+
+
+class ClientDialect(Protocol):
+    stream_content_type: bytes
+    # What the dialect promises for a value that neither the request nor the model's configuration gives.
+    sampling_defaults: Sampling
+
+    def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:
+        """Parse strictly (I14). `model`: named outside the body. Raises BadRequest naming the field."""
+
+    def render_answer(self, answer: Answer, meta: Meta) -> bytes: ...
+
+    def encoder(self, request: ChatRequest, meta: Meta) -> Encoder: ...
+
+    def render_error(self, error: GatewayError, request_id: str) -> bytes: ...
+
+
+class Decoder(Protocol):
+    """Reads one answer, cut anywhere. Stateful: use one per answer."""
+
+    def feed(self, chunk: bytes) -> list[StreamEvent]:
+        """Events complete by now. Raises BackendError for garbage and for an event longer than its limit (I13).
+
+        After a raise the answer is over; events of the same chunk that came before the garbage are dropped.
+        """
+
+    def finish(self) -> list[StreamEvent]:
+        """The bytes have ended: what an unterminated last line still held."""
+
+
+class BackendDialect(Protocol):
+    def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
+        """Path and body for the backend; `model` is the backend's own name for it."""
+
+    def decoder(self, request: ChatRequest, answer_id: str) -> Decoder:
+        """`answer_id` makes the ids of tool calls that come without one unique among all answers."""
+
+    def error(self, status: int, body: bytes) -> GatewayError:
+        """What an answer with an error status means for the client."""
+
+    def failure(self, failure: Failure) -> GatewayError:
+        """What a failure told inside an answer means for the client."""
+
+
+__all__ = [
+    "Answer",
+    "BackendDialect",
+    "ChatRequest",
+    "ClientDialect",
+    "Decoder",
+    "Encoder",
+    "Failure",
+    "Meta",
+    "StreamEvent",
+]

@@ -1,0 +1,24 @@
+"""OpenAI's error object, which every `/v1` dialect without an error shape of its own answers with."""
+
+import msgspec
+
+from hermes.errors import ContextLengthExceeded, GatewayError
+
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+
+# Clients tell an overlong prompt by these words: LangChain and others match the text, not the code.
+_OVERLONG = "maximum context length"
+
+
+def error_object(error: GatewayError) -> bytes:
+    """`{"error": {...}}` with the four keys that the API's schema requires."""
+    message = error.message
+    if isinstance(error, ContextLengthExceeded) and _OVERLONG not in message:
+        message = f"The prompt exceeds the model's {_OVERLONG}: {message}"
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": _type(error.status), "param": error.param, "code": error.code}}
+    )
+
+
+def _type(status: int) -> str:
+    return "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")

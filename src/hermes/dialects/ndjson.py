@@ -1,0 +1,42 @@
+"""Newline-delimited JSON: bytes cut anywhere to whole lines, none longer than a limit (I13)."""
+
+from hermes.errors import BackendError
+
+CONTENT_TYPE = b"application/x-ndjson"
+
+
+class Lines:
+    """Splits a stream at b"\\n". Holds at most one unfinished line."""
+
+    __slots__ = ("_held", "_held_bytes", "_max_line_bytes")
+
+    def __init__(self, max_line_bytes: int = 1 << 20) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines complete by now, without their line ends. Raises BackendError for one that is too long."""
+        may_exceed = self._held_bytes + len(chunk) > self._max_line_bytes
+        lines = chunk.split(b"\n")
+        if self._held and len(lines) > 1:
+            self._held.append(lines[0])
+            lines[0] = self.finish()
+        if rest := lines.pop():
+            # Joined only once the line is whole: a long line in many chunks costs linear time.
+            self._held.append(rest)
+            self._held_bytes += len(rest)
+        if may_exceed:
+            self._check(lines)
+        return lines
+
+    def finish(self) -> bytes:
+        """The unterminated last line, or nothing."""
+        line = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        return line
+
+    def _check(self, lines: list[bytes]) -> None:
+        if self._held_bytes > self._max_line_bytes or any(len(line) > self._max_line_bytes for line in lines):
+            raise BackendError(f"the backend sent a line longer than {self._max_line_bytes} bytes")

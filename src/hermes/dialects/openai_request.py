@@ -1,0 +1,178 @@
+"""OpenAI chat completions, the request: what is asked for, or a 400 that names the field.
+
+Refused is only what changes the meaning of the request and cannot be honoured. Anything else that we do not know
+rides along in `ChatRequest.extra`; null means absent, everywhere.
+"""
+
+from typing import Annotated, Any
+
+from msgspec import Meta as Limits
+from msgspec import Struct
+
+from hermes.chat import (
+    ChatRequest,
+    JsonFormat,
+    Sampling,
+    Thinking,
+    Tool,
+    ToolChoice,
+)
+from hermes.dialects import fields, openai_messages, strict
+from hermes.dialects.fields import MISSING, UNSUPPORTED
+from hermes.errors import BadRequest
+
+
+class _Function(Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class _Tool(Struct):
+    type: str
+    function: _Function | None = None
+
+
+class _JsonSchema(Struct):
+    schema: dict[str, Any] | None = None
+
+
+class _ResponseFormat(Struct):
+    type: str
+    json_schema: _JsonSchema | None = None
+
+
+class _StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class _Body(Struct):
+    messages: list[openai_messages.AskedMessage] | None = None
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_completion_tokens: fields.Count | None = None
+    max_tokens: fields.Count | None = None
+    temperature: fields.Temperature | None = None
+    top_p: fields.Share | None = None
+    presence_penalty: fields.Penalty | None = None
+    frequency_penalty: fields.Penalty | None = None
+    seed: fields.Seed | None = None
+    stop: str | list[str] | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: _ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
+    n: int | None = None
+    modalities: list[str] | None = None
+    functions: Any = None
+    function_call: Any = None
+
+
+KNOWN = frozenset(_Body.__struct_fields__)
+
+
+def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
+    tree = strict.parse_object(body, KNOWN)
+    asked = strict.convert(tree, _Body)
+    _refuse_what_we_cannot_do(asked)
+    options = asked.stream_options
+    return ChatRequest(
+        fields.one_model(asked.model, model),
+        openai_messages.messages(asked.messages),
+        stream=asked.stream is True,
+        include_usage=options is not None and options.include_usage is True,
+        tools=_tools(asked.tools) if asked.tools else (),
+        tool_choice=_tool_choice(asked.tool_choice),
+        sampling=_sampling(asked),
+        json_format=_json_format(asked.response_format),
+        thinking=_thinking(asked.reasoning_effort),
+        logprobs=asked.logprobs is True,
+        top_logprobs=asked.top_logprobs or 0,
+        extra={} if tree.keys() <= KNOWN else {key: value for key, value in tree.items() if key not in KNOWN},
+    )
+
+
+def _refuse_what_we_cannot_do(asked: _Body) -> None:
+    if asked.n is not None and asked.n != 1:
+        raise BadRequest(f"`n` must be 1, not {asked.n}: one answer per request", code="unsupported_value", param="n")
+    if asked.modalities and set(asked.modalities) != {"text"}:
+        raise BadRequest("`modalities` may only hold `text`", code=UNSUPPORTED, param="modalities")
+    if asked.functions is not None:
+        raise BadRequest("`functions` is deprecated: use `tools`", code=UNSUPPORTED, param="functions")
+    if asked.function_call is not None:
+        raise BadRequest("`function_call` is deprecated: use `tool_choice`", code=UNSUPPORTED, param="function_call")
+    if asked.top_logprobs and not asked.logprobs:
+        raise BadRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+
+
+def _sampling(asked: _Body) -> Sampling:
+    return Sampling(
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=asked.seed,
+        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        stop=fields.stop_texts(asked.stop),
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+    )
+
+
+def _tools(asked: list[_Tool]) -> tuple[Tool, ...]:
+    return tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked))
+
+
+def _tool(asked: _Tool, at: str) -> Tool:
+    if asked.type != "function":
+        words = f"`{at}.type` must be function, not `{asked.type[:40]}`"
+        raise BadRequest(words, code=UNSUPPORTED, param=f"{at}.type")
+    if asked.function is None:
+        raise BadRequest(f"`{at}.function` is missing", code=MISSING, param=f"{at}.function")
+    return Tool(asked.function.name, asked.function.description or "", asked.function.parameters)
+
+
+def _tool_choice(asked: str | dict[str, Any] | None) -> ToolChoice:
+    if asked is None or asked == "auto":
+        return "auto"
+    if asked == "none":
+        return "none"
+    if asked == "required" or isinstance(asked, dict):
+        words = "`tool_choice` must be auto or none: no backend here can be made to call a tool"
+        raise BadRequest(words, code=UNSUPPORTED, param="tool_choice")
+    raise BadRequest(f"`tool_choice` must be auto or none, not `{asked[:40]}`", param="tool_choice")
+
+
+def _json_format(asked: _ResponseFormat | None) -> JsonFormat | None:
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_object":
+        return JsonFormat()
+    if asked.type != "json_schema":
+        words = f"`response_format.type` must be text, json_object or json_schema, not `{asked.type[:40]}`"
+        raise BadRequest(words, param="response_format.type")
+    if asked.json_schema is None or asked.json_schema.schema is None:
+        param = "response_format.json_schema.schema"
+        raise BadRequest(f"`{param}` is missing", code=MISSING, param=param)
+    return JsonFormat(asked.json_schema.schema)
+
+
+_EFFORTS: dict[str, Thinking] = {
+    "none": "off",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "max": "max",
+}
+
+
+def _thinking(effort: str | None) -> Thinking | None:
+    if effort is None:
+        return None
+    if effort not in _EFFORTS:
+        words = f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}, not `{effort[:40]}`"
+        raise BadRequest(words, param="reasoning_effort")
+    return _EFFORTS[effort]

@@ -1,0 +1,150 @@
+"""The prompt dialect, the request: `{"prompt": ..., "system"?, "model"?, "stream"?, "options"?}`.
+
+Unlike the dialects that others define, this one refuses every key it does not know: here a typo is a typo.
+"""
+
+from difflib import get_close_matches
+from typing import Any
+
+from msgspec import Struct
+
+from hermes.chat import ChatRequest, JsonFormat, Message, Sampling, Text, Thinking
+from hermes.dialects import fields, strict
+from hermes.errors import BadRequest
+
+
+class _Options(Struct):
+    temperature: fields.Temperature | None = None
+    top_p: fields.Share | None = None
+    top_k: fields.Count | None = None
+    min_p: fields.Share | None = None
+    seed: fields.Seed | None = None
+    stop: str | list[str] | None = None
+    max_tokens: fields.Count | None = None
+    num_predict: int | None = None
+    presence_penalty: fields.Penalty | None = None
+    frequency_penalty: fields.Penalty | None = None
+    repeat_penalty: fields.Temperature | None = None
+    think: bool | str | None = None
+    format: str | dict[str, Any] | None = None
+
+
+class _Body(Struct):
+    prompt: str | None = None
+    system: str | None = None
+    model: str | None = None
+    stream: bool | None = None
+    options: dict[str, Any] | None = None
+
+
+KNOWN = frozenset(_Body.__struct_fields__)
+OPTIONS = frozenset(_Options.__struct_fields__)
+_PATHS = {name: name for name in KNOWN} | {name: f"options.{name}" for name in OPTIONS}
+
+# A request that changes one of these makes Ollama load the model anew.
+_LOAD_OPTIONS = frozenset(
+    ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict", "keep_alive")
+)
+
+
+def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
+    tree = strict.parse_object(body, KNOWN)
+    _refuse_unknown(tree, KNOWN, "")
+    asked = strict.convert(tree, _Body)
+    options = _options(asked.options) if asked.options else _Options()
+    return ChatRequest(
+        fields.one_model(asked.model, model),
+        _messages(asked),
+        stream=asked.stream is True,
+        completion=True,
+        sampling=_sampling(options),
+        json_format=_json_format(options.format),
+        thinking=_thinking(options.think),
+    )
+
+
+def _refuse_unknown(tree: dict[str, Any], known: frozenset[str], at: str) -> None:
+    for key in tree:
+        if key not in known:
+            param = at + key[:200]
+            raise BadRequest(f"`{param}` is not known; {_hint(key, known)}", code="unknown_parameter", param=param)
+
+
+def _hint(key: str, known: frozenset[str]) -> str:
+    if key in _LOAD_OPTIONS:
+        return "it is set where the model is configured, never by a request"
+    name = key[:200].lower()
+    near = get_close_matches(name, known, 1) or get_close_matches(name, _PATHS, 1)
+    return f"did you mean `{_PATHS[near[0]]}`?" if near else f"known are {', '.join(sorted(known))}"
+
+
+def _options(asked: dict[str, Any]) -> _Options:
+    _refuse_unknown(asked, OPTIONS, "options.")
+    options = strict.convert(asked, _Options, "options")
+    if options.max_tokens is not None and options.num_predict is not None:
+        raise BadRequest(
+            "`options.num_predict` and `options.max_tokens` are the same: give one", param="options.num_predict"
+        )
+    return options
+
+
+def _messages(asked: _Body) -> tuple[Message, ...]:
+    if asked.prompt is None:
+        raise BadRequest("`prompt` is missing", code=fields.MISSING, param="prompt")
+    if not asked.prompt.strip():
+        # Ollama would take it for an order to load the model.
+        raise BadRequest("`prompt` must not be empty", param="prompt")
+    prompt = Message("user", (Text(asked.prompt),))
+    return (Message("system", (Text(asked.system),)), prompt) if asked.system else (prompt,)
+
+
+def _sampling(options: _Options) -> Sampling:
+    return Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        seed=options.seed,
+        max_tokens=options.max_tokens or _num_predict(options.num_predict),
+        stop=fields.stop_texts(options.stop),
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        repeat_penalty=options.repeat_penalty,
+    )
+
+
+def _num_predict(count: int | None) -> int | None:
+    """Ollama's name; its -1 is "until the model stops", which here is saying nothing."""
+    if count is None or count == -1:
+        return None
+    return strict.convert(count, fields.Count, "options.num_predict")
+
+
+_LEVELS: dict[bool | str, Thinking] = {
+    True: "on",
+    False: "off",
+    "on": "on",
+    "off": "off",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "max": "max",
+}
+
+
+def _thinking(think: bool | str | None) -> Thinking | None:
+    if think is None:
+        return None
+    if think not in _LEVELS:
+        words = f"`options.think` must be true, false, low, medium, high or max, not `{str(think)[:40]}`"
+        raise BadRequest(words, param="options.think")
+    return _LEVELS[think]
+
+
+def _json_format(asked: str | dict[str, Any] | None) -> JsonFormat | None:
+    if asked is None or isinstance(asked, dict):
+        return None if asked is None else JsonFormat(asked)
+    if asked != "json":
+        words = f"`options.format` must be json or a JSON Schema, not `{asked[:40]}`"
+        raise BadRequest(words, param="options.format")
+    return JsonFormat()

@@ -1,0 +1,14 @@
+"""Server-sent events as the OpenAI API writes them: `data` fields only, one line of JSON each (WHATWG HTML 9.2)."""
+
+CONTENT_TYPE = b"text/event-stream; charset=utf-8"
+
+# For callers that prepare what surrounds an event's changing part once per stream.
+OPEN = b"data: "
+CLOSE = b"\n\n"
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event. `data` is JSON, so it has no line end of its own."""
+    return OPEN + data + CLOSE
