@@ -1,0 +1,128 @@
+"""One HTTP response on its way out: whole, or chunk by chunk with back pressure."""
+
+import asyncio
+from typing import Protocol
+
+from hermes.http.request import Request
+from hermes.http.wire import STATUS_LINES
+
+_CLOSE = b"connection: close\r\n"
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Channel(Protocol):
+    """The connection, as its response sees it."""
+
+    lost: bool
+    resumed: asyncio.Future[None] | None  # pending while the client's buffer is full
+
+    @property
+    def may_keep_alive(self) -> bool: ...
+    def date_line(self) -> bytes: ...
+    def write(self, data: bytes) -> None: ...
+    def response_ended(self, response: "Response") -> None: ...
+
+
+class Response:
+    """Answers one request, once. `headers` are rendered lines (`wire.render_headers`).
+
+    Head and body leave in one write. After `start`, the head waits for the first `write`, so a failure before any
+    byte can still choose its status with `send`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_framed",
+        "_head",
+        "_mute",
+        "ended",
+        "ends_by_reset",
+        "keep_alive",
+        "started",
+        "status",
+    )
+
+    def __init__(self, connection: Channel, request: Request | None) -> None:
+        self._connection = connection
+        # The answer to HEAD has no body; after its end none has: a late write must not run into the next answer.
+        self._mute = request is not None and request.method == "HEAD"
+        self.keep_alive = request is not None and request.keep_alive
+        # HTTP/1.0 knows no chunks: the end of the connection ends the body (RFC 9112 6.3).
+        self._framed = request is None or not request.http_1_0
+        self._head = b""
+        self.status = 0
+        self.started = False
+        self.ended = False
+        self.ends_by_reset = False
+
+    @property
+    def gone(self) -> bool:
+        """The client has left: nothing written from now on arrives."""
+        return self._connection.lost
+
+    @property
+    def paused(self) -> bool:
+        """The client reads slower than we write: `await drain()` before writing more (invariant I13)."""
+        return self._connection.resumed is not None
+
+    async def drain(self) -> None:
+        if self._connection.resumed is not None:
+            await asyncio.shield(self._connection.resumed)  # whoever stops waiting must not cancel it for the next
+
+    def send(self, status: int, headers: bytes, body: bytes) -> None:
+        """Answer whole. Raises RuntimeError where an answer has begun."""
+        self._refuse_second(self.started)
+        head = self._render_head(status, headers + b"content-length: %d\r\n" % len(body))
+        self._connection.write(head if self._mute else head + body)
+        self._end()
+
+    def start(self, status: int, headers: bytes) -> None:
+        """Begin a body of unknown length. Nothing is sent before the first `write` or `end`."""
+        if not self._framed:
+            self.keep_alive = False
+        self._head = self._render_head(status, headers + _CHUNKED if self._framed else headers)
+
+    def write(self, data: bytes) -> None:
+        if not data or self._mute:
+            return
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data
+        if not self.started:
+            framed = self._head + framed
+            self.started = True
+        self._connection.write(framed)
+
+    def end(self, data: bytes = b"") -> None:
+        """The body is complete. Raises RuntimeError if it was before."""
+        self._refuse_second(self.ended)
+        tail = b"" if self._mute or not self._framed else _LAST_CHUNK
+        if data and not self._mute:
+            tail = b"%x\r\n%b\r\n" % (len(data), data) + tail if self._framed else data
+        if not self.started:
+            tail = self._head + tail
+        self._connection.write(tail)
+        self._end()
+
+    def break_off(self, data: bytes = b"") -> None:
+        """The body is not complete and never will be: send `data`, then end uncleanly (invariant I5)."""
+        self._refuse_second(self.ended)
+        self.write(data)
+        self.keep_alive = False
+        self.ends_by_reset = not self._framed  # the usual end would look like a whole body
+        self._end()
+
+    def _render_head(self, status: int, headers: bytes) -> bytes:
+        connection = self._connection
+        if not connection.may_keep_alive:
+            self.keep_alive = False
+        self.status = status
+        closing = b"" if self.keep_alive else _CLOSE
+        return b"".join((STATUS_LINES[status], connection.date_line(), headers, closing, b"\r\n"))
+
+    def _refuse_second(self, answered: bool) -> None:
+        if answered:
+            raise RuntimeError("a request is answered once")
+
+    def _end(self) -> None:
+        self.started = self.ended = self._mute = True
+        self._connection.response_ended(self)
