@@ -1,0 +1,112 @@
+"""The scheduler's asyncio shell: who waits, waits here; the scheduler decides, this wakes.
+
+`async with admission.admit(ticket)` is the only way to a slot. Every exit, cancellation at any await included, reports
+to the scheduler synchronously (invariant I2).
+"""
+
+import asyncio
+from types import TracebackType
+
+from hermes.errors import Draining, GatewayError, NoBackend, QueueFull, QueueTimeout
+from hermes.policy.scheduler import Admit, BackendFacts, Decision, Expire, Phase, Reject, Scheduler, Ticket
+
+
+class Admission:
+    def __init__(self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop) -> None:
+        self.scheduler = scheduler
+        self._loop = loop
+        self._waiters: dict[Ticket, asyncio.Future[Decision]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def admit(self, ticket: Ticket, *, again: bool = False) -> "Lease":
+        """A slot for this ticket, to be used with `async with`. Raises QueueFull, QueueTimeout or NoBackend."""
+        return Lease(self, ticket, again)
+
+    def observe(self, facts: BackendFacts) -> None:
+        self._apply(self.scheduler.observe(facts, self._loop.time()))
+
+    def close(self) -> None:
+        """Send away what waits and whatever comes: the process is about to end."""
+        self._apply(self.scheduler.close())
+
+    def leave(self, ticket: Ticket) -> None:
+        """The ticket's holder is gone, in whatever phase it was."""
+        self._apply(self.scheduler.cancel(ticket, self._loop.time()))
+
+    def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Decision] | None:
+        """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""
+        decisions = self.scheduler.offer(ticket, self._loop.time(), again=again)
+        self._apply(decisions)
+        if ticket.phase is Phase.RUNNING:
+            return None
+        for decision in decisions:
+            if decision.ticket is ticket and not isinstance(decision, Admit):
+                raise refusal(decision)
+        self._waiters[ticket] = waiter = self._loop.create_future()
+        self._arm()
+        return waiter
+
+    def forget(self, ticket: Ticket) -> None:
+        """Nobody waits for this ticket any more."""
+        self._waiters.pop(ticket, None)
+
+    def _apply(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            waiter = self._waiters.get(decision.ticket)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(decision)
+            # Otherwise its task has been cancelled and not yet resumed: `leave` gives the slot back when it does.
+
+    def _arm(self) -> None:
+        deadline = self.scheduler.next_deadline()
+        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        self._apply(self.scheduler.expire(self._loop.time()))
+        self._arm()
+
+
+class Lease:
+    """A slot on `ticket.backend`, held while inside the block."""
+
+    __slots__ = ("_admission", "_again", "ticket")
+
+    def __init__(self, admission: Admission, ticket: Ticket, again: bool) -> None:
+        self._admission = admission
+        self._again = again
+        self.ticket = ticket
+
+    async def __aenter__(self) -> Ticket:
+        admission, ticket = self._admission, self.ticket
+        try:
+            waiter = admission.offer(ticket, self._again)
+            if waiter is not None and not isinstance(decision := await waiter, Admit):
+                raise refusal(decision)
+        except BaseException:
+            admission.leave(ticket)
+            raise
+        finally:
+            admission.forget(ticket)
+        return ticket
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave(self.ticket)
+
+
+def refusal(decision: Reject | Expire) -> GatewayError:
+    """The error that tells the client of a decision against it."""
+    model = decision.ticket.model
+    if isinstance(decision, Expire):
+        return QueueTimeout(f"the request for {model!r} waited in the queue until its deadline")
+    if decision.reason == "draining":
+        return Draining("this server is shutting down", retry_after_s=decision.retry_after_s)
+    if decision.reason == "no_backend":
+        return NoBackend(f"no backend can serve {model!r} now", retry_after_s=decision.retry_after_s)
+    return QueueFull(f"the queue for {model!r} is full", retry_after_s=decision.retry_after_s)

@@ -1,0 +1,72 @@
+"""The machine and our place on it, read from /proc and cgroup v2. What cannot be read is left out."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def process() -> dict[str, float | int]:
+    """This process: memory in bytes, processor seconds, open files."""
+    fields = _fields("/proc/self/status")
+    usage = os.times()
+    found: dict[str, float | int] = {"pid": os.getpid(), "cpu_s": round(usage.user + usage.system, 3)}
+    if "VmRSS" in fields:
+        found["rss_bytes"] = _kib(fields["VmRSS"])
+        found["threads"] = int(fields["Threads"])
+    with suppress(OSError):
+        found["open_files"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- names are enough
+    return found
+
+
+def machine() -> dict[str, object]:
+    """Processors, load over 1, 5 and 15 minutes, and memory in bytes."""
+    found: dict[str, object] = {"cpus": os.cpu_count()}
+    with suppress(OSError, AttributeError):  # not everywhere
+        found["load"] = [round(load, 2) for load in os.getloadavg()]
+        found["cpus_allowed"] = len(os.sched_getaffinity(0))
+    fields = _fields("/proc/meminfo")
+    for key, name in (("MemTotal", "memory_total_bytes"), ("MemAvailable", "memory_available_bytes")):
+        if key in fields:
+            found[name] = _kib(fields[key])
+    return found
+
+
+def cgroup() -> dict[str, float | int]:
+    """Our cgroup's limits, if any: memory in bytes, processors as a number of them."""
+    found: dict[str, float | int] = {}
+    here = _own_cgroup()
+    for file, name in (("memory.max", "memory_limit_bytes"), ("memory.current", "memory_used_bytes")):
+        text = _read(here / file)
+        if text.isdigit():
+            found[name] = int(text)
+    quota, _, period = _read(here / "cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        found["cpu_limit"] = round(int(quota) / int(period), 3)
+    return found
+
+
+def _own_cgroup() -> Path:
+    """The directory of this process in the unified hierarchy (cgroups(7))."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        hierarchy, _, path = line.split(":", 2)
+        if hierarchy == "0":
+            return _CGROUP / path.lstrip("/")
+    return _CGROUP
+
+
+def _fields(path: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in _read(path).splitlines())
+    return {key: value.strip() for key, _, value in pairs}
+
+
+def _kib(text: str) -> int:
+    return int(text.split()[0]) * 1024
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text("ascii", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,153 @@
+"""Every metric, declared once: name, labels, unit, help. Counting is a dictionary update; text is made at the scrape.
+
+Label values come from closed sets (invariant I27): outcomes, routes, the models that resolved. A family that grows past
+`MAX_SERIES` all the same counts the rest under `other`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+MAX_SERIES = 1000
+
+Labels = tuple[str, ...]
+
+
+class Counter:
+    __slots__ = ("help", "labels", "name", "series")
+
+    def __init__(self, name: str, help: str, labels: Labels = ()) -> None:
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self.series: dict[Labels, float] = {} if labels else {(): 0.0}
+
+    def add(self, values: Labels, amount: float = 1.0) -> None:
+        series = self.series
+        if values in series:
+            series[values] += amount
+        elif len(series) < MAX_SERIES:
+            series[values] = amount
+        else:
+            other = ("other",) * len(self.labels)
+            series[other] = series.get(other, 0.0) + amount
+
+
+class Gauge:
+    """Read when scraped: `read` returns the value of every series."""
+
+    __slots__ = ("help", "labels", "name", "read")
+
+    def __init__(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self.read = read
+
+
+class Buckets(Struct):
+    counts: list[int]
+    total: float = 0.0
+
+
+class Histogram:
+    __slots__ = ("bounds", "help", "labels", "name", "series")
+
+    def __init__(self, name: str, help: str, labels: Labels, bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self.bounds = bounds
+        self.series: dict[Labels, Buckets] = {}
+
+    def observe(self, values: Labels, value: float) -> None:
+        buckets = self.series.get(values)
+        if buckets is None:
+            if len(self.series) >= MAX_SERIES:
+                values = ("other",) * len(self.labels)
+            buckets = self.series.setdefault(values, Buckets([0] * (len(self.bounds) + 1)))
+        buckets.counts[bisect_left(self.bounds, value)] += 1
+        buckets.total += value
+
+    def cumulative(self, buckets: Buckets) -> Iterator[tuple[str, float]]:
+        """Pairs of upper bound and the number of observations up to it, as Prometheus wants them."""
+        seen = 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), buckets.counts, strict=True):
+            seen += count
+            yield bound, float(seen)
+
+
+# 1 ms to 10 min: an admission is microseconds, a cold 70B load minutes.
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """The instance that one process counts on."""
+
+    def __init__(self) -> None:
+        self.accepted = Counter("hermes_requests_accepted", "Requests taken in.")
+        self.finished = Counter(
+            "hermes_requests", "Requests ended, each with exactly one outcome.", ("route", "model", "outcome")
+        )
+        self.queue_wait = Histogram(
+            "hermes_queue_wait_seconds", "Seconds from arrival to a slot, of what got one.", ("model",), SECONDS
+        )
+        self.ttft = Histogram(
+            "hermes_time_to_first_token_seconds", "Seconds from arrival to the first content byte.", ("model",), SECONDS
+        )
+        self.duration = Histogram(
+            "hermes_request_duration_seconds", "Seconds from arrival to the last byte.", ("model", "outcome"), SECONDS
+        )
+        self.tokens = Counter("hermes_tokens", "Tokens as backends counted them.", ("model", "kind"))
+        self.attempts = Counter(
+            "hermes_backend_attempts", "Attempts at backends, by how they ended.", ("backend", "result")
+        )
+        self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
+        self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
+        self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")
+        self.gauges: list[Gauge] = []
+
+    def gauge(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
+        self.gauges.append(Gauge(name, help, labels, read))
+
+    def families(self) -> Iterable[Counter | Gauge | Histogram]:
+        yield from (metric for metric in vars(self).values() if isinstance(metric, (Counter, Histogram)))
+        yield from self.gauges
+
+    def snapshot(self) -> list[Any]:
+        """The present values as prometheus_client's metric families, safe to render in another thread."""
+        # Imported here: a process that nobody scrapes does without its 5 MiB.
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        families: list[Any] = []
+        for metric in self.families():
+            family: Any
+            if isinstance(metric, Histogram):
+                family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+                for values, buckets in metric.series.items():
+                    family.add_metric(values, list(metric.cumulative(buckets)), buckets.total)
+            else:
+                kind = CounterMetricFamily if isinstance(metric, Counter) else GaugeMetricFamily
+                family = kind(metric.name, metric.help, labels=metric.labels)
+                for values, value in (metric.series if isinstance(metric, Counter) else metric.read()).items():
+                    family.add_metric(values, value)
+            families.append(family)
+        return families
+
+
+def render(families: list[Any]) -> bytes:
+    """The text exposition format, version 0.0.4."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    class Snapshot:
+        def collect(self) -> Iterable[Any]:
+            return families
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Snapshot())
+    return generate_latest(registry)
+
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"

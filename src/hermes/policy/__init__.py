@@ -1,0 +1,1 @@
+"""The decisions: pure functions and state machines. Time is an argument; nothing here waits, reads or writes."""
