@@ -1,0 +1,106 @@
+"""What the HTTP server calls: one exchange around every request, one answer for every error."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+
+from hermes.api.door import HOP_HEADER, Door
+from hermes.api.routes import Access, Call, Match, Route, RouteTable, content_line
+from hermes.auth import Authenticator
+from hermes.dialects import ClientDialect
+from hermes.errors import Draining, Forbidden, GatewayError, Outcome
+from hermes.exchange import Exchange, Journal
+from hermes.http.request import Request
+from hermes.http.response import Response
+from hermes.http.wire import render_headers
+from hermes.metrics import Metrics
+from hermes.principal import ANONYMOUS, Principal
+
+log = logging.getLogger(__name__)
+
+_CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
+
+
+class Api:
+    """The server's App. `fallback` is the dialect of errors that belong to no route."""
+
+    def __init__(
+        self,
+        table: RouteTable,
+        door: Door,
+        authenticator: Authenticator,
+        journal: Journal,
+        metrics: Metrics,
+        fallback: ClientDialect,
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._door = door
+        self._authenticator = authenticator
+        self._journal = journal
+        self._metrics = metrics
+        self._fallback = fallback
+        self._clock = clock
+        self.draining = False
+
+    async def handle(self, request: Request, response: Response) -> None:
+        given = request.headers.get(b"x-request-id", b"")
+        exchange = self._journal.begin(
+            request.method, given.decode("ascii") if _CLEAN_ID(given) else "", request.received_at
+        )
+        dialect = self._fallback
+        try:
+            self._door.check(request)
+            match = self._table.match(request.method, request.path)
+            dialect = match.route.dialect
+            call = self._enter(match, request, response, exchange)
+            await match.route.handler(call)
+        except GatewayError as error:
+            self._refuse(error, response, exchange, dialect)
+        except Exception:
+            log.exception("request %s met a bug", exchange.request_id)
+            self._refuse(GatewayError("internal error; the log has its cause"), response, exchange, dialect)
+        except asyncio.CancelledError:
+            # Who cancelled? The client by leaving, or we at the end of a drain.
+            exchange.outcome = Outcome.DRAINED if self.draining else Outcome.CLIENT_GONE
+            raise
+        finally:
+            exchange.status = response.status
+            exchange.close(self._clock())
+
+    def refuse(self, error: GatewayError, response: Response) -> None:
+        self._metrics.malformed.add((error.code,))
+        response.send(error.status, content_line(b"application/json"), self._fallback.render_error(error, ""))
+
+    def _enter(self, match: Match, request: Request, response: Response, exchange: Exchange) -> Call:
+        route = match.route
+        exchange.route, exchange.quiet = route.path, route.quiet
+        exchange.forwarded = self._door.hop_line(request.headers.get(HOP_HEADER))
+        return Call(request, response, exchange, self._let_in(route, request, exchange), match.model)
+
+    def _let_in(self, route: Route, request: Request, exchange: Exchange) -> Principal:
+        """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
+        if route.access is Access.OPEN:
+            return ANONYMOUS
+        principal = self._authenticator.authenticate(request.headers)
+        exchange.key_id = principal.key_id
+        if route.access is Access.ADMIN and not principal.admin:
+            raise Forbidden("this needs an operator's key", code="admin_only")
+        if self.draining:
+            raise Draining("this server is shutting down", retry_after_s=1.0)
+        return principal
+
+    def _refuse(self, error: GatewayError, response: Response, exchange: Exchange, dialect: ClientDialect) -> None:
+        exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False
+        if response.started:
+            return  # an answer on its way has ended itself, uncleanly
+        headers = error.headers
+        if error.retry_after_s is not None:
+            # Whole seconds for everyone, milliseconds for the SDKs that read them first.
+            headers += (
+                (b"retry-after", b"%d" % max(1, round(error.retry_after_s))),
+                (b"retry-after-ms", b"%d" % (error.retry_after_s * 1000)),
+            )
+        lines = content_line(b"application/json") + exchange.id_line() + render_headers(headers)
+        response.send(error.status, lines, dialect.render_error(error, exchange.request_id))

@@ -1,0 +1,82 @@
+"""The door: what is refused before anybody asks who is there.
+
+A web page can make its visitor's browser send requests to loopback; it cannot choose their Host (other than by a name
+of its own that resolves here: DNS rebinding) nor leave out their Origin. So both are checked, on every path (I22).
+"""
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from hermes.errors import BadRequest, Forbidden, LoopDetected, UnsupportedEncoding
+from hermes.http.request import Request
+
+HOP_HEADER = b"x-hermes-hop"
+# A chain of sidecar, gateway and a second gateway is plausible; longer ones are a mistake.
+MAX_HOPS = 4
+
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
+
+
+class Door:
+    """`hosts` are names besides loopback's, without a port; `origins` are whole, such as `https://chat.example.org`."""
+
+    def __init__(self, hosts: Iterable[str], origins: Iterable[str], instance: str) -> None:
+        self._hosts = frozenset(name.lower().strip("[]") for name in (*_LOOPBACK_NAMES, *hosts))
+        self._origins = frozenset(origin.lower().encode("ascii") for origin in origins)
+        self._instance = instance.encode("ascii")
+        self._first_hop = b"%b: %b\r\n" % (HOP_HEADER, self._instance)
+        self._known: set[bytes] = set()  # Host values that passed: nearly all requests bring the same few
+
+    def check(self, request: Request) -> None:
+        """Raises Forbidden, UnsupportedEncoding, LoopDetected or BadRequest."""
+        headers = request.headers
+        host = headers.get(b"host", b"")
+        if host not in self._known:
+            self._check_host(host)
+        if b"origin" in headers and headers[b"origin"].lower() not in self._origins:
+            raise Forbidden(
+                "requests from this web origin are not allowed; an operator can list it in server.allowed_origins",
+                code="origin_not_allowed",
+            )
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UnsupportedEncoding("request bodies must not be compressed")
+        if HOP_HEADER in headers:
+            self._check_hops(headers[HOP_HEADER])
+
+    def hop_line(self, request_hops: bytes | None) -> bytes:
+        """The header line that marks what we send to backends: the hops so far, and this one."""
+        if request_hops is None:
+            return self._first_hop
+        return b"%b: %b, %b\r\n" % (HOP_HEADER, request_hops, self._instance)
+
+    def _check_host(self, host: bytes) -> None:
+        name = host_name(host.decode("latin-1"))
+        # An address cannot be rebound: a page loaded from it is of that origin already.
+        if name not in self._hosts and not _is_address(name):
+            raise Forbidden(
+                "this Host is not allowed; an operator can list it in server.allowed_hosts", code="host_not_allowed"
+            )
+        if len(self._known) < 1000:
+            self._known.add(host)
+
+    def _check_hops(self, value: bytes) -> None:
+        hops = [hop.strip() for hop in value.split(b",")]
+        if len(value) > 1024 or not value.isascii():
+            raise BadRequest("the hop header is malformed", code="malformed_hops")
+        if self._instance in hops or len(hops) > MAX_HOPS:
+            raise LoopDetected("this request has been here before: a backend's URL points back at Hermes")
+
+
+def host_name(host: str) -> str:
+    """The name in a Host value, lower-case, without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

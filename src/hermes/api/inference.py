@@ -1,0 +1,54 @@
+"""The routes that ask a model for tokens."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from hermes.api.routes import Call, check_model_name
+from hermes.chat import ChatRequest
+from hermes.dialects import ClientDialect
+from hermes.errors import BadRequest
+from hermes.gateway import Gateway
+
+# Above this, parsing could hold the event loop up for more than a few milliseconds (invariant I36).
+THREAD_BYTES = 256 * 1024
+
+
+class Inference:
+    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect) -> None:
+        self._gateway = gateway
+        self._chat = chat
+        self._prompt = prompt
+
+    def chat_completions(self, call: Call) -> Awaitable[None]:
+        return self._complete(call, self._chat, None)
+
+    def prompt(self, call: Call) -> Awaitable[None]:
+        return self._complete(call, self._prompt, _named_model(call))
+
+    def _complete(self, call: Call, dialect: ClientDialect, model: str | None) -> Awaitable[None]:
+        # What waits in the queue holds the parsed request alone, and no coroutine more than it must.
+        body = call.request.take_body()
+        if len(body) > THREAD_BYTES:
+            return self._complete_large(call, dialect, body, model)
+        return self._go(call, dialect, dialect.parse_request(body, model), len(body))
+
+    async def _complete_large(self, call: Call, dialect: ClientDialect, body: bytes, model: str | None) -> None:
+        request = await asyncio.to_thread(dialect.parse_request, body, model)
+        size_bytes = len(body)
+        del body
+        await self._go(call, dialect, request, size_bytes)
+
+    def _go(self, call: Call, dialect: ClientDialect, request: ChatRequest, size_bytes: int) -> Awaitable[None]:
+        check_model_name(request.model)
+        return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size_bytes)
+
+
+def _named_model(call: Call) -> str | None:
+    """The model as the path, the x-model header or the query names it. Raises BadRequest if they differ."""
+    named = {call.model} if call.model else set()
+    if header := call.request.header(b"x-model"):
+        named.add(header)
+    named.update(call.request.query_values("model"))
+    if len(named) > 1:
+        raise BadRequest("path, x-model header and query name different models", param="model")
+    return check_model_name(named.pop()) if named else None

@@ -1,0 +1,140 @@
+"""The routes about models: what there is, and pulling more."""
+
+from datetime import datetime
+
+import msgspec
+
+from hermes.api.routes import Call
+from hermes.dialects import ClientDialect, strict
+from hermes.errors import BackendError, GatewayError, ModelNotFound, NoBackend
+from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.inventory import ModelInfo
+from hermes.fleet.ollama import PullProgress
+from hermes.http.response import Response
+from hermes.policy.routing import Catalog, candidates
+
+_json = msgspec.json.Encoder().encode
+
+
+# Ollama's own patience with a load, and so ours with a pull that makes no progress (OLLAMA_LOAD_TIMEOUT).
+LOAD_TIMEOUT_S = 300.0
+LOOK_TIMEOUT_S = 5.0
+
+
+class _PullBody(msgspec.Struct):
+    load: bool = True
+
+
+class Models:
+    def __init__(self, catalog: Catalog, fleet: Fleet, dialect: ClientDialect) -> None:
+        self._catalog = catalog
+        self._fleet = fleet
+        self._dialect = dialect
+
+    # --- listing ----------------------------------------------------------------------------------------------------
+
+    async def list(self, call: Call) -> None:
+        data = [_model_object(name, info) for name, info in sorted(self._served().items())]
+        call.reply(_json({"object": "list", "data": data}))
+
+    async def get(self, call: Call) -> None:
+        assert call.model is not None
+        info = self._info(call.model)
+        if info is None:
+            raise ModelNotFound(f"the model {call.model!r} is not served here", param="model")
+        call.reply(_json(_model_object(call.model, info)))
+
+    def _served(self) -> dict[str, ModelInfo]:
+        """Every public name with what is known of the model: the listed ones that a backend has, then all others."""
+        served: dict[str, ModelInfo] = {}
+        if self._catalog.unlisted is not None:
+            for backend in self._fleet.backends.values():
+                served |= backend.inventory.models
+        listed = {name: self._info(name) for name in self._catalog.listed}
+        return served | {name: info for name, info in listed.items() if info is not None}
+
+    def _info(self, name: str) -> ModelInfo | None:
+        service = self._catalog.service(name)
+        if service is None:
+            return None
+        found = candidates(service, self._fleet.inventories())
+        return self._fleet.backends[found.names[0]].inventory.models.get(found.resident) if found.names else None
+
+    # --- pulling ----------------------------------------------------------------------------------------------------
+
+    async def pull(self, call: Call) -> None:
+        """Download a model, telling the progress as it comes, then load it (unless `"load": false`)."""
+        assert call.model is not None
+        tree = strict.parse_object(call.request.body or b"{}", frozenset(_PullBody.__struct_fields__))
+        wanted = strict.convert(tree, _PullBody)
+        service = self._catalog.service(call.model)
+        if service is None:
+            raise ModelNotFound(f"the model {call.model!r} is not served here", param="model")
+        backend = self._puller(service.backends)
+        progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
+        try:
+            await self._pull(backend, service.backend_model, wanted.load, progress)
+        except GatewayError as error:
+            progress.fail(self._dialect.render_error(error, call.exchange.request_id))
+            raise
+        progress.end({"done": True, "model": call.model, "loaded": wanted.load})
+
+    def _puller(self, allowed: tuple[str, ...]) -> Backend:
+        for backend in self._fleet.backends.values():
+            if backend.state == "up" and (not allowed or backend.name in allowed):
+                return backend
+        raise NoBackend("no backend is up that could pull it", retry_after_s=1.0)
+
+    async def _pull(self, backend: Backend, model: str, load: bool, progress: "_Progress") -> None:
+        last = PullProgress()
+        async for last in backend.driver.pull(model, LOAD_TIMEOUT_S):
+            if last.error:
+                raise BackendError(f"the backend could not pull {model!r}: {last.error}", code="pull_failed")
+            await progress.tell(last)
+        if last.status != "success":
+            raise BackendError(f"the backend broke off pulling {model!r}", code="pull_failed")
+        await backend.look(LOOK_TIMEOUT_S)
+        info = backend.inventory.models.get(backend.inventory.names.get(model, ""))
+        if load and info is not None:
+            await progress.tell(PullProgress(status="loading"))
+            await backend.driver.load(info, LOAD_TIMEOUT_S)
+            await backend.look(LOOK_TIMEOUT_S)
+
+
+class _Progress:
+    """Lines of JSON to the client. An error before the first of them is an error status instead."""
+
+    def __init__(self, response: Response, headers: bytes) -> None:
+        self._response = response
+        response.start(200, headers)
+
+    async def tell(self, line: object) -> None:
+        self._response.write(_json(line) + b"\n")
+        if self._response.paused:
+            await self._response.drain()
+
+    def fail(self, error: bytes) -> None:
+        if self._response.started:
+            self._response.break_off(error + b"\n")
+
+    def end(self, line: object) -> None:
+        self._response.end(_json(line) + b"\n")
+
+
+def _model_object(name: str, info: ModelInfo) -> dict[str, object]:
+    """OpenAI's model object; `capabilities` is ours (completion, tools, vision, thinking, embedding ...)."""
+    namespace, _, _ = info.name.rpartition("/")
+    return {
+        "id": name,
+        "object": "model",
+        "created": _unix(info.modified_at),
+        "owned_by": namespace or "library",
+        "capabilities": info.capabilities,
+    }
+
+
+def _unix(rfc3339: str) -> int:
+    try:
+        return int(datetime.fromisoformat(rfc3339).timestamp())
+    except ValueError:
+        return 0

@@ -1,0 +1,118 @@
+"""The routes for operators and their tools: is it alive, is it ready, what is going on."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from hermes import __version__, machine, metrics
+from hermes.admission import Admission
+from hermes.api.routes import Call
+from hermes.errors import NoBackend
+from hermes.fleet.fleet import Backend, Fleet
+from hermes.metrics import Metrics
+from hermes.policy.routing import Catalog
+from hermes.policy.scheduler import Bounds
+
+_json = msgspec.json.Encoder().encode
+
+
+STATUS_PATIENCE_S = 1.0
+
+
+class Ops:
+    def __init__(
+        self,
+        fleet: Fleet,
+        admission: Admission,
+        catalog: Catalog,
+        counted: Metrics,
+        bounds: Bounds,
+        *,
+        clock: Callable[[], float],
+        draining: Callable[[], bool],
+        connections: Callable[[], int],
+    ) -> None:
+        self._fleet = fleet
+        self._scheduler = admission.scheduler
+        self._catalog = catalog
+        self._metrics = counted
+        self._bounds = bounds
+        self._clock = clock
+        self._draining = draining
+        self._connections = connections
+        self._started_at = clock()
+
+    async def alive(self, call: Call) -> None:
+        call.reply(_json({"status": "ok", "ready": self._ready()}))
+
+    async def ready(self, call: Call) -> None:
+        if not self._ready():
+            raise NoBackend("draining" if self._draining() else "no backend is up", retry_after_s=1.0)
+        call.reply(_json({"status": "ok", "ready": True}))
+
+    def _ready(self) -> bool:
+        return self._fleet.ready and not self._draining()
+
+    async def scrape(self, call: Call) -> None:
+        """The values are taken here, between two requests; the text is made in a thread (invariant I36)."""
+        text = await asyncio.to_thread(metrics.render, self._metrics.snapshot())
+        call.reply(text, content_type=metrics.CONTENT_TYPE)
+
+    async def status(self, call: Call) -> None:
+        """All there is to see, the backends as they are now (or, where they do not answer, as last seen)."""
+        await self._fleet.refresh(STATUS_PATIENCE_S)
+        state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
+        scheduler = self._scheduler
+        status = {
+            "status": state,
+            "version": __version__,
+            "uptime_s": round(self._clock() - self._started_at, 3),
+            "requests": {
+                "active": scheduler.running,
+                "queued": scheduler.waiting,
+                "queued_bytes": scheduler.waiting_bytes,
+                "max_concurrent": self._bounds.max_concurrent,
+                "queue_total": self._bounds.queue_tickets,
+                "queue_bytes": self._bounds.queue_bytes,
+                "connections": self._connections(),
+            },
+            "backends": [_backend(backend) for backend in self._fleet.backends.values()],
+            "models": {name: self._model(name) for name in sorted({*self._catalog.listed, *scheduler.models()})},
+            "process": machine.process(),
+            "machine": machine.machine(),
+            "cgroup": machine.cgroup(),
+        }
+        call.reply(_json(status))
+
+    def _model(self, name: str) -> dict[str, object]:
+        load, bounds = self._scheduler.load(name), self._scheduler.bounds(name)
+        slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
+        return {
+            "active": load.running,
+            "queued": load.waiting,
+            "max_concurrency": bounds.max_concurrency,
+            "queue_limit": bounds.queue_limit,
+            "slots": slots,
+        }
+
+
+def _backend(backend: Backend) -> dict[str, object]:
+    told: dict[str, object] = {
+        "name": backend.name,
+        "kind": backend.kind,
+        "url": backend.url,
+        "state": backend.state,
+        "version": backend.inventory.version,
+        "simulated": backend.inventory.simulated,
+        "models": len(backend.inventory.models),
+        "loaded": backend.inventory.loaded,
+    }
+    if backend.error:
+        told["error"] = backend.error
+    if backend.slots is None:
+        told["hint"] = (
+            "how many requests it runs at once is not known: models without max_concurrency get one at a time;"
+            " set the backend's slots (or OLLAMA_NUM_PARALLEL) to what the server was started with"
+        )
+    return told

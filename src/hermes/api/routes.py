@@ -1,0 +1,107 @@
+"""The route table: the only paths there are, and who may use each (invariant I16)."""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
+from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
+
+from hermes.dialects import ClientDialect
+from hermes.errors import BadRequest, MethodNotAllowed, RouteNotFound
+from hermes.exchange import Exchange
+from hermes.http.request import Request
+from hermes.http.response import Response
+from hermes.principal import Principal
+
+# I25. Also keeps model names fit for labels, paths and log lines.
+MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
+
+
+class Access(Enum):
+    OPEN = "open"
+    USER = "user"
+    ADMIN = "admin"
+
+
+class Call(Struct):
+    """One request on its route. `model` is the one that the path names, or None."""
+
+    request: Request
+    response: Response
+    exchange: Exchange
+    principal: Principal
+    model: str | None
+
+    def reply(self, body: bytes, status: int = 200, content_type: bytes = b"application/json") -> None:
+        """Answer whole, with the request's id."""
+        self.response.send(status, content_line(content_type) + self.exchange.id_line(), body)
+
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+class Route(Struct, frozen=True):
+    """`path` may hold one `{model}`, which takes any number of segments. `quiet` routes are not logged when well."""
+
+    method: str
+    path: str
+    access: Access
+    dialect: ClientDialect
+    handler: Handler
+    quiet: bool = False
+
+
+class Match(Struct, frozen=True):
+    route: Route
+    model: str | None
+
+
+class RouteTable:
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[bytes, dict[str, Route]] = {}
+        self._around: dict[tuple[bytes, bytes], dict[str, Route]] = {}
+        for route in self.routes:
+            before, model, after = route.path.encode("ascii").partition(b"{model}")
+            methods = self._around.setdefault((before, after), {}) if model else self._exact.setdefault(before, {})
+            methods[route.method] = route
+        # The longest suffix first: `/v1/llm/{model}/pull` before `/v1/llm/{model}`.
+        self._around = dict(sorted(self._around.items(), key=lambda item: -len(item[0][1])))
+
+    def match(self, method: str, path: bytes) -> Match:
+        """The route of a raw path. Raises RouteNotFound, MethodNotAllowed, or BadRequest for a bad model name."""
+        methods = self._exact.get(path)
+        if methods is not None:
+            return Match(_of_method(methods, method), None)
+        for (before, after), methods in self._around.items():
+            if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
+                named = path[len(before) : len(path) - len(after)]
+                return Match(_of_method(methods, method), _model_name(named))
+        raise RouteNotFound("there is nothing at this path")
+
+
+def _of_method(methods: dict[str, Route], method: str) -> Route:
+    route = methods.get("GET" if method == "HEAD" else method)
+    if route is None:
+        allowed = sorted(methods) + (["HEAD"] if "GET" in methods else [])
+        allow = ", ".join(allowed)
+        raise MethodNotAllowed(f"use {allow} here", headers=((b"allow", allow.encode("ascii")),))
+    return route
+
+
+def _model_name(named: bytes) -> str:
+    """Percent-decoded exactly once (I16)."""
+    return check_model_name(unquote_to_bytes(named).decode("latin-1"))
+
+
+def check_model_name(name: str) -> str:
+    if not MODEL_NAME(name):
+        raise BadRequest(
+            f"{name[:80]!r} is not a model name: letters, digits and . _ : / @ -, at most 200", param="model"
+        )
+    return name
+
+
+def content_line(content_type: bytes) -> bytes:
+    return b"content-type: %b\r\n" % content_type

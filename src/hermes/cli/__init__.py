@@ -1,0 +1,44 @@
+"""The command line: one short file per verb, imported when it is asked for.
+
+Exit codes: 0 done, 1 the server said no or failed, 2 wrong usage or configuration, 3 no server answered.
+"""
+
+import sys
+from importlib import import_module
+
+import click
+
+from hermes import __version__
+
+_VERBS = ("serve", "sim", "check", "status", "models", "pull", "ask", "version")
+
+
+class _Verbs(click.Group):
+    """Loads a verb's module only when it is used: `hermes serve` does not pay for progress bars."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command = import_module(f"hermes.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hermes")
+def cli() -> None:
+    """A small gateway in front of the LLM servers on your own hardware.
+
+    \b
+    hermes serve                        in front of the Ollama on this machine
+    hermes serve --simulate             without any, with simulated models
+    hermes ask gemma "Explain tides"    ask the running server
+    """
+
+
+def main() -> None:
+    cli(prog_name="hermes")
+    sys.exit(0)

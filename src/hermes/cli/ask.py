@@ -1,0 +1,55 @@
+"""`hermes ask`: a prompt to a model, the answer to the terminal as it comes."""
+
+import sys
+from typing import Any
+
+import click
+
+from hermes.cli.options import fail
+from hermes.cli.remote import lines, model_path, url_option
+
+
+@click.command("ask")
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--system", help="What the model is told to be.")
+@click.option("--max-tokens", type=int, help="The longest answer, in tokens.")
+@click.option("--temperature", type=float, help="0 for always the same answer.")
+@click.option("--stats", is_flag=True, help="Afterwards, tokens and times on standard error.")
+@url_option
+def command(
+    model: str,
+    prompt: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    stats: bool,
+    url: str,
+) -> None:
+    """Ask MODEL and print its answer as it comes. Without PROMPT, or with -, it is read from standard input.
+
+    \b
+    hermes ask gemma "Explain relativity"
+    git diff | hermes ask gemma - --system "Write a commit message for this diff"
+    """
+    if prompt in (None, "-"):
+        prompt = sys.stdin.read()
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    asked: dict[str, Any] = {"prompt": prompt, "system": system, "stream": True}
+    asked["options"] = {name: value for name, value in options.items() if value is not None}
+    body = {name: value for name, value in asked.items() if value}
+    for event in lines(url, model_path(model), body):
+        if "delta" in event:
+            click.echo(event["delta"], nl=False)
+        elif event.get("done"):
+            click.echo()
+            if stats:
+                click.echo(_stats(event), err=True)
+            return
+    fail("the answer ended before it was complete", 1)
+
+
+def _stats(event: dict[str, Any]) -> str:
+    usage, timings = event["usage"], event["timings"]
+    times = ", ".join(f"{name.removesuffix('_ms')} {value / 1000:.2f} s" for name, value in timings.items())
+    return f"{usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out; {times}"

@@ -1,0 +1,20 @@
+"""`hermes check`: is the configuration good, and what does it come to?"""
+
+import click
+
+from hermes.cli.options import config_option, load_or_exit
+
+
+@click.command("check")
+@config_option
+@click.option("--quiet", is_flag=True, help="Print nothing if all is well.")
+def command(path: str | None, quiet: bool) -> None:
+    """Validate the configuration and print the effective one, secrets masked. Exits with 2 if it is not good."""
+    config = load_or_exit(path, {})
+    if quiet:
+        return
+    import yaml
+
+    from hermes.config.dump import dump
+
+    click.echo(yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True), nl=False)

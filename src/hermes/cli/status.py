@@ -1,0 +1,36 @@
+"""`hermes status`: what the running server is doing."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from hermes.cli.remote import get, json_option, url_option
+
+
+@click.command("status")
+@json_option
+@url_option
+def command(as_json: bool, url: str) -> None:
+    """Show backends, loaded models, what runs and what waits."""
+    status = get(url, "/v1/status")
+    click.echo(json.dumps(status, indent=2) if as_json else "\n".join(_lines(status)))
+
+
+def _lines(status: dict[str, Any]) -> Iterator[str]:
+    requests = status["requests"]
+    yield f"Hermes {status['version']}: {status['status']}, up {status['uptime_s']:.0f} s"
+    yield f"requests: {requests['active']} running, {requests['queued']} waiting"
+    for backend in status["backends"]:
+        simulated = ", SIMULATED" if backend["simulated"] else ""
+        error = f": {backend['error']}" if backend.get("error") else ""
+        kind = f"{backend['kind']} {backend['version']}{simulated}"
+        yield f"backend {backend['name']} ({kind}): {backend['state']}{error}"
+        for model in backend["loaded"]:
+            yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
+        if backend.get("hint"):
+            yield f"  hint: {backend['hint']}"
+    for name, model in status["models"].items():
+        if model["active"] or model["queued"]:
+            yield f"model {name}: {model['active']} running, {model['queued']} of {model['queue_limit']} waiting"

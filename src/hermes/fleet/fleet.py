@@ -1,0 +1,120 @@
+"""All backends: one watcher each, who is up, and what each has."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from hermes.errors import BackendError
+from hermes.fleet.inventory import Inventory
+from hermes.fleet.ollama import Ollama
+from hermes.policy.scheduler import BackendFacts
+
+log = logging.getLogger(__name__)
+
+# One lost probe is a hiccup; two in a row, a second apart, mean down.
+FAILURES_UNTIL_DOWN = 2
+RETRY_S = 1.0
+PROBE_TIMEOUT_S = 5.0
+# Unknown names make us look again at most this often.
+REFRESH_S = 1.0
+
+
+class Backend:
+    """One backend as it is seen now. `state` is `starting` until the first probe has ended."""
+
+    def __init__(self, name: str, kind: str, url: str, driver: Ollama, slots: int | None, interval_s: float) -> None:
+        self.name = name
+        self.kind = kind
+        self.url = url
+        self.driver = driver
+        self.slots = slots
+        self.interval_s = interval_s
+        self.state = "starting"
+        self.error = ""
+        self.inventory = Inventory("", {}, (), {})
+        self.failures = 0
+        self.seen_at = 0.0
+        self._look = asyncio.Event()
+        self._looked = asyncio.Event()
+
+    @property
+    def facts(self) -> BackendFacts:
+        return BackendFacts(self.name, self.state == "up", self.slots)
+
+    async def watch(self, on_change: Callable[["Backend"], None]) -> None:
+        """Probe for ever: regularly, and at once when somebody asks."""
+        while True:
+            await self._probe(on_change)
+            self._looked.set()
+            try:
+                async with asyncio.timeout(RETRY_S if self.failures else self.interval_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+
+    def suspect(self) -> None:
+        """An attempt could not reach it: look now rather than at the next turn."""
+        self._look.set()
+
+    async def look(self, timeout_s: float) -> None:
+        """Look again now, and wait until that is done or `timeout_s` is over."""
+        self._looked.clear()
+        self._look.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._looked.wait()
+        except TimeoutError:
+            pass
+
+    async def _probe(self, on_change: Callable[["Backend"], None]) -> None:
+        before = self.state
+        try:
+            self.inventory = await self.driver.inventory(PROBE_TIMEOUT_S)
+        except BackendError as error:
+            self.failures += 1
+            self.error = error.message
+            if self.failures >= FAILURES_UNTIL_DOWN or self.state == "starting":
+                self.state = "down"
+        else:
+            self.failures = 0
+            self.error = ""
+            self.state = "up"
+        self.seen_at = asyncio.get_running_loop().time()
+        if self.state != before:
+            log.info("backend %s is %s%s", self.name, self.state, f": {self.error}" if self.error else "")
+            on_change(self)
+
+
+class Fleet:
+    def __init__(self, backends: Iterable[Backend], on_change: Callable[[Backend], None]) -> None:
+        self.backends = {backend.name: backend for backend in backends}
+        self._on_change = on_change
+
+    async def run(self) -> None:
+        """Watch all backends until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as watchers:
+                for backend in self.backends.values():
+                    watchers.create_task(backend.watch(self._on_change), name=f"watch {backend.name}")
+        finally:
+            for backend in self.backends.values():
+                backend.driver.pool.close()
+
+    @property
+    def ready(self) -> bool:
+        return any(backend.state == "up" for backend in self.backends.values())
+
+    def inventories(self) -> dict[str, dict[str, str]]:
+        """What each backend has, as last seen: a backend that is down keeps its models."""
+        return {name: backend.inventory.names for name, backend in self.backends.items()}
+
+    async def refresh(self, timeout_s: float = 2.0) -> None:
+        """Look again where the last look is not fresh: a model may have been added by somebody else."""
+        now = asyncio.get_running_loop().time()
+        stale = [
+            backend
+            for backend in self.backends.values()
+            if backend.state == "starting" or now - backend.seen_at > REFRESH_S
+        ]
+        await asyncio.gather(*(backend.look(timeout_s) for backend in stale))

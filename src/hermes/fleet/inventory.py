@@ -1,0 +1,37 @@
+"""What a backend has: its models, and those in its memory."""
+
+from msgspec import Struct
+
+
+class ModelInfo(Struct, frozen=True):
+    """A model on a backend's disk. `modified_at` is RFC 3339 as the backend gives it."""
+
+    name: str
+    size_bytes: int = 0
+    digest: str = ""
+    modified_at: str = ""
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    capabilities: tuple[str, ...] = ()
+
+
+class LoadedModel(Struct, frozen=True):
+    """A model in a backend's memory; `vram_bytes` of its `size_bytes` are on the GPU."""
+
+    name: str
+    size_bytes: int
+    vram_bytes: int
+    context_length: int
+    expires_at: str
+
+
+class Inventory(Struct, frozen=True):
+    """`names` maps every name that the backend accepts to the model's full name."""
+
+    version: str
+    models: dict[str, ModelInfo]
+    loaded: tuple[LoadedModel, ...]
+    names: dict[str, str]
+    simulated: bool = False

@@ -1,0 +1,179 @@
+"""Ollama's management API: what it has and what is loaded, pulling and loading. Inference goes through `attempt`.
+
+Shapes: Ollama's docs/api.md and server/routes.go (v0.33).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from hermes.dialects.ndjson import Lines
+from hermes.dialects.ollama import Ollama as Dialect
+from hermes.errors import BackendError
+from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
+from hermes.http.client import Pool
+
+T = TypeVar("T")
+
+_MANAGEMENT_BYTES = 16 * 1024 * 1024
+
+
+class _Version(Struct):
+    version: str
+    simulated: bool = False
+
+
+class _Details(Struct):
+    family: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int = 0
+
+
+class _Tag(Struct):
+    name: str
+    size: int = 0
+    digest: str = ""
+    modified_at: str = ""
+    details: _Details | None = None
+    capabilities: tuple[str, ...] | None = None
+
+
+class _Tags(Struct):
+    models: tuple[_Tag, ...] | None = None
+
+
+class _Running(Struct):
+    name: str
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: str = ""
+
+
+class _Ps(Struct):
+    models: tuple[_Running, ...] | None = None
+
+
+class _Show(Struct):
+    capabilities: tuple[str, ...] | None = None
+    model_info: dict[str, Any] | None = None
+
+
+class PullProgress(Struct, frozen=True, omit_defaults=True):
+    """One line of a pull. `total` and `completed` in bytes, of the layer `digest`."""
+
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+    error: str = ""
+
+
+class Ollama:
+    """One Ollama server."""
+
+    dialect: Dialect
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.dialect = Dialect()
+        self._shown: dict[str, _Show] = {}  # by digest: what a model can do does not change under one
+
+    async def inventory(self, timeout_s: float) -> Inventory:
+        """Ask what there is. Raises BackendError (unreachable, late or wrong answers)."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        version = await self._get("/api/version", _Version, deadline)
+        tags = await self._get("/api/tags", _Tags, deadline)
+        running = await self._get("/api/ps", _Ps, deadline)
+        models = {tag.name: await self._describe(tag, deadline) for tag in tags.models or ()}
+        self._shown = {tag.digest: self._shown[tag.digest] for tag in tags.models or () if tag.digest in self._shown}
+        loaded = tuple(
+            LoadedModel(model.name, model.size, model.size_vram, model.context_length, model.expires_at)
+            for model in running.models or ()
+        )
+        return Inventory(version.version, models, loaded, _names(models), version.simulated)
+
+    async def pull(self, model: str, stall_timeout_s: float) -> AsyncIterator[PullProgress]:
+        """Download a model. Yields progress; a line with `error` is the last. Raises BackendError."""
+        loop = asyncio.get_running_loop()
+        body = msgspec.json.encode({"model": model, "stream": True})
+        deadline = loop.time() + stall_timeout_s
+        async with self.pool.exchange("POST", "/api/pull", body, deadline=deadline) as answer:
+            if answer.status != 200:
+                raise self.dialect.error(answer.status, await answer.read_all(_MANAGEMENT_BYTES))
+            lines = Lines()
+            while data := await answer.read(loop.time() + stall_timeout_s):
+                for line in lines.feed(data):
+                    yield _decode(line, PullProgress)
+            if last := lines.finish():
+                yield _decode(last, PullProgress)
+
+    async def load(self, model: ModelInfo, timeout_s: float) -> None:
+        """Bring a model into memory: an empty prompt loads and generates nothing. Raises BackendError."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        path, asked = "/api/generate", {"model": model.name, "stream": False}
+        if "embedding" in model.capabilities and "completion" not in model.capabilities:
+            path, asked = "/api/embed", {"model": model.name, "input": []}
+        body = msgspec.json.encode(asked)
+        async with self.pool.exchange("POST", path, body, whole=True, deadline=deadline) as answer:
+            said = await answer.read_all(_MANAGEMENT_BYTES)
+            if answer.status != 200:
+                raise self.dialect.error(answer.status, said)
+
+    async def _describe(self, tag: _Tag, deadline: float) -> ModelInfo:
+        details = tag.details or _Details()
+        capabilities, context_length = tag.capabilities, details.context_length
+        if capabilities is None:  # before v0.12 the list does not say what a model can do
+            shown = await self._show(tag, deadline)
+            capabilities = shown.capabilities or ()
+            context_length = context_length or _context_length(shown)
+        return ModelInfo(
+            tag.name,
+            tag.size,
+            tag.digest,
+            tag.modified_at,
+            details.family,
+            details.parameter_size,
+            details.quantization_level,
+            context_length,
+            capabilities,
+        )
+
+    async def _show(self, tag: _Tag, deadline: float) -> _Show:
+        if tag.digest not in self._shown:
+            body = msgspec.json.encode({"model": tag.name})
+            async with self.pool.exchange("POST", "/api/show", body, whole=True, deadline=deadline) as answer:
+                said = await answer.read_all(_MANAGEMENT_BYTES)
+                self._shown[tag.digest] = _decode(said, _Show) if answer.status == 200 else _Show()
+        return self._shown[tag.digest]
+
+    async def _get(self, path: str, kind: type[T], deadline: float) -> T:
+        async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
+            said = await answer.read_all(_MANAGEMENT_BYTES)
+            if answer.status != 200:
+                raise BackendError(f"the backend answered {answer.status} to GET {path}: is it an Ollama?")
+            return _decode(said, kind)
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:  # ValidationError included
+        raise BackendError(f"the backend's answer is not Ollama's: {error}") from error
+
+
+def _names(models: dict[str, ModelInfo]) -> dict[str, str]:
+    """Every name Ollama accepts for its models: `gemma` is `gemma:latest`."""
+    names = {name.removesuffix(":latest"): name for name in models}
+    return names | {name: name for name in models}
+
+
+def _context_length(shown: _Show) -> int:
+    for key, value in (shown.model_info or {}).items():
+        if key.endswith(".context_length") and isinstance(value, int):
+            return value
+    return 0

@@ -1,0 +1,135 @@
+"""The line: one request for tokens, from what the client asked to the answer it gets. It reads from top to bottom."""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from hermes import attempt
+from hermes.admission import Admission
+from hermes.attempt import Job
+from hermes.chat import ChatRequest
+from hermes.dialects import ClientDialect, Meta
+from hermes.errors import BackendBusy, BackendError, BackendUnreachable, GatewayError, ModelNotFound, NoBackend
+from hermes.exchange import Exchange
+from hermes.fleet.fleet import Fleet
+from hermes.http.response import Response
+from hermes.metrics import Metrics
+from hermes.policy.retry import RetryBudget
+from hermes.policy.routing import Candidates, Catalog, Service, candidates, fill_in
+from hermes.policy.scheduler import Ticket
+from hermes.principal import Principal
+
+
+class Gateway:
+    def __init__(
+        self,
+        catalog: Catalog,
+        fleet: Fleet,
+        admission: Admission,
+        retries: RetryBudget,
+        metrics: Metrics,
+    ) -> None:
+        self._catalog = catalog
+        self._fleet = fleet
+        self._admission = admission
+        self._retries = retries
+        self._metrics = metrics
+
+    async def complete(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: ClientDialect,
+        request: ChatRequest,
+        response: Response,
+        size_bytes: int,
+    ) -> None:
+        """Answer `request`. Raises GatewayError; nothing has been sent then unless `response.started`."""
+        service, found = await self.route(request.model)
+        exchange.model, exchange.stream = service.model, request.stream
+        ticket = Ticket(
+            service.model,
+            found.resident,
+            principal.tenant,
+            found.names,
+            size_bytes,
+            exchange.arrived_at,
+            exchange.arrived_at + service.timeout_s,
+        )
+        self._retries.deposit()
+        while True:
+            try:
+                async with self._admission.admit(ticket, again=exchange.attempts > 0):
+                    await self._attempt(exchange, dialect, request, service, ticket, response)
+                return
+            except BackendError as error:
+                pause_s = self._pause_before_retry(error, exchange, response, ticket.deadline)
+            await asyncio.sleep(pause_s)
+            ticket = ticket.again()
+
+    async def route(self, model: str) -> tuple[Service, Candidates]:
+        """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
+        service = self._catalog.service(model)
+        if service is None:
+            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+        found = candidates(service, self._fleet.inventories())
+        if not found.names:
+            await self._fleet.refresh()
+            found = candidates(service, self._fleet.inventories())
+        if not found.names:
+            if not self._fleet.ready:
+                raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
+            raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
+        if service.model not in self._catalog.listed:
+            service = replace(service, model=found.resident)
+        return service, found
+
+    async def _attempt(
+        self,
+        exchange: Exchange,
+        dialect: ClientDialect,
+        request: ChatRequest,
+        service: Service,
+        ticket: Ticket,
+        response: Response,
+    ) -> None:
+        backend = self._fleet.backends[ticket.backend]
+        exchange.backend, exchange.admitted_at = backend.name, ticket.started_at
+        exchange.attempts += 1
+        job = Job(
+            exchange=exchange,
+            dialect=dialect,
+            request=replace(request, sampling=fill_in(request.sampling, service, dialect.sampling_defaults)),
+            service=service,
+            resident=ticket.resident,
+            meta=Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings),
+            response=response,
+            deadline=ticket.deadline,
+            headers=exchange.forwarded,
+        )
+        result = "cancelled"
+        try:
+            await attempt.run(job, backend.driver)
+            result = "ok"
+        except GatewayError as error:
+            result = error.code
+            if isinstance(error, BackendUnreachable):
+                backend.suspect()
+            raise
+        finally:
+            self._metrics.attempts.add((backend.name, result))
+
+    def _pause_before_retry(
+        self, error: BackendError, exchange: Exchange, response: Response, deadline: float
+    ) -> float:
+        """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
+        if response.started or not error.retryable:
+            raise error
+        pause_s = self._retries.withdraw(exchange.attempts)
+        if pause_s is None or asyncio.get_running_loop().time() + pause_s >= deadline:
+            if exchange.attempts > 1:
+                error.headers += ((b"x-should-retry", b"false"),)
+            if isinstance(error, BackendBusy):
+                error.retry_after_s = error.retry_after_s or 1.0
+            raise error
+        return pause_s
