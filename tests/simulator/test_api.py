@@ -6,8 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hermes.simulator import Simulator, SimulatorConfig
+from hermes.errors import ConfigError
+from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
 from tests.simulator.harness import Answer, Client, chat_body, config, run, simulating
 
 TIMINGS = [
@@ -103,6 +106,18 @@ def test_a_parsed_model_s_thoughts_come_first_and_apart() -> None:
     assert list(chat(model="thinker").json["message"]) == ["role", "content", "thinking"]
     assert list(chat(model="thinker", think=False).json["message"]) == ["role", "content"]
     assert "thinking" in generate(model="thinker").json
+
+
+def test_a_native_template_s_thoughts_are_spoken_aloud_in_generate() -> None:
+    thinker = SimulatedModel("native", capabilities=("completion", "thinking"))
+    body = {"model": "native", "prompt": "Explain relativity"}
+    lines = ask("POST", "/api/generate", body, models=(thinker,)).lines
+    assert not any("thinking" in line for line in lines)
+    whole = ask("POST", "/api/generate", body | {"stream": False}, models=(thinker,)).json
+    assert "thinking" not in whole
+    assert whole["response"] == "".join(line["response"] for line in lines)
+    quiet = ask("POST", "/api/generate", body | {"stream": False, "think": False}, models=(thinker,)).json
+    assert len(quiet["response"]) < len(whole["response"])
 
 
 def test_tool_calls_of_a_native_template_are_in_the_last_object() -> None:
@@ -538,5 +553,94 @@ def test_the_same_simulator_serves_several_listeners(tmp_path: Any) -> None:
             client.close()
         await simulator.stop()
         await simulator.stop()
+
+    run(main)
+
+
+def test_a_server_that_others_can_reach_is_called_what_they_like() -> None:
+    async def main() -> bytes:
+        simulator = Simulator(SimulatorConfig())
+        reader, writer = await asyncio.open_connection("127.0.0.1", await simulator.start("0.0.0.0"))
+        writer.write(b"GET / HTTP/1.1\r\nHost: sim.example\r\n\r\n")
+        line = await reader.readline()
+        writer.close()
+        await simulator.stop()
+        return line
+
+    assert asyncio.run(main()).startswith(b"HTTP/1.1 200")
+
+
+def test_a_model_that_is_no_name_does_not_start() -> None:
+    async def main() -> None:
+        with pytest.raises(ConfigError, match="'a b' is no model name"):
+            await Simulator(SimulatorConfig(models=(SimulatedModel("a b"),))).start()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("wrong", [{"speed": 0.0}, {"speed": float("nan")}, {"jitter": 1.5}])
+def test_a_pace_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="must be above 0"):
+        Simulator(config(**wrong))
+
+
+def test_a_machine_may_be_infinitely_fast() -> None:
+    async def main() -> None:
+        async with simulating(config(speed=float("inf"))) as client:
+            began = client.now()
+            assert len((await client.chat("[[tokens:500]]", stream=True)).lines) == 501
+            assert (await client.post("/api/pull", {"model": "phi4-mini", "stream": False})).status == 200
+            assert client.now() - began < 0.01
+
+    run(main)
+
+
+def test_a_bug_is_a_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with simulating() as client:
+            await client.get("/")
+            client.simulator.machine.library = None  # type: ignore[assignment]
+            answer = await client.get("/api/tags")
+            assert (answer.status, answer.error) == (500, "a bug in the simulated server")
+
+    run(main)
+    assert "AttributeError" in caplog.text
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+SCHEMA_KEYS = ["type", "properties", "items", "required", "enum", "$ref", "anyOf", "minItems", "maxLength", "minimum"]
+SCHEMAS = st.dictionaries(st.sampled_from(SCHEMA_KEYS), JUNK | st.sampled_from(["object", "array", "#", {"a": {}}]))
+BODIES = st.fixed_dictionaries(
+    {"model": st.sampled_from(["chat", "thinker", "embedder"]) | JUNK},
+    optional={
+        "messages": st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": st.text()}))
+        | JUNK,
+        "prompt": st.text() | JUNK,
+        "input": st.text() | JUNK,
+        "format": SCHEMAS | JUNK,
+        "tools": st.lists(st.fixed_dictionaries({"function": st.fixed_dictionaries({"parameters": SCHEMAS})})) | JUNK,
+        "options": st.dictionaries(st.sampled_from(["num_ctx", "num_predict", "stop", "seed", "num_keep"]), JUNK),
+        "stream": st.booleans() | JUNK,
+        "think": st.booleans() | JUNK,
+        "keep_alive": JUNK,
+        "logprobs": st.booleans(),
+        "dimensions": JUNK,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["chat", "generate", "embed", "embeddings"]), BODIES), max_size=5))
+def test_no_body_is_a_bug(asked: list[tuple[str, dict[str, Any]]]) -> None:
+    async def main() -> None:
+        async with simulating() as client:
+            for path, body in asked:
+                answer = await client.post(f"/api/{path}", body)
+                assert b"a bug in" not in answer.body
+            assert client.simulator.stats.in_flight == 0
 
     run(main)

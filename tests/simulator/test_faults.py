@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from hermes.errors import BackendError, ConfigError
-from hermes.simulator import Simulator, SimulatorConfig, parse_fault
+from hermes.simulator import Simulator, SimulatorConfig, parse_fault, parse_share
 from hermes.simulator.faults import KINDS, Chance, Fault, asked_fault, tag
 from tests.simulator.harness import CHAT, Answer, Client, chat_body, config, run, simulating
 
@@ -301,5 +301,39 @@ def test_a_config_with_a_misspelt_fault_does_not_start(tmp_path: Any) -> None:
     async def main() -> None:
         with pytest.raises(ConfigError, match="zap"):
             await Simulator(SimulatorConfig(models=(CHAT,), faults={"zap": 0.1})).start_unix(f"{tmp_path}/s")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("cut=0.05", ("cut", 0.05)), ("cut;after=3=5%", ("cut;after=3", 0.05)), ("busy=1", ("busy", 1.0))],
+)
+def test_a_share_is_written_behind_its_fault(text: str, share: tuple[str, float]) -> None:
+    assert parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["cut", "cut=often", "zap=0.1", "cut;after=3"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_share(text)
+
+
+def test_an_outage_befalls_every_request_until_it_is_over() -> None:
+    async def main() -> None:
+        async with simulating() as client:
+            machine = (await client.get("/api/tags")) and client.simulator.machine
+            machine.outage = parse_fault("html;status=502")
+            for path in ("/api/version", "/api/tags", "/api/ps"):
+                assert (await client.get(path)).status == 502
+            assert (await client.chat()).status == 502
+            machine.outage = parse_fault("stall;after=0")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(50):
+                    await client.get("/api/tags")
+            machine.outage = parse_fault("crash")
+            assert (await client.get("/api/ps")).error == CRASH
+            machine.outage = None
+            assert (await client.get("/api/tags")).status == 200
 
     run(main)

@@ -130,6 +130,14 @@ async def test_a_model_that_would_fill_the_memory_evicts_the_idle_one_by_keep_al
     assert at.loaded == "ad"
 
 
+@bench(memory_bytes=24 * GIB)
+async def test_the_shortest_keep_alive_goes_first_whatever_its_name(at: Bench) -> None:
+    await at.load(B, keep_alive_s=60)
+    await at.load(C, keep_alive_s=50)
+    await at.load(D)
+    assert at.loaded == "bd"
+
+
 @bench(memory_bytes=100 * GIB, max_loaded_models=2)
 async def test_no_more_models_are_loaded_than_allowed(at: Bench) -> None:
     await at.load(A, B, C)
@@ -257,7 +265,11 @@ async def test_a_client_that_leaves_the_queue_is_never_served(at: Bench) -> None
 @bench()
 async def test_a_client_that_leaves_as_it_is_granted_gives_the_runner_back(at: Bench) -> None:
     task = at.ask(A, keep_alive_s=7)
-    at.loop.call_at(at.began + 5.0, lambda: at.loop.call_soon(task.cancel))
+    await asyncio.sleep(5.0)
+    for _ in range(10):
+        if not at.loaded:
+            await asyncio.sleep(0)
+    task.cancel()  # it holds the runner, and does not know yet
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
     await asyncio.sleep(8)
@@ -324,9 +336,19 @@ async def test_a_slot_whose_prompt_has_been_read_is_free_at_once(at: Bench) -> N
     assert at.stats.model("a").running.now == 0
 
 
+@bench()
+async def test_a_prompt_read_for_nobody_dies_with_its_model(at: Bench) -> None:
+    runner = await at.ask(A, keep_alive_s=0)
+    async with at.scheduler.slot(runner) as slot:
+        slot.busy_until = at.loop.time() + 100.0
+    assert at.stats.model("a").running.now == 1
+    at.scheduler.release(runner)
+    assert at.stats.model("a").running.now == 0
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32))
-def test_whatever_comes_and_leaves_when_it_likes_nothing_is_left_behind(seed: int) -> None:
+@given(st.integers(0, 2**32), st.booleans())
+def test_whatever_comes_and_leaves_when_it_likes_nothing_is_left_behind(seed: int, crashes: bool) -> None:
     rng = random.Random(seed)
 
     async def visit(at: Bench) -> None:
@@ -340,7 +362,7 @@ def test_whatever_comes_and_leaves_when_it_likes_nothing_is_left_behind(seed: in
                     async with at.scheduler.slot(runner) as slot:
                         slot.busy_until = at.loop.time() + rng.uniform(0, 5)
                         await asyncio.sleep(rng.uniform(0, 10))
-                        if rng.random() < 0.1:
+                        if crashes and rng.random() < 0.1:
                             at.scheduler.crash(runner)
                 finally:
                     at.scheduler.release(runner)
@@ -352,7 +374,9 @@ def test_whatever_comes_and_leaves_when_it_likes_nothing_is_left_behind(seed: in
         await asyncio.gather(*(visit(at) for _ in range(40)))
         await asyncio.sleep(300)
         assert (at.loaded, at.scheduler.pending, at.scheduler.loading) == ("", 0, None)
-        assert all(model.running.now == 0 and model.running.most <= 2 for model in at.stats.models.values())
+        for model in at.stats.models.values():
+            assert model.running.now == 0
+            assert crashes or model.running.most <= 2  # who has not noticed a crash yet is counted still
         assert at.stats.loads == at.stats.unloads
 
     storm()

@@ -99,8 +99,9 @@ def test_a_recursive_schema_comes_to_an_end(seed: int) -> None:
             "name": {"type": "string"},
             "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
             "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
+            "last": {"type": ["object", "null"], "properties": {"up": {"$ref": "#/$defs/node"}}, "required": ["up"]},
         },
-        "required": ["name", "children", "next"],
+        "required": ["name", "children", "next", "last"],
     }
     schema = {"$ref": "#/$defs/node", "$defs": {"node": node}}
     assert fits(sample(schema, random.Random(seed), WORDS), schema, schema)

@@ -81,6 +81,12 @@ def test_a_prompt_can_ask_for_a_length(length: int) -> None:
     assert script.tokens == length + 1  # the end of the text is a token too, as in Ollama's eval_count
 
 
+def test_no_sentence_comes_twice_before_all_have_been_said() -> None:
+    sentences = text(say("[[tokens:250]] whales")).split(". ")
+    assert len(sentences) > 12
+    assert len(set(sentences)) == len(sentences)
+
+
 def test_markers_and_little_words_are_no_topics() -> None:
     assert keywords("[[fault:cut after=3]] Explain the migration of whales to me") == ("migration", "whales")
 
@@ -116,9 +122,9 @@ def test_arguments_satisfy_the_tool_s_schema() -> None:
 
 def test_after_a_tool_has_answered_the_model_speaks() -> None:
     asked = (ChatMessage("user", "And Oslo?"), ChatMessage("assistant"))
-    script = say(tools=(WEATHER,), messages=(*asked, ChatMessage("tool", "wet", tool_name="get_weather")))
+    script = say(tools=(WEATHER,), messages=(*asked, ChatMessage("tool", "tool: wet", tool_name="get_weather")))
     assert not script.calls
-    assert text(script).startswith("According to get_weather: wet.")
+    assert text(script).startswith("According to get_weather: tool: wet.")
     assert "Oslo" in text(script)
 
 

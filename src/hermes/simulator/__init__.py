@@ -7,7 +7,7 @@ await simulator.stop()
 """
 
 from hermes.simulator.app import Simulator
-from hermes.simulator.faults import Fault, parse_fault
+from hermes.simulator.faults import Fault, parse_fault, parse_share
 from hermes.simulator.models import DEFAULT_MODELS, SimulatedModel, parse_memory, parse_model
 from hermes.simulator.settings import SimulatorConfig
 from hermes.simulator.stats import Abort, Stats
@@ -23,4 +23,5 @@ __all__ = [
     "parse_fault",
     "parse_memory",
     "parse_model",
+    "parse_share",
 ]

@@ -8,7 +8,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from hermes.errors import GatewayError
+import msgspec
+
+from hermes.errors import ConfigError, GatewayError
 from hermes.http.connection import Limits
 from hermes.http.request import Request
 from hermes.http.response import Response
@@ -16,11 +18,11 @@ from hermes.http.server import Server
 from hermes.http.wire import Deadlines
 from hermes.simulator.embedding import embed
 from hermes.simulator.gojson import Fields, Refusal, read_object
-from hermes.simulator.guard import may_ask
+from hermes.simulator.guard import is_local, may_ask
 from hermes.simulator.inference import infer
 from hermes.simulator.machine import Machine
 from hermes.simulator.pulling import pull
-from hermes.simulator.reply import PLAIN, SERVER, Ended, Reply
+from hermes.simulator.reply import PLAIN, SERVER, Ended, Reply, RunnerCrashed
 from hermes.simulator.requests import read_chat, read_embed, read_embeddings, read_generate
 from hermes.simulator.settings import SimulatorConfig
 from hermes.simulator.stats import Stats
@@ -38,14 +40,17 @@ _LIMITS = Limits(body_bytes=64 * 1024 * 1024, body_min_bytes_per_s=1.0, keep_ali
 class Simulator:
     """A simulated Ollama on the running loop. An App: `stats` counts what it has seen, `machine` is what it simulates.
 
-    A started simulator has to be stopped. A config that cannot be (faults, names) raises ConfigError or ValueError.
+    A started simulator has to be stopped. A config that cannot be raises ConfigError: here, or on start.
     """
 
     machine: Machine
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
+        if not self.config.speed > 0 or not 0 <= self.config.jitter <= 1:
+            raise ConfigError(f"speed {self.config.speed} must be above 0, jitter {self.config.jitter} from 0 to 1")
         self.stats = Stats()
+        self._guarded = True
         self._server: Server | None = None
         self._scheduling: asyncio.Task[None] | None = None
         self._routes: dict[bytes, dict[str, Endpoint]] = {
@@ -67,7 +72,9 @@ class Simulator:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen on a TCP address. Returns the port, chosen by the kernel where 0 was asked. Raises OSError."""
-        return await self._running().listen(host, port)
+        server = self._running()
+        self._guarded = self._guarded and is_local(host)
+        return await server.listen(host, port)
 
     async def start_unix(self, path: str) -> None:
         await self._running().listen_unix(path)
@@ -99,9 +106,11 @@ class Simulator:
             Reply(response).error(refusal.status, refusal.text)
         except Ended:
             pass
+        except RunnerCrashed:
+            Reply(response).crashed()
         except Exception:
             log.exception("a bug in the simulated server")
-            if not response.started:
+            if not response.ended:
                 Reply(response).error(500, "a bug in the simulated server")
         if response.status:
             self.stats.statuses[response.status] += 1
@@ -110,7 +119,7 @@ class Simulator:
         response.send(error.status, PLAIN, error.message.encode())
 
     def _route(self, request: Request) -> Endpoint:
-        if not may_ask(request):
+        if not may_ask(request, self._guarded):
             return self._forbidden
         methods = self._routes.get(request.path)
         if methods is None:
@@ -133,16 +142,20 @@ class Simulator:
         status = 301 if request.method == "GET" else 307
         response.send(status, b"location: %b\r\n" % path + _HTML, b'<a href="%b">Moved Permanently</a>.\n\n' % path)
 
+    async def _page(self, request: Request, response: Response, value: object) -> None:
+        reply = self.machine.reply(response, False, self.machine.fault(_fault_header(request)))
+        await reply.whole(msgspec.json.encode(value))
+
     # --- the server itself ------------------------------------------------------------------------------------------
 
     async def _root(self, request: Request, response: Response) -> None:
         response.send(200, _TEXT, b"Ollama is running")
 
     async def _version(self, request: Request, response: Response) -> None:
-        Reply(response).json({"version": self.config.version, "simulated": True})
+        await self._page(request, response, {"version": self.config.version, "simulated": True})
 
     async def _status(self, request: Request, response: Response) -> None:
-        Reply(response).json({"cloud": {"disabled": True, "source": "env"}})
+        await self._page(request, response, {"cloud": {"disabled": True, "source": "env"}})
 
     async def _stats(self, request: Request, response: Response) -> None:
         loading = self.machine.scheduler.loading
@@ -150,18 +163,18 @@ class Simulator:
             "pending": self.machine.scheduler.pending,
             "loading": loading.model.name if loading is not None else None,
         }
-        Reply(response).json(self.stats.render(self.machine.clock.now()) | scheduler)
+        await self._page(request, response, self.stats.render(self.machine.clock.now()) | scheduler)
 
     # --- models -----------------------------------------------------------------------------------------------------
 
     async def _tags(self, request: Request, response: Response) -> None:
-        Reply(response).json(self.machine.library.list_models())
+        await self._page(request, response, self.machine.library.list_models())
 
     async def _ps(self, request: Request, response: Response) -> None:
-        Reply(response).json(self.machine.list_running())
+        await self._page(request, response, self.machine.list_running())
 
     async def _show(self, request: Request, response: Response) -> None:
-        Reply(response).json(self.machine.library.show(_named(read_object(request.body, "ShowRequest"))))
+        await self._page(request, response, self.machine.library.show(_named(read_object(request.body, "ShowRequest"))))
 
     async def _delete(self, request: Request, response: Response) -> None:
         self.machine.library.delete(_named(read_object(request.body, "DeleteRequest")))

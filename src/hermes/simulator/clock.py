@@ -5,7 +5,7 @@ import time
 
 
 class Clock:
-    """Durations of the simulated hardware are divided by `speed`; everything else is the loop's own seconds."""
+    """`speed` is for those who reckon how long the simulated hardware takes; the clock itself runs as the loop's."""
 
     __slots__ = ("_epoch_ns", "_loop", "_prefix", "_second", "speed")
 
@@ -23,10 +23,6 @@ class Clock:
         """Wait for an instant on this clock. One that has passed still lets others run, and a cancellation in."""
         delay_s = at - self._loop.time()
         await asyncio.sleep(max(0, delay_s))
-
-    async def work(self, duration_s: float) -> None:
-        """Let the simulated hardware be busy."""
-        await self.until(self._loop.time() + duration_s / self.speed)
 
     def rfc3339(self, at: float | None = None) -> bytes:
         """An instant as Go prints it (RFC3339Nano in UTC): trailing zeros of the fraction are left out."""

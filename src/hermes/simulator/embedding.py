@@ -32,7 +32,7 @@ async def embed(machine: Machine, request: Embedding, header: str, response: Res
     options = read_options(request.options)
     prompt = "\n".join(request.inputs)
     with machine.visit(installed.model, prompt) as visit:
-        fault = machine.fault(header, prompt)
+        fault = machine.inference_fault(header, prompt)
         reply = machine.reply(response, False, fault)
         try:
             async with machine.runner(

@@ -35,7 +35,8 @@ _WITHIN = frozenset(("stall", "cut", "reset", "error-line", "crash", "garbage", 
 
 _ASKED = re.compile(r"\[\[fault:([a-z-]+)([^\[\]]*)\]\]")
 _TAG = re.compile(r"\[\[tag:([^\[\]]{1,100})\]\]")
-_ARGUMENT = re.compile(r"([a-z]+)=([0-9.]+)")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)(%?)")
+_ARGUMENT = re.compile(r"(after|for|status|bytes)=[0-9.]+")
 
 
 class Fault(Struct, frozen=True):
@@ -58,9 +59,10 @@ def parse_fault(text: str) -> Fault:
     kind, _, arguments = text.strip().replace(";", " ").replace(",", " ").partition(" ")
     if kind not in KINDS:
         raise ConfigError(f"there is no fault {kind!r}; there are {', '.join(KINDS)}")
-    given = dict(_ARGUMENT.findall(arguments))
-    if unknown := [part for part in arguments.split() if part.partition("=")[0] not in _ARGUMENTS]:
-        raise ConfigError(f"fault {kind!r}: {unknown[0]!r} is none of {', '.join(f'{name}=N' for name in _ARGUMENTS)}")
+    parts = arguments.split()
+    if wrong := next((part for part in parts if not _ARGUMENT.fullmatch(part)), None):
+        raise ConfigError(f"fault {kind!r}: {wrong!r} is none of after=N, for=SECONDS, status=N, bytes=N")
+    given = dict(part.split("=") for part in parts)
     try:
         return Fault(
             kind,
@@ -73,7 +75,14 @@ def parse_fault(text: str) -> Fault:
         raise ConfigError(f"fault {text!r}: {error}") from None
 
 
-_ARGUMENTS = ("after", "for", "status", "bytes")
+def parse_share(text: str) -> tuple[str, float]:
+    """A fault and its probability, from `cut=0.05`, `cut=5%` or `cut;after=3=5%`. Raises ConfigError."""
+    fault, _, share = text.rpartition("=")
+    parse_fault(fault)
+    match = _SHARE.fullmatch(share)
+    if match is None:
+        raise ConfigError(f"fault {text!r}: {share!r} is no probability; write cut=0.05 or cut=5%")
+    return fault, float(match[1]) / (100 if match[2] else 1)
 
 
 def asked_fault(header: str, prompt: str) -> Fault | None:

@@ -13,8 +13,17 @@ _LOCAL_ORIGIN = re.compile(
 )
 
 
-def may_ask(request: Request) -> bool:
-    return _host_is_local(request.header(b"host")) and _origin_is_local(request)
+def may_ask(request: Request, on_loopback: bool) -> bool:
+    """A server that listens to other machines cannot know what they call it: there any Host will do."""
+    return (not on_loopback or _host_is_local(request.header(b"host"))) and _origin_is_local(request)
+
+
+def is_local(host: str) -> bool:
+    """Only this machine reaches an address like that."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _host_is_local(host: str) -> bool:

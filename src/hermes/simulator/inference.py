@@ -49,7 +49,7 @@ async def infer(machine: Machine, request: Inference, header: str, response: Res
     options = read_options(request.options)
     prompt = "" if request.empty else request.messages[-1].content
     with machine.visit(model, prompt) as visit:
-        fault = machine.fault(header, prompt)
+        fault = machine.inference_fault(header, prompt)
         reply = machine.reply(response, request.stream, fault)
         ask = _Ask(request, options, began, fault.kind if fault is not None else "")
         try:

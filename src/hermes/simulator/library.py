@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from hermes.errors import ConfigError
 from hermes.simulator.clock import Clock
 from hermes.simulator.gojson import Refusal
 from hermes.simulator.models import SimulatedModel, model_key, short_name
@@ -110,7 +111,7 @@ class Library:
     def _install(self, name: str, model: SimulatedModel) -> None:
         key, shown = model_key(name), short_name(name)
         if key is None or shown is None:
-            raise ValueError(f"{name!r} is no model name")
+            raise ConfigError(f"{name!r} is no model name")
         self._installed.pop(key, None)
         self._installed[key] = Installed(shown, model, self._clock.rfc3339().decode("ascii"))
         self._downloaded[model.digest] = model.file_bytes

@@ -23,6 +23,8 @@ from hermes.simulator.stats import Abort, Stats
 
 
 class Machine:
+    """`outage` befalls every request while it is set, also those that only look."""
+
     def __init__(self, config: SimulatorConfig, stats: Stats, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self.stats = stats
@@ -30,16 +32,17 @@ class Machine:
         self.library = Library(config, self.clock)
         self.scheduler = Scheduler(config, self.clock, stats, loop)
         self.rng = random.Random(config.seed)  # noqa: S311 - ids and jitter
+        self.outage: Fault | None = None
         self._chance = Chance(config.faults, config.seed)
 
-    def fault(self, header: str, prompt: str) -> Fault | None:
+    def inference_fault(self, header: str, prompt: str) -> Fault | None:
         """What befalls an inference request: what it asks for, else what chance has for it."""
-        return self.asked_fault(header, prompt) or self._chance.draw()
+        return self.fault(header, prompt) or self._chance.draw()
 
-    def asked_fault(self, header: str, prompt: str) -> Fault | None:
-        """Raises Refusal if it is misspelt: a fault that silently does not happen proves nothing."""
+    def fault(self, header: str, prompt: str = "") -> Fault | None:
+        """What befalls any request. Raises Refusal for a fault that is misspelt: it would prove nothing."""
         try:
-            return asked_fault(header, prompt)
+            return asked_fault(header, prompt) or self.outage
         except ConfigError as error:
             raise Refusal(400, str(error)) from None
 

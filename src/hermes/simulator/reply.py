@@ -43,9 +43,6 @@ class Reply:
     def end(self) -> None:
         self.response.end()
 
-    def json(self, value: object) -> None:
-        self.response.send(200, JSON, msgspec.json.encode(value))
-
     def error(self, status: int, text: str) -> None:
         """A status with `{"error": text}`, or the last line of a stream that has begun."""
         body = msgspec.json.encode({"error": text})

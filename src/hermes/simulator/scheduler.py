@@ -58,11 +58,20 @@ class Runner:
         self.timer: asyncio.TimerHandle | None = None
         self.running = running
         self.slots = asyncio.Semaphore(model.parallel)
+        self.settling: dict[Slot, asyncio.TimerHandle] = {}
 
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    def end(self) -> None:
+        """The process is gone, and with it every prompt that was still being read for nobody."""
+        self.stop_timer()
+        for slot, timer in list(self.settling.items()):
+            timer.cancel()
+            slot.release()
+        self.gone.set()
 
 
 class Slot:
@@ -83,12 +92,13 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._loop.time() < self.busy_until:
-            self._loop.call_at(self.busy_until, self._release)
+        if self._loop.time() < self.busy_until and not self._runner.gone.is_set():
+            self._runner.settling[self] = self._loop.call_at(self.busy_until, self.release)
         else:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        self._runner.settling.pop(self, None)
         self._runner.running.down()
         self._runner.slots.release()
 
@@ -270,10 +280,9 @@ class Scheduler:
             self._unload(runner)
 
     def _unload(self, runner: Runner) -> None:
-        runner.stop_timer()
         del self._runners[runner.model.name]
         self._stats.unloads += 1
-        runner.gone.set()
+        runner.end()
 
 
 def expiry(runner: Runner, now: float) -> float:

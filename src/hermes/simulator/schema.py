@@ -18,9 +18,19 @@ _DATED = {
 }
 
 
+class NoSchema(ValueError):
+    """What was given is not shaped like a JSON Schema."""
+
+
 def sample(schema: Any, rng: random.Random, words: Sequence[str]) -> Any:
-    """One instance. Understands what structured outputs use: types, enums, objects, arrays, references, bounds."""
-    return _Sampler(schema, rng, words or ("answer",)).value(schema, 0)
+    """One instance. Understands what structured outputs use: types, enums, objects, arrays, references, bounds.
+
+    Raises NoSchema.
+    """
+    try:
+        return _Sampler(schema, rng, words or ("answer",)).value(schema, 0)
+    except (AttributeError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise NoSchema(str(error)) from error
 
 
 class _Sampler:
@@ -67,7 +77,7 @@ class _Sampler:
     def _type(self, schema: dict[str, Any], depth: int) -> str:
         kind = schema.get("type")
         if isinstance(kind, list) and kind:
-            plain = [name for name in kind if name not in ("null", "object", "array")] if depth >= _DEPTH else []
+            plain = [name for name in kind if name not in ("object", "array")] if depth >= _DEPTH else []
             return str((plain or kind)[0])
         if kind is None:
             return "object" if "properties" in schema else "array" if "items" in schema else "string"

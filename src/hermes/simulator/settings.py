@@ -25,5 +25,5 @@ class SimulatorConfig(Struct, frozen=True):
     seed: int = 0
     faults: dict[str, float] = {}
     version: str = "0.33.0"
-    # Ollama 0.33 lists a model in /api/ps once it is loaded (measured); versions before 0.31 did while it was loading.
+    # Ollama 0.33 lists a model in /api/ps only once it is loaded (measured); older schedulers did from its start.
     lists_loading: bool = False

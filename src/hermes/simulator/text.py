@@ -16,7 +16,7 @@ from msgspec import Struct
 from hermes.simulator.gojson import Refusal
 from hermes.simulator.models import SimulatedModel
 from hermes.simulator.requests import ChatMessage, Inference, Options, ToolUse
-from hermes.simulator.schema import sample
+from hermes.simulator.schema import NoSchema, sample
 
 TOKEN_CHARS = 4
 MESSAGE_TOKENS = 4  # what a chat template adds to each message
@@ -212,7 +212,7 @@ def _tool_calls(request: Inference, rng: random.Random, last: ChatMessage, words
     if not wanted and "tool" in text:
         wanted = [request.tools[0]]
     topics = [word for word in words if not any(word.lower() in tool.name.lower() for tool in wanted)] or words
-    made = [(tool.name, sample({"type": "object", **tool.parameters}, rng, topics)) for tool in wanted]
+    made = [(tool.name, _fitting({"type": "object", **tool.parameters}, rng, topics)) for tool in wanted]
     return tuple(ToolUse(name, arguments if isinstance(arguments, dict) else {}) for name, arguments in made)
 
 
@@ -226,7 +226,16 @@ def _json(wanted: Any, rng: random.Random, words: Sequence[str]) -> str:
         text = msgspec.json.encode(wanted).decode()
         quoted = msgspec.json.encode(text).decode()
         raise Refusal(500, f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
-    return msgspec.json.encode(sample(wanted, rng, words)).decode()
+    return msgspec.json.encode(_fitting(wanted, rng, words)).decode()
+
+
+def _fitting(schema: dict[str, Any], rng: random.Random, words: Sequence[str]) -> Any:
+    try:
+        return sample(schema, rng, words)
+    except NoSchema as error:
+        message = msgspec.json.encode(f"JSON schema conversion failed:\n{error}").decode()
+        text = f'{{"error":{{"code":400,"message":{message},"type":"invalid_request_error"}}}}'
+        raise Refusal(400, text) from None
 
 
 # --- what cuts an answer short --------------------------------------------------------------------------------------
