@@ -1,10 +1,12 @@
 """The access log: records as JSON lines, written in groups by a thread, so a stalled pipe never stalls the event loop.
 
-What waits for the thread is bounded; past that, lines are dropped and counted (invariant I4).
+What waits for the thread is bounded; past that, lines are dropped and counted (invariant I4). One record is one line,
+whatever happens to the lines around it (I28).
 """
 
 import asyncio
 import os
+import select
 import threading
 from collections import deque
 
@@ -29,6 +31,7 @@ class AccessLog:
         self._groups: deque[bytes] = deque()
         self._handed_over = 0  # lines; written by the loop alone
         self._written = 0  # lines; written by the thread alone
+        self._torn = False  # the last line written has no end
         self._wake = threading.Semaphore(0)
         self._timer: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._write_groups, name="access-log", daemon=True)
@@ -67,10 +70,27 @@ class AccessLog:
             group = self._groups.popleft()
             if not group:
                 return
-            lines = group.count(b"\n")
-            try:
-                while group:
-                    group = group[os.write(self._fd, group) :]
-            except OSError:
-                self._metrics.log_dropped.add((), lines)
-            self._written += lines
+            self._write(group)
+            self._written += group.count(b"\n")
+
+    def _write(self, group: bytes) -> None:
+        """All of it, however long that takes; what cannot be written at all is dropped."""
+        done = 0
+        try:
+            while self._torn:
+                self._torn = not self._write_some(b"\n")
+            while done < len(group):
+                done += self._write_some(group[done:])
+        except OSError:
+            self._metrics.log_dropped.add((), group.count(b"\n", done))
+            self._torn = self._torn or not group[:done].endswith((b"\n", b""[:done]))
+
+    def _write_some(self, data: bytes) -> int:
+        """Returns how many bytes were written. Raises OSError."""
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # whoever shares the pipe with us may have made it non-blocking
+            poll = select.poll()
+            poll.register(self._fd, select.POLLOUT)
+            poll.poll()
+            return 0

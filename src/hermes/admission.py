@@ -16,7 +16,8 @@ class Admission:
         self.scheduler = scheduler
         self._loop = loop
         self._waiters: dict[Ticket, asyncio.Future[Decision]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle does not say: one that is due at once is none of a timer
 
     def admit(self, ticket: Ticket, *, again: bool = False) -> "Lease":
         """A slot for this ticket, to be used with `async with`. Raises QueueFull, QueueTimeout or NoBackend."""
@@ -59,11 +60,11 @@ class Admission:
 
     def _arm(self) -> None:
         deadline = self.scheduler.next_deadline()
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._on_deadline)
+        self._timer, self._timer_at = self._loop.call_at(deadline, self._on_deadline), deadline
 
     def _on_deadline(self) -> None:
         self._timer = None

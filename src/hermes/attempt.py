@@ -22,7 +22,7 @@ from hermes.chat import (
     collect,
 )
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
-from hermes.errors import BackendError, GatewayError
+from hermes.errors import BackendError, BackendTimeout, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.client import ClientExchange, Pool
 from hermes.http.response import Response
@@ -90,7 +90,7 @@ async def _answer_whole(job: Job, answer: ClientExchange, spoken: BackendDialect
         raise spoken.failure(said)
     now = asyncio.get_running_loop().time()
     job.exchange.usage = said.usage
-    job.exchange.content(now)
+    job.exchange.first_content_at = now
     job.response.send(200, _head(job, b"application/json"), job.dialect.render_answer(said, job.meta))
 
 
@@ -144,12 +144,14 @@ class _Stream:
             kind = type(event)
             if kind in _CONTENT:
                 if job.exchange.first_content_at is None:
-                    job.exchange.content(self._loop.time())
+                    job.exchange.first_content_at = self._loop.time()
             elif kind is Usage:
                 job.exchange.usage = event  # type: ignore[assignment]  # narrowed by its type object
             elif kind is Stop:
                 self._stopped = True
             elif isinstance(event, Failure):
+                if not job.response.started:
+                    job.exchange.first_content_at = None  # what came along with it is not sent
                 raise self._spoken.failure(event)
         encoded = self._encoder.encode(events)
         if self._stopped:
@@ -158,9 +160,15 @@ class _Stream:
             job.response.write(encoded)
 
     def _next_deadline(self) -> float:
+        """When the next bytes must be here. Raises BackendTimeout where bytes keep coming but the time is over."""
+        now, service = self._loop.time(), self._job.service
         if self._job.exchange.first_content_at is None:
-            return self._job.deadline
-        return min(self._loop.time() + self._job.service.stall_timeout_s, self._must_end_at)
+            deadline = self._job.deadline
+        else:
+            deadline = min(now + service.stall_timeout_s, self._must_end_at)
+        if now >= deadline:
+            raise BackendTimeout("the backend's answer took too long")
+        return deadline
 
     async def _finish(self) -> None:
         """The client has its whole answer. Let the backend end the body, so that its connection can serve again."""

@@ -15,7 +15,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
-from hermes.policy.routing import Candidates, Catalog, Service, candidates, fill_in
+from hermes.policy.routing import Candidates, Catalog, Service, candidates, check_model_name, fill_in
 from hermes.policy.scheduler import Ticket
 from hermes.principal import Principal
 
@@ -34,6 +34,8 @@ class Gateway:
         self._admission = admission
         self._retries = retries
         self._metrics = metrics
+        self._routes: dict[str, tuple[Service, Candidates]] = {}
+        self._routes_of = -1
 
     async def complete(
         self,
@@ -45,7 +47,7 @@ class Gateway:
         size_bytes: int,
     ) -> None:
         """Answer `request`. Raises GatewayError; nothing has been sent then unless `response.started`."""
-        service, found = await self.route(request.model)
+        service, found = self._known_route(request.model) or await self.route(request.model)
         exchange.model, exchange.stream = service.model, request.stream
         ticket = Ticket(
             service.model,
@@ -69,7 +71,7 @@ class Gateway:
 
     async def route(self, model: str) -> tuple[Service, Candidates]:
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
-        service = self._catalog.service(model)
+        service = self._catalog.service(check_model_name(model))
         if service is None:
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")
         found = candidates(service, self._fleet.inventories())
@@ -82,7 +84,15 @@ class Gateway:
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:
             service = replace(service, model=found.resident)
+        self._routes[model] = service, found
         return service, found
+
+    def _known_route(self, model: str) -> tuple[Service, Candidates] | None:
+        """What `route` found before, as long as no backend's models have changed since."""
+        if self._routes_of != self._fleet.generation:
+            self._routes_of = self._fleet.generation
+            self._routes.clear()
+        return self._routes.get(model)
 
     async def _attempt(
         self,
@@ -123,13 +133,12 @@ class Gateway:
         self, error: BackendError, exchange: Exchange, response: Response, deadline: float
     ) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
-        if response.started or not error.retryable:
-            raise error
-        pause_s = self._retries.withdraw(exchange.attempts)
-        if pause_s is None or asyncio.get_running_loop().time() + pause_s >= deadline:
-            if exchange.attempts > 1:
-                error.headers += ((b"x-should-retry", b"false"),)
-            if isinstance(error, BackendBusy):
-                error.retry_after_s = error.retry_after_s or 1.0
-            raise error
-        return pause_s
+        if error.retryable and not response.started:
+            pause_s = self._retries.withdraw(exchange.attempts)
+            if pause_s is not None and asyncio.get_running_loop().time() + pause_s < deadline:
+                return pause_s
+        if exchange.attempts > 1:
+            error.headers += ((b"x-should-retry", b"false"),)
+        if isinstance(error, BackendBusy):
+            error.retry_after_s = error.retry_after_s or 1.0
+        raise error

@@ -34,17 +34,23 @@ def machine() -> dict[str, object]:
 
 
 def cgroup() -> dict[str, float | int]:
-    """Our cgroup's limits, if any: memory in bytes, processors as a number of them."""
+    """Our cgroup's limits, the tightest from here up: memory in bytes, processors as a number of them."""
     found: dict[str, float | int] = {}
     here = _own_cgroup()
-    for file, name in (("memory.max", "memory_limit_bytes"), ("memory.current", "memory_used_bytes")):
-        text = _read(here / file)
-        if text.isdigit():
-            found[name] = int(text)
-    quota, _, period = _read(here / "cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        found["cpu_limit"] = round(int(quota) / int(period), 3)
+    levels = [level for level in (here, *here.parents) if level.is_relative_to(_CGROUP)]
+    if memory := [int(text) for level in levels if (text := _read(level / "memory.max")).isdigit()]:
+        found["memory_limit_bytes"] = min(memory)
+    if (used := _read(here / "memory.current")).isdigit():
+        found["memory_used_bytes"] = int(used)
+    if cpus := [cpu for level in levels if (cpu := _cpus(_read(level / "cpu.max")))]:
+        found["cpu_limit"] = round(min(cpus), 3)
     return found
+
+
+def _cpus(cpu_max: str) -> float:
+    """`$QUOTA $PERIOD`, or `max $PERIOD` for no limit: 0.0."""
+    quota, _, period = cpu_max.partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else 0.0
 
 
 def _own_cgroup() -> Path:

@@ -15,6 +15,12 @@ MAX_SERIES = 1000
 Labels = tuple[str, ...]
 
 
+class Cell(Struct):
+    """The value of one series of a counter."""
+
+    value: float = 0.0
+
+
 class Counter:
     __slots__ = ("help", "labels", "name", "series")
 
@@ -22,17 +28,21 @@ class Counter:
         self.name = name
         self.help = help
         self.labels = labels
-        self.series: dict[Labels, float] = {} if labels else {(): 0.0}
+        self.series: dict[Labels, Cell] = {} if labels else {(): Cell()}
+
+    def child(self, values: Labels) -> Cell:
+        """The series with these label values, to be kept by whoever counts on it often."""
+        if values not in self.series and len(self.series) >= MAX_SERIES:
+            values = ("other",) * len(self.labels)
+        return self.series.setdefault(values, Cell())
 
     def add(self, values: Labels, amount: float = 1.0) -> None:
-        series = self.series
-        if values in series:
-            series[values] += amount
-        elif len(series) < MAX_SERIES:
-            series[values] = amount
-        else:
-            other = ("other",) * len(self.labels)
-            series[other] = series.get(other, 0.0) + amount
+        cell = self.series.get(values) or self.child(values)
+        cell.value += amount
+
+    def read(self) -> dict[Labels, float]:
+        """The value of every series."""
+        return {values: cell.value for values, cell in self.series.items()}
 
 
 class Gauge:
@@ -48,8 +58,22 @@ class Gauge:
 
 
 class Buckets(Struct):
+    """One series of a histogram: how many observations fell up to each bound, the last one to no bound."""
+
+    bounds: tuple[float, ...]
     counts: list[int]
     total: float = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> Iterator[tuple[str, float]]:
+        """Pairs of upper bound and the number of observations up to it, as Prometheus wants them."""
+        seen = 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            seen += count
+            yield bound, float(seen)
 
 
 class Histogram:
@@ -62,21 +86,14 @@ class Histogram:
         self.bounds = bounds
         self.series: dict[Labels, Buckets] = {}
 
-    def observe(self, values: Labels, value: float) -> None:
-        buckets = self.series.get(values)
-        if buckets is None:
-            if len(self.series) >= MAX_SERIES:
-                values = ("other",) * len(self.labels)
-            buckets = self.series.setdefault(values, Buckets([0] * (len(self.bounds) + 1)))
-        buckets.counts[bisect_left(self.bounds, value)] += 1
-        buckets.total += value
+    def child(self, values: Labels) -> Buckets:
+        """The series with these label values, to be kept by whoever observes often."""
+        if values not in self.series and len(self.series) >= MAX_SERIES:
+            values = ("other",) * len(self.labels)
+        return self.series.setdefault(values, Buckets(self.bounds, [0] * (len(self.bounds) + 1)))
 
-    def cumulative(self, buckets: Buckets) -> Iterator[tuple[str, float]]:
-        """Pairs of upper bound and the number of observations up to it, as Prometheus wants them."""
-        seen = 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), buckets.counts, strict=True):
-            seen += count
-            yield bound, float(seen)
+    def observe(self, values: Labels, value: float) -> None:
+        self.child(values).observe(value)
 
 
 # 1 ms to 10 min: an admission is microseconds, a cold 70B load minutes.
@@ -127,11 +144,11 @@ class Metrics:
             if isinstance(metric, Histogram):
                 family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
                 for values, buckets in metric.series.items():
-                    family.add_metric(values, list(metric.cumulative(buckets)), buckets.total)
+                    family.add_metric(values, list(buckets.cumulative()), buckets.total)
             else:
                 kind = CounterMetricFamily if isinstance(metric, Counter) else GaugeMetricFamily
                 family = kind(metric.name, metric.help, labels=metric.labels)
-                for values, value in (metric.series if isinstance(metric, Counter) else metric.read()).items():
+                for values, value in metric.read().items():
                     family.add_metric(values, value)
             families.append(family)
         return families

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 # Files besides the clients' connections: backends, logs, the loop's own.
 RESERVED_FILES = 64
+# How long cut connections may take to be gone.
+CUT_S = 1.0
 
 
 class Runtime:
@@ -79,7 +81,15 @@ class Runtime:
             headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
         limits = PoolLimits(connect_timeout_s=backend.connect_timeout_s)
         pool = Pool(origin, limits, self._deadlines, self._loop, headers)
-        return Backend(backend.name, backend.kind, backend.url, Ollama(pool), backend.slots, backend.probe_interval_s)
+        return Backend(
+            backend.name,
+            backend.kind,
+            backend.url,
+            Ollama(pool),
+            backend.slots,
+            backend.probe_interval_s,
+            backend.simulated,
+        )
 
     def _on_backend(self, backend: Backend) -> None:
         self.admission.observe(backend.facts)
@@ -160,15 +170,23 @@ class Runtime:
         """Readiness fails, the queue is sent away, running requests finish until the deadline or `now`."""
         self.api.draining = True
         self.admission.close()
-        hurry = self._loop.create_task(now.wait(), name="second signal")
-        hurry.add_done_callback(lambda task: None if task.cancelled() else self.server.abort())
+        patience_s = self.config.server.drain_timeout_s
+        deadline = self._loop.call_later(patience_s, now.set)
+        hurry = self._loop.create_task(now.wait(), name="hurry")
+        hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
         try:
-            return await self.server.drain(self.config.server.drain_timeout_s) and not now.is_set()
+            return await self.server.drain(patience_s + CUT_S) and not now.is_set()
         finally:
+            deadline.cancel()
             hurry.cancel()
+
+    def _cut(self) -> None:
+        self.api.cutting = True
+        self.server.abort()
 
     async def stop(self) -> None:
         """Let go of everything."""
+        self.api.cutting = True
         await self.server.drain(0)
         if self._watching is not None:
             self._watching.cancel()

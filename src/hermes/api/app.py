@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Callable
 
 from hermes.api.door import HOP_HEADER, Door
-from hermes.api.routes import Access, Call, Match, Route, RouteTable, content_line
+from hermes.api.routes import Access, Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
 from hermes.errors import Draining, Forbidden, GatewayError, Outcome
@@ -43,19 +44,21 @@ class Api:
         self._fallback = fallback
         self._clock = clock
         self.draining = False
+        self.cutting = False
 
     async def handle(self, request: Request, response: Response) -> None:
-        given = request.headers.get(b"x-request-id", b"")
-        exchange = self._journal.begin(
-            request.method, given.decode("ascii") if _CLEAN_ID(given) else "", request.received_at
-        )
+        given = request.headers.get(b"x-request-id")
+        request_id = given.decode("ascii") if given and _CLEAN_ID(given) else ""
+        exchange = self._journal.begin(request.method, request_id, request.received_at)
         dialect = self._fallback
         try:
             self._door.check(request)
             match = self._table.match(request.method, request.path)
-            dialect = match.route.dialect
-            call = self._enter(match, request, response, exchange)
-            await match.route.handler(call)
+            route = match.route
+            exchange.route, exchange.quiet, dialect = route.path, route.quiet, route.dialect
+            exchange.forwarded = self._door.hop_line(request.headers.get(HOP_HEADER))
+            principal = ANONYMOUS if route.access is Access.OPEN else self._let_in(route, request, exchange)
+            await route.handler(Call(request, response, exchange, principal, match.model))
         except GatewayError as error:
             self._refuse(error, response, exchange, dialect)
         except Exception:
@@ -63,26 +66,20 @@ class Api:
             self._refuse(GatewayError("internal error; the log has its cause"), response, exchange, dialect)
         except asyncio.CancelledError:
             # Who cancelled? The client by leaving, or we at the end of a drain.
-            exchange.outcome = Outcome.DRAINED if self.draining else Outcome.CLIENT_GONE
+            exchange.outcome = Outcome.DRAINED if self.cutting else Outcome.CLIENT_GONE
             raise
         finally:
-            exchange.status = response.status
-            exchange.close(self._clock())
+            exchange.status = response.status if response.started else 0
+            self._journal.close(exchange, self._clock())
 
     def refuse(self, error: GatewayError, response: Response) -> None:
         self._metrics.malformed.add((error.code,))
-        response.send(error.status, content_line(b"application/json"), self._fallback.render_error(error, ""))
-
-    def _enter(self, match: Match, request: Request, response: Response, exchange: Exchange) -> Call:
-        route = match.route
-        exchange.route, exchange.quiet = route.path, route.quiet
-        exchange.forwarded = self._door.hop_line(request.headers.get(HOP_HEADER))
-        return Call(request, response, exchange, self._let_in(route, request, exchange), match.model)
+        request_id = os.urandom(14).hex()
+        lines = content_line(b"application/json") + render_headers(((b"x-request-id", request_id.encode("ascii")),))
+        response.send(error.status, lines, self._fallback.render_error(error, request_id))
 
     def _let_in(self, route: Route, request: Request, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
-        if route.access is Access.OPEN:
-            return ANONYMOUS
         principal = self._authenticator.authenticate(request.headers)
         exchange.key_id = principal.key_id
         if route.access is Access.ADMIN and not principal.admin:

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Awaitable
 
-from hermes.api.routes import Call, check_model_name
-from hermes.chat import ChatRequest
+from hermes.api.routes import Call
 from hermes.dialects import ClientDialect
 from hermes.errors import BadRequest
 from hermes.gateway import Gateway
+from hermes.policy.routing import check_model_name
 
 # Above this, parsing could hold the event loop up for more than a few milliseconds (invariant I36).
 THREAD_BYTES = 256 * 1024
@@ -30,17 +30,14 @@ class Inference:
         body = call.request.take_body()
         if len(body) > THREAD_BYTES:
             return self._complete_large(call, dialect, body, model)
-        return self._go(call, dialect, dialect.parse_request(body, model), len(body))
+        request = dialect.parse_request(body, model)
+        return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, len(body))
 
     async def _complete_large(self, call: Call, dialect: ClientDialect, body: bytes, model: str | None) -> None:
         request = await asyncio.to_thread(dialect.parse_request, body, model)
         size_bytes = len(body)
         del body
-        await self._go(call, dialect, request, size_bytes)
-
-    def _go(self, call: Call, dialect: ClientDialect, request: ChatRequest, size_bytes: int) -> Awaitable[None]:
-        check_model_name(request.model)
-        return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size_bytes)
+        await self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size_bytes)
 
 
 def _named_model(call: Call) -> str | None:

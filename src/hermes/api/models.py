@@ -1,5 +1,6 @@
 """The routes about models: what there is, and pulling more."""
 
+from contextlib import aclosing
 from datetime import datetime
 
 import msgspec
@@ -87,15 +88,16 @@ class Models:
 
     async def _pull(self, backend: Backend, model: str, load: bool, progress: "_Progress") -> None:
         last = PullProgress()
-        async for last in backend.driver.pull(model, LOAD_TIMEOUT_S):
-            if last.error:
-                raise BackendError(f"the backend could not pull {model!r}: {last.error}", code="pull_failed")
-            await progress.tell(last)
+        async with aclosing(backend.driver.pull(model, LOAD_TIMEOUT_S)) as lines:
+            async for last in lines:
+                if last.error:
+                    raise BackendError(f"the backend could not pull {model!r}: {last.error}", code="pull_failed")
+                await progress.tell(last)
         if last.status != "success":
             raise BackendError(f"the backend broke off pulling {model!r}", code="pull_failed")
         await backend.look(LOOK_TIMEOUT_S)
-        info = backend.inventory.models.get(backend.inventory.names.get(model, ""))
-        if load and info is not None:
+        if load:
+            info = backend.inventory.models.get(backend.inventory.names.get(model, "")) or ModelInfo(model)
             await progress.tell(PullProgress(status="loading"))
             await backend.driver.load(info, LOAD_TIMEOUT_S)
             await backend.look(LOOK_TIMEOUT_S)

@@ -104,7 +104,7 @@ def _backend(backend: Backend) -> dict[str, object]:
         "url": backend.url,
         "state": backend.state,
         "version": backend.inventory.version,
-        "simulated": backend.inventory.simulated,
+        "simulated": backend.simulated,
         "models": len(backend.inventory.models),
         "loaded": backend.inventory.loaded,
     }

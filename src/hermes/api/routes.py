@@ -1,6 +1,5 @@
 """The route table: the only paths there are, and who may use each (invariant I16)."""
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from urllib.parse import unquote_to_bytes
@@ -8,14 +7,12 @@ from urllib.parse import unquote_to_bytes
 from msgspec import Struct
 
 from hermes.dialects import ClientDialect
-from hermes.errors import BadRequest, MethodNotAllowed, RouteNotFound
+from hermes.errors import MethodNotAllowed, RouteNotFound
 from hermes.exchange import Exchange
 from hermes.http.request import Request
 from hermes.http.response import Response
+from hermes.policy.routing import check_model_name
 from hermes.principal import Principal
-
-# I25. Also keeps model names fit for labels, paths and log lines.
-MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
 
 
 class Access(Enum):
@@ -66,11 +63,19 @@ class RouteTable:
             before, model, after = route.path.encode("ascii").partition(b"{model}")
             methods = self._around.setdefault((before, after), {}) if model else self._exact.setdefault(before, {})
             methods[route.method] = route
+        self._matches = {
+            (path, method): Match(route, None)
+            for path, methods in self._exact.items()
+            for method, route in methods.items()
+        }
         # The longest suffix first: `/v1/llm/{model}/pull` before `/v1/llm/{model}`.
         self._around = dict(sorted(self._around.items(), key=lambda item: -len(item[0][1])))
 
     def match(self, method: str, path: bytes) -> Match:
         """The route of a raw path. Raises RouteNotFound, MethodNotAllowed, or BadRequest for a bad model name."""
+        match = self._matches.get((path, method))
+        if match is not None:
+            return match
         methods = self._exact.get(path)
         if methods is not None:
             return Match(_of_method(methods, method), None)
@@ -93,14 +98,6 @@ def _of_method(methods: dict[str, Route], method: str) -> Route:
 def _model_name(named: bytes) -> str:
     """Percent-decoded exactly once (I16)."""
     return check_model_name(unquote_to_bytes(named).decode("latin-1"))
-
-
-def check_model_name(name: str) -> str:
-    if not MODEL_NAME(name):
-        raise BadRequest(
-            f"{name[:80]!r} is not a model name: letters, digits and . _ : / @ -, at most 200", param="model"
-        )
-    return name
 
 
 def content_line(content_type: bytes) -> bytes:

@@ -9,6 +9,7 @@ import click
 
 from hermes.config import Config
 from hermes.config.load import load
+from hermes.config.rules import check_bind
 from hermes.errors import ConfigError
 
 config_option = click.option(
@@ -22,9 +23,11 @@ config_option = click.option(
 def load_or_exit(path: str | None, overrides: dict[str, Any]) -> Config:
     """The configuration in force; on a mistake says all that is wrong and exits with 2."""
     try:
-        return load(path, os.environ, overrides, Path.cwd())
+        config = load(path, os.environ, overrides, Path.cwd())
+        check_bind(config)
     except ConfigError as error:
         fail(str(error), 2)
+    return config
 
 
 def fail(message: str, code: int) -> NoReturn:

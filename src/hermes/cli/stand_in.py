@@ -6,7 +6,7 @@ import click
 from msgspec.structs import replace
 
 from hermes.config import Backend, Config
-from hermes.errors import BackendError
+from hermes.errors import BackendError, ConfigError
 from hermes.fleet.ollama import Ollama
 from hermes.http.client import Pool, PoolLimits
 from hermes.http.origin import Origin
@@ -41,7 +41,11 @@ async def _any_answers(backends: tuple[Backend, ...]) -> bool:
 
 async def _answers(backend: Backend) -> bool:
     loop = asyncio.get_running_loop()
-    pool = Pool(Origin.parse(backend.url, backend.ca_file), PoolLimits(), Deadlines(loop), loop)
+    try:
+        origin = Origin.parse(backend.url, backend.ca_file)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"backends.{backend.name}: {error}") from error
+    pool = Pool(origin, PoolLimits(), Deadlines(loop), loop)
     try:
         await Ollama(pool).inventory(_PATIENCE_S)
         return True

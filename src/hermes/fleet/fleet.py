@@ -22,7 +22,16 @@ REFRESH_S = 1.0
 class Backend:
     """One backend as it is seen now. `state` is `starting` until the first probe has ended."""
 
-    def __init__(self, name: str, kind: str, url: str, driver: Ollama, slots: int | None, interval_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        url: str,
+        driver: Ollama,
+        slots: int | None,
+        interval_s: float,
+        simulated: bool = False,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.url = url
@@ -34,8 +43,14 @@ class Backend:
         self.inventory = Inventory("", {}, (), {})
         self.failures = 0
         self.seen_at = 0.0
+        self._said_to_be_simulated = simulated
         self._look = asyncio.Event()
-        self._looked = asyncio.Event()
+        self._looked = asyncio.Event()  # the end of the probe that begins next
+
+    @property
+    def simulated(self) -> bool:
+        """By its own word or the operator's."""
+        return self.inventory.simulated or self._said_to_be_simulated
 
     @property
     def facts(self) -> BackendFacts:
@@ -44,38 +59,39 @@ class Backend:
     async def watch(self, on_change: Callable[["Backend"], None]) -> None:
         """Probe for ever: regularly, and at once when somebody asks."""
         while True:
+            self._look.clear()
+            looked, self._looked = self._looked, asyncio.Event()
             await self._probe(on_change)
-            self._looked.set()
+            looked.set()
             try:
                 async with asyncio.timeout(RETRY_S if self.failures else self.interval_s):
                     await self._look.wait()
             except TimeoutError:
                 pass
-            self._look.clear()
 
     def suspect(self) -> None:
         """An attempt could not reach it: look now rather than at the next turn."""
         self._look.set()
 
     async def look(self, timeout_s: float) -> None:
-        """Look again now, and wait until that is done or `timeout_s` is over."""
-        self._looked.clear()
+        """Look again from now on, and wait until that is done or `timeout_s` is over."""
+        looked = self._looked
         self._look.set()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._looked.wait()
+                await looked.wait()
         except TimeoutError:
             pass
 
     async def _probe(self, on_change: Callable[["Backend"], None]) -> None:
-        before = self.state
+        before, had = self.state, self.inventory.names
         try:
             self.inventory = await self.driver.inventory(PROBE_TIMEOUT_S)
         except BackendError as error:
-            self.failures += 1
-            self.error = error.message
-            if self.failures >= FAILURES_UNTIL_DOWN or self.state == "starting":
-                self.state = "down"
+            self._failed(error.message)
+        except Exception:  # one backend's watcher must not end the others'
+            log.exception("looking at backend %s met a bug", self.name)
+            self._failed("looking at it met a bug; the log has its cause")
         else:
             self.failures = 0
             self.error = ""
@@ -83,12 +99,22 @@ class Backend:
         self.seen_at = asyncio.get_running_loop().time()
         if self.state != before:
             log.info("backend %s is %s%s", self.name, self.state, f": {self.error}" if self.error else "")
+        if self.state != before or self.inventory.names != had:
             on_change(self)
+
+    def _failed(self, why: str) -> None:
+        self.failures += 1
+        self.error = why
+        if self.failures >= FAILURES_UNTIL_DOWN or self.state == "starting":
+            self.state = "down"
 
 
 class Fleet:
+    """`on_change` hears of every backend that came, went, or has other models than before."""
+
     def __init__(self, backends: Iterable[Backend], on_change: Callable[[Backend], None]) -> None:
         self.backends = {backend.name: backend for backend in backends}
+        self.generation = 0  # grows with each such change
         self._on_change = on_change
 
     async def run(self) -> None:
@@ -96,10 +122,14 @@ class Fleet:
         try:
             async with asyncio.TaskGroup() as watchers:
                 for backend in self.backends.values():
-                    watchers.create_task(backend.watch(self._on_change), name=f"watch {backend.name}")
+                    watchers.create_task(backend.watch(self._changed), name=f"watch {backend.name}")
         finally:
             for backend in self.backends.values():
                 backend.driver.pool.close()
+
+    def _changed(self, backend: Backend) -> None:
+        self.generation += 1
+        self._on_change(backend)
 
     @property
     def ready(self) -> bool:

@@ -4,12 +4,13 @@ Shapes: Ollama's docs/api.md and server/routes.go (v0.33).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from hermes.dialects import strict
 from hermes.dialects.ndjson import Lines
 from hermes.dialects.ollama import Ollama as Dialect
 from hermes.errors import BackendError
@@ -17,6 +18,8 @@ from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
 from hermes.http.client import Pool
 
 T = TypeVar("T")
+
+_Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _MANAGEMENT_BYTES = 16 * 1024 * 1024
 
@@ -30,12 +33,12 @@ class _Details(Struct):
     family: str = ""
     parameter_size: str = ""
     quantization_level: str = ""
-    context_length: int = 0
+    context_length: _Size = 0
 
 
 class _Tag(Struct):
     name: str
-    size: int = 0
+    size: _Size = 0
     digest: str = ""
     modified_at: str = ""
     details: _Details | None = None
@@ -48,9 +51,9 @@ class _Tags(Struct):
 
 class _Running(Struct):
     name: str
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
+    size: _Size = 0
+    size_vram: _Size = 0
+    context_length: _Size = 0
     expires_at: str = ""
 
 
@@ -68,8 +71,8 @@ class PullProgress(Struct, frozen=True, omit_defaults=True):
 
     status: str = ""
     digest: str = ""
-    total: int = 0
-    completed: int = 0
+    total: _Size = 0
+    completed: _Size = 0
     error: str = ""
 
 
@@ -97,7 +100,7 @@ class Ollama:
         )
         return Inventory(version.version, models, loaded, _names(models), version.simulated)
 
-    async def pull(self, model: str, stall_timeout_s: float) -> AsyncIterator[PullProgress]:
+    async def pull(self, model: str, stall_timeout_s: float) -> AsyncGenerator[PullProgress, None]:
         """Download a model. Yields progress; a line with `error` is the last. Raises BackendError."""
         loop = asyncio.get_running_loop()
         body = msgspec.json.encode({"model": model, "stream": True})
@@ -162,7 +165,7 @@ class Ollama:
 def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:  # ValidationError included
+    except strict.MALFORMED as error:
         raise BackendError(f"the backend's answer is not Ollama's: {error}") from error
 
 

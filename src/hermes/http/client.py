@@ -8,6 +8,7 @@ its heads, bodies and silences are bounded (I15).
 import asyncio
 import re
 from collections import deque
+from collections.abc import Coroutine
 from functools import lru_cache
 from types import TracebackType
 from typing import cast
@@ -69,10 +70,10 @@ class ClientConnection(asyncio.Protocol):
         self.lost = False
         self.reused = False
         self.deadline = NEVER
+        self._parser = httptools.HttpResponseParser(self)
         self._begin()
 
     def _begin(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._failure = ""
         self._fields: dict[bytes, bytes] = {}
@@ -92,16 +93,25 @@ class ClientConnection(asyncio.Protocol):
 
     # --- the exchange calls -----------------------------------------------------------------------------------------
 
-    def send(self, request: bytes, want_whole: bool) -> None:
-        self._sent = True
-        self._want_whole = want_whole
-        self._transport.write(request)
+    async def ask(self, request: bytes, want_whole: bool, deadline: float) -> None:
+        """Send a request and wait for its answer's status and headers, or for all of it.
 
-    async def head(self, deadline: float) -> None:
-        """Wait for the status and headers. Raises BackendError, BackendTimeout or StaleConnection."""
-        while self._failure or not self.status or (self._want_whole and not self.complete):
+        Raises BackendError, BackendTimeout or StaleConnection.
+        """
+        if not self.lost:
+            self._sent = True
+            self._want_whole = want_whole
+            self._transport.write(request)
+        while self._failure or not self.status or (want_whole and not self.complete):
             self._raise_if_over()
-            await self._wait(deadline)
+            # Waiting is written out, here and in `read`: a coroutine less for every answer and every chunk.
+            self._waiter = self._pool.loop.create_future()
+            self.deadline = deadline
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self.deadline = NEVER
 
     async def read(self, deadline: float) -> bytes:
         """All body bytes that have come since the last read; b"" once the body is complete."""
@@ -109,7 +119,13 @@ class ClientConnection(asyncio.Protocol):
             if self.complete:
                 return b""
             self._raise_if_over()
-            await self._wait(deadline)
+            self._waiter = self._pool.loop.create_future()
+            self.deadline = deadline
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self.deadline = NEVER
         data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         self.body_bytes = 0
@@ -128,15 +144,6 @@ class ClientConnection(asyncio.Protocol):
                 raise StaleConnection
             raise BackendError("the backend closed the connection before its answer was complete")
 
-    async def _wait(self, deadline: float) -> None:
-        self._waiter = self._pool.loop.create_future()
-        self.deadline = deadline
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            self.deadline = NEVER
-
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -145,7 +152,9 @@ class ClientConnection(asyncio.Protocol):
         """The exchange is over: back to the pool if the answer was read whole, else gone at once."""
         if self.lost:
             return
-        if self.complete and self.keep_alive and not self._failure:
+        # A backend that has answered before it had the whole request may never read the rest.
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if self.complete and self.keep_alive and not (self._failure or unsent_bytes):
             if self._held:
                 self._transport.resume_reading()
             self._begin()
@@ -293,16 +302,20 @@ class Pool:
             lines += b"\r\n" if method == "GET" else b"content-length: 0\r\n\r\n"
         return ClientExchange(self, lines + body, whole, deadline)
 
-    async def acquire(self, deadline: float, fresh: bool = False) -> ClientConnection:
-        """An idle connection, the youngest first, or a new one.
-
-        Raises BackendUnreachable, BackendBusy, or BackendTimeout when there was no time left to connect.
-        """
-        while self._idle and not fresh:
+    def idle(self) -> ClientConnection | None:
+        """An idle connection, the youngest first, if there is one."""
+        while self._idle:
             connection = self._idle.pop()
             if not connection.lost:
                 connection.deadline = NEVER
                 return connection
+        return None
+
+    async def connect(self, deadline: float) -> ClientConnection:
+        """A new connection.
+
+        Raises BackendUnreachable, BackendBusy, or BackendTimeout when there was no time left to connect.
+        """
         if len(self._open) + self._connecting >= self.limits.connections:
             raise BackendBusy(f"all {self.limits.connections} connections to the backend are in use")
         self._connecting += 1
@@ -359,25 +372,26 @@ class ClientExchange:
         self._connection: ClientConnection = cast(ClientConnection, None)
 
     async def __aenter__(self) -> "ClientExchange":
+        pool, deadline = self._pool, self._deadline
+        self._connection = connection = pool.idle() or await pool.connect(deadline)
         try:
-            await self._ask(await self._pool.acquire(self._deadline))
+            await connection.ask(self._request, self._whole, deadline)
         except StaleConnection:
-            try:
-                await self._ask(await self._pool.acquire(self._deadline, fresh=True))
-            except StaleConnection:  # a fresh connection is never stale
-                raise AssertionError from None
-        self._request = b""  # sent: the answer may take an hour
-        return self
-
-    async def _ask(self, connection: ClientConnection) -> None:
-        try:
-            if not connection.lost:
-                connection.send(self._request, self._whole)
-            await connection.head(self._deadline)
+            await self._ask_anew()
         except BaseException:
             connection.release()
             raise
-        self._connection = connection
+        self._request = b""  # sent: the answer may take an hour
+        return self
+
+    async def _ask_anew(self) -> None:
+        """On a new connection, which is never stale."""
+        self._connection = connection = await self._pool.connect(self._deadline)
+        try:
+            await connection.ask(self._request, self._whole, self._deadline)
+        except BaseException:
+            connection.release()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -392,9 +406,9 @@ class ClientExchange:
     def headers(self) -> dict[bytes, bytes]:
         return self._connection.headers
 
-    async def read(self, deadline: float | None = None) -> bytes:
+    def read(self, deadline: float | None = None) -> Coroutine[None, None, bytes]:
         """The next body bytes, as they come; b"" at the end. Raises BackendError when they break off."""
-        return await self._connection.read(self._deadline if deadline is None else deadline)
+        return self._connection.read(self._deadline if deadline is None else deadline)
 
     async def read_all(self, max_bytes: int, deadline: float | None = None) -> bytes:
         """The rest of the body, at most `max_bytes` of it."""

@@ -160,15 +160,20 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        self._server.farewell(self)
+        self.deadline = NEVER
         self._pending = None
-        if self._task is not None and not self._response.ended:
-            self._task.cancel()
         if self.resumed is not None and not self.resumed.done():
             self.resumed.set_result(None)
+        if self._task is None:
+            self._server.farewell(self)
+            return
+        # A handler has the last word, its record of the request: until then the server does not count as empty (I33).
+        self._task.add_done_callback(lambda _: self._server.farewell(self))
+        if self._answering:
+            self._task.cancel()
 
     def eof_received(self) -> None:
-        if self._task is not None and not self._response.ended:
+        if self._answering:
             self._transport.abort()  # a plain close would wait until the client had read what it will not read
 
     def data_received(self, data: bytes) -> None:
@@ -198,7 +203,7 @@ class ServerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.resumed = self._server.loop.create_future()
-        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._unsent_bytes = self._count_unsent()
         self.deadline = self._server.loop.time() + self._server.limits.write_timeout_s
 
     def resume_writing(self) -> None:
@@ -387,12 +392,11 @@ class ServerConnection(asyncio.Protocol):
 
     def _rest(self) -> None:
         """Nothing is left to be answered. What has come early gets its time from now on."""
-        now = self._server.loop.time()
         if self._request is not None:
-            self._body_since = now
+            self._body_since = self._server.loop.time()
             self._invite(self._request)
         elif self._head_since is not None:
-            self._head_since = now
+            self._head_since = self._server.loop.time()
         self._arm()
 
     # --- the response calls -----------------------------------------------------------------------------------------
@@ -404,8 +408,13 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """A request is being read or answered, or its answer is on its way."""
-        return self._task is not None or self._request is not None or self._begun or self._leaving
+        """A request is being read or answered, or the last answer is on its way."""
+        return self._answering or self._request is not None or self._begun or self._leaving
+
+    @property
+    def _answering(self) -> bool:
+        """False for a handler that works on after its answer: what it still does is not the client's."""
+        return self._task is not None and not self._response.ended
 
     def date_line(self) -> bytes:
         return self._server.date_line()
@@ -440,8 +449,10 @@ class ServerConnection(asyncio.Protocol):
 
     def reset(self) -> None:
         """Cut the connection, so that the client cannot take the end for a clean one (invariant I5)."""
+        if self.lost:
+            return
         open_socket = self._transport.get_extra_info("socket")
-        if open_socket is not None and not self.lost:
+        if open_socket is not None:
             open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._transport.abort()
 
@@ -463,7 +474,7 @@ class ServerConnection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         self.deadline = NEVER
-        unsent_bytes = self._transport.get_write_buffer_size()
+        unsent_bytes = self._count_unsent()
         if self.resumed is not None or (self._leaving and unsent_bytes):
             self._judge_slow_reader(unsent_bytes, now)
         elif self._leaving:
@@ -477,6 +488,9 @@ class ServerConnection(asyncio.Protocol):
         else:
             self._leave()
             self._transport.close()
+
+    def _count_unsent(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def _judge_slow_reader(self, unsent_bytes: int, now: float) -> None:
         """No progress for a whole write timeout ends the connection (invariant I13)."""

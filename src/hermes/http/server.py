@@ -5,7 +5,11 @@ import ssl
 from email.utils import formatdate
 
 from hermes.http.connection import App, Limits, ServerConnection
+from hermes.http.tls import TlsConnection
 from hermes.http.wire import Deadlines
+
+_BACKLOG = 1024
+_NEVER_FIRST_S = 3600.0  # a connection has deadlines of its own
 
 
 class Server:
@@ -24,20 +28,30 @@ class Server:
 
     @property
     def open_connections(self) -> int:
+        """With those that are lost but whose handlers have not returned."""
         return len(self._connections)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Bind a TCP address. Returns the port, chosen by the kernel where 0 was asked. Raises OSError."""
-        handshake_s = self.limits.header_timeout_s if tls else None
-        listener = await self.loop.create_server(
-            self._connect, host, port, ssl=tls, ssl_handshake_timeout=handshake_s, backlog=1024, reuse_address=True
-        )
+        if tls is None:
+            listener = await self.loop.create_server(self._connect, host, port, backlog=_BACKLOG, reuse_address=True)
+        else:
+            listener = await self.loop.create_server(
+                self._connect_tls,
+                host,
+                port,
+                ssl=tls,
+                ssl_handshake_timeout=self.limits.header_timeout_s,
+                ssl_shutdown_timeout=_NEVER_FIRST_S,
+                backlog=_BACKLOG,
+                reuse_address=True,
+            )
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])
 
     async def listen_unix(self, path: str) -> None:
         """Bind a Unix socket. A file left there by an earlier process is replaced. Raises OSError."""
-        self._listeners.append(await self.loop.create_unix_server(self._connect, path, backlog=1024))
+        self._listeners.append(await self.loop.create_unix_server(self._connect, path, backlog=_BACKLOG))
 
     async def drain(self, timeout_s: float) -> bool:
         """Stop accepting, let what runs finish, then cut what is left. True if nothing was cut (invariant I33)."""
@@ -64,6 +78,9 @@ class Server:
 
     def _connect(self) -> ServerConnection:
         return ServerConnection(self)
+
+    def _connect_tls(self) -> ServerConnection:
+        return TlsConnection(self)
 
     def welcome(self, connection: ServerConnection) -> bool:
         """Take in a new connection; False when there are too many already (file descriptors are few), or at the end."""

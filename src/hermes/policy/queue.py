@@ -108,15 +108,13 @@ class Queue:
         return late
 
     def _hold(self, ticket: Ticket, change: int) -> None:
-        mine = self._by_tenant.setdefault(ticket.tenant, _Held())
-        line = self._by_model.setdefault(ticket.model, _Held())
-        for held in (self._all, mine, line):
+        tenant = self._by_tenant.setdefault(ticket.tenant, _Held())
+        model = self._by_model.setdefault(ticket.model, _Held())
+        for held in (self._all, tenant, model):
             held.tickets += change
             held.size_bytes += change * ticket.size_bytes
-        if not mine.tickets:
-            del self._by_tenant[ticket.tenant]
-        if not line.tickets:
-            del self._by_model[ticket.model]
+        if not tenant.tickets:
+            del self._by_tenant[ticket.tenant]  # models are few; of tenants there may be any number
 
 
 _NONE = _Held()

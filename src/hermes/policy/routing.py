@@ -1,11 +1,27 @@
 """Which model a request means, how it is served, and which backends can."""
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes.chat import Sampling
+from hermes.errors import BadRequest
+
+# I25. Also keeps model names fit for labels, paths and log lines.
+MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
+
+
+def check_model_name(name: str) -> str:
+    """The name, if it is one. Raises BadRequest."""
+    if not MODEL_NAME(name):
+        raise BadRequest(
+            f"{name[:80]!r} is not a model name: letters, digits and . _ : / @ -, at most 200", param="model"
+        )
+    return name
 
 
 class Service(Struct, frozen=True):
@@ -63,21 +79,19 @@ def fill_in(asked: Sampling, service: Service, promised: Sampling) -> Sampling:
 
     Never more than the model's ceiling of output tokens.
     """
-    filled = _over(_over(asked, service.sampling), promised)
+    filled = {key: value for key, value in _beneath(service.sampling, promised) if getattr(asked, key) in _NOTHING}
     ceiling = service.max_output_tokens
-    if ceiling is not None and (filled.max_tokens is None or filled.max_tokens > ceiling):
-        return replace(filled, max_tokens=ceiling)
-    return filled
-
-
-def _over(upper: Sampling, lower: Sampling) -> Sampling:
-    """`upper`, with `lower` showing through where it says nothing."""
-    silent = {
-        key: value
-        for key in Sampling.__struct_fields__
-        if (value := getattr(lower, key)) not in _NOTHING and getattr(upper, key) in _NOTHING
-    }
-    return replace(upper, **silent) if silent else upper
+    if ceiling is not None and (asked.max_tokens or filled.get("max_tokens") or ceiling) >= ceiling:
+        filled["max_tokens"] = ceiling
+    return replace(asked, **filled) if filled else asked
 
 
 _NOTHING = (None, ())
+
+
+@lru_cache(maxsize=1024)
+def _beneath(own: Sampling, promised: Sampling) -> tuple[tuple[str, Any], ...]:
+    """The fields that `own` or, failing that, `promised` has something to say about."""
+    both = ((key, getattr(own, key), getattr(promised, key)) for key in Sampling.__struct_fields__)
+    said = ((key, lower if upper in _NOTHING else upper) for key, upper, lower in both)
+    return tuple((key, value) for key, value in said if value not in _NOTHING)

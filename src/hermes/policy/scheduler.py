@@ -71,13 +71,13 @@ class Scheduler:
             return [Expire(ticket)]
         if self._closed:
             return [self._reject(ticket, "draining")]
-        if not self._has_hope(ticket):
-            return [self._reject(ticket, "no_backend")]
         lane = self._lane(ticket.model)
         is_new_name = lane.aliases is not self._aliases.get(ticket.resident)
         earlier = self._share_slots(lane, ticket.resident, now) if is_new_name else []
         if backend := self._place(ticket):  # nothing that waits can run, so this overtakes nobody
             return [*earlier, self._start(ticket, backend, now)]
+        if not self._has_hope(ticket):
+            return [*earlier, self._reject(ticket, "no_backend")]
         if self._queue.is_full(ticket, lane.bounds.queue_limit):
             return [*earlier, self._reject(ticket, "queue_full")]
         self._queue.put(ticket, at_head=again)
@@ -189,8 +189,11 @@ class Scheduler:
         aliases = self._aliases[ticket.resident]
         best, best_rank = "", (True, 0)
         for name in ticket.candidates:
+            facts = self._backends.get(name)
+            if facts is None or not facts.up:
+                continue
             running = self._running_on.get((name, ticket.resident), 0)
-            if self._is_up(name) and running < self._slots(aliases, name):
+            if running < (facts.slots or self._slots(aliases, name)):
                 rank = (name == ticket.avoid, running)
                 if not best or rank < best_rank:
                     best, best_rank = name, rank
@@ -208,8 +211,6 @@ class Scheduler:
         self._lanes[ticket.model].running += change
         place = (ticket.backend, ticket.resident)
         self._running_on[place] = self._running_on.get(place, 0) + change
-        if not self._running_on[place]:
-            del self._running_on[place]
 
     def _dispatch(self, now: float) -> list[Decision]:
         """Start all that can start, the earliest arrival of all lines' heads first."""

@@ -1,0 +1,184 @@
+"""What is measured, one function each: a program is asked in one way, and what it took is noted."""
+
+import json
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import machine
+from programs import Running, Subject, Workshop
+
+# One chunk in 50 ms: 20 tokens a second, what a model on one's own GPU gives.
+CHUNK_INTERVAL_MS = 50
+RAMP_MS, SETTLE_MS = 1000, 500
+HELD_STEP, HELD_STEPS = 500, 5  # the slope is taken over the last 2,000 of these
+
+
+def chat(stream: bool, model: str = "bench") -> str:
+    """A request as an OpenAI SDK sends it, below 1 KiB."""
+    system = "You are a patient teacher. You answer in plain words, with one example from daily life, and no formulas."
+    question = "Explain the theory of relativity to a curious twelve-year-old: what is relative, what is not, and why?"
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question * 3}]
+    sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 512}
+    return json.dumps({"model": model, "messages": messages, "stream": stream, **sampling}, separators=(",", ":"))
+
+
+@dataclass
+class Samples:
+    """Every value measured, by measure and program, and every answer that was not as it should be."""
+
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, measure: str, program: str, value: float) -> None:
+        self.values.setdefault(measure, {}).setdefault(program, []).append(value)
+
+    def median(self, measure: str, program: str) -> float | None:
+        found = self.values.get(measure, {}).get(program)
+        return statistics.median(found) if found else None
+
+
+@dataclass(frozen=True)
+class Bench:
+    workshop: Workshop
+    mock_pid: int
+    samples: Samples
+
+    def load(self, mode: str, what: str, running: Running | Subject, stream: bool, **arguments: int) -> dict[str, Any]:
+        """One run of the load generator. Notes its errors, and what it and the mock took of their core."""
+        subject = running if isinstance(running, Subject) else running.subject
+        pids = [] if isinstance(running, Subject) else running.pids
+        command = self._command(mode, subject, chat(stream), subject.stream_end if stream else subject.whole_end)
+        command += [f"watch={pid}" for pid in [self.mock_pid, *pids]]
+        command += [f"{name}={value}" for name, value in arguments.items()]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            raise RuntimeError(f"{subject.name}, {what}: {answer.stderr}")
+        result: dict[str, Any] = json.loads(answer.stdout)
+        if result["errors"]:
+            self.samples.errors.append(f"{subject.name}, {what}: {result['errors']} bad, e.g. {result['first_error']}")
+        mock_ns, *own_ns = result["cpu_ns"]
+        result["cpu_us"] = sum(own_ns) / 1000
+        self.samples.add(f"mock_percent {what}", subject.name, mock_ns / result["seconds"] / 1e7)
+        self.samples.add(f"load_percent {what}", subject.name, result["own_cpu_ns"] / result["seconds"] / 1e7)
+        return result
+
+    def _command(self, mode: str, subject: Subject, body: str, end: str) -> list[str]:
+        command = [self.workshop.path("load"), mode, f"port={subject.port}", f"path={subject.path}", f"end={end}"]
+        return [*command, f"body={self._body_file(body)}", *(f"header={header}" for header in subject.headers)]
+
+    def _body_file(self, body: str) -> Path:
+        path = self.workshop.directory / "body.json"
+        path.write_text(body)
+        return path
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def whole_answers(self, running: Running, requests: int, seconds: int = 60) -> None:
+        """CPU time per whole answer: 32 connections, each asks again as soon as it is answered."""
+        self.workshop.pace()
+        sizes = {"connections": 32, "requests": requests, "warmup": requests // 10, "seconds": seconds}
+        result = self.load("closed", "whole answers", running, False, **sizes)
+        self.samples.add("request_cpu_us", running.subject.name, result["cpu_us"] / max(1, result["answers"]))
+
+    def saturation(self, running: Running, seconds: int) -> None:
+        """Whole answers a second with 128 connections that never pause."""
+        self.workshop.pace()
+        sizes = {"connections": 128, "requests": 1_000_000, "warmup": 500, "seconds": seconds}
+        result = self.load("closed", "saturation", running, False, **sizes)
+        name = running.subject.name
+        self.samples.add("saturation_rps", name, result["answers"] / result["seconds"])
+        self.samples.add("saturation_core_percent", name, result["cpu_us"] / result["seconds"] / 1e4)
+
+    def paced_chunks(self, running: Running, streams: int, window_ms: int) -> None:
+        """CPU time per chunk that reaches a client, while all streams are open."""
+        chunks = (RAMP_MS + SETTLE_MS + window_ms) // CHUNK_INTERVAL_MS + 10
+        self.workshop.pace(chunks=chunks, interval_ms=CHUNK_INTERVAL_MS)
+        sizes = {"connections": streams, "requests": streams, "events": chunks + 1, "seconds": 60}
+        times = {"ramp_ms": RAMP_MS, "settle_ms": SETTLE_MS, "window_ms": window_ms}
+        result = self.load("streams", f"{streams} streams", running, True, **sizes, **times)
+        expected = streams * window_ms / CHUNK_INTERVAL_MS
+        if abs(result["events"] / expected - 1) > 0.05:
+            late = f"{result['events']} chunks arrived in the window, {expected:.0f} were due"
+            self.samples.errors.append(f"{running.subject.name}, {streams} streams: {late}")
+        self.samples.add(f"chunk_cpu_us_{streams}", running.subject.name, result["cpu_us"] / max(1, result["events"]))
+
+    def first_events(self, programs: list[Running | Subject], requests: int) -> None:
+        """Time to the first event of a stream, 200 streams begun a second; the first program is the backend itself."""
+        self.workshop.pace(chunks=1, interval_ms=1)
+        direct = {}
+        for program in programs:
+            sizes = {"connections": 256, "requests": requests, "warmup": 50, "rate": 200, "events": 2, "seconds": 60}
+            times = self.load("rate", "first events", program, True, **sizes)["first_event_us"]
+            name = program.name if isinstance(program, Subject) else program.subject.name
+            for percentile in ("p50", "p99"):
+                self.samples.add(f"first_event_us_{percentile}", name, times[percentile])
+                if program is programs[0]:
+                    direct[percentile] = times[percentile]
+                else:
+                    added = times[percentile] - direct[percentile]
+                    self.samples.add(f"added_first_event_us_{percentile}", name, added)
+
+    # --- memory and start -------------------------------------------------------------------------------------------
+
+    def start(self, running: Running) -> None:
+        """What was seen while it started, and the first answer."""
+        name = running.subject.name
+        started = time.perf_counter()
+        self.a_few_requests(running, answers=1)
+        first_answer_ms = running.ready_ms + (time.perf_counter() - started) * 1000
+        self.samples.add("start_health_ms", name, running.health_ms)
+        self.samples.add("start_ready_ms", name, running.ready_ms)
+        self.samples.add("start_first_answer_ms", name, first_answer_ms)
+
+    def a_few_requests(self, running: Running, answers: int = 50) -> None:
+        self.workshop.pace(chunks=5, interval_ms=1)
+        for stream in (False, True):
+            self.load("closed", "a few", running, stream, connections=min(5, answers), requests=answers)
+
+    def idle_memory(self, running: Running, when: str) -> None:
+        time.sleep(0.3)
+        for name, kib in machine.memory_kib(running.pids).items():
+            self.samples.add(f"idle_{name}_mib_{when}", running.subject.name, kib / 1024)
+
+    def memory_per_stream(self, running: Running) -> None:
+        """The slope of resident memory over open streams that trickle."""
+        self.workshop.pace(chunks=100_000, interval_ms=2000)
+        self.samples.add("stream_kib", running.subject.name, self._slope_kib(running, chat(True), first_event=True))
+
+    def memory_per_waiting_request(self, running: Running) -> None:
+        """The slope over requests that wait: in Hermes's queue behind the one that runs; in nginx for the backend."""
+        self.workshop.pace(hold=True)
+        body = chat(False, model="single")
+        self.samples.add("queued_kib", running.subject.name, self._slope_kib(running, body, first_event=False))
+
+    def _slope_kib(self, running: Running, body: str, *, first_event: bool) -> float:
+        command = self._command("hold", running.subject, body, end="")
+        command += [f"connections={HELD_STEP * HELD_STEPS}", f"events={int(first_event)}", "seconds=60"]
+        counts, sizes_kib = [], []
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdin is not None and holder.stdout is not None
+            for step in range(HELD_STEPS):
+                holder.stdin.write(f"{HELD_STEP}\n")
+                holder.stdin.flush()
+                json.loads(holder.stdout.readline())
+                _wait_until_calm(running.pids)
+                counts.append(HELD_STEP * (step + 1))
+                sizes_kib.append(machine.memory_kib(running.pids)["rss"])
+            holder.stdin.close()
+            result = json.loads(holder.stdout.readline())
+        if result["errors"]:
+            self.samples.errors.append(f"{running.subject.name}, held: {result['first_error']}")
+        return statistics.linear_regression(counts, sizes_kib).slope
+
+
+def _wait_until_calm(pids: list[int]) -> None:
+    """Until the program has dealt with what it was sent: less than 10 % of a core, or two seconds."""
+    for _ in range(10):
+        before = sum(map(machine.cpu_ns, pids))
+        time.sleep(0.2)
+        if sum(map(machine.cpu_ns, pids)) - before < 20_000_000:
+            return

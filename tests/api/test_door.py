@@ -1,0 +1,109 @@
+"""Who is let in before anybody asks for a key: Host, Origin, hops, compression (I12, I22)."""
+
+import socket
+
+import pytest
+
+from tests.fakes.backend import Asked, fail, ollama
+from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario
+
+HOSTS = {"allowed_hosts": ["gpu.lan", "Chat.Example.org"]}
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:4000", "127.0.0.1:4000", "[::1]:4000", "192.168.1.7", "gpu.lan:80", "chat.example.org."],
+)
+@scenario
+async def test_a_known_host_is_served(host: str) -> None:
+    async with ollama() as backend, hermes(backend, server=HOSTS) as gateway:
+        assert (await gateway.ask("/v1/models", headers={"host": host})).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "evil.example:4000", "localhost@evil.example", "xgpu.lan", ""]
+)
+@pytest.mark.parametrize("path", [PROMPT, "/health", "/metrics", "/nowhere"])
+@scenario
+async def test_an_unknown_host_is_refused_on_every_path(host: str, path: str) -> None:
+    """I22: a page whose name was bound to this address must not get in."""
+    async with ollama() as backend, hermes(backend, server=HOSTS) as gateway:
+        reply = await gateway.ask(path, prompt() if path == PROMPT else None, {"host": host})
+        assert (reply.status, reply.error["code"]) == (403, "host_not_allowed")
+        assert reply.headers["x-request-id"]
+        assert not backend.asked
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "https://ok.example:444"])
+@scenario
+async def test_a_web_page_is_refused_unless_its_origin_is_listed(origin: str) -> None:
+    async with (
+        ollama() as backend,
+        hermes(backend, server={"allowed_origins": ["https://ok.example"]}) as gateway,
+    ):
+        # What a page may send without asking first: a simple request with a text body.
+        reply = await gateway.ask(PROMPT, prompt(), {"origin": origin, "content-type": "text/plain"})
+        assert (reply.status, reply.error["code"]) == (403, "origin_not_allowed")
+        assert not backend.asked
+        assert (await gateway.ask(PROMPT, prompt(), {"origin": "https://OK.example"})).status == 200
+        record = await gateway.record()
+        assert record.outcome == "denied"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "gzip, identity"])
+@scenario
+async def test_a_compressed_body_is_415(encoding: str) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        reply = await gateway.ask(CHAT, b"\x1f\x8b", {"content-encoding": encoding})
+        assert (reply.status, reply.error["code"]) == (415, "unsupported_content_encoding")
+        assert (await gateway.ask(CHAT, chat(), {"content-encoding": "identity"})).status == 200
+
+
+# --- hops ---------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_a_request_that_has_been_here_is_508() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        await gateway.ask(PROMPT, prompt())
+        hop = backend.asked[0].headers["x-hermes-hop"]
+        reply = await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": hop})
+        assert (reply.status, reply.error["code"]) == (508, "loop_detected")
+        assert len(backend.asked) == 1
+
+
+@scenario
+async def test_hops_add_up_along_a_chain_and_a_long_chain_is_refused() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": "a, b"})
+        assert backend.asked[0].headers["x-hermes-hop"].startswith("a, b, ")
+        assert (await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": "a,b,c,d,e"})).status == 508
+        assert (await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": "a" * 2000})).status == 400
+
+
+@scenario
+async def test_a_request_that_comes_around_is_stopped_the_second_time() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        seen: list[int] = []
+
+        async def send_back(asked: Asked) -> None:
+            again = await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": asked.headers["x-hermes-hop"]})
+            seen.append(again.status)
+            await fail(400, "no")(asked)
+
+        backend.default = send_back
+        assert (await gateway.ask(PROMPT, prompt())).status == 400
+        assert (seen, len(backend.asked)) == ([508], 1)
+
+
+@scenario
+async def test_a_hermes_in_front_of_itself_says_no_and_does_not_spin() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    itself = {"name": "self", "url": f"http://127.0.0.1:{port}"}
+    async with hermes(backends=[itself], server={"port": port}) as gateway:
+        reply = await gateway.ask(PROMPT, prompt())
+        assert (reply.status, reply.error["code"]) == (503, "no_backend")
+        status = (await gateway.ask("/v1/status")).json
+        assert (status["status"], status["backends"][0]["state"]) == ("no_backend", "down")
+        assert gateway.counted("hermes_requests_accepted_total")[()] < 10, "it asks itself for tokens"

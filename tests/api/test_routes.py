@@ -1,0 +1,60 @@
+"""The route table: a path means one route or none (I16)."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes.api.routes import Access, Call, Route, RouteTable
+from hermes.dialects.openai import OpenAI
+from hermes.errors import BadRequest, RouteNotFound
+from hermes.policy.routing import MODEL_NAME
+
+
+async def nothing(call: Call) -> None:
+    """A handler that is never called."""
+
+
+def route(method: str, path: str) -> Route:
+    return Route(method, path, Access.USER, OpenAI(), nothing)
+
+
+ASK, PULL = route("POST", "/v1/llm/{model}"), route("POST", "/v1/llm/{model}/pull")
+TABLE = RouteTable([route("GET", "/v1/models"), route("GET", "/v1/models/{model}"), ASK, PULL])
+
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]{0,40}\Z").filter(lambda name: bool(MODEL_NAME(name)))
+
+
+@given(names, st.sampled_from(["", "/", ":", "/:@"]))
+def test_a_model_comes_out_of_its_path_however_it_was_encoded(name: str, left_bare: str) -> None:
+    path = f"/v1/models/{quote(name, safe=left_bare)}".encode()
+    assert TABLE.match("GET", path).model == name
+
+
+@given(names)
+def test_asking_and_pulling_are_told_apart_by_the_end_of_the_path(name: str) -> None:
+    encoded = quote(name, safe="")
+    assert TABLE.match("POST", f"/v1/llm/{encoded}".encode()).route is ASK
+    match = TABLE.match("POST", f"/v1/llm/{encoded}/pull".encode())
+    assert (match.route, match.model) == (PULL, name)
+
+
+@given(st.binary(max_size=30).map(lambda tail: b"/v1/models/" + tail))
+def test_no_path_yields_a_name_that_is_none(path: bytes) -> None:
+    """I25."""
+    try:
+        model = TABLE.match("GET", path).model
+    except (BadRequest, RouteNotFound):
+        return
+    assert model is not None and MODEL_NAME(model)
+
+
+@pytest.mark.parametrize("name", ["a..b", "/a", ".a", "a b", "", "a\n", "ä", "a" * 201, "a?b", "a\\b"])
+def test_these_are_no_model_names(name: str) -> None:
+    assert not MODEL_NAME(name)
+
+
+def test_a_name_is_decoded_once() -> None:
+    with pytest.raises(BadRequest):
+        TABLE.match("GET", b"/v1/models/a%252Fb")

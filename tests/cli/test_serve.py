@@ -1,0 +1,148 @@
+"""`hermes serve`, as a process: what it says, where it listens, and how it refuses to start."""
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.backend import ollama
+from tests.fakes.gateway import PROMPT, prompt, scenario
+from tests.fakes.process import COMMAND, SOURCES, serve
+
+
+@scenario
+async def test_it_tells_where_it_listens_and_what_to_try(tmp_path: Path) -> None:
+    async with ollama() as backend, serve(tmp_path, backend=backend) as hermes:
+        assert hermes.address == f"http://127.0.0.1:{hermes.port}"
+        assert backend.url in await hermes.told("backend")
+        assert f"curl {hermes.address}/v1/llm/" in await hermes.told("try:")
+        assert (await (await hermes.open(PROMPT, prompt())).reply()).json["result"] == "Hello"
+
+
+@scenario
+async def test_flags_win_over_variables_and_the_file(tmp_path: Path) -> None:
+    async with ollama() as backend:
+        (tmp_path / "hermes.yaml").write_text(
+            f"backends: [{{name: gpu0, url: '{backend.url}'}}]\nserver: {{port: 1}}\n"
+        )
+        async with serve(tmp_path, "--port", "0", HERMES_SERVER__PORT="2") as hermes:
+            status = (await (await hermes.open("/v1/status")).reply()).json
+            assert status["backends"][0]["name"] == "gpu0"
+
+
+@scenario
+async def test_keys_from_the_environment_close_the_door(tmp_path: Path) -> None:
+    keys = json.dumps({"sk-1": {"user": "editor"}})
+    async with ollama() as backend, serve(tmp_path, backend=backend, API_KEYS_JSON=keys) as hermes:
+        assert (await (await hermes.open(PROMPT, prompt())).reply()).status == 401
+        call = await hermes.open(PROMPT, prompt(), {"authorization": "Bearer sk-1"})
+        assert (await call.reply()).status == 200
+
+
+@scenario
+async def test_the_log_is_lines_of_json_without_prompts_or_answers(tmp_path: Path) -> None:
+    """I27, I28."""
+    async with ollama() as backend, serve(tmp_path, backend=backend) as hermes:
+        await hermes.told("try:")
+        call = await hermes.open(PROMPT, prompt("my secret\nquestion"), {"x-request-id": "job-1"})
+        await call.reply()
+        await (await hermes.open("/v1/llm/%0Aevil", prompt())).reply()
+        hermes.signal()
+        _, log = await hermes.end()
+        told = next(line for line in log if line.get("request_id") == "job-1")
+        assert (told["route"], told["outcome"], told["status"]) == ("/v1/llm/{model}", "ok", 200)
+        assert (told["tokens_in"], told["tokens_out"], told["backend"]) == (7, 3, "ollama")
+        assert told["created_at"] > 1.7e9 and told["duration_ms"] >= 0
+        assert "secret" not in str(log) and "Hello" not in str(log)
+
+
+@scenario
+async def test_it_serves_simulated_models_and_says_so(tmp_path: Path) -> None:
+    async with serve(tmp_path, "--simulate") as hermes:
+        assert "SIMULATED" in await hermes.told("SIMULATED")
+        status = (await (await hermes.open("/v1/status")).reply()).json
+        assert status["backends"][0]["simulated"] is True
+        names = [model["id"] for model in (await (await hermes.open("/v1/models")).reply()).json["data"]]
+        body = prompt(options={"max_tokens": 3})
+        assert (await (await hermes.open(f"/v1/llm/{names[0]}", body)).reply()).json["result"]
+
+
+@scenario
+async def test_it_simulates_only_if_nobody_answers(tmp_path: Path) -> None:
+    async with ollama() as backend:
+        async with serve(tmp_path, "--or-simulate", backend=backend) as hermes:
+            status = (await (await hermes.open("/v1/status")).reply()).json
+            assert status["backends"][0]["simulated"] is False
+        await backend.vanish()
+        async with serve(tmp_path, "--or-simulate", backend=backend) as hermes:
+            status = (await (await hermes.open("/v1/status")).reply()).json
+            assert status["backends"][0]["simulated"] is True
+
+
+def hermes_serve(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run it where it should not even start."""
+    return subprocess.run(
+        [*COMMAND, "serve", *arguments],
+        cwd=folder,
+        env={**SOURCES, "XDG_CONFIG_HOME": str(folder), **environ},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+REFUSED: list[tuple[list[str], dict[str, str], str]] = [
+    ([], {"PORT": "abc"}, "server.port: 'abc' is not a port from 0 to 65535 (PORT)"),
+    ([], {"HERMES_SERVR__PORT": "1"}, "did you mean HERMES_SERVER__PORT?"),
+    ([], {"LLM_BACKEND": "vllm"}, "not supported yet"),
+    ([], {"API_KEYS_JSON": '["sk-secret"]'}, "the right form is"),
+    ([], {"HERMES_LOGGING__ACCESS_LOG": "/nowhere/access.log"}, "cannot write /nowhere/access.log"),
+    ([], {"HERMES_SERVER__TLS": '{"cert_file": "/nowhere.pem"}'}, "/nowhere.pem"),
+    ([], {"HERMES_BACKENDS": '[{"name":"b","url":"https://127.0.0.1:1","ca_file":"/nowhere.pem"}]'}, "backends.b"),
+    (
+        ["--or-simulate"],
+        {"HERMES_BACKENDS": '[{"name":"b","url":"https://127.0.0.1","ca_file":"/no.pem"}]'},
+        "backends.b",
+    ),
+    (["--config", "nowhere.yaml"], {}, "nowhere.yaml"),
+    (["--host", "0.0.0.0"], {}, "can be reached from other machines and no keys are configured"),
+    (["--host", "::"], {"HERMES_SERVER__PORT": "0"}, "can be reached from other machines"),
+    ([], {"HERMES_SERVER__HOST": "gpu.lan"}, "can be reached from other machines"),
+    (["--port", "70000"], {}, "70000 is not a port"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "environ", "words"), REFUSED)
+def test_a_bad_configuration_is_refused_with_2_and_one_clear_line(
+    arguments: list[str], environ: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    done = hermes_serve(tmp_path, *arguments, **environ)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert all(line.startswith("hermes: ") for line in done.stderr.splitlines()), done.stderr
+    assert "sk-secret" not in done.stderr
+
+
+@scenario
+async def test_other_machines_are_served_where_that_is_spelled_out(tmp_path: Path) -> None:
+    async with ollama() as backend:
+        async with serve(tmp_path, "--host", "0.0.0.0", "--insecure", backend=backend) as hermes:
+            assert (await (await hermes.open("/health")).reply()).status == 200
+        keys = json.dumps({"sk-1": {"user": "editor"}})
+        async with serve(tmp_path, "--host", "0.0.0.0", backend=backend, API_KEYS_JSON=keys) as hermes:
+            assert (await (await hermes.open("/v1/models")).reply()).status == 401
+
+
+def test_a_port_in_use_is_refused_with_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = hermes_serve(tmp_path, "--port", str(port))
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_the_module_can_be_run(tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, "version"], cwd=tmp_path, env=SOURCES, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "hermes")

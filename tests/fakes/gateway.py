@@ -1,0 +1,266 @@
+"""A whole Hermes on real sockets, in this process: composed as `hermes serve` composes it, asked by hand.
+
+Leaving the block checks what must hold after any scenario: no slot held (I2), no request without its one outcome (I3).
+"""
+
+import asyncio
+import functools
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from hermes.config import Config
+from hermes.config.build import build
+from hermes.exchange import Record
+from hermes.runtime import Runtime
+from tests.fakes.backend import FakeOllama
+from tests.http.peers import Peer, connect
+from tests.support import run, until
+
+P = ParamSpec("P")
+
+PROMPT = "/v1/llm/gemma"
+CHAT = "/v1/chat/completions"
+
+
+def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Lets a test be a coroutine."""
+
+    @functools.wraps(test)
+    def on_a_loop(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return on_a_loop
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def prompt(text: str = "Hi", **more: Any) -> dict[str, Any]:
+    return {"prompt": text, **more}
+
+
+def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+def request_bytes(method: str, path: str, body: Any, headers: Mapping[str, str]) -> bytes:
+    """`body`: bytes as they are, None for none, anything else as JSON."""
+    content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = {"host": "localhost", **{name.lower(): value for name, value in headers.items()}}
+    if body is not None:
+        lines["content-length"] = str(len(content))
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return head.encode("latin-1") + b"\r\n" + content
+
+
+# --- what is answered -------------------------------------------------------------------------------------------------
+
+
+class Reply(Struct, frozen=True):
+    """`whole`: the framing says that nothing is missing."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error object, whose shape is checked on the way."""
+        error: dict[str, Any] = self.json["error"]
+        assert self.json.keys() == {"error"} and error.keys() == {"message", "type", "param", "code"}
+        assert error["message"] and error["type"] and error["code"]
+        return error
+
+    @property
+    def events(self) -> list[Any]:
+        return list(parse_events(self.body))
+
+
+def parse_events(body: bytes) -> Iterator[Any]:
+    """The JSON of each line or server-sent event; "[DONE]" is itself."""
+    for line in body.split(b"\n"):
+        data = line.removeprefix(b"data: ").strip()
+        if data:
+            yield "[DONE]" if data == b"[DONE]" else json.loads(data)
+
+
+class Call:
+    """One request that is being answered, read as it comes."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.whole = False
+        self._events: list[Any] = []
+
+    async def head(self) -> int:
+        """The status."""
+        return int((await self.peer.until(b"\r\n\r\n")).split(b" ", 2)[1])
+
+    async def piece(self) -> bytes:
+        """The next chunk of the body; b"" at its end, clean (`whole`) or not."""
+        try:
+            size = int(await self.peer.until(b"\r\n"), 16)
+            data = await self.peer.exactly(size)
+            await self.peer.exactly(2)
+        except (EOFError, ConnectionError):
+            return b""
+        self.whole = size == 0
+        return data
+
+    async def event(self) -> Any:
+        """The next event; None at the end."""
+        while not self._events:
+            piece = await self.piece()
+            if not piece:
+                return None
+            self._events += parse_events(piece)
+        return self._events.pop(0)
+
+    async def events(self) -> list[Any]:
+        """All that are still to come."""
+        found = []
+        while (event := await self.event()) is not None:
+            found.append(event)
+        return found
+
+    async def reply(self) -> Reply:
+        """The whole answer, where nothing has been read yet."""
+        answer = await self.peer.answer()
+        return Reply(answer.status, answer.headers, answer.body, answer.whole)
+
+    def leave(self) -> None:
+        """The client goes, without a word."""
+        self.peer.reset()
+
+
+# --- who answers ------------------------------------------------------------------------------------------------------
+
+
+class Clients:
+    """The connections that a test has opened."""
+
+    def __init__(self) -> None:
+        self._peers: list[Peer] = []
+
+    async def connect(self, port: int) -> Peer:
+        self._peers.append(await connect(port))
+        return self._peers[-1]
+
+    def close(self) -> None:
+        for peer in self._peers:
+            peer.close()
+
+
+class Hermes:
+    """A running gateway, as its clients and its operator see it."""
+
+    def __init__(self, runtime: Runtime, clients: Clients) -> None:
+        self.runtime = runtime
+        self.port = urlsplit(runtime.address).port or 0
+        self.records: list[Record] = []
+        self._clients = clients
+        runtime.journal.sinks.append(self.records.append)
+
+    async def connect(self) -> Peer:
+        return await self._clients.connect(self.port)
+
+    async def open(
+        self,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        method: str = "",
+        on: Peer | None = None,
+    ) -> Call:
+        """Send a request, by default on a connection of its own (`on=peer`: on that one)."""
+        peer = on or await self.connect()
+        await peer.send(request_bytes(method or ("GET" if body is None else "POST"), path, body, headers or {}))
+        return Call(peer)
+
+    async def ask(
+        self,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        method: str = "",
+        on: Peer | None = None,
+    ) -> Reply:
+        """Send a request and read its whole answer."""
+        call = await self.open(path, body, headers, method, on)
+        if method == "HEAD":
+            answer = await call.peer.answer("HEAD")
+            return Reply(answer.status, answer.headers, b"", True)
+        return await call.reply()
+
+    @property
+    def running(self) -> int:
+        return self.runtime.scheduler.running
+
+    @property
+    def waiting(self) -> int:
+        return self.runtime.scheduler.waiting
+
+    async def until_waiting(self, count: int) -> None:
+        await until(lambda: self.waiting == count, f"not {count} but {self.waiting} wait")
+
+    async def record(self, number: int = 0) -> Record:
+        """What is told of the request of this number, in the order of their ends."""
+        await until(lambda: len(self.records) > number, "no request has ended")
+        return self.records[number]
+
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """The series of a metric, by the values of its labels."""
+        samples = (sample for family in self.runtime.metrics.snapshot() for sample in family.samples)
+        return {tuple(sample.labels.values()): sample.value for sample in samples if sample.name == name}
+
+    def attempts(self) -> dict[tuple[str, ...], float]:
+        return self.counted("hermes_backend_attempts_total")
+
+    async def settle(self) -> None:
+        """Wait until nothing runs or waits, then check the books."""
+        await until(lambda: not (self.running or self.waiting or self.runtime.journal.open), "slots leaked", 3.0)
+        accepted = self.counted("hermes_requests_accepted_total")[()]
+        assert sum(self.counted("hermes_requests_total").values()) == accepted
+        assert self.counted("hermes_double_closes_total") == {(): 0.0}
+
+
+def config(*fakes: FakeOllama, **sections: Any) -> Config:
+    """Fakes become the backends b0, b1, ...; sections as the file would have them."""
+    backends = [{"name": f"b{index}", "url": fake.url} for index, fake in enumerate(fakes)]
+    tree: dict[str, Any] = {"backends": backends, "logging": {"access_log": "off"}, **sections}
+    tree["server"] = {"port": 0, **sections.get("server", {})}
+    return build(tree)
+
+
+@asynccontextmanager
+async def hermes(*fakes: FakeOllama, **sections: Any) -> AsyncIterator[Hermes]:
+    """A gateway in front of these backends, which it has looked at once."""
+    async with serving(config(*fakes, **sections)) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def serving(config: Config) -> AsyncIterator[Hermes]:
+    runtime = Runtime(config, asyncio.get_running_loop())
+    clients = Clients()
+    try:
+        await runtime.start()
+        gateway = Hermes(runtime, clients)
+        for backend in runtime.fleet.backends.values():
+            await backend.look(2.0)
+        yield gateway
+        clients.close()
+        await gateway.settle()
+    finally:
+        clients.close()
+        await runtime.stop()
