@@ -83,7 +83,7 @@ class AccessLog:
                 done += self._write_some(group[done:])
         except OSError:
             self._metrics.log_dropped.add((), group.count(b"\n", done))
-            self._torn = self._torn or not group[:done].endswith((b"\n", b""[:done]))
+            self._torn = self._torn or (done > 0 and group[done - 1 : done] != b"\n")
 
     def _write_some(self, data: bytes) -> int:
         """Returns how many bytes were written. Raises OSError."""

@@ -29,14 +29,11 @@ from hermes.http.response import Response
 from hermes.policy.routing import Service
 
 MAX_ERROR_BYTES = 64 * 1024
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # After the last event the backend only has to say that the body is over.
 _END_TIMEOUT_S = 1.0
 
 # Proxies in between must pass each piece on as it comes (nginx reads the second header).
 _NO_BUFFERING = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"
-
-_CONTENT = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 
 class Server(Protocol):
@@ -77,13 +74,13 @@ async def run(job: Job, server: Server) -> None:
             raise server.dialect.error(answer.status, await answer.read_all(MAX_ERROR_BYTES))
         decoder = server.dialect.decoder(job.request, job.exchange.request_id)
         if whole:
-            await _answer_whole(job, answer, server.dialect, decoder)
+            _answer_whole(job, answer.body, server.dialect, decoder)
         else:
             await _Stream(job, answer, server.dialect, decoder).run()
 
 
-async def _answer_whole(job: Job, answer: ClientExchange, spoken: BackendDialect, decoder: Decoder) -> None:
-    said = collect(decoder.feed(await answer.read_all(MAX_ANSWER_BYTES)) + decoder.finish())
+def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, decoder: Decoder) -> None:
+    said = collect(decoder.feed(answer) + decoder.finish())
     if said is None:
         raise BackendError("the backend's answer ended before it was complete")
     if isinstance(said, Failure):
@@ -97,7 +94,18 @@ async def _answer_whole(job: Job, answer: ClientExchange, spoken: BackendDialect
 class _Stream:
     """One streamed answer on its way from backend to client."""
 
-    __slots__ = ("_answer", "_decoder", "_encoder", "_job", "_loop", "_must_end_at", "_spoken", "_stopped")
+    __slots__ = (
+        "_answer",
+        "_begun",
+        "_decoder",
+        "_encoder",
+        "_job",
+        "_loop",
+        "_must_end_at",
+        "_spoken",
+        "_stall_timeout_s",
+        "_stopped",
+    )
 
     def __init__(self, job: Job, answer: ClientExchange, spoken: BackendDialect, decoder: Decoder) -> None:
         self._job = job
@@ -106,7 +114,9 @@ class _Stream:
         self._decoder = decoder
         self._encoder: Encoder = job.dialect.encoder(job.request, job.meta)
         self._loop = asyncio.get_running_loop()
+        self._stall_timeout_s = job.service.stall_timeout_s
         self._must_end_at = self._loop.time() + job.service.max_stream_s
+        self._begun = False  # content has come
         self._stopped = False
 
     async def run(self) -> None:
@@ -121,54 +131,51 @@ class _Stream:
 
     async def _forward(self) -> None:
         """Each read is decoded, encoded and written at once: one write per read."""
-        job, response = self._job, self._job.response
+        job, response, clock = self._job, self._job.response, self._loop.time
+        read, decode, encode = self._answer.read, self._decoder.feed, self._encoder.encode
         deadline = job.deadline
-        while data := await self._answer.read(deadline):
-            events = self._decoder.feed(data)
-            if events:
-                self._write(events)
+        while data := await read(deadline):
+            if events := decode(data):
+                for event in events:
+                    if type(event) is not TextDelta or not self._begun:
+                        self._note(event)
                 if self._stopped:
+                    response.end(encode(events))
                     await self._finish()
                     return
-            if response.paused:
-                await response.drain()
-            deadline = self._next_deadline()
-        if events := self._decoder.finish():
-            self._write(events)
+                response.write(encode(events))
+                if response.paused:
+                    await response.drain()
+            now = clock()
+            deadline = min(now + self._stall_timeout_s, self._must_end_at) if self._begun else job.deadline
+            if now >= deadline:
+                raise BackendTimeout("the backend's answer took too long")
+        self._end(self._decoder.finish())
+
+    def _end(self, events: list[StreamEvent]) -> None:
+        """The backend's bytes are over; `events` is what an unfinished line held."""
+        for event in events:
+            self._note(event)
         if not self._stopped:
             raise BackendError("the backend's stream ended before its answer was complete")
+        self._job.response.end(self._encoder.encode(events))
 
-    def _write(self, events: list[StreamEvent]) -> None:
-        job = self._job
-        for event in events:
-            kind = type(event)
-            if kind in _CONTENT:
-                if job.exchange.first_content_at is None:
-                    job.exchange.first_content_at = self._loop.time()
-            elif kind is Usage:
-                job.exchange.usage = event  # type: ignore[assignment]  # narrowed by its type object
-            elif kind is Stop:
+    def _note(self, event: StreamEvent) -> None:
+        """What an event means for the request itself. Raises what a Failure means for the client."""
+        exchange = self._job.exchange
+        match event:
+            case TextDelta() | ReasoningDelta() | ToolCallDelta():
+                if not self._begun:
+                    self._begun = True
+                    exchange.first_content_at = self._loop.time()
+            case Usage():
+                exchange.usage = event
+            case Stop():
                 self._stopped = True
-            elif isinstance(event, Failure):
-                if not job.response.started:
-                    job.exchange.first_content_at = None  # what came along with it is not sent
+            case Failure():
+                if not self._job.response.started:
+                    exchange.first_content_at = None  # what came along with it is not sent
                 raise self._spoken.failure(event)
-        encoded = self._encoder.encode(events)
-        if self._stopped:
-            job.response.end(encoded)
-        else:
-            job.response.write(encoded)
-
-    def _next_deadline(self) -> float:
-        """When the next bytes must be here. Raises BackendTimeout where bytes keep coming but the time is over."""
-        now, service = self._loop.time(), self._job.service
-        if self._job.exchange.first_content_at is None:
-            deadline = self._job.deadline
-        else:
-            deadline = min(now + service.stall_timeout_s, self._must_end_at)
-        if now >= deadline:
-            raise BackendTimeout("the backend's answer took too long")
-        return deadline
 
     async def _finish(self) -> None:
         """The client has its whole answer. Let the backend end the body, so that its connection can serve again."""

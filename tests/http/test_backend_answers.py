@@ -30,7 +30,7 @@ class Read:
 
     async def _read(self, answer: ClientExchange) -> None:
         self.status, self.headers = answer.status, answer.headers
-        while data := await answer.read():
+        while data := await answer.read(NEVER):
             self.body += data
         self.ended = True
 

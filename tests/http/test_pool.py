@@ -545,7 +545,7 @@ def test_an_answer_that_comes_as_its_deadline_passes_is_no_timeout() -> None:
 
             async def read() -> bytes:
                 async with pool.exchange("GET", "/", deadline=NEVER) as answer:
-                    return await answer.read() + await answer.read()
+                    return await answer.read(NEVER) + await answer.read(NEVER)
 
             async with background(read()) as reading:
                 peer = await backend.accept()

@@ -179,7 +179,7 @@ def proxy(pool: Pool, passed: list[int]) -> Callable[[Request, Response], Awaita
     async def handler(request: Request, response: Response) -> None:
         async with pool.exchange("GET", "/", deadline=NEVER) as answer:
             response.start(answer.status, b"")
-            while data := await answer.read():
+            while data := await answer.read(NEVER):
                 passed.append(len(data))
                 response.write(data)
                 if response.paused:

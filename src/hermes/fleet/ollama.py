@@ -123,7 +123,7 @@ class Ollama:
             path, asked = "/api/embed", {"model": model.name, "input": []}
         body = msgspec.json.encode(asked)
         async with self.pool.exchange("POST", path, body, whole=True, deadline=deadline) as answer:
-            said = await answer.read_all(_MANAGEMENT_BYTES)
+            said = answer.body
             if answer.status != 200:
                 raise self.dialect.error(answer.status, said)
 
@@ -150,13 +150,13 @@ class Ollama:
         if tag.digest not in self._shown:
             body = msgspec.json.encode({"model": tag.name})
             async with self.pool.exchange("POST", "/api/show", body, whole=True, deadline=deadline) as answer:
-                said = await answer.read_all(_MANAGEMENT_BYTES)
+                said = answer.body
                 self._shown[tag.digest] = _decode(said, _Show) if answer.status == 200 else _Show()
         return self._shown[tag.digest]
 
     async def _get(self, path: str, kind: type[T], deadline: float) -> T:
         async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
-            said = await answer.read_all(_MANAGEMENT_BYTES)
+            said = answer.body
             if answer.status != 200:
                 raise BackendError(f"the backend answered {answer.status} to GET {path}: is it an Ollama?")
             return _decode(said, kind)

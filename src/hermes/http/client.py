@@ -8,7 +8,7 @@ its heads, bodies and silences are bounded (I15).
 import asyncio
 import re
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from types import TracebackType
 from typing import cast
@@ -126,12 +126,17 @@ class ClientConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
                 self.deadline = NEVER
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        self.body_bytes = 0
+        data = self.take_body()
         if self._held:
             self._held = False
             self._transport.resume_reading()
+        return data
+
+    def take_body(self) -> bytes:
+        """The body bytes that are here."""
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self.body_bytes = 0
         return data
 
     def _raise_if_over(self) -> None:
@@ -406,14 +411,23 @@ class ClientExchange:
     def headers(self) -> dict[bytes, bytes]:
         return self._connection.headers
 
-    def read(self, deadline: float | None = None) -> Coroutine[None, None, bytes]:
-        """The next body bytes, as they come; b"" at the end. Raises BackendError when they break off."""
-        return self._connection.read(self._deadline if deadline is None else deadline)
+    @property
+    def read(self) -> Callable[[float], Coroutine[None, None, bytes]]:
+        """`await read(deadline)`: the next body bytes, as they come; b"" at the end.
 
-    async def read_all(self, max_bytes: int, deadline: float | None = None) -> bytes:
+        Raises BackendError when they break off, BackendTimeout when they do not come.
+        """
+        return self._connection.read
+
+    @property
+    def body(self) -> bytes:
+        """The body of an answer that was asked for whole."""
+        return self._connection.take_body()
+
+    async def read_all(self, max_bytes: int) -> bytes:
         """The rest of the body, at most `max_bytes` of it."""
         parts, size = [], 0
-        while data := await self.read(deadline):
+        while data := await self.read(self._deadline):
             parts.append(data)
             size += len(data)
             if size > max_bytes:

@@ -1,0 +1,155 @@
+"""Metrics: counted in bounded memory, and told as Prometheus wants them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as Reference
+from prometheus_client.parser import text_string_to_metric_families
+
+from hermes import config
+from hermes.metrics import MAX_SERIES, SECONDS, Counter, Histogram, Metrics, render
+from hermes.runtime import Runtime
+from tests.simulation.loop import VirtualLoop
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(text: bytes) -> Samples:
+    """Every sample of an exposition, read by Prometheus's own parser. Fails on one that is told twice."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    made = VirtualLoop()
+    yield made
+    made.close()
+
+
+# --- bounded memory ---------------------------------------------------------------------------------------------------
+
+
+def test_a_counter_past_its_cap_counts_the_rest_as_other() -> None:
+    """I27: whatever becomes of label values, a family stays bounded, and nothing is lost from the sum."""
+    counter = Counter("c", "help", ("model", "kind"))
+    for number in range(MAX_SERIES + 500):
+        counter.add((f"m{number}", "prompt"), 2.0)
+    counter.add(("m7", "prompt"), 3.0)
+    told = counter.read()
+    assert len(told) == MAX_SERIES + 1
+    assert told["m7", "prompt"] == 5.0
+    assert told["other", "other"] == 1000.0
+    assert sum(told.values()) == 2.0 * (MAX_SERIES + 500) + 3.0
+
+
+def test_a_histogram_past_its_cap_observes_the_rest_as_other() -> None:
+    histogram = Histogram("h", "help", ("model",), (1.0,))
+    for number in range(MAX_SERIES + 500):
+        histogram.observe((f"m{number}",), 0.5)
+    histogram.observe(("m7",), 0.5)
+    assert len(histogram.series) == MAX_SERIES + 1
+    assert [sum(histogram.series[key].counts) for key in (("m7",), ("other",))] == [2, 500]
+
+
+def test_a_series_is_one_whoever_keeps_it() -> None:
+    counter = Counter("c", "help", ("model",))
+    kept = counter.child(("m",))
+    counter.add(("m",))
+    kept.value += 1.0
+    assert counter.child(("m",)) is kept
+    assert counter.read() == {("m",): 2.0}
+
+
+def test_a_counter_without_labels_begins_at_zero() -> None:
+    assert Counter("c", "help").read() == {(): 0.0}
+
+
+# --- histograms -------------------------------------------------------------------------------------------------------
+
+NEAR_BOUNDS = st.sampled_from([bound + offset for bound in SECONDS for offset in (-1e-9, 0.0, 1e-9)])
+
+
+@given(st.lists(NEAR_BOUNDS | st.floats(0.0, 1e4), max_size=50))
+def test_buckets_are_those_of_prometheus(values: list[float]) -> None:
+    registry = CollectorRegistry()
+    reference = Reference("hermes_ttft_seconds", "help", ["model"], registry=registry, buckets=SECONDS)
+    metrics = Metrics()
+    metrics.ttft = Histogram("hermes_ttft_seconds", "help", ("model",), SECONDS)
+    for value in values:
+        reference.labels("m").observe(value)
+        metrics.ttft.observe(("m",), value)
+    expected = {key: value for key, value in samples(generate_latest(registry)).items() if "_created" not in key[0]}
+    told = samples(render([family for family in metrics.snapshot() if family.name == "hermes_ttft_seconds"]))
+    assert told.keys() == expected.keys()
+    assert all(told[key] == pytest.approx(expected[key]) for key in told)
+
+
+# --- the exposition ---------------------------------------------------------------------------------------------------
+
+
+def test_the_exposition_tells_what_was_counted() -> None:
+    metrics = Metrics()
+    metrics.accepted.add((), 3.0)
+    metrics.finished.add(("/v1/llm/{model}", "gemma3:12b", "ok"))
+    metrics.tokens.add(("gemma3:12b", "prompt"), 17)
+    metrics.gauge("hermes_requests_in_flight", "Open.", (), lambda: {(): 2.0})
+    told = samples(render(metrics.snapshot()))
+    assert told["hermes_requests_accepted_total", ()] == 3.0
+    labels = ("model", "gemma3:12b"), ("outcome", "ok"), ("route", "/v1/llm/{model}")
+    assert told["hermes_requests_total", labels] == 1.0
+    assert told["hermes_tokens_total", (("kind", "prompt"), ("model", "gemma3:12b"))] == 17.0
+    assert told["hermes_requests_in_flight", ()] == 2.0
+    assert told["hermes_double_closes_total", ()] == 0.0
+
+
+@pytest.mark.parametrize("value", ['"', "\\", "\n", 'a"} 1\nhermes_requests_total 7', "é", ""])
+def test_a_label_value_cannot_break_out(value: str) -> None:
+    metrics = Metrics()
+    metrics.tokens.add((value, "prompt"), 5.0)
+    told = samples(render(metrics.snapshot()))
+    assert told["hermes_tokens_total", (("kind", "prompt"), ("model", value))] == 5.0
+    assert ("hermes_requests_total", ()) not in told
+
+
+def test_a_snapshot_is_of_its_moment() -> None:
+    """The text is made in another thread, while the counting goes on."""
+    metrics = Metrics()
+    metrics.ttft.observe(("m",), 0.1)
+    snapshot = metrics.snapshot()
+    before = render(snapshot)
+    metrics.accepted.add(())
+    metrics.ttft.observe(("m",), 0.1)
+    metrics.tokens.add(("m", "prompt"))
+    assert render(snapshot) == before != render(metrics.snapshot())
+
+
+def test_no_metric_says_its_name_twice_and_all_say_what_they_are() -> None:
+    families = list(Metrics().families())
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
+        assert re.fullmatch(r"hermes_[a-z_]+", family.name) and family.help.endswith(".")
+        assert not family.name.endswith(("_total", "_ms")), "Prometheus adds _total, and counts in seconds"
+        assert isinstance(family, Histogram) == family.name.endswith("_seconds")
+
+
+def test_the_api_page_lists_every_metric_with_its_labels(loop: VirtualLoop) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    rows = re.findall(r"^\| (`hermes_.*?`) \|(.*?)\|", page, re.MULTILINE)
+    listed = {
+        name.removesuffix("_total"): tuple(re.findall(r"\w+", labels))
+        for names, labels in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    families = Runtime(config.Config(), loop).metrics.families()
+    assert listed == {family.name: family.labels for family in families}
