@@ -17,7 +17,7 @@ class Admission:
         self._loop = loop
         self._waiters: dict[Ticket, asyncio.Future[Decision]] = {}
         self._timer: asyncio.Handle | None = None
-        self._timer_at = 0.0  # uvloop's handle does not say: one that is due at once is none of a timer
+        self._timer_at = 0.0  # what is due at once gets a handle from uvloop that has no `when`
 
     def admit(self, ticket: Ticket, *, again: bool = False) -> "Lease":
         """A slot for this ticket, to be used with `async with`. Raises QueueFull, QueueTimeout or NoBackend."""

@@ -39,13 +39,17 @@ class Authenticator:
             return ANONYMOUS
         given = credential(headers)
         if not given:
-            raise Unauthenticated("an API key is required: send it as Authorization: Bearer KEY or x-api-key: KEY")
+            raise Unauthenticated(
+                "an API key is required: send it as Authorization: Bearer KEY or x-api-key: KEY", headers=_CHALLENGE
+            )
         digest = sha256(given).digest()
         known = digest if digest in self._keys else _NOBODY
         principal = self._keys.get(known)
         if not hmac.compare_digest(known, digest) or principal is None:
-            raise Unauthenticated("the API key is not known here")
+            raise Unauthenticated("the API key is not known here", headers=_CHALLENGE)
         return principal
 
 
 _NOBODY = bytes(32)
+# RFC 9110 11.6.1: a 401 says how to authenticate.
+_CHALLENGE = ((b"www-authenticate", b"Bearer"),)

@@ -21,7 +21,7 @@ async def test_a_prompt_gets_its_result() -> None:
         body = backend.asked[0].body
         assert (body["model"], body["stream"], body["truncate"]) == ("gemma:latest", False, False)
         assert (body["options"]["temperature"], body["options"]["num_predict"]) == (0.5, 9)
-        assert [message["content"] for message in body["messages"]] == ["Be brief", "Hi"]
+        assert (body["system"], body["prompt"]) == ("Be brief", "Hi")
 
 
 @scenario
@@ -274,6 +274,6 @@ async def test_text_beyond_ascii_survives() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         backend.default = speak("Zoë ", "🦙", '"\\\n')
         assert (await gateway.ask(PROMPT, prompt("naïve 🐪"))).json["result"] == 'Zoë 🦙"\\\n'
-        assert backend.asked[0].body["messages"][0]["content"] == "naïve 🐪"
+        assert backend.asked[0].body["prompt"] == "naïve 🐪"
         reply = await gateway.ask(PROMPT, prompt(stream=True))
         assert "".join(event.get("delta", "") for event in reply.events) == 'Zoë 🦙"\\\n'

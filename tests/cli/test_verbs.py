@@ -127,7 +127,7 @@ async def test_ask_prints_the_answer(verb: Run) -> None:
         assert (result.exit_code, result.stdout) == (0, "Hello\n")
         assert "7 tokens in, 3 out" in result.stderr
         body = backend.asked[0].body
-        assert (body["messages"][0]["content"], body["options"]["temperature"]) == ("Be brief", 0)
+        assert (body["system"], body["options"]["temperature"]) == ("Be brief", 0)
 
 
 @pytest.mark.parametrize("dash", [[], ["-"]])
@@ -136,7 +136,7 @@ async def test_ask_reads_the_prompt_from_standard_input(verb: Run, dash: list[st
     async with ollama() as backend, hermes(backend) as gateway:
         result = await ask(verb, gateway, "ask", "gemma", *dash, stdin="from a pipe\n")
         assert result.stdout == "Hello\n"
-        assert backend.asked[0].body["messages"][0]["content"] == "from a pipe\n"
+        assert backend.asked[0].body["prompt"] == "from a pipe\n"
 
 
 @scenario

@@ -11,7 +11,7 @@ from tests.fakes.gateway import CHAT, PROMPT, Call, Hermes, chat, hermes, prompt
 
 
 def texts(backend: FakeOllama) -> list[str]:
-    return [asked.body["messages"][-1]["content"] for asked in backend.asked]
+    return [asked.body["prompt"] for asked in backend.asked]
 
 
 async def in_turn(gateway: Hermes, backend: FakeOllama, *prompts: str) -> list[Call]:

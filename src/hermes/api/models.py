@@ -7,7 +7,7 @@ import msgspec
 
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
-from hermes.errors import BackendError, GatewayError, ModelNotFound, NoBackend
+from hermes.errors import BackendError, BadRequest, GatewayError, ModelNotFound, NoBackend
 from hermes.fleet.fleet import Backend, Fleet
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.ollama import PullProgress
@@ -67,6 +67,10 @@ class Models:
         """Download a model, telling the progress as it comes, then load it (unless `"load": false`)."""
         assert call.model is not None
         tree = strict.parse_object(call.request.body or b"{}", frozenset(_PullBody.__struct_fields__))
+        for key in tree.keys() - _PullBody.__struct_fields__:
+            raise BadRequest(
+                f"`{key[:200]}` is not known; the only key is `load`", code="unknown_parameter", param=key[:200]
+            )
         wanted = strict.convert(tree, _PullBody)
         service = self._catalog.service(call.model)
         if service is None:

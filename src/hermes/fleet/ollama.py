@@ -83,7 +83,8 @@ class Ollama:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.dialect = Dialect()
+        self.dialect = Dialect(thinks=self._thinks)
+        self._models: dict[str, ModelInfo] = {}  # as last listed
         self._shown: dict[str, _Show] = {}  # by digest: what a model can do does not change under one
 
     async def inventory(self, timeout_s: float) -> Inventory:
@@ -94,11 +95,17 @@ class Ollama:
         running = await self._get("/api/ps", _Ps, deadline)
         models = {tag.name: await self._describe(tag, deadline) for tag in tags.models or ()}
         self._shown = {tag.digest: self._shown[tag.digest] for tag in tags.models or () if tag.digest in self._shown}
+        self._models = models
         loaded = tuple(
             LoadedModel(model.name, model.size, model.size_vram, model.context_length, model.expires_at)
             for model in running.models or ()
         )
         return Inventory(version.version, models, loaded, _names(models), version.simulated)
+
+    def _thinks(self, model: str) -> bool | None:
+        """Whether a model is able to think; None where its server does not say what it can."""
+        info = self._models.get(model)
+        return "thinking" in info.capabilities if info is not None and info.capabilities else None
 
     async def pull(self, model: str, stall_timeout_s: float) -> AsyncGenerator[PullProgress, None]:
         """Download a model. Yields progress; a line with `error` is the last. Raises BackendError."""
