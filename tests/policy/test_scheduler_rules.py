@@ -138,13 +138,13 @@ class Rules(RuleBasedStateMachine):
         assert all(self.up(ticket) for ticket in self.waiting)
 
     def take_in(self, ticket: Ticket, *, again: bool = False) -> None:
-        hopeful = ticket.deadline > self.now and not self.closed and bool(self.up(ticket))
-        if hopeful:
+        is_heard = ticket.deadline > self.now and not self.closed
+        if is_heard:
             self.named.setdefault(ticket.resident, set()).add(ticket.model)
         self.outcomes[ticket] = []
         self.waiting.insert(0 if again else len(self.waiting), ticket)
         self.check(self.scheduler.offer(ticket, self.now, again=again), offered=ticket)
-        assert ticket.phase is not Phase.WAITING or (hopeful and not self.is_full_for(ticket))
+        assert ticket.phase is not Phase.WAITING or (is_heard and self.up(ticket) and not self.is_full_for(ticket))
 
     def end(self, ticket: Ticket, decisions: list[Decision]) -> None:
         (self.running if ticket in self.running else self.waiting).remove(ticket)

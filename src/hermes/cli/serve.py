@@ -14,6 +14,7 @@ from hermes.config import Config
 from hermes.errors import ConfigError
 from hermes.runtime import Runtime, on_signals
 
+
 @click.command("serve")
 @config_option
 @click.option("--host", help="The address to listen on. Anything but loopback needs keys, or --insecure.")
