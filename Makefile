@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: run test check format bench bench-peers lock clean
+.PHONY: run test check format chaos real-ollama nightly bench bench-peers lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -23,6 +23,19 @@ check: $(DEV_READY)
 format: $(DEV_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# 10,000 clients, a third of which leave, in front of a faulty backend; `make test` lets 300 loose.
+chaos: $(DEV_READY)
+	HERMES_CHAOS_REQUESTS=10000 $(BIN)/python -m pytest -s tests/chaos
+
+# Against an Ollama that runs already and has the model.
+OLLAMA_URL ?= http://127.0.0.1:11434
+MODEL ?= tiny
+real-ollama: $(DEV_READY)
+	HERMES_REAL=1 OLLAMA_URL=$(OLLAMA_URL) MODEL=$(MODEL) $(BIN)/python -m pytest -s -rs tests/real
+
+nightly: $(DEV_READY)
+	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
 
 bench: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py

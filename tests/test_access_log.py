@@ -180,9 +180,19 @@ def test_a_pipe_without_a_reader_costs_the_lines_and_nothing_else(log: AccessLog
     assert dropped(log) == 3
 
 
-def test_a_non_blocking_pipe_gets_every_line(pipe: Pipe, loop: VirtualLoop) -> None:
+def test_a_non_blocking_pipe_gets_every_line_and_is_not_asked_in_a_hurry(
+    pipe: Pipe, loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever shares our standard error may have made it so."""
     filled = pipe.fill()
+    tries: list[bytes] = []
+    write_now = os.write
+
+    def counted(fd: int, data: bytes) -> int:
+        tries.append(data)
+        return write_now(fd, data)
+
+    monkeypatch.setattr("hermes.access_log.os.write", counted)
     os.set_blocking(pipe.writer, False)
     log = AccessLog(pipe.writer, loop, Metrics())
     log(record("a"))
@@ -191,14 +201,15 @@ def test_a_non_blocking_pipe_gets_every_line(pipe: Pipe, loop: VirtualLoop) -> N
     log._thread.join()
     assert ids(pipe.rest()) == ["a"]
     assert dropped(log) == 0
+    assert len(tries) <= 3
 
 
 def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(
     log: AccessLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk: half a line is written, the rest is not, and later there is room again."""
+    """A full disk: one line and a half are written, the rest is not, and later there is room again."""
     written: list[bytes] = []
-    rooms = iter([70, 0, 0, 10**6, 10**6])
+    rooms = iter([size(record("whole")) + 70, 0, 0, 10**6, 10**6])
 
     def disk(fd: int, data: bytes) -> int:
         room = next(rooms)
@@ -208,10 +219,11 @@ def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(
         return len(written[-1])
 
     monkeypatch.setattr("hermes.access_log.os.write", disk)
-    for name in ("cut", "lost", "good"):
-        log(record(name))
+    for names in (("whole", "cut"), ("lost",), ("good",)):
+        for name in names:
+            log(record(name))
         log._hand_over()
     write(log)
-    torn, good = b"".join(written).splitlines()
-    assert ids(good) == ["good"] and torn.startswith(b'{"created_at"')
+    whole, torn, good = b"".join(written).splitlines()
+    assert ids(whole + b"\n" + good) == ["whole", "good"] and torn.startswith(b'{"created_at"')
     assert dropped(log) == 2

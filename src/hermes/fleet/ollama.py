@@ -135,12 +135,8 @@ class Ollama:
                 raise self.dialect.error(answer.status, said)
 
     async def _describe(self, tag: _Tag, deadline: float) -> ModelInfo:
-        details = tag.details or _Details()
-        capabilities, context_length = tag.capabilities, details.context_length
-        if capabilities is None:  # before v0.12 the list does not say what a model can do
-            shown = await self._show(tag, deadline)
-            capabilities = shown.capabilities or ()
-            context_length = context_length or _context_length(shown)
+        """The list knows nothing of tools and thinking where a model brings a template of its own (seen on 0.33)."""
+        details, shown = tag.details or _Details(), await self._show(tag, deadline)
         return ModelInfo(
             tag.name,
             tag.size,
@@ -149,8 +145,8 @@ class Ollama:
             details.family,
             details.parameter_size,
             details.quantization_level,
-            context_length,
-            capabilities,
+            details.context_length or _context_length(shown),
+            shown.capabilities or tag.capabilities or (),
         )
 
     async def _show(self, tag: _Tag, deadline: float) -> _Show:

@@ -1,0 +1,165 @@
+"""One client: asks as planned, leaves as planned, and says what it saw."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, assert_never
+
+from msgspec import Struct, field
+
+from tests.chaos.plan import After, Ask, InStream, WhileSending
+from tests.http.peers import Peer, connect
+
+# Longer than any answer may take.
+_PATIENCE_S = 12.0
+_IDLE_PEERS = 8
+
+
+class Seen(Struct):
+    """What a client got. `ended`: the answer is over; `whole`: and its framing says that nothing is missing.
+
+    `left_at` is monotonic, and None for one that stayed to the end, planned or not. `lost`: nothing happened any more.
+    """
+
+    ask: Ask
+    status: int = 0
+    headers: dict[str, str] = {}
+    body: bytearray = field(default_factory=bytearray)
+    pieces: int = 0
+    ended: bool = False
+    whole: bool = False
+    sent: bool = False
+    left_at: float | None = None
+    lost: bool = False
+
+    @property
+    def events(self) -> list[Any]:
+        return list(_events(self.body))
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of an answer or at the end of a stream; empty if there is none."""
+        if self.status == 200 and not self.ask.stream:
+            return {}
+        last = self.events[-1] if self.body else None
+        return dict(last["error"]) if isinstance(last, dict) and "error" in last else {}
+
+    @property
+    def text(self) -> str:
+        """What the model has said, thoughts apart."""
+        return "".join(map(_text, self.events))
+
+
+def _events(body: bytearray) -> Iterator[Any]:
+    for line in body.split(b"\n"):
+        if data := line.removeprefix(b"data: ").strip():
+            yield "[DONE]" if data == b"[DONE]" else json.loads(data)
+
+
+def _text(event: Any) -> str:
+    if not isinstance(event, dict):
+        return ""
+    for choice in event.get("choices", ()):
+        return str((choice.get("delta") or choice.get("message"))["content"] if _speaks(choice) else "")
+    return str(event.get("result", event.get("delta", "")))
+
+
+def _speaks(choice: dict[str, Any]) -> bool:
+    return bool((choice.get("delta") or choice.get("message") or {}).get("content"))
+
+
+class Clients:
+    """All clients of a run, and the connections that some leave open for others."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[Peer] = []
+
+    async def live(self, ask: Ask) -> Seen:
+        """From the connection to the end of the answer, or to the leaving."""
+        seen = Seen(ask)
+        peer = self._idle.pop() if ask.reuses and self._idle else await connect(self._port)
+        if not await self._stays(seen, peer):
+            await _leave(seen, peer)
+        elif seen.whole and seen.headers.get("connection") != "close" and len(self._idle) < _IDLE_PEERS:
+            self._idle.append(peer)
+        else:
+            peer.close()
+        return seen
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _stays(self, seen: Seen, peer: Peer) -> bool:
+        """Whether the answer was over before the client would have left."""
+        ask, leave = seen.ask, seen.ask.leave
+        if isinstance(leave, WhileSending):
+            await peer.send(ask.bytes[: int(leave.share * len(ask.bytes))])
+            return False
+        await peer.send(ask.bytes)
+        seen.sent = True
+        match leave:
+            case None:
+                await _read_within(_PATIENCE_S, seen, peer)
+                seen.lost = not seen.ended
+                return True
+            case After(delay_s):
+                await _read_within(delay_s, seen, peer)
+            case InStream(pieces):
+                await _read_within(_PATIENCE_S, seen, peer, pieces)
+            case _:
+                assert_never(leave)
+        return seen.ended
+
+
+async def _read_within(limit_s: float, seen: Seen, peer: Peer, pieces: int | None = None) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            await _read(seen, peer, pieces)
+
+
+async def _read(seen: Seen, peer: Peer, pieces: int | None) -> None:
+    """The answer, or its first `pieces`."""
+    try:
+        first, *lines = (await peer.until(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+        seen.status = int(first.split(" ")[1])
+        seen.headers = dict(line.split(": ", 1) for line in lines)
+        if "content-length" in seen.headers:
+            seen.body += await peer.exactly(int(seen.headers["content-length"]))
+            seen.whole = True
+        while not seen.whole and seen.pieces != pieces:
+            await _read_piece(seen, peer)
+    except (EOFError, ConnectionError):
+        seen.ended = True
+    seen.ended = seen.ended or seen.whole
+
+
+async def _read_piece(seen: Seen, peer: Peer) -> None:
+    size = int(await peer.until(b"\r\n"), 16)
+    seen.body += await peer.exactly(size)
+    seen.pieces += 1
+    await peer.exactly(2)
+    seen.whole = size == 0
+
+
+async def _leave(seen: Seen, peer: Peer) -> None:
+    """Go. Who only says that it will send no more waits for the other end to hang up."""
+    seen.left_at = time.monotonic()
+    seen.body.clear()
+    match seen.ask.way:
+        case "reset":
+            peer.reset()
+        case "close":
+            peer.close()
+        case "half":
+            with suppress(OSError):  # the other end may be gone already
+                peer.finish()
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    await peer.gone()
+            except TimeoutError:
+                seen.lost = True
+            peer.close()

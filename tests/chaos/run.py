@@ -1,0 +1,230 @@
+"""One run: Hermes as a process of its own, a faulty backend and all clients in this one; and the evidence it leaves."""
+
+import asyncio
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+import hermes
+from hermes.simulator import parse_fault
+from tests.chaos import plan
+from tests.chaos.client import Clients, Seen
+from tests.chaos.witness import Visit, Witness
+from tests.fakes.gateway import request_bytes
+from tests.http.peers import connect
+from tests.support import until
+
+_GREETING = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
+_SETTLE_S = 5.0
+# The process has met everything once: what it needs for that is not a leak.
+_WARM_UP = 50
+_BEAT_S = 0.02
+
+
+class Scrape(Struct, frozen=True):
+    """/metrics at one moment."""
+
+    samples: tuple[Sample, ...]
+
+    def total(self, name: str) -> float:
+        return sum(sample.value for sample in self.samples if sample.name == name)
+
+    def by(self, name: str, *labels: str) -> Counter[tuple[str, ...]]:
+        """Totals for each combination of these labels."""
+        totals: Counter[tuple[str, ...]] = Counter()
+        for sample in self.samples:
+            if sample.name == name:
+                totals[tuple(sample.labels[label] for label in labels)] += int(sample.value)
+        return totals
+
+
+class Evidence(Struct):
+    """What clients, backend and Hermes say of one run. `records` are the access log's lines.
+
+    `stall_s`: for how long this process has held its own clients and backend up, at most.
+    """
+
+    took_s: float
+    stall_s: float
+    seen: list[Seen]
+    visits: dict[str, list[Visit]]
+    faults: Counter[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    scrapes: list[Scrape]
+    peak_rss_bytes: int
+    records: list[dict[str, Any]]
+    log: str
+    exit_code: int
+
+
+class Program:
+    """The running Hermes, as its operator sees it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, folder: Path) -> None:
+        self.port = port
+        self.folder = folder
+        self._process = process
+
+    async def status(self) -> dict[str, Any]:
+        return dict(json.loads(await self._get("/v1/status")))
+
+    async def scrape(self) -> Scrape:
+        families = text_string_to_metric_families((await self._get("/metrics")).decode())
+        return Scrape(tuple(sample for family in families for sample in family.samples))
+
+    async def idle(self) -> dict[str, Any]:
+        """The status once nothing runs or waits any more, or when it should have been so for long."""
+        end = time.monotonic() + _SETTLE_S
+        while True:
+            status = await self.status()
+            requests = status["requests"]
+            if not requests["active"] + requests["queued"] + requests["connections"] - 1 or time.monotonic() > end:
+                return status
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> int:
+        """SIGTERM. Returns the exit code."""
+        self._process.terminate()
+        async with asyncio.timeout(_SETTLE_S):
+            return await self._process.wait()
+
+    async def _get(self, path: str) -> bytes:
+        peer = await connect(self.port)
+        try:
+            await peer.send(request_bytes("GET", path, None, {"x-api-key": plan.OPERATOR_KEY}))
+            async with asyncio.timeout(_SETTLE_S):
+                answer = await peer.answer()
+            assert answer.status == 200, answer
+            return answer.body
+        finally:
+            peer.close()
+
+
+@asynccontextmanager
+async def _serve(backend_url: str, folder: Path) -> AsyncIterator[Program]:
+    config = folder / "hermes.yaml"
+    config.write_text(json.dumps(plan.gateway(backend_url, str(folder / "access.log"))))
+    keys = {key: {"user": user} for key, user in plan.KEYS.items()} | {
+        plan.OPERATOR_KEY: {"user": "operator", "admin": True}
+    }
+    environ = {"API_KEYS_JSON": json.dumps(keys), "PYTHONPATH": str(Path(hermes.__file__).parents[1])}
+    log = folder / "stderr.log"
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "hermes", "serve", "--config", str(config), stderr=stderr, cwd=folder, env=environ
+        )
+    try:
+        await until(lambda: _GREETING.search(log.read_text()), "Hermes did not start", 10.0)
+        greeting = _GREETING.search(log.read_text())
+        assert greeting is not None
+        yield Program(process, int(greeting[1]), folder)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+class _Watch:
+    """Looks at Hermes, and at our own event loop, again and again while a run goes on."""
+
+    def __init__(self, program: Program) -> None:
+        self.scrapes: list[Scrape] = []
+        self.peak_rss_bytes = 0
+        self.stall_s = 0.0
+        self._program = program
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._look())
+            both.create_task(self._feel())
+
+    async def _look(self) -> None:
+        while True:
+            self.scrapes.append(await self._program.scrape())
+            status = await self._program.status()
+            self.peak_rss_bytes = max(self.peak_rss_bytes, status["process"].get("rss_bytes", 0))
+            await asyncio.sleep(0.5)
+
+    async def _feel(self) -> None:
+        while True:
+            slept_at = time.monotonic()
+            await asyncio.sleep(_BEAT_S)
+            self.stall_s = max(self.stall_s, time.monotonic() - slept_at - _BEAT_S)
+
+
+async def run(count: int, seed: int, folder: Path) -> Evidence:
+    """Let `count` clients loose, and wait until nothing moves."""
+    witness = Witness(plan.backend(seed))
+    port = await witness.start()
+    try:
+        async with _serve(f"http://127.0.0.1:{port}", folder) as program:
+            return await _observe(count, seed, program, witness)
+    finally:
+        await witness.stop()
+
+
+async def _observe(count: int, seed: int, program: Program, witness: Witness) -> Evidence:
+    asks = list(plan.asks(_WARM_UP + count, seed))
+    warm_up = await _live(asks[:_WARM_UP], frozenset(), program.port, witness)
+    watch = _Watch(program)
+    await program.scrape()
+    before = await program.idle()
+    began_at = time.monotonic()
+    watching = asyncio.get_running_loop().create_task(watch.run())
+    outages = frozenset(_WARM_UP + number for number in plan.outages(count))
+    seen = await _live(asks[_WARM_UP:], outages, program.port, witness)
+    took_s = time.monotonic() - began_at
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    after = await program.idle()
+    watch.scrapes.append(await program.scrape())
+    with suppress(AssertionError):  # the evidence tells more
+        await until(lambda: not witness.present, limit_s=_SETTLE_S)
+    exit_code = await program.stop()
+    return Evidence(
+        took_s=took_s,
+        stall_s=watch.stall_s,
+        seen=warm_up + seen,
+        visits=witness.visits,
+        faults=witness.stats.faults,
+        before=before,
+        after=after,
+        scrapes=watch.scrapes,
+        peak_rss_bytes=watch.peak_rss_bytes,
+        records=[json.loads(line) for line in (program.folder / "access.log").read_bytes().splitlines()],
+        log=(program.folder / "stderr.log").read_text(),
+        exit_code=exit_code,
+    )
+
+
+async def _live(asks: list[plan.Ask], outages: frozenset[int], port: int, witness: Witness) -> list[Seen]:
+    """All of them, each at its time. The backend goes away with those whose numbers are in `outages`."""
+    loop = asyncio.get_running_loop()
+    clients = Clients(port)
+    began_at = loop.time() - asks[0].at_s
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for ask in asks:
+            await asyncio.sleep(began_at + ask.at_s - loop.time())
+            tasks.append(group.create_task(clients.live(ask)))
+            if ask.number in outages:
+                group.create_task(_go_away(witness))
+    clients.close()
+    return [task.result() for task in tasks]
+
+
+async def _go_away(witness: Witness) -> None:
+    witness.machine.outage = parse_fault("reset;after=0")
+    await asyncio.sleep(plan.OUTAGE_S)
+    witness.machine.outage = None

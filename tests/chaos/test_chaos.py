@@ -1,0 +1,190 @@
+"""Thousands of clients, a third of them leaving in any phase, a backend that fails in every way: nothing is left over.
+
+One run makes the evidence for all of these tests. HERMES_CHAOS_REQUESTS and HERMES_CHAOS_SEED make it longer, or
+another one; `make chaos` lets 10,000 clients loose and shows what came of them.
+"""
+
+import asyncio
+import os
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.chaos import plan
+from tests.chaos.client import Seen
+from tests.chaos.report import PHASES, late, leavers, most_at_once, phase, records, stayers, table
+from tests.chaos.run import Evidence, run
+
+REQUESTS = int(os.environ.get("HERMES_CHAOS_REQUESTS", "300"))
+SEED = int(os.environ.get("HERMES_CHAOS_SEED", "1"))
+LONG = REQUESTS >= 5000
+
+# docs/api.md: which outcome an error that a client sees has.
+OUTCOMES = {
+    "invalid_json": "bad_request",
+    "invalid_type": "bad_request",
+    "context_length_exceeded": "bad_request",
+    "model_not_found": "bad_request",
+    "invalid_api_key": "denied",
+    "queue_full": "queue_full",
+    "queue_timeout": "queue_timeout",
+    "no_backend": "no_backend",
+    "backend_error": "upstream_error",
+    "backend_unreachable": "upstream_error",
+    "backend_busy": "upstream_error",
+    "backend_timeout": "upstream_timeout",
+}
+
+ALARM = re.compile(r'"level": "(warning|error|critical)"|Traceback|exception', re.IGNORECASE)
+
+# The most the process may have grown between its first requests and the end of any run.
+GROWTH_BYTES = 12 * 2**20
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(run(REQUESTS, SEED, tmp_path_factory.mktemp("chaos")))
+    if LONG:
+        print(f"\n{table(found)}")
+    return found
+
+
+def test_clients_left_in_every_phase_and_everything_went_wrong_once(evidence: Evidence) -> None:
+    """The run is worth something."""
+    told = records(evidence)
+    phases = {phase(seen, evidence.visits.get(seen.ask.id, ()), told.get(seen.ask.id)) for seen in leavers(evidence)}
+    assert phases >= set(PHASES if LONG else PHASES[:6])
+    assert len(leavers(evidence)) >= 0.3 * len(evidence.seen)
+    outcomes = {record["outcome"] for record in told.values()}
+    assert outcomes >= {"ok", "client_gone", "upstream_error", "bad_request", "denied", "queue_full", "queue_timeout"}
+    if LONG:
+        assert outcomes >= {"upstream_timeout", "no_backend"}
+        # The simulator counts those that befall an answer, not those of a load.
+        asked = {fault.partition(";")[0] for fault in plan.backend(SEED).faults}
+        assert evidence.faults.keys() >= asked - {"slow-load", "load-fail"}
+
+
+# --- what clients saw -----------------------------------------------------------------------------------------------
+
+
+def test_no_client_waited_for_ever(evidence: Evidence) -> None:
+    assert not [seen.ask for seen in evidence.seen if seen.lost]
+
+
+def test_every_answer_is_an_honest_success_or_an_honest_failure(evidence: Evidence) -> None:
+    """I5, I15: success is complete to the last letter; a failed stream has an error event and an unclean end."""
+    wrong = [(seen.ask.id, why) for seen in stayers(evidence) if (why := dishonest(seen))]
+    assert not wrong, wrong[:5]
+
+
+def dishonest(seen: Seen) -> str:
+    """What is wrong with an answer, if anything is."""
+    if seen.error:
+        return _false_failure(seen)
+    if seen.status != 200 or not seen.whole:
+        return f"status {seen.status} and neither error nor end"
+    if len(seen.text) != seen.ask.content_chars:
+        return f"{len(seen.text)} characters instead of {seen.ask.content_chars}"
+    return _false_end(seen) if seen.ask.stream else ""
+
+
+def _false_failure(seen: Seen) -> str:
+    *before, last = seen.events
+    if last.keys() != {"error"} or last["error"].keys() != {"message", "type", "param", "code"}:
+        return f"the error has another shape: {last}"
+    if any(event == "[DONE]" or "error" in event or event.get("done") for event in before):
+        return "an end or an error before the error"
+    return "" if seen.whole == (seen.status != 200) else "a failed stream that ends well, or a cut answer"
+
+
+def _false_end(seen: Seen) -> str:
+    *before, last = seen.events
+    ended = [event for event in before if event == "[DONE]" or event.get("done") or "error" in event]
+    if ended or not (last == "[DONE]" or last.get("done") is True):
+        return "the end is missing or not at the end"
+    reasons = [choice["finish_reason"] for event in before for choice in event.get("choices", ())]
+    return "" if [reason for reason in reasons if reason] == (["stop"] if reasons else []) else "no reason to end"
+
+
+# --- what Hermes says -----------------------------------------------------------------------------------------------
+
+
+def test_outcomes_are_what_clients_saw(evidence: Evidence) -> None:
+    """I3: exactly one record for each request that arrived, and it says what its client can see."""
+    told = records(evidence)
+    assert len(told) == sum(record["method"] == "POST" for record in evidence.records)
+    assert told.keys() <= {seen.ask.id for seen in evidence.seen if seen.sent}
+    wrong = [seen.ask.id for seen in stayers(evidence) if not _agree(seen, told[seen.ask.id])]
+    assert not wrong, wrong[:5]
+
+
+def _agree(seen: Seen, record: dict[str, Any]) -> bool:
+    code = seen.error.get("code", "")
+    outcome = OUTCOMES[code] if code else "ok"
+    return (record["outcome"], record["status"], record.get("code", "")) == (outcome, seen.status, code)
+
+
+def test_accepted_is_the_sum_of_outcomes_and_what_is_in_flight(evidence: Evidence) -> None:
+    """I3: at every scrape."""
+    assert len(evidence.scrapes) > 3
+    for scrape in evidence.scrapes:
+        ended = scrape.total("hermes_requests_total")
+        assert scrape.total("hermes_requests_accepted_total") == ended + scrape.total("hermes_requests_in_flight")
+
+
+def test_metrics_count_what_the_access_log_tells(evidence: Evidence) -> None:
+    asked = Counter((record["route"], record["outcome"]) for record in evidence.records if record["method"] == "POST")
+    counted = evidence.scrapes[-1].by("hermes_requests_total", "route", "outcome")
+    assert {series: counted[series] for series in counted if series[0].startswith(("/v1/llm", "/v1/chat"))} == asked
+
+
+def test_every_slot_and_every_place_in_the_queue_came_back(evidence: Evidence) -> None:
+    """I2."""
+    requests, last = evidence.after["requests"], evidence.scrapes[-1]
+    assert (requests["active"], requests["queued"], requests["queued_bytes"]) == (0, 0, 0)
+    assert not any(model["active"] or model["queued"] for model in evidence.after["models"].values())
+    assert last.total("hermes_requests_active") == last.total("hermes_requests_queued") == 0
+    assert last.total("hermes_requests_in_flight") == 1  # the scrape itself
+
+
+def test_nothing_that_must_never_happen_has_happened(evidence: Evidence) -> None:
+    last = evidence.scrapes[-1]
+    assert last.total("hermes_double_closes_total") == last.total("hermes_log_lines_dropped_total") == 0
+    assert not [line for line in evidence.log.splitlines() if ALARM.search(line)]
+    assert not [record for record in evidence.records if record["outcome"] == "internal_error"]
+    assert evidence.exit_code == 0
+
+
+def test_connections_files_and_memory_are_as_before(evidence: Evidence) -> None:
+    """What is kept: one idle connection to the backend for each slot at most."""
+    assert evidence.after["requests"]["connections"] == evidence.before["requests"]["connections"]
+    before, after = evidence.before["process"], evidence.after["process"]
+    assert after["open_files"] <= before["open_files"] + plan.MOST_AT_ONCE["*"]
+    assert after["rss_bytes"] <= before["rss_bytes"] + GROWTH_BYTES
+
+
+# --- what the backend saw -------------------------------------------------------------------------------------------
+
+
+def test_a_second_after_a_client_left_nothing_of_its_request_is_at_the_backend(evidence: Evidence) -> None:
+    """I9: in whatever phase it was, the backend has seen it end by then, and nothing of it comes any more.
+
+    The clients and the backend are in one process: what it was held up itself is not counted.
+    """
+    wrong = list(late(evidence, 1.0 + evidence.stall_s))
+    assert not wrong, wrong
+
+
+def test_no_more_ran_at_once_than_the_caps_allow(evidence: Evidence) -> None:
+    """I1."""
+    assert {model: most for model, most in most_at_once(evidence).items() if most > plan.MOST_AT_ONCE[model]} == {}
+
+
+def test_retries_stayed_within_their_budget(evidence: Evidence) -> None:
+    """I8."""
+    attempts = evidence.scrapes[-1].total("hermes_backend_attempts_total")
+    assert attempts <= 1.2 * len(records(evidence)) + 10

@@ -1,0 +1,50 @@
+"""A faulty simulated server that notes when each marked request was there, and how it ended."""
+
+import re
+import time
+from collections import defaultdict
+
+from msgspec import Struct
+
+from hermes.http.request import Request
+from hermes.http.response import Response
+from hermes.simulator import Simulator, SimulatorConfig
+
+_MARK = re.compile(rb"\[\[tag:(chaos-\d+)\]\]")
+_MODEL = re.compile(rb'"model":"([^":]+)')
+
+
+class Visit(Struct):
+    """One request at the backend, in monotonic seconds. `aborted`: its sender has left before it was answered."""
+
+    model: str
+    began_at: float
+    ended_at: float | None = None
+    aborted: bool = False
+
+
+class Witness(Simulator):
+    def __init__(self, config: SimulatorConfig) -> None:
+        super().__init__(config)
+        self.visits: defaultdict[str, list[Visit]] = defaultdict(list)
+
+    @property
+    def present(self) -> int:
+        """Marked requests that are here now."""
+        return sum(visit.ended_at is None for visits in self.visits.values() for visit in visits)
+
+    async def handle(self, request: Request, response: Response) -> None:
+        mark = _MARK.search(request.body)
+        if mark is None:
+            await super().handle(request, response)
+            return
+        model = _MODEL.search(request.body)
+        assert model is not None
+        visit = Visit(model[1].decode(), time.monotonic())
+        self.visits[mark[1].decode()].append(visit)
+        visit.aborted = True
+        try:
+            await super().handle(request, response)
+            visit.aborted = False
+        finally:
+            visit.ended_at = time.monotonic()

@@ -1,0 +1,263 @@
+"""The whole line, from a request to its record, between simulated clients and simulated backends."""
+
+import asyncio
+import json
+import random
+from collections import Counter
+
+import msgspec
+from msgspec import Struct
+
+from hermes import metrics
+from hermes.admission import Admission
+from hermes.api.app import Api
+from hermes.api.door import Door
+from hermes.api.inference import Inference
+from hermes.api.routes import Access, Route, RouteTable
+from hermes.auth import Authenticator
+from hermes.dialects.openai import OpenAI
+from hermes.dialects.prompt import Prompt
+from hermes.errors import Outcome
+from hermes.exchange import Journal, Record
+from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.inventory import Inventory
+from hermes.fleet.ollama import Ollama
+from hermes.gateway import Gateway
+from hermes.http.client import Pool, PoolLimits
+from hermes.http.request import Request
+from hermes.http.response import Response
+from hermes.http.wire import Deadlines
+from hermes.metrics import Metrics
+from hermes.policy.retry import RetryBudget, RetryPolicy
+from hermes.policy.routing import Catalog, Service
+from hermes.policy.scheduler import Bounds, ModelBounds, Scheduler
+from tests.simulation.backend import ENDINGS, SECRET, Connecting, Script, SimulatedBackend, origin
+from tests.simulation.loop import VirtualLoop
+
+
+class Client:
+    """A client's connection, as its response sees it. It reads at once, or `slow_s` late."""
+
+    def __init__(self, loop: VirtualLoop, name: str, slow_s: float = 0.0) -> None:
+        self.name = name
+        self.lost = False
+        self.left_at = 0.0
+        self.resumed: asyncio.Future[None] | None = None
+        self.may_keep_alive = True
+        self.received = b""
+        self.answers: list[Response] = []
+        self.tries_when_content_came: int | None = None
+        self.task: asyncio.Task[None]
+        self._loop = loop
+        self._slow_s = slow_s
+
+    def date_line(self) -> bytes:
+        return b""
+
+    def write(self, data: bytes) -> None:
+        self.received += data
+        if self._slow_s and self.resumed is None:
+            self.resumed = self._loop.create_future()
+            self._loop.call_later(self._slow_s, self._resume)
+
+    def response_ended(self, response: Response) -> None:
+        self.answers.append(response)
+
+    def leave(self) -> None:
+        """What the server does when a client's connection ends."""
+        if not self.lost:
+            self.lost, self.left_at = True, self._loop.time()
+        self.task.cancel()
+
+    def _resume(self) -> None:
+        if self.resumed is not None:
+            self.resumed.set_result(None)
+            self.resumed = None
+
+    @property
+    def is_content(self) -> bool:
+        """Whether a piece of an answer has come."""
+        return b"200 OK" in self.received and (b'"delta"' in self.received or b'"content"' in self.received)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the bytes claim that this is a whole answer."""
+        whole = b'"result"' in self.received or b'"finish_reason":"stop"' in self.received
+        return whole or b'"done":true' in self.received or b"[DONE]" in self.received
+
+
+class Line:
+    def __init__(self, loop: VirtualLoop, bounds: Bounds, backends: dict[str, SimulatedBackend], slots: int) -> None:
+        self.loop = loop
+        self.backends = backends
+        self.slots = slots
+        self.metrics = Metrics()
+        self.journal = Journal(self.metrics)
+        self.records: list[Record] = []
+        self.journal.sinks.append(self.records.append)
+        self.scheduler = Scheduler(bounds, ModelBounds(queue_limit=6))
+        self.admission = Admission(self.scheduler, loop)
+        self.deadlines = Deadlines(loop)
+        self.fleet = Fleet([self._backend(name) for name in backends], lambda backend: None)
+        self.clients: list[Client] = []
+        self.api = self._api()
+        loop.after_each_step = self.check
+
+    def _backend(self, name: str) -> Backend:
+        limits = PoolLimits(connections=64, idle_connections=2, idle_s=5.0, connect_timeout_s=2.0)
+        pool = Pool(origin(self.backends[name]), limits, self.deadlines, self.loop)
+        backend = Backend(name, "ollama", "http://sim", Ollama(pool), self.slots, 10.0)
+        backend.inventory = Inventory("0", {}, (), {"m": "m:latest", "n": "n:latest"})
+        backend.state = "up"
+        self.admission.observe(backend.facts)
+        return backend
+
+    def _api(self) -> Api:
+        openai, prompt = OpenAI(), Prompt()
+        service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
+        gateway = Gateway(Catalog({}, service), self.fleet, self.admission, RetryBudget(RetryPolicy()), self.metrics)
+        inference = Inference(gateway, openai, prompt)
+        table = RouteTable(
+            (
+                Route("POST", "/v1/chat/completions", Access.USER, openai, inference.chat_completions),
+                Route("POST", "/v1/llm/{model}", Access.USER, prompt, inference.prompt),
+            )
+        )
+        door = Door((), (), instance="here")
+        return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time)
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def ask(self, *, stream: bool = True, model: str = "m", openai: bool = False, slow_s: float = 0.0) -> Client:
+        """A client sends its request. Its name is in the prompt, and is the request's id."""
+        client = Client(self.loop, f"client-{len(self.clients)}", slow_s)
+        prompt = f"{SECRET} {client.name}"
+        path, body = f"/v1/llm/{model}", {"prompt": prompt, "stream": stream}
+        if openai:
+            path = "/v1/chat/completions"
+            body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
+        headers = {b"host": b"localhost", b"x-request-id": client.name.encode()}
+        request = Request("POST", path.encode(), b"", headers, received_at=self.loop.time())
+        request.body = json.dumps(body).encode()
+        self.clients.append(client)
+        client.task = self.loop.create_task(self.api.handle(request, Response(client, request)), name=client.name)
+        return client
+
+    def switch(self, name: str, up: bool) -> None:
+        backend = self.fleet.backends[name]
+        backend.state = "up" if up else "down"
+        self.admission.observe(backend.facts)
+
+    async def rest(self) -> None:
+        while waiting := [client.task for client in self.clients if not client.task.done()]:
+            await asyncio.wait(waiting)
+        for client in self.clients:
+            if not client.task.cancelled() and (error := client.task.exception()) is not None:
+                raise error
+
+    # --- what holds -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """After every step."""
+        for backend in self.backends.values():
+            load = Counter(asked.model for asked in backend.working)
+            assert all(count <= self.slots for count in load.values()), f"over the slots (I1): {load}"
+        working = {asked.client for backend in self.backends.values() for asked in backend.working}
+        for client in self.clients:
+            if client.task.done():
+                assert client.name not in working, f"{client.name} is gone, and its backend still at work (I9)"
+            elif client.lost:
+                assert self.loop.time() == client.left_at, f"{client.name} has left, and its request goes on (I9)"
+            if client.is_content and client.tries_when_content_came is None:
+                client.tries_when_content_came = self.tries(client)
+            if client.tries_when_content_came is not None:
+                assert self.tries(client) == client.tries_when_content_came, "tried again after content (I5)"
+        finished = sum(self.metrics.finished.read().values())
+        assert self.metrics.accepted.read()[()] == finished + self.journal.open, "the outcomes do not add up (I3)"
+
+    def tries(self, client: Client) -> int:
+        return sum(asked.client == client.name for backend in self.backends.values() for asked in backend.asked)
+
+    def check_end(self) -> None:
+        """When all is over, and the last timer has gone off."""
+        scheduler, admission = self.scheduler, self.admission
+        assert (scheduler.running, scheduler.waiting, scheduler.waiting_bytes, admission._waiters) == (0, 0, 0, {})
+        assert admission._timer is None
+        for backend in self.fleet.backends.values():
+            pool = backend.driver.pool
+            assert (pool.open_connections, pool._connecting, list(pool._idle)) == (0, 0, [])
+        assert not self.deadlines._watched
+        assert not [asked for backend in self.backends.values() for asked in backend.working]
+        assert self.journal.open == 0
+        assert self.metrics.double_close.read()[()] == 0
+        attempts = sum(len(backend.asked) for backend in self.backends.values())
+        assert attempts <= 1.2 * len(self.clients) + 10, "too many attempts (I8)"
+        told = msgspec.json.encode(self.records) + metrics.render(self.metrics.snapshot())
+        assert SECRET.encode() not in told, "what was said has leaked (I27)"
+        records = {record.request_id: record for record in self.records}
+        assert len(records) == len(self.records) == self.metrics.accepted.read()[()]
+        for client in self.clients:
+            check_answer(client, records.get(client.name))
+
+
+def check_answer(client: Client, record: Record | None) -> None:
+    """I3, I5, I15: the record and what the client got agree, and nothing but a whole answer claims to be one."""
+    if client.task.cancelled():
+        assert record is None or record.outcome is Outcome.CLIENT_GONE  # None: gone before its task began
+        return
+    assert record is not None and record.outcome is not Outcome.INTERNAL_ERROR
+    [response] = client.answers
+    assert client.is_success == (record.outcome is Outcome.OK)
+    assert record.status == response.status != 0
+    if record.outcome is Outcome.OK:
+        assert (record.status, response.keep_alive) == (200, True)
+    elif record.status == 200:
+        assert not response.keep_alive and b'"error"' in client.received
+
+
+# --- drawing one ------------------------------------------------------------------------------------------------------
+
+
+class Odds(Struct, frozen=True):
+    """How often a thing goes wrong."""
+
+    connect: float
+    answer: float
+    leave: float
+
+
+def draw(dice: random.Random, loop: VirtualLoop) -> Line:
+    """A line with faulty backends, its requests planned, and clients that leave at any step."""
+    odds = Odds(*(dice.choice((0.0, 0.3, 0.7)) for _ in range(3)))
+
+    def connecting() -> Connecting:
+        if dice.random() >= odds.connect:
+            return Connecting(dice.choice((0.0, 0.01, 0.3)))
+        return Connecting(dice.choice((0.0, 0.5, 9.0)), dice.choice(("refused", "dead", "made")))
+
+    def script(client: str) -> Script:
+        ending = dice.choice(ENDINGS) if dice.random() < odds.answer else "done"
+        return Script(
+            dice.choice((0.0, 0.2, 1.0, 7.9)), dice.randint(0, 5), dice.choice((0.01, 0.3)), ending, dice.random() < 0.8
+        )
+
+    backends = {name: SimulatedBackend(loop, connecting, script) for name in ("x", "y")[: dice.randint(1, 2)]}
+    line = Line(loop, Bounds(max_concurrent=dice.choice((None, 2))), backends, slots=dice.randint(1, 2))
+    for _ in range(dice.randint(3, 14)):
+        loop.call_later(dice.random() * 6, lambda: draw_request(dice, line, odds))
+    for _ in range(dice.choice((0, 0, 2))):
+        loop.call_later(dice.random() * 6, line.switch, dice.choice(list(backends)), dice.random() < 0.6)
+    if dice.random() < 0.1:
+        loop.call_later(dice.random() * 6, line.admission.close)
+    return line
+
+
+def draw_request(dice: random.Random, line: Line, odds: Odds) -> None:
+    client = line.ask(
+        stream=dice.random() < 0.6,
+        model=dice.choice("mmn"),
+        openai=dice.random() < 0.5,
+        slow_s=dice.choice((0.0, 0.0, 0.5)),
+    )
+    if dice.random() < odds.leave:
+        line.loop.at_step(line.loop.steps + dice.choice((1, 3, 10, 30, 80)) + dice.randrange(10), client.leave)

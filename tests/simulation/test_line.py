@@ -1,0 +1,114 @@
+"""One outcome for every request, and everything back, whatever fails, whoever leaves (I1-I3, I5, I8, I9, I15)."""
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from hermes.errors import Outcome
+from hermes.policy.scheduler import Bounds
+from tests.simulation import SEEDS
+from tests.simulation.backend import Connecting, Script, SimulatedBackend
+from tests.simulation.line import Line, draw
+from tests.simulation.loop import VirtualLoop
+
+
+def play_drawn(seed: int) -> Line:
+    loop = VirtualLoop(seed)
+    line = draw(random.Random(seed), loop)
+
+    async def main() -> None:
+        await asyncio.sleep(7.0)  # all have come by then
+        await line.rest()
+
+    loop.run(main())
+    line.check_end()
+    return line
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_leaks_and_every_request_has_one_outcome(seed: int) -> None:
+    play_drawn(seed)
+
+
+def test_the_seeds_see_every_outcome() -> None:
+    """Else they would prove little."""
+    seen = Counter(record.outcome for seed in range(80) for record in play_drawn(seed).records)
+    wanted = {
+        Outcome.OK,
+        Outcome.QUEUE_FULL,
+        Outcome.QUEUE_TIMEOUT,
+        Outcome.NO_BACKEND,
+        Outcome.UPSTREAM_ERROR,
+        Outcome.UPSTREAM_TIMEOUT,
+        Outcome.CLIENT_GONE,
+        Outcome.DRAINED,
+    }
+    assert seen.keys() == wanted, seen
+    assert all(count > 1 for count in seen.values()), seen
+
+
+# --- one scene, and every step of it ----------------------------------------------------------------------------------
+
+# One slot for three clients. The first is tried three times; the second finds the connection refused, comes again, and
+# is cut off in the middle of its stream; the third finds the connection dead, comes again, and has its answer whole.
+SCRIPTS = {
+    "client-0": [Script(ending="busy", keeps_alive=False), Script(ending="crash"), Script()],
+    "client-1": [Script(ending="cut")],
+    "client-2": [Script(pieces=1)],
+}
+CONNECTING = [Connecting(), Connecting(ending="refused"), Connecting(ending="dead")]
+CLIENTS = range(3)
+# A second cancellation comes at most this many steps after the first: by then the request is over.
+WINDOW = 3
+
+
+def play(*leaving: tuple[int, int], seed: int | None = None) -> Line:
+    """The scene, in which who leaves before which step."""
+    loop = VirtualLoop(seed)
+    scripts = {client: iter(each) for client, each in SCRIPTS.items()}
+    connecting = iter(CONNECTING)
+    backend = SimulatedBackend(loop, lambda: next(connecting, Connecting()), lambda client: next(scripts[client]))
+    line = Line(loop, Bounds(), {"x": backend}, slots=1)
+    line.ask(stream=True)
+    line.ask(stream=True, slow_s=0.3, openai=True)
+    line.ask(stream=False)
+    for who, step in leaving:
+        loop.at_step(step, line.clients[who].leave)
+    loop.run(line.rest())
+    line.check_end()
+    return line
+
+
+def test_the_scene_is_as_told() -> None:
+    told = {record.request_id: (record.outcome, record.attempts) for record in play().records}
+    assert told == {
+        "client-0": (Outcome.OK, 3),
+        "client-1": (Outcome.UPSTREAM_ERROR, 2),
+        "client-2": (Outcome.OK, 2),
+    }
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_client_that_leaves_at_any_step_leaves_nothing_behind(seed: int | None) -> None:
+    steps = play(seed=seed).loop.steps
+    lines = [play((who, step), seed=seed) for who in CLIENTS for step in range(steps)]
+    gone = [record for line in lines for record in line.records if record.outcome is Outcome.CLIENT_GONE]
+    assert {record.attempts for record in gone} == {0, 1, 2, 3}
+
+
+def test_a_client_that_is_cancelled_twice_at_any_steps_leaves_nothing_behind() -> None:
+    steps = play().loop.steps
+    for who in CLIENTS:
+        for first in range(steps):
+            for second in range(first, first + WINDOW):
+                play((who, first), (who, second))
+
+
+def test_two_clients_that_leave_at_any_steps_leave_nothing_behind() -> None:
+    steps = play().loop.steps
+    for who in CLIENTS:
+        for first in range(steps):
+            for second in range(first, first + WINDOW):
+                play((who, first), ((who + 1) % len(CLIENTS), second))
