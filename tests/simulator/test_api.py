@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes.errors import ConfigError
+from hermes.http.wire import NEVER
 from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
 from tests.simulator.harness import Answer, Client, chat_body, config, run, simulating
 
@@ -194,7 +195,7 @@ def test_every_token_comes_when_it_is_due() -> None:
             body = chat_body("[[tokens:50]] x" + "y" * 3985, stream=True)  # 4000 characters: 1004 tokens, 1.004 s
             arrivals = []
             async with client.open("/api/chat", body) as exchange:
-                while await exchange.read():
+                while await exchange.read(NEVER):
                     arrivals.append(client.now() - began)
             due = [5.0 + 1.004 + token * 0.1 for token in range(50)]
             assert arrivals[:50] == pytest.approx(due)

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from hermes.errors import BackendError, ConfigError
+from hermes.http.wire import NEVER
 from hermes.simulator import Simulator, SimulatorConfig, parse_fault, parse_share
 from hermes.simulator.faults import KINDS, Chance, Fault, asked_fault, tag
 from tests.simulator.harness import CHAT, Answer, Client, chat_body, config, run, simulating
@@ -39,7 +40,7 @@ async def watch(client: Client, fault: str, **fields: Any) -> Seen:
     try:
         async with asyncio.timeout(PATIENCE_S), client.open("/api/chat", asked) as answer:
             status = answer.status
-            while data := await answer.read():
+            while data := await answer.read(NEVER):
                 body += data
             complete = True
     except (BackendError, TimeoutError):

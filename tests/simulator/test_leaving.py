@@ -8,7 +8,7 @@ import uvloop
 
 from hermes.http.client import Pool, PoolLimits
 from hermes.http.origin import Origin
-from hermes.http.wire import Deadlines
+from hermes.http.wire import NEVER, Deadlines
 from hermes.simulator import SimulatedModel, Simulator
 from tests.simulator.harness import Client, chat_body, config, run, settle, simulating
 
@@ -128,7 +128,7 @@ def test_two_hundred_and_fifty_streams_and_as_many_leavers_end_at_nothing() -> N
             body = b'{"model":"chat","messages":[{"role":"user","content":"[[tokens:40]] %d"}]}' % number
             lines = 0
             async with pool.exchange("POST", "/api/chat", body, deadline=loop.time() + 20) as answer:
-                while data := await answer.read():
+                while data := await answer.read(NEVER):
                     lines += data.count(b"\n")
                     if number % 2 and lines > number % 20:
                         return -1
