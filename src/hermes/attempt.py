@@ -19,7 +19,6 @@ from hermes.chat import (
     TextDelta,
     ToolCallDelta,
     Usage,
-    collect,
 )
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
 from hermes.errors import BackendError, BackendTimeout, GatewayError
@@ -72,15 +71,14 @@ async def run(job: Job, server: Server) -> None:
     ) as answer:
         if answer.status != 200:
             raise server.dialect.error(answer.status, await answer.read_all(MAX_ERROR_BYTES))
-        decoder = server.dialect.decoder(job.request, job.exchange.request_id)
         if whole:
-            _answer_whole(job, answer.body, server.dialect, decoder)
+            _answer_whole(job, answer.body, server.dialect)
         else:
-            await _Stream(job, answer, server.dialect, decoder).run()
+            await _Stream(job, answer, server.dialect).run()
 
 
-def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, decoder: Decoder) -> None:
-    said = collect(decoder.feed(answer) + decoder.finish())
+def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect) -> None:
+    said = spoken.whole(answer, job.request, job.exchange.request_id)
     if said is None:
         raise BackendError("the backend's answer ended before it was complete")
     if isinstance(said, Failure):
@@ -107,11 +105,11 @@ class _Stream:
         "_stopped",
     )
 
-    def __init__(self, job: Job, answer: ClientExchange, spoken: BackendDialect, decoder: Decoder) -> None:
+    def __init__(self, job: Job, answer: ClientExchange, spoken: BackendDialect) -> None:
         self._job = job
         self._answer = answer
         self._spoken = spoken
-        self._decoder = decoder
+        self._decoder: Decoder = spoken.decoder(job.request, job.exchange.request_id)
         self._encoder: Encoder = job.dialect.encoder(job.request, job.meta)
         self._loop = asyncio.get_running_loop()
         self._stall_timeout_s = job.service.stall_timeout_s

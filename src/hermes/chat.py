@@ -5,11 +5,12 @@ as the plain object it was parsed to.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from msgspec import Struct
 
-Role = Literal["system", "user", "assistant", "tool"]
+Speaker = Literal["system", "user", "assistant"]
+Role = Literal[Speaker, "tool"]
 StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
@@ -35,7 +36,18 @@ class ToolCall(Struct, frozen=True):
     arguments: str
 
 
-class Message(Struct, frozen=True):
+@final
+class Message(Struct, frozen=True, gc=False):
+    """One text and nothing else, as nearly every message is: what has more to it is a `RichMessage`."""
+
+    role: Speaker
+    content: str
+
+
+@final
+class RichMessage(Struct, frozen=True):
+    """What one side said, in full. Without anything but one text it means the same as a `Message`."""
+
     role: Role
     parts: tuple[Part, ...] = ()
     reasoning: str = ""
@@ -83,7 +95,7 @@ class ChatRequest(Struct, frozen=True):
     """
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message | RichMessage, ...]
     stream: bool = False
     include_usage: bool = False
     completion: bool = False
@@ -165,23 +177,22 @@ def collect(events: Iterable[StreamEvent]) -> Answer | Failure | None:
     usage = Usage()
     reason: StopReason | None = None
     for event in events:
-        match event:
-            case TextDelta():
-                text.append(event.text)
-                logprobs.extend(event.logprobs)
-            case ReasoningDelta():
-                reasoning.append(event.text)
-            case ToolCallDelta():
-                call = calls.get(event.index, ToolCall("", "", ""))
-                calls[event.index] = ToolCall(
-                    call.id or event.id, call.name or event.name, call.arguments + event.arguments
-                )
-            case Usage():
-                usage = event
-            case Stop():
-                reason = event.reason
-            case Failure():
-                return event
+        if type(event) is TextDelta:
+            text.append(event.text)
+            logprobs += event.logprobs
+        elif type(event) is ReasoningDelta:
+            reasoning.append(event.text)
+        elif type(event) is ToolCallDelta:
+            call = calls.get(event.index, ToolCall("", "", ""))
+            calls[event.index] = ToolCall(
+                call.id or event.id, call.name or event.name, call.arguments + event.arguments
+            )
+        elif type(event) is Usage:
+            usage = event
+        elif type(event) is Stop:
+            reason = event.reason
+        elif type(event) is Failure:
+            return event
     if reason is None:
         return None
     ordered = tuple(calls[index] for index in sorted(calls))

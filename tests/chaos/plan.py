@@ -149,7 +149,7 @@ def _prompt(model: str, content: str, stream: bool) -> tuple[str, dict[str, obje
 # --- both servers ---------------------------------------------------------------------------------------------------
 
 _SLOTS = {"gemma": 6, "mistral": 3, "qwen3": 3, "llama3.2": 1}
-_MAX_CONCURRENT = 12
+_MAX_CONCURRENT = 8
 MOST_AT_ONCE = _SLOTS | {"*": _MAX_CONCURRENT}
 
 _FAULTS = {

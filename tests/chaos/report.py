@@ -71,12 +71,10 @@ def abort_latencies(evidence: Evidence) -> list[float]:
 
 
 def most_at_once(evidence: Evidence) -> dict[str, int]:
-    """For each model, and all together (`*`): how many requests that succeeded were at the backend in one moment."""
-    told = records(evidence)
+    """For each model, and all together (`*`): how many requests certainly held a slot in one moment."""
     moves = []
-    for request_id, visits in evidence.visits.items():
-        if told.get(request_id, {}).get("outcome") == "ok":
-            moves += [(visits[-1].began_at, 1, visits[-1].model), (visits[-1].ended_at or 0.0, -1, visits[-1].model)]
+    for model, began_at, ended_at in _runs(evidence):
+        moves += [(began_at, 1, model), (ended_at, -1, model)]
     now: Counter[str] = Counter()
     most: Counter[str] = Counter()
     for _, change, model in sorted(moves):
@@ -84,6 +82,19 @@ def most_at_once(evidence: Evidence) -> dict[str, int]:
             now[name] += change
             most[name] = max(most[name], now[name])
     return dict(most)
+
+
+def _runs(evidence: Evidence) -> Iterator[tuple[str, float, float]]:
+    """Model, beginning and end of what held a slot: at the backend, to the success or to the client's leaving."""
+    told = records(evidence)
+    for seen in evidence.seen:
+        outcome = told.get(seen.ask.id, {}).get("outcome")
+        if outcome not in ("ok", "client_gone") or not (visits := evidence.visits.get(seen.ask.id)):
+            continue
+        last = visits[-1]
+        ended_at = min(last.ended_at or float("inf"), seen.left_at or float("inf"))
+        if last.began_at < ended_at:
+            yield last.model, last.began_at, ended_at
 
 
 # --- told to the operator of the test -------------------------------------------------------------------------------
@@ -110,7 +121,7 @@ def table(evidence: Evidence) -> str:
             f"{len(waits)}; after p50 {_ms(waits, 0.5)}, p99 {_ms(waits, 0.99)}, max {_ms(waits, 1)}",
         ),
         ("longest stall of the test itself", f"{1000 * evidence.stall_s:.0f} ms"),
-        ("successes at the backend at once", _counts(Counter(most_at_once(evidence)))),
+        ("slots in use at once", _counts(Counter(most_at_once(evidence)))),
         (
             "slots and queue",
             str({key: evidence.after["requests"][key] for key in ("active", "queued", "queued_bytes")}),

@@ -8,6 +8,7 @@ from hermes.chat import (
     Image,
     Message,
     ReasoningDelta,
+    RichMessage,
     Stop,
     StreamEvent,
     Text,
@@ -24,14 +25,14 @@ class Said(Struct):
     """Messages, by OpenAI's API, by ours, by Ollama's."""
 
     openai: list[dict[str, Any]]
-    chat: tuple[Message, ...]
+    chat: tuple[Message | RichMessage, ...]
     ollama: list[dict[str, Any]]
 
 
 CONVERSATIONS = {
     "a plain text": Said(
         [{"role": "user", "content": "Hi"}],
-        (Message("user", (Text("Hi"),)),),
+        (Message("user", "Hi"),),
         [{"role": "user", "content": "Hi"}],
     ),
     "system and developer are one": Said(
@@ -41,9 +42,9 @@ CONVERSATIONS = {
             {"role": "user", "content": "Hi", "name": None},
         ],
         (
-            Message("system", (Text("Be brief"),)),
-            Message("system", (Text("Be kind"),)),
-            Message("user", (Text("Hi"),)),
+            Message("system", "Be brief"),
+            Message("system", "Be kind"),
+            Message("user", "Hi"),
         ),
         [
             {"role": "system", "content": "Be brief"},
@@ -62,7 +63,7 @@ CONVERSATIONS = {
                 ],
             }
         ],
-        (Message("user", (Text("What is"), Image("image/png", PIXEL), Text("this?"))),),
+        (RichMessage("user", (Text("What is"), Image("image/png", PIXEL), Text("this?"))),),
         [{"role": "user", "content": "What is\nthis?", "images": [PIXEL]}],
     ),
     "an image alone": Said(
@@ -72,7 +73,7 @@ CONVERSATIONS = {
                 "content": [{"type": "image_url", "image_url": f"DATA:image/JPEG;charset=x;base64,{PIXEL}"}],
             }
         ],
-        (Message("user", (Image("image/jpeg", PIXEL),)),),
+        (RichMessage("user", (Image("image/jpeg", PIXEL),)),),
         [{"role": "user", "content": "", "images": [PIXEL]}],
     ),
     "calls and their results": Said(
@@ -92,16 +93,16 @@ CONVERSATIONS = {
             {"role": "tool", "tool_call_id": "c0", "content": "?", "name": "old"},
         ],
         (
-            Message("user", (Text("Weather?"),)),
-            Message(
+            Message("user", "Weather?"),
+            RichMessage(
                 "assistant",
                 (),
                 reasoning="I must look",
                 tool_calls=(ToolCall("c1", "look", '{"city":"Oslo"}'), ToolCall("c2", "now", "")),
             ),
-            Message("tool", (Text("noon"),), tool_call_id="c2", tool_name="now"),
-            Message("tool", (Text("cold"),), tool_call_id="c1", tool_name="look"),
-            Message("tool", (Text("?"),), tool_call_id="c0", tool_name="old"),
+            RichMessage("tool", (Text("noon"),), tool_call_id="c2", tool_name="now"),
+            RichMessage("tool", (Text("cold"),), tool_call_id="c1", tool_name="look"),
+            RichMessage("tool", (Text("?"),), tool_call_id="c0", tool_name="old"),
         ),
         [
             {"role": "user", "content": "Weather?"},
@@ -126,9 +127,9 @@ CONVERSATIONS = {
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}], "tool_calls": None},
         ],
         (
-            Message("assistant"),
-            Message("assistant", (Text("Hm"),), reasoning="why?"),
-            Message("assistant", (Text("No."),)),
+            RichMessage("assistant"),
+            RichMessage("assistant", (Text("Hm"),), reasoning="why?"),
+            RichMessage("assistant", (Text("No."),)),
         ),
         [
             {"role": "assistant", "content": ""},

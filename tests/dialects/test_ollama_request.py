@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.chat import ChatRequest, JsonFormat, Message, Sampling, Text, Thinking, Tool, ToolCall
+from hermes.chat import ChatRequest, JsonFormat, Message, RichMessage, Sampling, Thinking, Tool, ToolCall
 from hermes.dialects import BackendDialect
 from hermes.dialects.ollama import Ollama
 from hermes.dialects.openai import OpenAI
@@ -15,7 +15,7 @@ from hermes.dialects.prompt import Prompt
 from tests.dialects.cases import CONVERSATIONS, PIXEL, Said
 
 DIALECT: BackendDialect = Ollama()
-HI = (Message("user", (Text("Hi"),)),)
+HI = (Message("user", "Hi"),)
 CHAT = {"model": "resident", "messages": [{"role": "user", "content": "Hi"}], "stream": False, "truncate": False}
 
 
@@ -133,14 +133,14 @@ def test_no_clients_words_become_load_options(raw: bytes) -> None:
 )
 def test_arguments_are_an_object_whatever_the_model_wrote(text: str, value: dict[str, Any]) -> None:
     calls = (ToolCall("c", "f", text),)
-    _, body = asked(messages=(Message("assistant", tool_calls=calls),))
+    _, body = asked(messages=(RichMessage("assistant", tool_calls=calls),))
     assert body["messages"][0]["tool_calls"][0]["function"]["arguments"] == value
 
 
 # --- bare prompts -------------------------------------------------------------------------------------------------
 
 GENERATE = {"model": "resident", "prompt": "Hi", "stream": False, "truncate": False}
-SYSTEM = (Message("system", (Text("Be brief"),)), *HI)
+SYSTEM = (Message("system", "Be brief"), *HI)
 
 
 def test_a_bare_prompt_is_generated_where_no_thoughts_can_come() -> None:
@@ -165,7 +165,7 @@ def test_a_bare_prompt_is_a_chat_where_thoughts_may_come(thinks: bool | None, th
         {"completion": False},
         {"completion": True, "tools": (Tool("f"),)},
         {"completion": True, "messages": (*HI, *HI)},
-        {"completion": True, "messages": (Message("assistant", (Text("Hi"),)),)},
+        {"completion": True, "messages": (Message("assistant", "Hi"),)},
     ],
     ids=str,
 )

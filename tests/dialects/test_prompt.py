@@ -17,7 +17,6 @@ from hermes.chat import (
     Sampling,
     Stop,
     StreamEvent,
-    Text,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -44,11 +43,11 @@ def refusal(model: str | None = "gemma", /, **body: Any) -> BadRequest:
 
 
 def test_a_prompt_alone_is_enough() -> None:
-    assert parse() == ChatRequest("gemma", (Message("user", (Text("Hi"),)),), completion=True)
+    assert parse() == ChatRequest("gemma", (Message("user", "Hi"),), completion=True)
 
 
 def test_a_system_text_comes_first() -> None:
-    assert parse(system="Be brief").messages == (Message("system", (Text("Be brief"),)), Message("user", (Text("Hi"),)))
+    assert parse(system="Be brief").messages == (Message("system", "Be brief"), Message("user", "Hi"))
 
 
 @pytest.mark.parametrize(

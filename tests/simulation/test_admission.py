@@ -11,7 +11,7 @@ from tests.simulation.crowd import Crowd, Visit, draw
 from tests.simulation.loop import VirtualLoop
 
 # A second cancellation comes at most this many steps after the first.
-WINDOW = 8
+WINDOW = 4
 
 
 @pytest.mark.parametrize("seed", SEEDS)

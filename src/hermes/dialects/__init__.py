@@ -70,6 +70,9 @@ class BackendDialect(Protocol):
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """Path and body for the backend; `model` is the backend's own name for it."""
 
+    def whole(self, body: bytes, request: ChatRequest, answer_id: str) -> Answer | Failure | None:
+        """A whole answer: what `collect` makes of its `decoder`'s events. None: it ended before it was complete."""
+
     def decoder(self, request: ChatRequest, answer_id: str) -> Decoder:
         """`answer_id` makes the ids of tool calls that come without one unique among all answers."""
 

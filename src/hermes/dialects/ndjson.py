@@ -17,18 +17,23 @@ class Lines:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The lines complete by now, without their line ends. Raises BackendError for one that is too long."""
-        may_exceed = self._held_bytes + len(chunk) > self._max_line_bytes
         lines = chunk.split(b"\n")
-        if self._held and len(lines) > 1:
+        rest = lines.pop()
+        if rest or self._held or len(chunk) > self._max_line_bytes:
+            self._hold(lines, rest)
+        return lines
+
+    def _hold(self, lines: list[bytes], rest: bytes) -> None:
+        """Put what is held before the first line, and keep the rest of the chunk for later."""
+        if self._held and lines:
             self._held.append(lines[0])
             lines[0] = self.finish()
-        if rest := lines.pop():
+        if rest:
             # Joined only once the line is whole: a long line in many chunks costs linear time.
             self._held.append(rest)
             self._held_bytes += len(rest)
-        if may_exceed:
-            self._check(lines)
-        return lines
+        if self._held_bytes > self._max_line_bytes or any(len(line) > self._max_line_bytes for line in lines):
+            raise BackendError(f"the backend sent a line longer than {self._max_line_bytes} bytes")
 
     def finish(self) -> bytes:
         """The unterminated last line, or nothing."""
@@ -36,7 +41,3 @@ class Lines:
         self._held.clear()
         self._held_bytes = 0
         return line
-
-    def _check(self, lines: list[bytes]) -> None:
-        if self._held_bytes > self._max_line_bytes or any(len(line) > self._max_line_bytes for line in lines):
-            raise BackendError(f"the backend sent a line longer than {self._max_line_bytes} bytes")

@@ -8,16 +8,28 @@
 4. JSON without a schema is asked for by the widest schema: of `"json"` such models' `/api/chat` takes no notice.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import astuple
 
-from hermes.chat import ChatRequest, Failure, Image, JsonFormat, Message, Sampling, Text, Thinking, Tool, ToolCall
-from hermes.dialects import ollama_error, strict
-from hermes.dialects.ollama_answer import AnswerDecoder
+from hermes.chat import (
+    Answer,
+    ChatRequest,
+    Failure,
+    Image,
+    Message,
+    RichMessage,
+    Sampling,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    collect,
+)
+from hermes.dialects import ollama_answer, ollama_error, strict
 from hermes.errors import GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -44,27 +56,27 @@ class _Message(Struct, omit_defaults=True):
     tool_call_id: str = ""
 
 
-class _Asked(Struct, omit_defaults=True, kw_only=True):
-    """What both endpoints take."""
+class _Options(Sampling, frozen=True, omit_defaults=True):
+    """Ollama's names are the same but for one."""
+
+    max_tokens: int | None = field(default=None, name="num_predict")
+
+
+class _Asked(Struct, omit_defaults=True):
+    """What the endpoints take; `prompt`, `system` and `images` are `/api/generate`'s, `messages` and `tools` not."""
 
     model: str
     stream: bool
     truncate: bool
-    options: dict[str, Any] = {}
+    options: _Options | dict[str, Any] | None = None
+    keep_alive: float | str | None = None
     format: dict[str, Any] | None = None
     think: bool | str | None = None
-    keep_alive: float | str | None = None
     logprobs: bool = False
     top_logprobs: int = 0
-
-
-class _Chat(_Asked, omit_defaults=True, kw_only=True):
-    messages: list[_Message]
-    tools: list[dict[str, Any]] = []
-
-
-class _Generate(_Asked, omit_defaults=True, kw_only=True):
-    prompt: str
+    messages: Sequence[Message | _Message] = ()
+    tools: Sequence[dict[str, Any]] = ()
+    prompt: str = ""
     system: str = ""
     images: list[str] = []
 
@@ -94,19 +106,34 @@ class Ollama:
         self._max_answer_bytes = max_answer_bytes
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
-        bare = self._bare_prompt(request, model)
-        if bare is None:
-            tools = [_tool(tool) for tool in request.tools] if request.tool_choice != "none" else []
-            messages = [_message(message) for message in request.messages]
-            return "/api/chat", _json(_Chat(messages=messages, tools=tools, **self._common(request, model)))
-        system, prompt = bare
-        body = _Generate(prompt=_text(prompt), system=system, images=_images(prompt), **self._common(request, model))
-        return "/api/generate", _json(body)
+        asked = _Asked(model, request.stream, False, self._options(request.sampling), self._keep_alive)
+        if request.json_format is not None:
+            schema = request.json_format.schema
+            asked.format = {"type": "object"} if schema is None else schema
+        if request.thinking is not None:
+            asked.think = _THINK[request.thinking]
+        if request.logprobs:
+            asked.logprobs, asked.top_logprobs = True, request.top_logprobs
+        if request.completion and self._is_bare(request, model):
+            *system, prompt = request.messages
+            asked.system, asked.prompt, asked.images = "".join(map(_text, system)), _text(prompt), _images(prompt)
+            return "/api/generate", _json(asked)
+        asked.messages = [said if type(said) is Message else _message(said) for said in request.messages]
+        if request.tools and request.tool_choice != "none":
+            asked.tools = [_tool(tool) for tool in request.tools]
+        return "/api/chat", _json(asked)
 
-    def decoder(self, request: ChatRequest, answer_id: str) -> AnswerDecoder:
+    def whole(self, body: bytes, request: ChatRequest, answer_id: str) -> Answer | Failure | None:
+        plain = ollama_answer.plain(body) if len(body) <= self._max_answer_bytes else None
+        if plain is not None:
+            return plain
+        decoder = self.decoder(request, answer_id)
+        return collect(decoder.feed(body) + decoder.finish())
+
+    def decoder(self, request: ChatRequest, answer_id: str) -> ollama_answer.AnswerDecoder:
         # The last line of `/api/generate` lists every token of the context: megabytes where that is long.
         long_lines = not request.stream or request.completion
-        return AnswerDecoder(answer_id, self._max_answer_bytes if long_lines else self._max_line_bytes)
+        return ollama_answer.AnswerDecoder(answer_id, self._max_answer_bytes if long_lines else self._max_line_bytes)
 
     def error(self, status: int, body: bytes) -> GatewayError:
         return ollama_error.from_status(status, body)
@@ -114,37 +141,33 @@ class Ollama:
     def failure(self, failure: Failure) -> GatewayError:
         return ollama_error.from_status(500, _json({"error": failure.message}))
 
-    def _bare_prompt(self, request: ChatRequest, model: str) -> tuple[str, Message] | None:
-        """(system text, user message) where `/api/generate` is to serve the request."""
-        if not request.completion or request.tools:
-            return None
-        if request.thinking != "off" and self._thinks(model) is not False:
-            return None
-        match request.messages:
-            case (Message(role="user") as prompt,):
-                return "", prompt
-            case (Message(role="system") as system, Message(role="user") as prompt):
-                return _text(system), prompt
-        return None
+    def _is_bare(self, request: ChatRequest, model: str) -> bool:
+        """Whether `/api/generate` is to serve the request."""
+        if request.tools or (request.thinking != "off" and self._thinks(model) is not False):
+            return False
+        return [message.role for message in request.messages] in (["user"], ["system", "user"])
 
-    def _common(self, request: ChatRequest, model: str) -> dict[str, Any]:
-        return {
-            "model": model,
-            "stream": request.stream,
-            "truncate": False,
-            "options": _options(request.sampling) | self._pinned,
-            "format": _format(request.json_format),
-            "think": _think(request.thinking),
-            "keep_alive": self._keep_alive,
-            "logprobs": request.logprobs,
-            "top_logprobs": request.top_logprobs,
-        }
+    def _options(self, sampling: Sampling) -> _Options | dict[str, Any] | None:
+        options = _Options(*astuple(sampling)) if sampling != _NOTHING_ASKED else None
+        return {**msgspec.to_builtins(options or {}), **self._pinned} if self._pinned else options
+
+
+_NOTHING_ASKED = Sampling()
+# On a thinking model saying nothing means on.
+_THINK: dict[Thinking, bool | str] = {
+    "off": False,
+    "on": True,
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "max": "max",
+}
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-def _message(message: Message) -> _Message:
+def _message(message: RichMessage) -> _Message:
     if message.role == "system" or message.role == "user":
         return _Message(message.role, _text(message), images=_images(message))
     return _Message(
@@ -158,14 +181,15 @@ def _message(message: Message) -> _Message:
     )
 
 
-def _text(message: Message) -> str:
-    parts = message.parts
-    if len(parts) == 1 and type(parts[0]) is Text:
-        return parts[0].text
-    return "\n".join([part.text for part in parts if isinstance(part, Text)])
+def _text(message: Message | RichMessage) -> str:
+    if type(message) is Message:
+        return message.content
+    return "\n".join([part.text for part in message.parts if type(part) is Text])
 
 
-def _images(message: Message) -> list[str]:
+def _images(message: Message | RichMessage) -> list[str]:
+    if type(message) is Message:
+        return []
     return [part.data for part in message.parts if type(part) is Image]
 
 
@@ -190,28 +214,3 @@ def _tool(tool: Tool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name, "description": tool.description}
     function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
     return {"type": "function", "function": function}
-
-
-# --- options ------------------------------------------------------------------------------------------------------
-
-
-# Sampling's fields in order, by Ollama's names: the same but for one.
-_OPTIONS = tuple({"max_tokens": "num_predict"}.get(name, name) for name in Sampling.__struct_fields__)
-
-
-def _options(sampling: Sampling) -> dict[str, Any]:
-    given = zip(_OPTIONS, astuple(sampling), strict=True)
-    return {option: value for option, value in given if value is not None and value != ()}
-
-
-def _format(asked: JsonFormat | None) -> dict[str, Any] | None:
-    if asked is None:
-        return None
-    return {"type": "object"} if asked.schema is None else asked.schema
-
-
-def _think(thinking: Thinking | None) -> bool | str | None:
-    """None leaves it out, which on a thinking model means on."""
-    if thinking == "off" or thinking == "on":
-        return thinking == "on"
-    return thinking

@@ -6,14 +6,20 @@
 3. Anything else that is not an answer (HTML, wrong types, bytes after the end) is a BackendError (I15).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from hermes.chat import Failure, ReasoningDelta, Stop, StreamEvent, TextDelta, ToolCallDelta, Usage
+from hermes.chat import Answer, Failure, ReasoningDelta, Stop, StreamEvent, TextDelta, ToolCallDelta, Usage
 from hermes.dialects import ndjson, strict
 from hermes.errors import BackendError
+
+# More tokens than any model has ever seen: a count beyond is a lie, like a negative one (I15).
+_ABSURD = 1 << 40
+
+_Count = Annotated[int, Meta(ge=0, le=_ABSURD)]
+_Ns = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Function(Struct, gc=False):
@@ -64,6 +70,63 @@ _decode = msgspec.json.Decoder(_Line).decode
 _json = msgspec.json.Encoder().encode
 
 
+# --- whole answers ------------------------------------------------------------------------------------------------
+
+
+class _PlainMessage(Struct, gc=False):
+    content: str = ""
+    thinking: str = ""
+    tool_calls: None = None
+
+
+class _Plain(Struct, gc=False):
+    """A whole answer with nothing in it but texts and counts that can be believed, in the order of Ollama's fields."""
+
+    message: _PlainMessage | None = None
+    response: str = ""
+    thinking: str = ""
+    tool_calls: None = None
+    done: bool = False
+    done_reason: str = ""
+    error: None = None
+    logprobs: None = None
+    load_duration: _Ns = 0
+    prompt_eval_count: _Count = 0
+    prompt_eval_duration: _Ns = 0
+    eval_count: _Count = 0
+    eval_duration: _Ns = 0
+
+
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+
+
+def plain(body: bytes) -> Answer | None:
+    """A whole answer in one pass. None where there is more to it than text: that is an `AnswerDecoder`'s to read."""
+    try:
+        told = _decode_plain(body)
+    except strict.MALFORMED:
+        return None
+    if not told.done:
+        return None
+    said = told.message
+    return Answer(
+        told.response if said is None else said.content,
+        told.thinking if said is None else said.thinking,
+        (),
+        Usage(
+            told.prompt_eval_count,
+            told.eval_count,
+            told.load_duration / 1e9,
+            told.prompt_eval_duration / 1e9,
+            told.eval_duration / 1e9,
+        ),
+        "length" if told.done_reason == "length" else "stop",
+    )
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+
 class AnswerDecoder:
     """Reads one answer. `answer_id` seeds the ids of tool calls that came without one."""
 
@@ -77,27 +140,35 @@ class AnswerDecoder:
         self._failed = False
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
-        events: list[StreamEvent] = []
-        for line in self._lines.feed(chunk):
-            self._read(line, events)
-        return events
+        return self._read(self._lines.feed(chunk))
 
     def finish(self) -> list[StreamEvent]:
+        return self._read([self._lines.finish()])
+
+    def _read(self, lines: list[bytes]) -> list[StreamEvent]:
         events: list[StreamEvent] = []
-        self._read(self._lines.finish(), events)
+        for line in lines:
+            if self._failed:
+                break
+            try:
+                told = _decode(line)
+            except strict.MALFORMED as bad:
+                if not line.strip():
+                    continue
+                raise BackendError(f"the backend's answer is not Ollama's: {_why(bad)}") from bad
+            if self._stopped:
+                raise BackendError("the backend went on after the end of its answer")
+            message = told.message
+            if message is None or message.thinking or message.tool_calls or told.logprobs or told.error is not None:
+                self._rarer(told, events)
+            elif message.content:
+                events.append(TextDelta(message.content))
+            if told.done and not self._failed:
+                self._stopped = True
+                events += (_usage(told), Stop("length" if told.done_reason == "length" else "stop"))
         return events
 
-    def _read(self, line: bytes, events: list[StreamEvent]) -> None:
-        if self._failed:
-            return
-        try:
-            told = _decode(line)
-        except strict.MALFORMED as bad:
-            if not line.strip():
-                return
-            raise BackendError(f"the backend's answer is not Ollama's: {_why(bad)}") from bad
-        if self._stopped:
-            raise BackendError("the backend went on after the end of its answer")
+    def _rarer(self, told: _Line, events: list[StreamEvent]) -> None:
         if told.error is not None:
             self._failed = True
             events.append(Failure(_error_text(told.error)))
@@ -112,9 +183,6 @@ class AnswerDecoder:
             events.append(TextDelta(message.content))
         if message.tool_calls:
             events.extend([self._tool_call(call) for call in message.tool_calls])
-        if told.done:
-            self._stopped = True
-            events += (_usage(told), Stop("length" if told.done_reason == "length" else "stop"))
 
     def _tool_call(self, call: _ToolCall) -> ToolCallDelta:
         index = self._calls
@@ -139,10 +207,6 @@ def _error_text(error: Any) -> str:
 def _why(bad: Exception) -> str:
     """Never the bytes themselves: they may hold anything."""
     return str(bad) if isinstance(bad, msgspec.DecodeError) else type(bad).__name__
-
-
-# More tokens than any model has ever seen: a count beyond is a lie, like a negative one (I15).
-_ABSURD = 1 << 40
 
 
 def _usage(told: _Line) -> Usage:

@@ -33,8 +33,7 @@ class OpenAI:
     # What the API documents, and what its clients expect: servers' own defaults differ.
     sampling_defaults = Sampling(temperature=1.0, top_p=1.0)
 
-    def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:
-        return openai_request.parse_request(body, model)
+    parse_request = staticmethod(openai_request.parse_request)
 
     def render_answer(self, answer: Answer, meta: Meta) -> bytes:
         choice = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.chat import Image, Message, Part, Role, Text, ToolCall
+from hermes.chat import Image, Message, Part, RichMessage, Role, Text, ToolCall
 from hermes.dialects.fields import MISSING, UNSUPPORTED
 from hermes.errors import BadRequest
 
@@ -51,7 +51,7 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def messages(asked: list[AskedMessage] | None) -> tuple[Message, ...]:
+def messages(asked: list[AskedMessage] | None) -> tuple[Message | RichMessage, ...]:
     if not asked:
         words = "`messages` is missing" if asked is None else "`messages` must hold at least one message"
         raise BadRequest(words, code=MISSING, param="messages")
@@ -59,10 +59,10 @@ def messages(asked: list[AskedMessage] | None) -> tuple[Message, ...]:
     return tuple([_message(message, index, names) for index, message in enumerate(asked)])
 
 
-def _message(asked: AskedMessage, index: int, names: dict[str, str]) -> Message:
+def _message(asked: AskedMessage, index: int, names: dict[str, str]) -> Message | RichMessage:
     role = _ROLES.get(asked.role)
     if type(asked.content) is str and (role == "user" or role == "system"):
-        return Message(role, (Text(asked.content),))  # nearly every message
+        return Message(role, asked.content)
     at = f"messages[{index}]"
     if role is None:
         raise _unknown_role(asked.role, at)
@@ -73,14 +73,14 @@ def _message(asked: AskedMessage, index: int, names: dict[str, str]) -> Message:
         return _assistant(asked, parts, at, names)
     if role == "tool":
         return _tool(asked, parts, at, names)
-    return Message(role, parts)
+    return RichMessage(role, parts)
 
 
-def _tool(asked: AskedMessage, parts: tuple[Part, ...], at: str, names: dict[str, str]) -> Message:
+def _tool(asked: AskedMessage, parts: tuple[Part, ...], at: str, names: dict[str, str]) -> RichMessage:
     if not asked.tool_call_id:
         raise BadRequest(f"`{at}.tool_call_id` is missing", code=MISSING, param=f"{at}.tool_call_id")
     name = names.get(asked.tool_call_id) or asked.name or ""
-    return Message("tool", parts, tool_call_id=asked.tool_call_id, tool_name=name)
+    return RichMessage("tool", parts, tool_call_id=asked.tool_call_id, tool_name=name)
 
 
 def _unknown_role(role: str, at: str) -> BadRequest:
@@ -89,14 +89,17 @@ def _unknown_role(role: str, at: str) -> BadRequest:
     return BadRequest(f"`{at}.role` must be one of {known}, not `{role[:40]}`{hint}", param=f"{at}.role")
 
 
-def _assistant(asked: AskedMessage, parts: tuple[Part, ...], at: str, names: dict[str, str]) -> Message:
+def _assistant(asked: AskedMessage, parts: tuple[Part, ...], at: str, names: dict[str, str]) -> Message | RichMessage:
     if asked.function_call is not None:
         param = f"{at}.function_call"
         raise BadRequest(f"`{param}` is deprecated: use `tool_calls`", code=UNSUPPORTED, param=param)
     calls = tuple(_tool_call(call, f"{at}.tool_calls[{index}]") for index, call in enumerate(asked.tool_calls or ()))
     for call in calls:
         names[call.id] = call.name
-    return Message("assistant", parts, reasoning=asked.reasoning_content or asked.reasoning or "", tool_calls=calls)
+    reasoning = asked.reasoning_content or asked.reasoning or ""
+    if type(asked.content) is str and not reasoning and not calls:
+        return Message("assistant", asked.content)
+    return RichMessage("assistant", parts, reasoning, calls)
 
 
 def _tool_call(asked: _ToolCall, at: str) -> ToolCall:

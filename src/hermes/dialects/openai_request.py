@@ -6,12 +6,14 @@ rides along in `ChatRequest.extra`; null means absent, everywhere.
 
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta as Limits
 from msgspec import Struct
 
 from hermes.chat import (
     ChatRequest,
     JsonFormat,
+    Message,
     Sampling,
     Thinking,
     Tool,
@@ -42,12 +44,13 @@ class _ResponseFormat(Struct):
     json_schema: _JsonSchema | None = None
 
 
-class _StreamOptions(Struct):
+class _StreamOptions(Struct, omit_defaults=True):
     include_usage: bool | None = None
 
 
-class _Body(Struct):
-    messages: list[openai_messages.AskedMessage] | None = None
+class _Asked(Struct, kw_only=True, omit_defaults=True):
+    """What most requests make do with."""
+
     model: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -59,6 +62,16 @@ class _Body(Struct):
     frequency_penalty: fields.Penalty | None = None
     seed: fields.Seed | None = None
     stop: str | list[str] | None = None
+
+
+class _Plain(_Asked):
+    """A request that holds nothing but those and texts, which are taken as they are."""
+
+    messages: Annotated[tuple[Message, ...], Limits(min_length=1)]
+
+
+class _Body(_Asked):
+    messages: list[openai_messages.AskedMessage] | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: _ResponseFormat | None = None
@@ -73,17 +86,31 @@ class _Body(Struct):
 
 KNOWN = frozenset(_Body.__struct_fields__)
 
+_decode_plain = msgspec.json.Decoder(_Plain).decode
+
 
 def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
+    plain = strict.decode_exactly(body, _decode_plain)
+    if plain is None:
+        return _parse_closely(body, model)
+    return ChatRequest(
+        fields.one_model(plain.model, model),
+        plain.messages,
+        plain.stream is True,
+        _include_usage(plain),
+        sampling=_sampling(plain),
+    )
+
+
+def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
     tree = strict.parse_object(body, KNOWN)
     asked = strict.convert(tree, _Body)
     _refuse_what_we_cannot_do(asked)
-    options = asked.stream_options
     return ChatRequest(
         fields.one_model(asked.model, model),
         openai_messages.messages(asked.messages),
-        stream=asked.stream is True,
-        include_usage=options is not None and options.include_usage is True,
+        asked.stream is True,
+        _include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
         tool_choice=_tool_choice(asked.tool_choice),
         sampling=_sampling(asked),
@@ -108,13 +135,17 @@ def _refuse_what_we_cannot_do(asked: _Body) -> None:
         raise BadRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
 
 
-def _sampling(asked: _Body) -> Sampling:
+def _include_usage(asked: _Asked) -> bool:
+    return asked.stream_options is not None and asked.stream_options.include_usage is True
+
+
+def _sampling(asked: _Asked) -> Sampling:
     return Sampling(
         temperature=asked.temperature,
         top_p=asked.top_p,
         seed=asked.seed,
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
-        stop=fields.stop_texts(asked.stop),
+        stop=fields.stop_texts(asked.stop) if asked.stop else (),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.chat import ChatRequest, JsonFormat, Message, Sampling, Text, Thinking
+from hermes.chat import ChatRequest, JsonFormat, Message, Sampling, Thinking
 from hermes.dialects import fields, strict
 from hermes.errors import BadRequest
 
@@ -94,8 +94,8 @@ def _messages(asked: _Body) -> tuple[Message, ...]:
     if not asked.prompt.strip():
         # Ollama would take it for an order to load the model.
         raise BadRequest("`prompt` must not be empty", param="prompt")
-    prompt = Message("user", (Text(asked.prompt),))
-    return (Message("system", (Text(asked.system),)), prompt) if asked.system else (prompt,)
+    prompt = Message("user", asked.prompt)
+    return (Message("system", asked.system), prompt) if asked.system else (prompt,)
 
 
 def _sampling(options: _Options) -> Sampling:

@@ -9,7 +9,7 @@ Every refusal is a `BadRequest` with the path of the field (`messages[0].role`),
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +27,19 @@ _encode = msgspec.json.Encoder().encode
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+def decode_exactly(body: bytes, decode: Callable[[bytes], T]) -> T | None:
+    """What `body` says, when all of it fits a type, in one pass. None: read it with `parse_object`, which says why.
+
+    `decode` decodes a type that omits its defaults when encoded, and holds nothing untyped: that bounds its depth.
+    Every key is then one that the type knows, spelled its way.
+    """
+    try:
+        value = decode(body)
+    except MALFORMED:
+        return None
+    return value if _kept_every_member(body, value) else None
+
+
 def parse_object(body: bytes, known: frozenset[str]) -> dict[str, Any]:
     """The object in `body`. `known`: the top-level keys that mean something, in lower case."""
     try:
@@ -38,7 +51,7 @@ def parse_object(body: bytes, known: frozenset[str]) -> dict[str, Any]:
     # Fewer brackets than the limit cannot nest deeper than it: most bodies need no walk.
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and not is_shallow(tree):
         raise BadRequest(f"the body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
-    if not _proves_unique_keys(body, tree):
+    if not _kept_every_member(body, tree):
         _refuse_duplicates(body)
     if not tree.keys() <= known:
         _refuse_variants(sorted(tree.keys() - known), known)
@@ -77,16 +90,19 @@ def _why_malformed(body: bytes, bad: Exception) -> str:
 # --- keys that come twice -----------------------------------------------------------------------------------------
 
 
-def _proves_unique_keys(body: bytes, tree: dict[str, Any]) -> bool:
-    """Whether no member was lost in decoding. False means: look closer.
+def _kept_every_member(body: bytes, value: Any) -> bool:
+    """Whether `value` has every member that is written in `body`, hence none twice. False means: look closer.
 
     A colon in valid JSON is either one member's or a character of a string, and encoding escapes none. A lost member
     took at least its own colon along, so equal counts before and after prove that none was, unless a string has an
     escaped colon, which would come back as a plain one and make up for it.
     """
-    if b"\\" in body and (b"\\u003a" in body or b"\\u003A" in body):
+    if _BACKSLASH in body and (body.find(b"\\u003a") >= 0 or body.find(b"\\u003A") >= 0):
         return False
-    return body.count(b":") == _encode(tree).count(b":")
+    return body.count(b":") == _encode(value).count(b":")
+
+
+_BACKSLASH = ord("\\")
 
 
 class _Members(list[tuple[str, Any]]):
