@@ -234,14 +234,18 @@ class ServerConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         name = _SHARED_NAMES.get(name) or name.lower()
         headers = self._headers
-        if len(headers) + self._repeats >= self._server.limits.header_fields:
-            raise _headers_too_large(self._server.limits)
         if name in headers:
-            if name in _SINGLE:
-                raise BadRequest(f"header {name.decode('latin-1')} is given twice", code="duplicate_header")
-            self._repeats += 1
-            value = headers[name] + b", " + value
+            value = self._repeated(name, value)
         headers[name] = value
+
+    def _repeated(self, name: bytes, value: bytes) -> bytes:
+        """The joined value of a header that comes again (RFC 9110 5.3)."""
+        if name in _SINGLE:
+            raise BadRequest(f"header {name.decode('latin-1')} is given twice", code="duplicate_header")
+        self._repeats += 1
+        if self._repeats >= self._server.limits.header_fields:
+            raise _headers_too_large(self._server.limits)
+        return self._headers[name] + b", " + value
 
     def on_headers_complete(self) -> None:
         request = self._accept_head()
@@ -286,7 +290,8 @@ class ServerConnection(asyncio.Protocol):
     def _accept_head(self) -> Request:
         """Build the request from a whole head. Raises the GatewayError that refuses it."""
         limits, headers, target = self._server.limits, self._headers, self._target
-        if sum(map(len, headers)) + sum(map(len, headers.values())) > limits.headers_bytes:
+        size_bytes = sum(map(len, headers)) + sum(map(len, headers.values()))
+        if size_bytes > limits.headers_bytes or len(headers) + self._repeats > limits.header_fields:
             raise _headers_too_large(limits)
         version, method = self._parser.get_http_version(), self._parser.get_method()
         if version == "1.1":
@@ -298,7 +303,7 @@ class ServerConnection(asyncio.Protocol):
             raise BadRequest("HTTP/1.0 knows no Transfer-Encoding (RFC 9112 6.1)", code="unsupported_transfer_encoding")
         if not _CLEAN_TARGET(target) or method == b"CONNECT":
             raise BadRequest("the request target must be a path in visible ASCII", code="malformed_target")
-        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
             raise BadRequest("the only transfer coding is chunked", code="unsupported_transfer_encoding")
         if int(headers.get(b"content-length", b"0")) > limits.body_bytes:
             raise _body_too_large(limits)
