@@ -143,12 +143,20 @@ class _Stream:
                     return
                 response.write(encode(events))
                 if response.paused:
-                    await response.drain()
+                    await self._drain()
             now = clock()
             deadline = min(now + self._stall_timeout_s, self._must_end_at) if self._begun else job.deadline
             if now >= deadline:
                 raise BackendTimeout("the backend's answer took too long")
         self._end(self._decoder.finish())
+
+    async def _drain(self) -> None:
+        """Wait for a slow client, but not past the stream's own end: it holds a slot."""
+        try:
+            async with asyncio.timeout_at(self._must_end_at):
+                await self._job.response.drain()
+        except TimeoutError:
+            raise BackendTimeout("the stream took too long: its client reads too slowly") from None
 
     def _end(self, events: list[StreamEvent]) -> None:
         """The backend's bytes are over; `events` is what an unfinished line held."""

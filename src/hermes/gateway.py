@@ -83,9 +83,18 @@ class Gateway:
                 raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:
-            service = replace(service, model=found.resident)
+            service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
         self._routes[model] = service, found
         return service, found
+
+    def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
+        """The listed service of a model that was asked for by another of its names: its settings hold all the same."""
+        inventories = self._fleet.inventories()
+        for service in self._catalog.listed.values():
+            listed = candidates(service, inventories)
+            if listed.names and listed.resident == found.resident:
+                return service, listed
+        return None
 
     def _known_route(self, model: str) -> tuple[Service, Candidates] | None:
         """What `route` found before, as long as no backend's models have changed since."""
@@ -133,11 +142,14 @@ class Gateway:
         self, error: BackendError, exchange: Exchange, response: Response, deadline: float
     ) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
+        spent = exchange.attempts > 1
         if error.retryable and not response.started:
             pause_s = self._retries.withdraw(exchange.attempts)
             if pause_s is not None and asyncio.get_running_loop().time() + pause_s < deadline:
                 return pause_s
-        if exchange.attempts > 1:
+            # In a storm the clients must not take over what we may not do; a busy backend says when to come back.
+            spent = spent or (pause_s is None and not isinstance(error, BackendBusy))
+        if spent:
             error.headers += ((b"x-should-retry", b"false"),)
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0

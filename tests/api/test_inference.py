@@ -277,3 +277,14 @@ async def test_text_beyond_ascii_survives() -> None:
         assert backend.asked[0].body["prompt"] == "naïve 🐪"
         reply = await gateway.ask(PROMPT, prompt(stream=True))
         assert "".join(event.get("delta", "") for event in reply.events) == 'Zoë 🦙"\\\n'
+
+
+@pytest.mark.parametrize(("listed", "asked"), [("gemma", "gemma:latest"), ("gemma:latest", "gemma")])
+@scenario
+async def test_a_listed_model_keeps_its_settings_under_its_other_name(listed: str, asked: str) -> None:
+    """I1: a model's cap and ceiling cannot be had around by spelling its name differently."""
+    models = {listed: {"max_output_tokens": 3}}
+    async with ollama() as backend, hermes(backend, models=models) as gateway:
+        assert (await gateway.ask(CHAT, chat(model=asked))).status == 200
+        assert backend.asked[0].body["options"]["num_predict"] == 3
+        assert (await gateway.record()).model == listed

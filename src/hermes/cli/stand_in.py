@@ -31,7 +31,7 @@ async def stand_in(config: Config, only_if_needed: bool) -> tuple[Config, Simula
     port = await simulator.start()
     slots = max(model.slots for model in simulator.config.models)
     backend = Backend("simulated", f"http://127.0.0.1:{port}", slots=slots, simulated=True)
-    models = {name: replace(model, backends=()) for name, model in config.models.items()}
+    models = {name: replace(model, backends=(), backend_model=None) for name, model in config.models.items()}
     return replace(config, backends=(backend,), models=models), simulator
 
 

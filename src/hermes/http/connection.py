@@ -233,6 +233,7 @@ class ServerConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = _SHARED_NAMES.get(name) or name.lower()
+        value = value.rstrip(b" \t")  # optional white space is no part of a value (RFC 9110 5.5)
         headers = self._headers
         if name in headers:
             value = self._repeated(name, value)
