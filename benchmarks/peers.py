@@ -1,14 +1,10 @@
 """Two gateways that are often used for the same job, installed outside this repository."""
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
+from interpreter import CACHE, best
 from programs import Subject, Workshop, free_port
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hermes-bench"
 
 # As installed, Portkey 1.15 answers every streamed request with 500 on Node 20: it adds headers to those of fetch's
 # answer, which are immutable once @hono/node-server has replaced the global Response. A copy of them may be changed.
@@ -20,13 +16,9 @@ MUTABLE_HEADERS = (
 
 def litellm(workshop: Workshop) -> Subject:
     """Does the same translation: OpenAI in, Ollama's /api/chat out."""
-    home = CACHE / "litellm"
-    if not (home / "bin" / "litellm").exists():
-        print(f"installing litellm[proxy] in {home} ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        subprocess.run([str(home / "bin" / "pip"), "install", "-q", "litellm[proxy]"], check=True)
+    programs = best().environment("litellm", "litellm[proxy]")
     ask = "from importlib.metadata import version; print(version('litellm'))"
-    version = subprocess.run([str(home / "bin" / "python"), "-c", ask], capture_output=True, text=True, check=True)
+    version = subprocess.run([str(programs / "python"), "-c", ask], capture_output=True, text=True, check=True)
     port = free_port()
     backend = {"model": "ollama_chat/bench", "api_base": f"http://127.0.0.1:{workshop.mock_port}"}
     config = {"model_list": [{"model_name": "bench", "litellm_params": backend}]}
@@ -34,7 +26,7 @@ def litellm(workshop: Workshop) -> Subject:
     return Subject(
         "litellm",
         f"LiteLLM {version.stdout.strip()}",
-        (str(home / "bin" / "litellm"), "--config", written, "--host", "127.0.0.1", "--port", str(port)),
+        (str(programs / "litellm"), "--config", written, "--host", "127.0.0.1", "--port", str(port)),
         port,
         health="/health/liveliness",
         ready="/health/readiness",

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import machine
+from interpreter import LOCK, best
 
 SOURCE = Path(__file__).parent
 # More than the streams and waiting requests that are held open at once.
@@ -158,11 +158,12 @@ def hermes(workshop: Workshop) -> Subject:
         "logging": {"access_log": workshop.path("hermes.access.log")},
     }
     written = workshop.write("hermes.yaml", json.dumps(config))  # JSON is YAML
-    python = (sys.executable, "-m", "hermes")
+    interpreter = best()
+    python = (str(interpreter.environment("hermes", "--require-hashes", "-r", str(LOCK)) / "python"), "-m", "hermes")
     here = {"PYTHONPATH": str(SOURCE.parent / "src")}
     return Subject(
         "hermes",
-        machine.version_of(*python, "version", environment=ENVIRONMENT | here),
+        f"{machine.version_of(*python, 'version', environment=ENVIRONMENT | here)} on {interpreter.name}",
         (*python, "serve", "--config", written),
         port,
         health="/health",

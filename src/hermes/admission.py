@@ -7,6 +7,8 @@ to the scheduler synchronously (invariant I2).
 import asyncio
 from types import TracebackType
 
+from msgspec import Struct
+
 from hermes.errors import Draining, GatewayError, NoBackend, QueueFull, QueueTimeout
 from hermes.policy.scheduler import Admit, BackendFacts, Decision, Expire, Phase, Reject, Scheduler, Ticket
 
@@ -32,11 +34,14 @@ class Admission:
 
     def leave(self, ticket: Ticket) -> None:
         """The ticket's holder is gone, in whatever phase it was."""
-        self._apply(self.scheduler.cancel(ticket, self._loop.time()))
+        if decisions := self.scheduler.cancel(ticket, self._loop.time()):
+            self._apply(decisions)
 
     def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Decision] | None:
         """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""
         decisions = self.scheduler.offer(ticket, self._loop.time(), again=again)
+        if ticket.phase is Phase.RUNNING and len(decisions) == 1:
+            return None
         self._apply(decisions)
         if ticket.phase is Phase.RUNNING:
             return None
@@ -72,33 +77,32 @@ class Admission:
         self._arm()
 
 
-class Lease:
-    """A slot on `ticket.backend`, held while inside the block."""
+class Lease(Struct, frozen=True, eq=False):
+    """A slot on `ticket.backend`, held while inside the block. `again`: as the scheduler has it."""
 
-    __slots__ = ("_admission", "_again", "ticket")
-
-    def __init__(self, admission: Admission, ticket: Ticket, again: bool) -> None:
-        self._admission = admission
-        self._again = again
-        self.ticket = ticket
+    admission: Admission
+    ticket: Ticket
+    again: bool
 
     async def __aenter__(self) -> Ticket:
-        admission, ticket = self._admission, self.ticket
+        ticket = self.ticket
         try:
-            waiter = admission.offer(ticket, self._again)
-            if waiter is not None and not isinstance(decision := await waiter, Admit):
-                raise refusal(decision)
+            waiter = self.admission.offer(ticket, self.again)
+            if waiter is not None:
+                try:
+                    if not isinstance(decision := await waiter, Admit):
+                        raise refusal(decision)
+                finally:
+                    self.admission.forget(ticket)
         except BaseException:
-            admission.leave(ticket)
+            self.admission.leave(ticket)
             raise
-        finally:
-            admission.forget(ticket)
         return ticket
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._admission.leave(self.ticket)
+        self.admission.leave(self.ticket)
 
 
 def refusal(decision: Reject | Expire) -> GatewayError:

@@ -5,12 +5,14 @@ content byte on an error ends the stream as the dialect's own error event, uncle
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
 
 from hermes.chat import (
+    Answer,
     ChatRequest,
     Failure,
     ReasoningDelta,
@@ -23,7 +25,8 @@ from hermes.chat import (
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
 from hermes.errors import BackendError, BackendTimeout, GatewayError
 from hermes.exchange import Exchange
-from hermes.http.client import ClientExchange, Pool
+from hermes.http.client import ENOUGH, ClientConnection
+from hermes.http.pool import Pool
 from hermes.http.response import Response
 from hermes.policy.routing import Service
 
@@ -51,42 +54,45 @@ class Job(Struct, frozen=True):
     dialect: ClientDialect
     request: ChatRequest
     service: Service
-    resident: str
     meta: Meta
     response: Response
     deadline: float
-    headers: bytes
 
 
-async def run(job: Job, server: Server) -> None:
-    """Have `server` answer `job`. Raises GatewayError; `job.response.started` then tells whether it is final."""
-    whole = not job.request.stream
+async def run(job: Job, server: Server, resident: str) -> None:
+    """Have `server` answer `job` with its model `resident`.
+
+    Raises GatewayError; `job.response.started` then tells whether it is final.
+    """
+    request, spoken = job.request, server.dialect
     # The rendered request is nobody's once it is sent: a stream may last for an hour.
     async with server.pool.exchange(
         "POST",
-        *server.dialect.render_request(job.request, job.resident),
-        headers=job.headers,
-        whole=whole,
+        *spoken.render_request(request, resident),
+        headers=job.exchange.forwarded,
+        whole=not request.stream,
         deadline=job.deadline,
     ) as answer:
         if answer.status != 200:
-            raise server.dialect.error(answer.status, await answer.read_all(MAX_ERROR_BYTES))
-        if whole:
-            _answer_whole(job, answer.body, server.dialect)
+            raise spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
+        if request.stream:
+            await _Stream(job, answer, spoken, server.pool.loop.time).run()
         else:
-            await _Stream(job, answer, server.dialect).run()
+            _answer_whole(job, answer.take_body(), spoken, server.pool.loop.time())
 
 
-def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect) -> None:
-    said = spoken.whole(answer, job.request, job.exchange.request_id)
-    if said is None:
+def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, now: float) -> None:
+    exchange = job.exchange
+    said = spoken.whole(answer, job.request, exchange.request_id)
+    if isinstance(said, Answer):
+        exchange.usage = said.usage
+        exchange.first_content_at = now
+        lines = b"content-type: application/json\r\n" + exchange.id_line()
+        job.response.send(200, lines, job.dialect.render_answer(said, job.meta))
+    elif said is None:
         raise BackendError("the backend's answer ended before it was complete")
-    if isinstance(said, Failure):
+    else:
         raise spoken.failure(said)
-    now = asyncio.get_running_loop().time()
-    job.exchange.usage = said.usage
-    job.exchange.first_content_at = now
-    job.response.send(200, _head(job, b"application/json"), job.dialect.render_answer(said, job.meta))
 
 
 class _Stream:
@@ -95,66 +101,83 @@ class _Stream:
     __slots__ = (
         "_answer",
         "_begun",
+        "_clock",
+        "_decode",
         "_decoder",
+        "_encode",
         "_encoder",
         "_job",
-        "_loop",
         "_must_end_at",
+        "_response",
         "_spoken",
         "_stall_timeout_s",
         "_stopped",
     )
 
-    def __init__(self, job: Job, answer: ClientExchange, spoken: BackendDialect) -> None:
+    def __init__(self, job: Job, answer: ClientConnection, spoken: BackendDialect, clock: Callable[[], float]) -> None:
         self._job = job
+        self._response = job.response
         self._answer = answer
         self._spoken = spoken
         self._decoder: Decoder = spoken.decoder(job.request, job.exchange.request_id)
         self._encoder: Encoder = job.dialect.encoder(job.request, job.meta)
-        self._loop = asyncio.get_running_loop()
+        self._decode, self._encode = self._decoder.feed, self._encoder.encode
+        self._clock = clock
         self._stall_timeout_s = job.service.stall_timeout_s
-        self._must_end_at = self._loop.time() + job.service.max_stream_s
+        self._must_end_at = self._clock() + job.service.max_stream_s
         self._begun = False  # content has come
         self._stopped = False
 
     async def run(self) -> None:
-        response = self._job.response
-        response.start(200, _head(self._job, self._job.dialect.stream_content_type))
+        response = self._response
+        content_type = b"content-type: %b\r\n" % self._job.dialect.stream_content_type
+        response.start(200, content_type + self._job.exchange.id_line() + _NO_BUFFERING)
         try:
             await self._forward()
-        except GatewayError as error:
+        except Exception as error:
             if response.started:
-                response.break_off(self._encoder.fail(error))
+                told = error if isinstance(error, GatewayError) else GatewayError("internal error")
+                response.break_off(self._encoder.fail(told))
             raise
 
     async def _forward(self) -> None:
-        """Each read is decoded, encoded and written at once: one write per read."""
-        job, response, clock = self._job, self._job.response, self._loop.time
-        read, decode, encode = self._answer.read, self._decoder.feed, self._encoder.encode
-        deadline = job.deadline
-        while data := await read(deadline):
-            if events := decode(data):
-                for event in events:
-                    if type(event) is not TextDelta or not self._begun:
-                        self._note(event)
-                if self._stopped:
-                    response.end(encode(events))
-                    await self._finish()
-                    return
-                response.write(encode(events))
-                if response.paused:
-                    await self._drain()
-            now = clock()
-            deadline = min(now + self._stall_timeout_s, self._must_end_at) if self._begun else job.deadline
-            if now >= deadline:
-                raise BackendTimeout("the backend's answer took too long")
+        while not await self._answer.flow(self._take, self._next_due()):
+            if self._stopped:
+                await self._finish()
+                return
+            await self._drain()
         self._end(self._decoder.finish())
+
+    def _take(self, data: bytes) -> float:
+        """Decode, encode and write what has come, at once: one write per read. Returns when more must come.
+
+        ENOUGH: no more for now, the client is slow; or at all, the answer is over.
+        """
+        events = self._decode(data)
+        if events:
+            for event in events:
+                if type(event) is not TextDelta or not self._begun:
+                    self._note(event)
+            response = self._response
+            if self._stopped:
+                response.end(self._encode(events))
+                return ENOUGH
+            response.write(self._encode(events))
+            if response.paused:
+                return ENOUGH
+        return self._next_due()
+
+    def _next_due(self) -> float:
+        """When the next piece must be here."""
+        if not self._begun:
+            return self._job.deadline
+        return min(self._clock() + self._stall_timeout_s, self._must_end_at)
 
     async def _drain(self) -> None:
         """Wait for a slow client, but not past the stream's own end: it holds a slot."""
         try:
             async with asyncio.timeout_at(self._must_end_at):
-                await self._job.response.drain()
+                await self._response.drain()
         except TimeoutError:
             raise BackendTimeout("the stream took too long: its client reads too slowly") from None
 
@@ -164,7 +187,7 @@ class _Stream:
             self._note(event)
         if not self._stopped:
             raise BackendError("the backend's stream ended before its answer was complete")
-        self._job.response.end(self._encoder.encode(events))
+        self._response.end(self._encoder.encode(events))
 
     def _note(self, event: StreamEvent) -> None:
         """What an event means for the request itself. Raises what a Failure means for the client."""
@@ -173,22 +196,18 @@ class _Stream:
             case TextDelta() | ReasoningDelta() | ToolCallDelta():
                 if not self._begun:
                     self._begun = True
-                    exchange.first_content_at = self._loop.time()
+                    exchange.first_content_at = self._clock()
             case Usage():
                 exchange.usage = event
             case Stop():
                 self._stopped = True
             case Failure():
-                if not self._job.response.started:
+                if not self._response.started:
                     exchange.first_content_at = None  # what came along with it is not sent
                 raise self._spoken.failure(event)
 
     async def _finish(self) -> None:
         """The client has its whole answer. Let the backend end the body, so that its connection can serve again."""
-        with suppress(BackendError):
-            await self._answer.read(self._loop.time() + _END_TIMEOUT_S)
-
-
-def _head(job: Job, content_type: bytes) -> bytes:
-    lines = b"content-type: %b\r\n" % content_type + job.exchange.id_line()
-    return lines + _NO_BUFFERING if job.request.stream else lines
+        if not self._answer.complete:
+            with suppress(BackendError):
+                await self._answer.read(self._clock() + _END_TIMEOUT_S)

@@ -29,10 +29,6 @@ class Authenticator:
     def __init__(self, keys: Iterable[tuple[bytes, Principal]]) -> None:
         self._keys = dict(keys)
 
-    @property
-    def open(self) -> bool:
-        return not self._keys
-
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Who asks. Raises Unauthenticated; an unknown key costs the same steps as a known one (I17)."""
         if not self._keys:

@@ -91,7 +91,7 @@ class ChatRequest(Struct, frozen=True):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; `thinking` None leaves the choice to the backend. `extra` keeps the fields we do not know.
+    completion endpoint; `thinking` None leaves the choice to the backend.
     """
 
     model: str
@@ -106,7 +106,6 @@ class ChatRequest(Struct, frozen=True):
     thinking: Thinking | None = None
     logprobs: bool = False
     top_logprobs: int = 0
-    extra: dict[str, Any] = {}
 
 
 # --- what comes back ----------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ class Unauthenticated(GatewayError):
 
 
 class Forbidden(GatewayError):
-    status, code, source, outcome = 403, "forbidden", "client", Outcome.DENIED
+    status, code, source, outcome = 403, "admin_only", "client", Outcome.DENIED
 
 
 # --- the gateway says no ------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from hermes.policy.routing import Candidates, Catalog, Service, candidates, chec
 from hermes.policy.scheduler import Ticket
 from hermes.principal import Principal
 
+# In a storm the clients must not take over what we may not do.
+_DO_NOT_RETRY = (b"x-should-retry", b"false")
+
 
 class Gateway:
     def __init__(
@@ -46,7 +49,10 @@ class Gateway:
         response: Response,
         size_bytes: int,
     ) -> None:
-        """Answer `request`. Raises GatewayError; nothing has been sent then unless `response.started`."""
+        """Answer `request`, which takes about `size_bytes` of memory.
+
+        Raises GatewayError; nothing has been sent then unless `response.started`.
+        """
         service, found = self._known_route(request.model) or await self.route(request.model)
         exchange.model, exchange.stream = service.model, request.stream
         ticket = Ticket(
@@ -58,14 +64,21 @@ class Gateway:
             exchange.arrived_at,
             exchange.arrived_at + service.timeout_s,
         )
-        self._retries.deposit()
+        sampling = fill_in(request.sampling, service, dialect.sampling_defaults)
+        if sampling is not request.sampling:
+            request = replace(request, sampling=sampling)
+        meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
+        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
         while True:
             try:
                 async with self._admission.admit(ticket, again=exchange.attempts > 0):
-                    await self._attempt(exchange, dialect, request, service, ticket, response)
+                    await self._attempt(job, ticket)
                 return
             except BackendError as error:
                 pause_s = self._pause_before_retry(error, exchange, response, ticket.deadline)
+            except ModelNotFound as error:
+                found, pause_s = await self._who_else(error, request.model, exchange.attempts), 0.0
+                ticket = replace(ticket, resident=found.resident, candidates=found.names)
             await asyncio.sleep(pause_s)
             ticket = ticket.again()
 
@@ -87,6 +100,14 @@ class Gateway:
         self._routes[model] = service, found
         return service, found
 
+    async def _who_else(self, error: ModelNotFound, model: str, attempts: int) -> Candidates:
+        """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
+        if attempts > 1 or self._retries.withdraw(attempts) is None:
+            error.headers += (_DO_NOT_RETRY,)
+            raise error
+        await self._fleet.refresh()
+        return (await self.route(model))[1]
+
     def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
         """The listed service of a model that was asked for by another of its names: its settings hold all the same."""
         inventories = self._fleet.inventories()
@@ -103,37 +124,24 @@ class Gateway:
             self._routes.clear()
         return self._routes.get(model)
 
-    async def _attempt(
-        self,
-        exchange: Exchange,
-        dialect: ClientDialect,
-        request: ChatRequest,
-        service: Service,
-        ticket: Ticket,
-        response: Response,
-    ) -> None:
-        backend = self._fleet.backends[ticket.backend]
-        exchange.backend, exchange.admitted_at = backend.name, ticket.started_at
+    async def _attempt(self, job: Job, ticket: Ticket) -> None:
+        backend, exchange = self._fleet.backends[ticket.backend], job.exchange
+        exchange.backend = backend.name
+        if not exchange.attempts:
+            exchange.admitted_at = ticket.started_at
+            self._retries.deposit()
         exchange.attempts += 1
-        job = Job(
-            exchange=exchange,
-            dialect=dialect,
-            request=replace(request, sampling=fill_in(request.sampling, service, dialect.sampling_defaults)),
-            service=service,
-            resident=ticket.resident,
-            meta=Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings),
-            response=response,
-            deadline=ticket.deadline,
-            headers=exchange.forwarded,
-        )
         result = "cancelled"
         try:
-            await attempt.run(job, backend.driver)
+            await attempt.run(job, backend.driver, ticket.resident)
             result = "ok"
         except GatewayError as error:
             result = error.code
             if isinstance(error, BackendUnreachable):
                 backend.suspect()
+            raise
+        except Exception:
+            result = "internal_error"
             raise
         finally:
             self._metrics.attempts.add((backend.name, result))
@@ -147,10 +155,10 @@ class Gateway:
             pause_s = self._retries.withdraw(exchange.attempts)
             if pause_s is not None and asyncio.get_running_loop().time() + pause_s < deadline:
                 return pause_s
-            # In a storm the clients must not take over what we may not do; a busy backend says when to come back.
+            # A busy backend says when to come back.
             spent = spent or (pause_s is None and not isinstance(error, BackendBusy))
         if spent:
-            error.headers += ((b"x-should-retry", b"false"),)
+            error.headers += (_DO_NOT_RETRY,)
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error

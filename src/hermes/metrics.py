@@ -57,6 +57,12 @@ class Gauge:
         self.read = read
 
 
+class KeptCounter(Gauge):
+    """A counter that somebody else keeps."""
+
+    __slots__ = ()
+
+
 class Buckets(Struct):
     """One series of a histogram: how many observations fell up to each bound, the last one to no bound."""
 
@@ -129,6 +135,9 @@ class Metrics:
     def gauge(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
         self.gauges.append(Gauge(name, help, labels, read))
 
+    def counter(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
+        self.gauges.append(KeptCounter(name, help, labels, read))
+
     def families(self) -> Iterable[Counter | Gauge | Histogram]:
         yield from (metric for metric in vars(self).values() if isinstance(metric, (Counter, Histogram)))
         yield from self.gauges
@@ -146,7 +155,7 @@ class Metrics:
                 for values, buckets in metric.series.items():
                     family.add_metric(values, list(buckets.cumulative()), buckets.total)
             else:
-                kind = CounterMetricFamily if isinstance(metric, Counter) else GaugeMetricFamily
+                kind = CounterMetricFamily if isinstance(metric, (Counter, KeptCounter)) else GaugeMetricFamily
                 family = kind(metric.name, metric.help, labels=metric.labels)
                 for values, value in metric.read().items():
                     family.add_metric(values, value)

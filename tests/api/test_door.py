@@ -78,7 +78,19 @@ async def test_hops_add_up_along_a_chain_and_a_long_chain_is_refused() -> None:
         await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": "a, b"})
         assert backend.asked[0].headers["x-hermes-hop"].startswith("a, b, ")
         assert (await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": "a,b,c,d,e"})).status == 508
-        assert (await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": "a" * 2000})).status == 400
+
+
+@pytest.mark.parametrize(
+    "hops",
+    ["", " ", ",", "a,", ",a", "a,,b", "a b", "a\tb", 'a"b', "a;b", "a: b", "a/b", "a=b", "\xe4", "a" * 65, "a" * 2000],
+)
+@scenario
+async def test_hops_that_are_no_short_names_are_refused_and_never_passed_on(hops: str) -> None:
+    """I11: it is the one header of a client's that goes on to a backend."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        reply = await gateway.ask(PROMPT, prompt(), {"x-hermes-hop": hops})
+        assert (reply.status, reply.error["code"]) == (400, "malformed_hops")
+        assert not backend.asked
 
 
 @scenario

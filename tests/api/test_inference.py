@@ -1,11 +1,14 @@
 """The routes that ask for tokens: what goes in, what comes out, whole and streamed."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
-from tests.fakes.backend import DONE, Done, ollama, play, speak
+from hermes.chat import ChatRequest
+from hermes.dialects.openai import OpenAI
+from tests.fakes.backend import DONE, Done, fail, ollama, play, speak
 from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario
 
 
@@ -213,6 +216,30 @@ async def test_a_model_may_be_bound_to_some_backends_and_others_be_closed() -> N
 
 
 @scenario
+async def test_a_model_that_its_backend_has_lost_is_served_by_another() -> None:
+    """I8: not found is tried again once, after asking who has the model now."""
+    async with ollama("gemma:latest") as one, ollama("gemma:latest") as two, hermes(one, two) as gateway:
+        one.models.clear()
+        one.default = fail(404, "model 'gemma:latest' not found")
+        for backend in gateway.runtime.fleet.backends.values():
+            backend.seen_at -= 60
+        assert (await gateway.ask(PROMPT, prompt())).status == 200
+        assert (len(one.asked), len(two.asked)) == (1, 1)
+        assert (await gateway.ask(PROMPT, prompt())).status == 200
+        assert (len(one.asked), len(two.asked)) == (1, 2)
+
+
+@scenario
+async def test_a_model_that_only_its_backends_list_knows_is_asked_for_twice_and_no_more() -> None:
+    """I8."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.default = fail(404, "model 'gemma:latest' not found")
+        reply = await gateway.ask(PROMPT, prompt())
+        assert (reply.status, reply.error["code"]) == (404, "model_not_found")
+        assert len(backend.asked) == 2
+
+
+@scenario
 async def test_a_model_that_was_just_added_is_found() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         gateway.runtime.fleet.backends["b0"].seen_at -= 60
@@ -221,13 +248,23 @@ async def test_a_model_that_was_just_added_is_found() -> None:
 
 
 @scenario
-async def test_a_big_body_is_parsed_too() -> None:
-    """I36: beside the loop; the answer is the same."""
+async def test_a_big_body_is_parsed_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I36; the answer is the same."""
+    on_the_loop: list[bool] = []
+    parse = OpenAI.parse_request
+
+    def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
+        on_the_loop.append(threading.current_thread() is threading.main_thread())
+        return parse(body, model)
+
+    monkeypatch.setattr(OpenAI, "parse_request", staticmethod(parse_request))
     async with ollama() as backend, hermes(backend) as gateway:
         text = "word " * 100_000
+        assert (await gateway.ask(CHAT, chat())).status == 200
         assert (await gateway.ask(CHAT, chat(text))).status == 200
-        assert backend.asked[0].body["messages"][0]["content"] == text
+        assert backend.asked[1].body["messages"][0]["content"] == text
         assert (await gateway.ask(CHAT, b"[" + b"1," * 200_000 + b"1]")).error["code"] == "invalid_json"
+        assert on_the_loop == [True, False, False]
 
 
 @scenario
@@ -244,7 +281,7 @@ async def test_what_the_client_sends_besides_stays_here() -> None:
         secrets = {"authorization": "Bearer sk-mine", "cookie": "a=b", "x-forwarded-for": "1.2.3.4", "te": "trailers"}
         await gateway.ask(CHAT, chat(user="me", keep_alive=-1, options={"num_ctx": 1}), secrets)
         asked = backend.asked[0]
-        assert asked.headers.keys() == {"host", "accept-encoding", "content-type", "content-length", "x-hermes-hop"}
+        assert asked.headers.keys() == {"host", "accept-encoding", "content-type", "x-hermes-hop"}
         assert asked.headers["accept-encoding"] == "identity"
         assert not asked.body.keys() & {"user", "keep_alive"}
         assert "num_ctx" not in asked.body["options"]

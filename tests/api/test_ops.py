@@ -1,5 +1,6 @@
 """Health, readiness, status and metrics."""
 
+import json
 import os
 from typing import Any
 
@@ -64,6 +65,23 @@ async def test_status_shows_the_backends_the_models_and_the_machine() -> None:
         assert status["machine"]["memory_total_bytes"] > status["machine"]["memory_available_bytes"] > 0
         assert len(status["machine"]["load"]) == 3
         assert isinstance(status["cgroup"], dict)
+
+
+@scenario
+async def test_a_schema_that_waits_counts_for_what_it_takes_in_memory() -> None:
+    """I4: parsed, an object is many times its bytes."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.default = play(then=Then.STALL)
+        calls = [await gateway.open(PROMPT, prompt())]
+        await backend.request(0)
+        schema = {"properties": {f"p{number}": {"type": "string"} for number in range(100)}}
+        body = chat(tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}])
+        calls.append(await gateway.open(CHAT, body))
+        await gateway.until_waiting(1)
+        status = (await gateway.ask("/v1/status")).json
+        assert status["requests"]["queued_bytes"] > 5 * len(json.dumps(body))
+        for call in calls:
+            call.leave()
 
 
 @scenario

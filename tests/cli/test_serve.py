@@ -1,15 +1,22 @@
 """`hermes serve`, as a process: what it says, where it listens, and how it refuses to start."""
 
+import asyncio
 import json
+import os
+import re
 import socket
 import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.backend import ollama
+from hermes import __version__
+from tests.fakes.backend import Asked, answer, fail, ollama
 from tests.fakes.gateway import PROMPT, prompt, scenario
 from tests.fakes.process import COMMAND, SOURCES, serve
+from tests.support import until
 
 
 @scenario
@@ -59,6 +66,51 @@ async def test_the_log_is_lines_of_json_without_prompts_or_answers(tmp_path: Pat
 
 
 @scenario
+async def test_a_line_of_the_log_says_when_in_utc_and_how_grave_it_is(tmp_path: Path) -> None:
+    async with ollama() as backend, serve(tmp_path, backend=backend) as hermes:
+        began_at = datetime.now(UTC) - timedelta(milliseconds=1)
+        hermes.signal()
+        _, log = await hermes.end()
+        told = next(line for line in log if "draining" in line.get("message", ""))
+        assert told.keys() == {"time", "level", "logger", "message"}
+        assert (told["level"], told["logger"]) == ("info", "hermes.runtime")
+        assert told["time"].endswith("Z")
+        assert began_at <= datetime.fromisoformat(told["time"]) <= datetime.now(UTC)
+
+
+@scenario
+async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_path: Path) -> None:
+    ours, its = os.openpty()
+    os.set_blocking(ours, False)
+    said = bytearray()
+
+    def says(words: str) -> bool:
+        with suppress(BlockingIOError):
+            said.extend(os.read(ours, 65536))
+        return words.encode() in said
+
+    environ = {**SOURCES, "PORT": "0", "XDG_CONFIG_HOME": str(tmp_path), "OLLAMA_URL": "http://127.0.0.1:1"}
+    process = await asyncio.create_subprocess_exec(*COMMAND, "serve", stderr=its, cwd=tmp_path, env=environ)
+    try:
+        await until(lambda: says("try: curl"), limit_s=10)
+        process.terminate()
+        await until(lambda: says("draining"), limit_s=10)
+        async with asyncio.timeout(10):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
+        os.close(its)
+    lines = said.decode().splitlines()
+    assert lines[0].startswith(f"Hermes {__version__} listens on http://127.0.0.1:")
+    assert lines[1] == "  backend ollama: ollama at http://127.0.0.1:1"
+    (told,) = [line for line in lines if "draining" in line]
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:.]{12}Z INFO hermes.runtime: SIGTERM: draining; .*", told)
+
+
+@scenario
 async def test_it_serves_simulated_models_and_says_so(tmp_path: Path) -> None:
     async with serve(tmp_path, "--simulate") as hermes:
         assert "SIMULATED" in await hermes.told("SIMULATED")
@@ -79,6 +131,20 @@ async def test_it_simulates_only_if_nobody_answers(tmp_path: Path) -> None:
         async with serve(tmp_path, "--or-simulate", backend=backend) as hermes:
             status = (await (await hermes.open("/v1/status")).reply()).json
             assert status["backends"][0]["simulated"] is True
+
+
+@scenario
+async def test_a_backend_that_wants_its_key_is_asked_with_it_before_another_is_simulated(tmp_path: Path) -> None:
+    async def guarded(asked: Asked) -> None:
+        known = asked.headers.get("authorization") == "Bearer s3cret"
+        await (answer(200, b'{"version":"0.33.0"}') if known else fail(401, "no"))(asked)
+
+    async with ollama() as backend:
+        backend.management["/api/version"] = guarded
+        backends = json.dumps([{"name": "gpu0", "url": backend.url, "api_key": "s3cret"}])
+        async with serve(tmp_path, "--or-simulate", HERMES_BACKENDS=backends) as hermes:
+            status = (await (await hermes.open("/v1/status")).reply()).json
+            assert [(told["name"], told["state"]) for told in status["backends"]] == [("gpu0", "up")]
 
 
 def hermes_serve(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

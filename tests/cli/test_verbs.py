@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from click import Context
 from click.testing import CliRunner, Result
 
 from hermes import __version__
@@ -16,6 +18,8 @@ from hermes.config import files
 from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, ollama, play
 from tests.fakes.gateway import Hermes, hermes, scenario, serving
 from tests.fakes.gateway import config as configured
+from tests.http.peers import background
+from tests.support import until
 
 # What may be set where the tests run.
 FOREIGN = ["PORT", "OLLAMA_URL", "OLLAMA_HOST", "OLLAMA_NUM_PARALLEL", "LLM_BACKEND", "LLM_BACKEND_URL"]
@@ -43,7 +47,19 @@ async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **en
     return await asyncio.to_thread(verb, *arguments, stdin=stdin, HERMES_URL=url, **environ)
 
 
+ROOT = Path(__file__).parents[2]
 VERBS = ["serve", "sim", "check", "status", "models", "pull", "ask", "version"]
+
+
+def options(name: str) -> set[str]:
+    """What a verb takes, as it is typed."""
+    command = cli.get_command(Context(cli), name)
+    assert command is not None
+    return {"--help"} | {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+
+
+def test_the_verbs_are_these() -> None:
+    assert cli.list_commands(Context(cli)) == VERBS
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in VERBS)])
@@ -54,9 +70,35 @@ def test_every_verb_has_help(verb: Run, arguments: list[str]) -> None:
     assert "\b" not in result.output
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_the_help_of_every_verb_has_an_example_that_could_be_typed(verb: Run, name: str) -> None:
+    examples = re.findall(rf"^  (?:.*\| )?(hermes {name}(?: .*)?)$", verb(name, "--help").output, re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert set(re.findall(r"(?<=\s)--[a-z-]+", example)) <= options(name), example
+
+
 def test_help_lists_the_verbs(verb: Run) -> None:
     output = verb("--help").output
     assert all(f"\n  {name} " in output for name in VERBS)
+
+
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+
+
+def test_the_readme_lists_the_verbs() -> None:
+    rows = [line.split("|")[1] for line in PAGES["README.md"].splitlines() if line.startswith("| `hermes ")]
+    assert sorted(name for row in rows for name in re.findall(r"`hermes (\w+)", row)) == sorted(VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_the_pages_say_to_type_exists(page: str) -> None:
+    for name, rest in re.findall(r"(?:[`$ /]|^)hermes ([a-z]+)((?: [^`\n]*)?)[`\n]", PAGES[page], re.MULTILINE):
+        if name in VERBS:
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= options(name), f"hermes {name}{rest}"
+    for line in PAGES[page].splitlines():
+        if row := re.match(r"\| `hermes (\w+)", line):
+            assert set(re.findall(r"`(--[a-z-]+)", line)) <= options(row[1]), line
 
 
 def test_a_wrong_command_line_is_2(verb: Run) -> None:
@@ -155,8 +197,14 @@ async def test_ask_fails_with_1_when_the_answer_breaks_off(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         go = asyncio.Event()
         backend.default = play("Hel", go, {"error": "out of memory"})
-        asyncio.get_running_loop().call_later(0.05, go.set)
-        result = await ask(verb, gateway, "ask", "gemma", "Hi")
+
+        async def break_off_once_it_has_begun() -> None:
+            connections = gateway.runtime.server._connections
+            await until(lambda: any(each._task and each._response.started for each in connections), limit_s=10)
+            go.set()
+
+        async with background(break_off_once_it_has_begun()):
+            result = await ask(verb, gateway, "ask", "gemma", "Hi")
         assert (result.exit_code, result.stdout) == (1, "Hel")
         assert "out of memory" in result.stderr
 

@@ -11,13 +11,14 @@ from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 
 from hermes.chat import Sampling
-from hermes.config import Backend, Config, Defaults, Key, Model, Params, Server, Tls
+from hermes.config import Backend, Config, Defaults, Key, LoadOptions, Model, Params, Server, Tls
 from hermes.config.dump import dump
 from hermes.config.environment import OTHER_NAMES
 from hermes.config.kinds import Bytes
 from hermes.config.load import Loaded
 from hermes.config.notation import format_size
-from hermes.config.schema import is_struct, optional, settings, variable
+from hermes.config.schema import is_struct, meta, optional, settings, variable
+from hermes.dialects import prompt_request
 from hermes.principal import ANONYMOUS
 
 Settle = Callable[..., Loaded]
@@ -51,7 +52,7 @@ def default_on_page(path: str, field: FieldInfo) -> str:
         return "from `defaults`"
     if field.default is NODEFAULT:
         return "required"
-    if field.default in ((), Params()):
+    if field.default in ((), Params(), LoadOptions()):
         return "empty"
     if field.default is None:
         return "none"
@@ -98,11 +99,22 @@ def test_params_are_those_of_sampling() -> None:
     assert set(Params.__struct_fields__) == set(Sampling.__struct_fields__)
 
 
+def bounds(kind: Any) -> list[float | None]:
+    said = meta(optional(kind)[0])
+    return [said.ge, said.gt, said.le, said.lt]
+
+
+@pytest.mark.parametrize("field", [field for field in fields(Params) if field.name != "stop"], ids=lambda it: it.name)
+def test_the_operator_may_set_what_a_prompt_may_ask_for(field: FieldInfo) -> None:
+    asked = {field.name: field for field in fields(prompt_request._Options)}[field.name]
+    assert bounds(field.type) == bounds(asked.type) != [None] * 4
+
+
 FULL = """
 server: {tls: {cert_file: c.pem}, allowed_hosts: [gpu.example.org, "[::1]"], max_body_bytes: 1000001, keep_alive_s: 1.5}
 backends: [{name: a, url: "unix:///run/ollama.sock", memory: 24GiB, slots: 4}]
 models: {"qwen2.5:7b": {params: {stop: ["\\n"], temperature: 0}, memory_cost: 14GiB, backends: [a]}
-  , b: {memory_cost: low}}
+  , b: {memory_cost: low, options: {use_mmap: false}, keep_alive: -1}}
 defaults: {max_concurrency: 4, timeout_s: 5m}
 logging: {access_log: off}
 """

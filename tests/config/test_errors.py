@@ -51,6 +51,12 @@ Settle = Callable[..., Loaded]
         ("server: {allowed_origins: ['*']}", "server.allowed_origins[0]: '*' is not an origin"),
         ("server: {allowed_origins: ['https://a/b']}", "server.allowed_origins[0]: 'https://a/b' is not an origin"),
         ("server: {tls: {}}", "server.tls.cert_file: missing, expected a path"),
+        (
+            "server: {unix_socket: /run/h.sock, tls: {cert_file: c.pem}}",
+            "server.tls: no https is spoken over server.unix_socket",
+        ),
+        ("server: {drain_grace_s: 31}", "server.drain_grace_s: 31 s do not fit into server.drain_timeout_s: 30 s"),
+        ("server: {drain_grace_s: -1}", "server.drain_grace_s: -1 is not a time, 0 or more"),
         ("models: {gemma: {timeout: 3}}", "models.gemma.timeout: unknown key, did you mean timeout_s?"),
         ("models: {gemma: {timeout_s: -3}}", "models.gemma.timeout_s: -3 is not a time"),
         ("models: {'qwen2.5:7b': {queue_limit: -1}}", 'models."qwen2.5:7b".queue_limit: -1 is not a whole number'),
@@ -65,6 +71,7 @@ Settle = Callable[..., Loaded]
             "models: {gemma: {params: {temperature: 2.1}}}",
             "models.gemma.params.temperature: 2.1 is not a number from 0",
         ),
+        ("models: {gemma: {params: {top_k: 0}}}", "models.gemma.params.top_k: 0 is not a whole number above 0"),
         ("models: {gemma: {params: {stop: x}}}", "models.gemma.params.stop: 'x' is not a list"),
         (
             "models: {gemma: {backends: [gpu0]}}",
@@ -74,6 +81,14 @@ Settle = Callable[..., Loaded]
             "models: {gemma: {backends: [olama]}}",
             "models.gemma.backends: 'olama' is not the name of a backend, did you",
         ),
+        (
+            "models: {a: {backend_model: m, options: {num_ctx: 1}}, b: {backend_model: 'm:latest'}}",
+            "models.b: the same model as 'a', which is loaded in one way",
+        ),
+        ("models: {m: {keep_alive: 1}, b: {backend_model: m, keep_alive: 2}}", "models.b: the same model as 'm'"),
+        ("models: {a: {options: {num_ctx: 0}}}", "models.a.options.num_ctx: 0 is not a whole number above 0"),
+        ("models: {a: {options: {temperature: 1}}}", "models.a.options.temperature: unknown key; known: num_ctx"),
+        ("models: {a: {keep_alive: -2}}", "models.a.keep_alive: -2 is not a time such as 10m, 0 to let go at once, or"),
         ("models: {a b: }", "models: 'a b' is not a model name"),
         ("models: {a/../b: }", "models: 'a/../b' is not a model name"),
         ("models: {3: }", "models: 3 is not a model name"),
@@ -83,6 +98,11 @@ Settle = Callable[..., Loaded]
         ("backends: [gpu]", "backends[0]: 'gpu' is not a mapping"),
         ("backends: [{name: a}]", "backends[0].url: missing, expected http://host:port"),
         ("backends: [{name: a, url: gpu}]", "backends[0].url: 'gpu' is not http://host:port"),
+        (
+            "backends: [{name: a, url: 'https://a', ca_file: ca.pem}, {name: b, url: 'http://b', ca_file: ca.pem}]",
+            "backends.b.ca_file: http://b is not https",
+        ),
+        ("backends: [{name: a, url: 'unix:///a', ca_file: ca.pem}]", "backends.a.ca_file: unix:///a is not https"),
         ("backends: [{name: a, url: 'http://a', kind: vllm}]", "backends[0].kind: 'vllm' is not ollama, the one kind"),
         ("backends: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]", "backends: 2 are named 'a'"),
         (

@@ -80,7 +80,18 @@ CASES: list[tuple[int, str, type[GatewayError], str]] = [
 def test_an_error_is_told_by_status_and_text(status: int, text: str, kind: type[GatewayError], code: str) -> None:
     error = DIALECT.error(status, json.dumps({"error": text}).encode())
     assert type(error) is kind and error.code == code
-    assert error.message in (" ".join(text.split()), OVERLONG, NO_IMAGES)
+    assert error.message in (" ".join(text.split()), OVERLONG, NO_IMAGES, text.partition(": ")[0])
+
+
+@pytest.mark.parametrize(
+    "last_logged", ["unexpected EOF", "error: task id = 17, error: request (5020 tokens) exceeds the context size"]
+)
+def test_a_crash_is_nobodys_fault_and_tells_nothing_of_others(last_logged: str) -> None:
+    """Ollama appends the last error of its runner, whoever's request that was about."""
+    crash = "an error was encountered while running the model"
+    error = DIALECT.failure(Failure(f"{crash}: {last_logged}"))
+    assert type(error) is BackendError and error.retryable
+    assert error.message == crash
 
 
 def test_only_the_backends_own_faults_are_tried_again() -> None:

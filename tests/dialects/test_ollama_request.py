@@ -87,7 +87,6 @@ def test_messages_are_passed_on(said: Said) -> None:
             },
         ),
         ({"tools": (Tool("f"),), "tool_choice": "none"}, {}),
-        ({"extra": {"options": {"num_ctx": 1}, "num_ctx": 1, "keep_alive": 0, "user": "u"}}, {}),
     ],
     ids=lambda value: str(value)[:50],
 )

@@ -71,7 +71,7 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
         },
         {"tools": (Tool("f", "", {"type": "object"}), Tool("g", "G"))},
     ),
-    ({"user": "u", "new_field": {"deep": [1]}}, {"extra": {"user": "u", "new_field": {"deep": [1]}}}),
+    ({"user": "u", "new_field": {"deep": [1]}}, {}),
 ]
 
 

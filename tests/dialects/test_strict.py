@@ -126,10 +126,19 @@ def test_a_key_is_refused_exactly_when_it_folds_to_a_known_one(key: str) -> None
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
-@pytest.mark.parametrize("depth", [1000, 10**6])
+@pytest.mark.parametrize("depth", [1000, strict.MAX_MARKS // 3])
 def test_hostile_nesting_is_refused_and_nothing_worse(opening: bytes, depth: int) -> None:
     error = refusal(opening * depth)
     assert error.code == "invalid_json" and "nests deeper" in error.message
+
+
+@pytest.mark.parametrize("value", [b"[],", b'{"k":1},', b'{"k":{}},'])
+def test_more_values_than_can_be_looked_at_are_refused_before_they_are_parsed(value: bytes) -> None:
+    """I36: parsing them would hold everybody up, in a thread too."""
+    few = strict.MAX_MARKS // strict.marks(value) - 10
+    assert strict.parse_object(b'{"k":[%b1]}' % (value * few), KNOWN)
+    error = refusal(b'{"k":[%b' % (value * (few + 20)))
+    assert error.code == "request_too_complex"
 
 
 @pytest.mark.parametrize(("depth", "allowed"), [(strict.MAX_DEPTH, True), (strict.MAX_DEPTH + 1, False)])

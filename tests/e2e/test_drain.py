@@ -45,8 +45,6 @@ async def test_what_runs_finishes_and_what_waits_is_sent_away(number: signal.Sig
         assert (refused.status, refused.error["code"]) == (503, "draining")
         assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
         waits.peer.close()
-        with pytest.raises(ConnectionError):
-            await (await hermes.open("/readyz")).reply()
         free.set()
         assert (await runs.events())[-1] == "[DONE]"
         assert runs.whole
@@ -55,6 +53,59 @@ async def test_what_runs_finishes_and_what_waits_is_sent_away(number: signal.Sig
         assert code == 0
         assert len(backend.asked) == 1
         assert {line.get("outcome") for line in log if "route" in line} == {"ok", "drained"}
+
+
+async def _is_open_to_operators_and_to_nobody_new(hermes: Served) -> None:
+    ready = await (await hermes.open("/readyz")).reply()
+    assert (ready.status, ready.error["code"], ready.headers["connection"]) == (503, "draining", "close")
+    for path in ("/livez", "/health", "/v1/health"):
+        assert (await (await hermes.open(path)).reply()).json == {"status": "ok", "ready": False}
+    assert (await (await hermes.open("/v1/status")).reply()).json["status"] == "draining"
+    assert b"hermes_requests_in_flight" in (await (await hermes.open("/metrics")).reply()).body
+    assert (await (await hermes.open("/v1/models")).reply()).status == 200
+    for path, body in ((PROMPT, prompt()), (CHAT, chat()), ("/v1/llm/gemma/pull", {})):
+        refused = await (await hermes.open(path, body)).reply()
+        assert (refused.status, refused.error["code"]) == (503, "draining")
+        assert refused.headers["retry-after"] == "1"
+
+
+@scenario
+async def test_while_something_runs_readiness_fails_and_operators_still_see(tmp_path: Path) -> None:
+    """I33: readiness fails first, so that whoever balances load learns of it."""
+    async with ollama() as backend, serve(tmp_path, backend=backend) as hermes:
+        free = asyncio.Event()
+        backend.default = play("Hel", free, "lo", DONE)
+        runs = await hermes.open(CHAT, chat(stream=True))
+        assert await runs.head() == 200
+        hermes.signal()
+        await hermes.told("draining")
+        await _is_open_to_operators_and_to_nobody_new(hermes)
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        runs.peer.close()
+        assert (await hermes.end())[0] == 0
+        assert len(backend.asked) == 1
+
+
+@scenario
+async def test_the_grace_is_kept_where_nothing_runs_and_a_second_signal_ends_it(tmp_path: Path) -> None:
+    async with ollama() as backend, serve(tmp_path, backend=backend, HERMES_SERVER__DRAIN_GRACE_S="20") as hermes:
+        hermes.signal()
+        await hermes.told("draining")
+        await _is_open_to_operators_and_to_nobody_new(hermes)
+        began_at = time.monotonic()
+        hermes.signal()
+        assert (await hermes.end())[0] == 0, "nothing was cut"
+        assert time.monotonic() - began_at < 2.0
+
+
+@scenario
+async def test_the_grace_ends(tmp_path: Path) -> None:
+    async with ollama() as backend, serve(tmp_path, backend=backend, HERMES_SERVER__DRAIN_GRACE_S="300ms") as hermes:
+        began_at = time.monotonic()
+        hermes.signal()
+        assert (await hermes.end())[0] == 0
+        assert 0.3 <= time.monotonic() - began_at < 2.0
 
 
 @scenario

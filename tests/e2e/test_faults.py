@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, Hermes, Reply, chat, hermes, prompt, scenario
@@ -67,7 +68,8 @@ FAULTS = [
     Fault("a proxy's page", lambda go: answer(502, b"<html>nginx</html>", b"text/html"), FAILED),
     Fault("no JSON", lambda go: answer(500, b"\x00\xff", b"text/plain"), FAILED),
     Fault("busy", lambda go: fail(503, BUSY), (503, "backend_busy")),
-    refused("no such model", fail(404, "model 'gemma' not found"), (404, "model_not_found")),
+    # Once more after asking who has it (I8).
+    replace(refused("no such model", fail(404, "model 'gemma' not found"), (404, "model_not_found")), attempts=2),
     refused("a bad request", fail(400, "invalid options"), (400, "invalid_value")),
     refused("overlong", fail(400, "the input length exceeds the context length"), (400, "context_length_exceeded")),
     refused("no entry", fail(401, "unauthorized"), REFUSED, "upstream_error"),

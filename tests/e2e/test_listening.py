@@ -138,5 +138,8 @@ async def test_connections_beyond_the_limit_are_not_taken() -> None:
     async with ollama() as backend, hermes(backend, server={"max_connections": 1}) as gateway:
         first = await gateway.connect()
         assert (await gateway.ask("/health", on=first)).status == 200
-        await (await gateway.connect()).gone()
+        for _ in range(2):
+            async with asyncio.timeout(1.0):  # at once, and not when its head is too late
+                await (await gateway.connect()).gone()
         assert (await gateway.ask("/health", on=first)).status == 200
+        assert gateway.counted("hermes_connections_refused_total") == {(): 2.0}

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from hermes.errors import GatewayError
-from hermes.http.connection import Limits
+from hermes.http.limits import Limits
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.server import Server

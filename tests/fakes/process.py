@@ -22,7 +22,7 @@ SOURCES = {"PYTHONPATH": str(Path(hermes.__file__).parent.parent)}
 
 
 class Served:
-    """The running process: its port, and its log once it has ended."""
+    """The running process: its port, and its log, which is lines of JSON from the first to the last (I28)."""
 
     def __init__(self, process: Process, greeting: str, clients: Clients) -> None:
         self.address = greeting.rpartition(" ")[2]
@@ -44,14 +44,14 @@ class Served:
         self._process.send_signal(number)
 
     async def told(self, words: str) -> str:
-        """The next line on standard error with these words."""
+        """The next message of its log with these words."""
         return await _line_with(self._process, words)
 
     async def end(self) -> tuple[int, list[dict[str, Any]]]:
         """Its exit code and what it has logged since the last line that was read."""
         async with asyncio.timeout(_PATIENCE_S):
             _, log = await self._process.communicate()
-        return self._process.returncode or 0, [json.loads(line) for line in log.splitlines() if line.startswith(b"{")]
+        return self._process.returncode or 0, [json.loads(line) for line in log.splitlines()]
 
 
 async def _line_with(process: Process, words: str) -> str:
@@ -59,7 +59,7 @@ async def _line_with(process: Process, words: str) -> str:
     async with asyncio.timeout(_PATIENCE_S):
         while line := (await process.stderr.readline()).decode():
             if words in line:
-                return line.strip()
+                return str(json.loads(line)["message"])
     raise AssertionError(f"it never said {words!r}")
 
 

@@ -17,17 +17,49 @@ def seen(gateway: Hermes, name: str = "b0") -> fleet.Backend:
     return gateway.runtime.fleet.backends[name]
 
 
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second is a hundredth of one."""
+    monkeypatch.setattr(fleet, "RETRY_S", 0.01)
+    monkeypatch.setattr(fleet, "HICCUP_S", 0.009)
+
+
 @scenario
-async def test_one_lost_probe_is_a_hiccup_and_two_mean_down() -> None:
+async def test_one_lost_probe_is_a_hiccup_and_two_in_turn_mean_down() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         await backend.vanish()
         await seen(gateway).look(2.0)
         assert (seen(gateway).state, seen(gateway).failures) == ("up", 1)
-        await seen(gateway).look(2.0)
-        assert (seen(gateway).state, seen(gateway).error) == ("down", "the backend cannot be reached")
+        await until(lambda: seen(gateway).state == "down", limit_s=fleet.RETRY_S + 1)
+        assert (seen(gateway).failures, seen(gateway).error) == (2, "the backend cannot be reached")
         await backend.listen()
         await seen(gateway).look(2.0)
         assert (seen(gateway).state, seen(gateway).failures, seen(gateway).error) == ("up", 0, "")
+
+
+@scenario
+async def test_requests_that_fail_within_a_hiccup_do_not_take_a_backend_down() -> None:
+    """A server that restarts refuses several at once, and each makes us look."""
+    async with ollama() as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        await backend.vanish()
+        for _ in range(5):
+            assert (await gateway.ask(PROMPT, prompt())).error["code"] == "backend_unreachable"
+            await seen(gateway).look(2.0)
+        assert (seen(gateway).state, seen(gateway).failures) == ("up", 1)
+        await backend.listen()
+        assert (await gateway.ask(PROMPT, prompt())).status == 200
+
+
+@scenario
+async def test_requests_that_go_on_failing_do_not_keep_a_dead_backend_up(hurried: None) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        await backend.vanish()
+
+        def suspected_until_down() -> bool:
+            seen(gateway).suspect()
+            return seen(gateway).state == "down"
+
+        await until(suspected_until_down)
 
 
 @scenario
@@ -117,7 +149,7 @@ async def test_a_probe_that_takes_too_long_has_failed(script: Script, monkeypatc
             assert seen(gateway).state == "up"
 
 
-def test_a_bug_in_one_watcher_is_logged_and_ends_none() -> None:
+def test_a_bug_in_one_watcher_is_logged_and_ends_none(hurried: None) -> None:
     async def bug() -> None:
         async with ollama() as one, ollama() as two, hermes(one, two) as gateway:
 
@@ -127,13 +159,35 @@ def test_a_bug_in_one_watcher_is_logged_and_ends_none() -> None:
             driver = seen(gateway, "b0").driver
             whole = driver.inventory
             driver.inventory = broken  # type: ignore[method-assign]
-            await seen(gateway, "b0").look(2.0)
-            await seen(gateway, "b0").look(2.0)
-            assert (seen(gateway, "b0").state, seen(gateway, "b1").state) == ("down", "up")
+            seen(gateway, "b0").suspect()
+            await until(lambda: seen(gateway, "b0").state == "down")
+            assert seen(gateway, "b1").state == "up"
             driver.inventory = whole  # type: ignore[method-assign]
             await seen(gateway, "b0").look(2.0)
             await seen(gateway, "b1").look(2.0)
             assert (seen(gateway, "b0").state, seen(gateway, "b1").state) == ("up", "up")
+
+    run(bug(), may_log_errors=True)
+
+
+def test_a_bug_in_who_hears_of_changes_ends_no_watcher_and_what_was_missed_is_told_again(hurried: None) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def hear(backend: fleet.Backend) -> None:
+        heard.append((backend.name, backend.state))
+        if heard == [("b0", "down")]:
+            raise KeyError("bug")
+
+    async def bug() -> None:
+        async with ollama() as one, ollama() as two, hermes(one, two) as gateway:
+            await one.vanish()
+            gateway.runtime.fleet._on_change = hear
+            seen(gateway, "b0").suspect()
+            await until(lambda: heard == [("b0", "down")] * 2)
+            await one.listen()
+            await seen(gateway, "b0").look(2.0)
+            await seen(gateway, "b1").look(2.0)
+            assert heard[2:] == [("b0", "up")]
 
     run(bug(), may_log_errors=True)
 

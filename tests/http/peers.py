@@ -11,9 +11,10 @@ from typing import Any, cast
 from msgspec import Struct
 
 from hermes.errors import GatewayError
-from hermes.http.client import Pool, PoolLimits
-from hermes.http.connection import Limits
+from hermes.http.client import PoolLimits
+from hermes.http.limits import Limits
 from hermes.http.origin import Origin
+from hermes.http.pool import Pool
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.server import Server

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hermes.http.connection import Limits
+from hermes.http.limits import Limits
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.wire import STATUS_LINES, render_headers
@@ -212,7 +212,7 @@ def test_a_client_is_asked_though_the_handler_before_it_works_on_after_its_answe
             await peer.send(get(b"/a"))
             assert (await peer.answer()).status == 200
             await peer.send(EXPECTING)
-            await until(lambda: any(c._request is not None for c in served.server._connections))
+            await until(lambda: any(c._arrival.request is not None for c in served.server._connections))
             may_return.set()
             assert (await peer.answer()).status == 100
             await peer.send(b"abc")

@@ -6,7 +6,8 @@ from contextlib import suppress
 import pytest
 
 from hermes.errors import BackendError
-from hermes.http.client import ClientExchange, Pool, PoolLimits
+from hermes.http.client import ClientConnection, PoolLimits
+from hermes.http.pool import Pool
 from hermes.http.wire import NEVER
 from tests.http.peers import background, listening
 from tests.support import run, until
@@ -28,7 +29,7 @@ class Read:
         async with pool.exchange("GET", "/", whole=whole, deadline=NEVER) as answer:
             await self._read(answer)
 
-    async def _read(self, answer: ClientExchange) -> None:
+    async def _read(self, answer: ClientConnection) -> None:
         self.status, self.headers = answer.status, answer.headers
         while data := await answer.read(NEVER):
             self.body += data
@@ -39,7 +40,7 @@ async def _exchange(data: bytes, whole: bool, apart: bool, then: str, limits: Po
     """Send `data` as the answer and leave then. Raises what the exchange raises."""
     read = Read()
     async with (
-        listening(limits, max_whole_bytes=300_000) as (backend, pool),
+        listening(limits or PoolLimits(whole_bytes=300_000)) as (backend, pool),
         background(read.take(pool, whole)) as reading,
     ):
         peer = await backend.accept()
@@ -170,7 +171,10 @@ def test_a_whole_answer_has_a_longest_length(size: int, fits: bool, chunked: boo
 
 def test_a_small_answer_above_the_longest_length_is_refused_though_it_comes_in_one_read() -> None:
     async def scenario() -> None:
-        async with listening(max_whole_bytes=10) as (backend, pool), background(Read().take(pool, True)) as reading:
+        async with (
+            listening(PoolLimits(whole_bytes=10)) as (backend, pool),
+            background(Read().take(pool, True)) as reading,
+        ):
             peer = await backend.accept()
             await peer.request()
             await peer.send(OK + b"content-length: 11\r\n\r\n" + b"x" * 11)
@@ -184,7 +188,7 @@ def test_reading_all_has_a_longest_length_too() -> None:
     async def scenario() -> None:
         async def read_all(pool: Pool) -> bytes:
             async with pool.exchange("GET", "/", deadline=NEVER) as answer:
-                return await answer.read_all(10)
+                return await answer.read_all(10, NEVER)
 
         async with listening() as (backend, pool), background(read_all(pool)) as reading:
             peer = await backend.accept()

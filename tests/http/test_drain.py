@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hermes.http.connection import Limits
+from hermes.http.limits import Limits
 from hermes.http.request import Request
 from hermes.http.response import Response
 from tests.http.peers import HOST, background, connect, serving
@@ -191,14 +191,37 @@ def test_a_handler_that_outlives_its_connection_holds_the_drain_until_its_deadli
     run(scenario())
 
 
-def test_a_connection_that_gets_in_late_is_turned_away() -> None:
-    """A TLS handshake, for instance, may end after the drain has begun."""
+def test_until_what_runs_has_ended_new_connections_are_answered_once() -> None:
+    """Whoever balances load can ask whether we are ready, and is told no."""
 
     async def scenario() -> None:
-        async with serving() as served:
-            served.server.closing = True
-            peer = await served.connect()
-            await peer.gone()
+        may_end = asyncio.Event()
+
+        async def handler(request: Request, response: Response) -> None:
+            if request.path == b"/slow":
+                await may_end.wait()
+            response.send(200, b"", b"")
+
+        async with serving(handler) as served:
+            slow = await served.connect()
+            await slow.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+            await served.app.arrived.wait()
+            async with background(served.server.drain(5.0)) as draining:
+                for _ in range(2):
+                    peer = await served.connect()
+                    await peer.send(GET)
+                    assert (await peer.answer()).headers["connection"] == "close"
+                    assert await peer.rest() == b""
+                    peer.close()
+                silent = await served.connect()
+                await until(lambda: served.server.open_connections == 2)
+                may_end.set()
+                assert (await slow.answer()).status == 200
+                slow.close()
+                assert await draining is True
+                await silent.gone()
+                with pytest.raises(ConnectionError):
+                    await connect(served.port)
 
     run(scenario())
 

@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from hermes.errors import BackendUnreachable
-from hermes.http.client import Pool, PoolLimits
-from hermes.http.connection import Limits
+from hermes.http.client import PoolLimits
+from hermes.http.limits import Limits
 from hermes.http.origin import Origin
+from hermes.http.pool import Pool
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.server import Server
@@ -121,7 +122,7 @@ async def _pool(url: str, ca_file: Path | None = None) -> AsyncIterator[Pool]:
 async def _ask(pool: Pool, path: str = "/", body: bytes = b"", whole: bool = True) -> bytes:
     deadline = asyncio.get_running_loop().time() + 5.0
     async with pool.exchange("POST", path, body, whole=whole, deadline=deadline) as answer:
-        return await answer.read_all(10_000_000)
+        return await answer.read_all(10_000_000, deadline)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -307,6 +308,43 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(authorities: Authoriti
             await plain.send(GET)
             await plain.gone()
             assert not served.app.requests
+
+    run(scenario())
+
+
+def test_handshakes_count_among_the_connections(authorities: Authorities) -> None:
+    """Each costs a file descriptor, and nobody has been let in yet."""
+
+    async def scenario() -> None:
+        good, _, _ = authorities
+        async with serving(limits=Limits(connections=2), tls=good.server_context()) as served:
+            silent = [await served.connect() for _ in range(2)]
+            await until(lambda: served.server.open_connections == 2)
+            for _ in range(3):
+                async with asyncio.timeout(1.0):
+                    await (await served.connect()).gone()
+            assert (served.server.open_connections, served.server.refused_connections) == (2, 3)
+            silent[0].close()
+            await until(lambda: served.server.open_connections == 1)
+            peer = await TlsPeer.connect(served, good)
+            peer.writer.write(GET)
+            assert b" 200 " in await peer.reader.readline()
+            assert served.server.open_connections == 2
+            await peer.close()
+
+    run(scenario())
+
+
+def test_a_drain_waits_for_no_handshake(authorities: Authorities) -> None:
+    async def scenario() -> None:
+        good, _, _ = authorities
+        async with serving(tls=good.server_context()) as served:
+            silent = await served.connect()
+            await until(lambda: served.server.open_connections == 1)
+            async with asyncio.timeout(1.0):
+                assert await served.server.drain(5.0) is True
+                await silent.gone()
+            await served.settled()
 
     run(scenario())
 

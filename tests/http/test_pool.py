@@ -8,8 +8,9 @@ from typing import cast
 import pytest
 
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable
-from hermes.http.client import Pool, PoolLimits
+from hermes.http.client import PoolLimits
 from hermes.http.origin import Origin
+from hermes.http.pool import Pool
 from hermes.http.wire import NEVER, Deadlines
 from tests.http.peers import TICK_S, Clock, Listening, Peer, background, listening
 from tests.support import run, until
@@ -20,7 +21,7 @@ Step = Callable[[], Awaitable[object]]
 
 async def ask(pool: Pool, whole: bool = True, deadline: float = NEVER, path: str = "/") -> bytes:
     async with pool.exchange("POST", path, b"{}", whole=whole, deadline=deadline) as answer:
-        return await answer.read_all(1000)
+        return await answer.read_all(1000, deadline)
 
 
 async def served_by(backend: Listening, pool: Pool, peer: Peer | None = None) -> Peer:

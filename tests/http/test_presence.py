@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hermes.http.client import Pool
+from hermes.http.pool import Pool
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.wire import HIGH_WATER_BYTES, NEVER

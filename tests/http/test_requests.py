@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hermes.http.arrival import Heads
 from hermes.http.connection import App as Answering
-from hermes.http.connection import Limits, ServerConnection
-from hermes.http.request import Request
+from hermes.http.connection import ServerConnection
+from hermes.http.limits import Limits
+from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from tests.http.peers import HOST, App, Peer, serving
 from tests.support import run, until
@@ -282,6 +284,50 @@ def test_many_small_chunks_with_long_extensions_are_refused() -> None:
     run(scenario())
 
 
+def test_bodies_that_arrive_are_bounded_all_together() -> None:
+    """I4: by many clients as by one; what has arrived, was refused or left makes room."""
+
+    async def scenario() -> None:
+        limits = Limits(body_bytes=1000, arriving_bytes=1500, linger_s=0.2)
+        async with serving(limits=limits) as served:
+            head = POST + b"Content-Length: 900\r\n\r\n"
+            first, second, third = [await served.connect() for _ in range(3)]
+            await first.send(head + b"a" * 800)
+            await until(lambda: served.server.arriving_bytes == 800)
+            await second.send(head + b"b" * 800)
+            assert (await second.answer()).status == 503
+            await until(lambda: served.server.arriving_bytes == 800)
+            await first.send(b"a" * 100)
+            assert (await first.answer()).status == 200
+            await third.send(head + b"c" * 800)
+            await until(lambda: served.server.arriving_bytes == 800)
+            third.close()
+            await until(lambda: served.server.arriving_bytes == 0)
+
+    run(scenario())
+
+
+def test_requests_that_wait_behind_another_count_among_what_arrives() -> None:
+    """I4."""
+
+    async def scenario() -> None:
+        release = asyncio.Event()
+
+        async def handler(request: Request, response: Response) -> None:
+            await release.wait()
+            response.send(200, b"", request.body)
+
+        async with serving(handler) as served:
+            peer = await served.connect()
+            await peer.send(GET + b"\r\n" + POST + b"Content-Length: 5\r\n\r\nhello")
+            await until(lambda: served.server.arriving_bytes == 5)
+            release.set()
+            assert [(await peer.answer()).status for _ in range(2)] == [200, 200]
+            assert served.server.arriving_bytes == 0
+
+    run(scenario())
+
+
 class _Wire(asyncio.Transport):
     """A transport that goes nowhere."""
 
@@ -307,9 +353,11 @@ class _Wire(asyncio.Transport):
 class _Host:
     """A server without sockets."""
 
-    def __init__(self, app: Answering, limits: Limits) -> None:
+    def __init__(self, app: Answering, limits: Limits, heads: Heads) -> None:
         self.app = app
         self.limits = limits
+        self.heads = heads
+        self.arriving_bytes = 0
         self.loop = asyncio.get_running_loop()
         self.closing = False
 
@@ -322,10 +370,10 @@ class _Host:
         return b""
 
 
-async def _feed(pieces: list[bytes]) -> tuple[list[tuple[object, ...]], list[str], bytes]:
-    """What the application sees, what is refused, and what is answered."""
+async def _feed(pieces: list[bytes], heads: Heads | None = None) -> tuple[list[tuple[object, ...]], list[str], bytes]:
+    """What the application sees, what is refused, and what is answered. `heads`: those that came before."""
     app = App()
-    connection = ServerConnection(_Host(app, SMALL))
+    connection = ServerConnection(_Host(app, SMALL, heads or Heads(SMALL)))
     wire = _Wire()
     connection.connection_made(wire)
     for piece in pieces:
@@ -339,6 +387,21 @@ async def _feed(pieces: list[bytes]) -> tuple[list[tuple[object, ...]], list[str
 
 MESSAGES = [case[1] for case in ACCEPTED] + [case[1] for case in REFUSED]
 MESSAGES += [POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc"]
+
+
+# Heads of those above, with other lengths, and what could be taken for one of them.
+OTHER_LENGTHS = [
+    POST + b"Content-Length: 12\r\n\r\n012345678901",
+    POST + b"Content-Length: 0\r\n\r\n",
+    POST + b"Content-Length: 0003\r\n\r\nabc",
+    POST + b"Content-Length: 99999\r\n\r\n",
+    POST + b"content-length: 3\r\n\r\nabc",
+    POST + b"Content-Length: 3\r\nContent-Length: \r\n\r\nabc",
+    POST + b"Content-Length:3\r\n\r\nabc",
+    POST + b"\r\n\r\nContent-Length: 3\r\n\r\nabc",
+    GET + b"Content-Length: 0\r\n\r\n",
+    b"\r\n" + POST + b"Content-Length: 3\r\n\r\nabc",
+]
 
 
 @settings(max_examples=60, deadline=None)
@@ -356,6 +419,63 @@ def test_requests_are_the_same_however_the_bytes_are_cut(messages: list[bytes], 
     run(scenario())
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(MESSAGES + OTHER_LENGTHS), min_size=1, max_size=3), st.data())
+def test_a_head_that_came_before_means_the_same_again(messages: list[bytes], data: st.DataObject) -> None:
+    """Whether heads are read or remembered makes no difference, at any cut (I10)."""
+    stream = b"".join(messages)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream) - 1), max_size=8)))
+
+    async def scenario() -> None:
+        read = await _feed([stream[position : position + 1] for position in range(len(stream))])
+        heads = Heads(SMALL)
+        for message in MESSAGES:
+            await _feed([message], heads)
+        assert await _feed([stream], heads) == read
+        assert await _feed([stream[start:end] for start, end in pairwise([0, *cuts, len(stream)])], heads) == read
+
+    run(scenario())
+
+
+def test_a_head_that_came_before_is_not_read_again() -> None:
+    """Its body may have another length, and may come later."""
+
+    async def scenario() -> None:
+        heads = Heads(SMALL)
+        first = POST + b"Content-Length: 3\r\n\r\n"
+        second = POST + b"Content-Length: 12\r\n\r\n"
+        await _feed([first + b"abc"], heads)
+        app = App()
+        connection = ServerConnection(_Host(app, SMALL, heads))
+        connection.connection_made(_Wire())
+        for piece in (second, b"0123456", b"78901"):
+            connection.data_received(piece)
+        assert connection._task is not None
+        await asyncio.wait([connection._task])
+        assert [request.body for request in app.requests] == [b"012345678901"]
+        assert connection._arrival._parser is None
+        connection.connection_lost(None)
+
+    run(scenario())
+
+
+def test_the_heads_remembered_are_bounded() -> None:
+    """I4, I13: by number, and by the length of each."""
+
+    async def scenario() -> None:
+        heads = Heads(SMALL)
+        for number in range(3 * Heads.COUNT):
+            await _feed([b"GET /%d HTTP/1.1\r\n" % number + HOST + b"\r\n"], heads)
+        assert 0 < len(heads._bodiless) <= Heads.COUNT
+        heads = Heads(Limits())
+        for padding in (100, Heads.BYTES):
+            head = Head("GET", b"/", b"", {b"x": b"x" * padding})
+            heads.learn(b"GET / HTTP/1.1\r\nX: " + b"x" * padding + b"\r\n\r\n", head)
+        assert len(heads._bodiless) == 1
+
+    run(scenario())
+
+
 def test_a_bug_in_a_parser_call_is_not_blamed_on_the_client() -> None:
     """It reaches the loop's exception handler with its traceback, and no 400 is sent."""
 
@@ -364,7 +484,7 @@ def test_a_bug_in_a_parser_call_is_not_blamed_on_the_client() -> None:
             raise AssertionError
 
         app = App(handler)
-        connection = ServerConnection(_Host(app, cast(Limits, None)))
+        connection = ServerConnection(_Host(app, cast(Limits, None), Heads(SMALL)))
         wire = _Wire()
         connection._transport = wire
         with pytest.raises(Exception, match="callback") as caught:

@@ -2,4 +2,10 @@
 
 import os
 
-collect_ignore_glob = [] if os.environ.get("HERMES_REAL") == "1" else ["test_*.py"]
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def real_ollama() -> None:
+    if os.environ.get("HERMES_REAL") != "1":
+        pytest.skip("needs a real Ollama: make real-ollama")

@@ -1,24 +1,34 @@
-"""Hermes as its own process in front of a real Ollama, and what its clients use: plain HTTP and OpenAI's SDK."""
+"""Hermes as its own process in front of a real Ollama, and its clients: plain HTTP, OpenAI's SDK, the command line."""
 
 import asyncio
 import functools
+import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, closing
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
+from urllib.parse import urlsplit
 
 import pytest
 import uvloop
 from openai import AsyncOpenAI
 
 from tests.fakes.gateway import Reply
-from tests.fakes.process import Served, serve
+from tests.fakes.process import COMMAND, SOURCES, Served, serve
 
 P = ParamSpec("P")
 
 OLLAMA_URL = os.environ.get("OLLAMA_URL", "http://127.0.0.1:11434")
 MODEL = os.environ.get("MODEL", "tiny")
+RESIDENT = MODEL if ":" in MODEL else f"{MODEL}:latest"
+
+# A schema that keeps any model at it for a minute or more, and what is over at once: options of the prompt dialect.
+ROWS = {"type": "array", "minItems": 500, "items": {"type": "array", "minItems": 500, "items": {"type": "integer"}}}
+LONG: dict[str, Any] = {"format": ROWS, "think": False, "temperature": 1}
+SHORT: dict[str, Any] = {"max_tokens": 2, "think": False}
 
 # A large model has to be loaded first.
 _PATIENCE_S = 300.0
@@ -39,6 +49,37 @@ def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     return on_a_loop
 
 
+class Told(NamedTuple):
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def command(*arguments: str, **environ: str) -> Told:
+    """`hermes` with these arguments, in an environment of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdout=PIPE, stderr=PIPE, cwd="/", env=SOURCES | environ
+    )
+    out, err = await process.communicate()
+    return Told(process.returncode or 0, out.decode(), err.decode())
+
+
+async def ollama(path: str, body: Any = None) -> tuple[int, Any]:
+    """What the Ollama itself says, asked without Hermes: status and JSON."""
+    return await asyncio.to_thread(_ask_ollama, path, body)
+
+
+def _ask_ollama(path: str, body: Any) -> tuple[int, Any]:
+    parts = urlsplit(OLLAMA_URL)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    with closing(kind(parts.hostname or "127.0.0.1", parts.port, timeout=_PATIENCE_S)) as connection:
+        connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, json.load(answer)
+
+
 class House:
     """A running Hermes."""
 
@@ -54,11 +95,20 @@ class House:
         found = await self.ask(f"/v1/models/{MODEL}")
         assert found.status == 200, f"set MODEL to one that {OLLAMA_URL} has: {', '.join(await self.models())}"
 
-    async def ask(self, path: str, body: Any = None) -> Reply:
-        return await (await self.hermes.open(path, body)).reply()
+    async def ask(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+        return await (await self.hermes.open(path, body, headers)).reply()
 
     async def prompt(self, text: str, model: str = MODEL, **more: Any) -> Reply:
         return await self.ask(f"/v1/llm/{model}", {"prompt": text, **more})
+
+    async def command(self, *arguments: str) -> Told:
+        """A verb of the command line, asking this Hermes."""
+        return await command(*arguments, HERMES_URL=self.hermes.address)
+
+    async def metric(self, series: str) -> float:
+        """The value of one series, named with its labels as /metrics has it."""
+        lines = (await self.ask("/metrics")).body.decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{series} ")), 0.0)
 
     async def models(self) -> dict[str, list[str]]:
         """What each model can do."""
@@ -69,10 +119,9 @@ class House:
         """MODEL if it can, else another. Skips the test where none can."""
         models = await self.models()
         able = [name for name, capabilities in models.items() if capability in capabilities]
-        mine = MODEL if ":" in MODEL else f"{MODEL}:latest"
         if not able:
             pytest.skip(f"no model here has the capability {capability!r}")
-        return mine if mine in able else able[0]
+        return RESIDENT if RESIDENT in able else able[0]
 
 
 @asynccontextmanager

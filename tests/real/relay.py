@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hermes.errors import BackendError, GatewayError
-from hermes.http.client import Pool, PoolLimits
-from hermes.http.connection import Limits
+from hermes.http.client import PoolLimits
+from hermes.http.limits import Limits
 from hermes.http.origin import Origin
+from hermes.http.pool import Pool
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.server import Server

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.real.house import MODEL, House, house, scenario
+from tests.real.house import MODEL, House, house, ollama, scenario
 
 QUESTION = "Explain relativity"
 SCHEMA = {
@@ -94,6 +94,75 @@ async def test_the_sdk_gets_a_streamed_answer(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_what_curl_sends_needs_no_content_type(tmp_path: Path) -> None:
+    """`curl -d` calls every body a form."""
+    async with house(tmp_path) as home:
+        form = {"content-type": "application/x-www-form-urlencoded", "user-agent": "curl/8.5.0", "accept": "*/*"}
+        reply = await home.ask(f"/v1/llm/{MODEL}", {"prompt": QUESTION, "options": {"max_tokens": 5}}, form)
+        assert reply.status == 200
+        check_end(reply.json)
+
+
+# The same each time: what is counted and said can be compared.
+SAME: dict[str, Any] = {"temperature": 0, "seed": 7}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_a_prompts_answer_and_usage_are_ollamas_own(tmp_path: Path, stream: bool) -> None:
+    async with house(tmp_path) as home:
+        asked = {"model": MODEL, "messages": [user(QUESTION)], "stream": False, "options": {**SAME, "num_predict": 30}}
+        _, own = await ollama("/api/chat", asked)
+        reply = await home.prompt(QUESTION, stream=stream, options={**SAME, "max_tokens": 30})
+        end = reply.events[-1]
+        said = "".join(event.get("delta", "") for event in reply.events) if stream else end["result"]
+        assert said == own["message"]["content"]
+        check_same(end["usage"], own)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_the_sdks_answer_and_usage_are_ollamas_own(tmp_path: Path, stream: bool) -> None:
+    async with house(tmp_path) as home:
+        said = [{"role": "system", "content": "Be brief."}, user(QUESTION)]
+        asked = {"model": MODEL, "messages": said, "stream": False, "options": {**SAME, "num_predict": 30}}
+        _, own = await ollama("/api/chat", asked)
+        messages: Any = said
+        if stream:
+            async with home.sdk.chat.completions.stream(
+                model=MODEL, messages=messages, **SAME, max_tokens=30, stream_options={"include_usage": True}
+            ) as chunks:
+                answer: Any = await chunks.get_final_completion()
+        else:
+            answer = await home.sdk.chat.completions.create(model=MODEL, messages=messages, **SAME, max_tokens=30)
+        assert (answer.choices[0].message.content or "") == own["message"]["content"]
+        assert answer.choices[0].finish_reason == own["done_reason"]
+        check_same(answer.usage.model_dump(), own)
+
+
+def check_same(usage: dict[str, int], own: dict[str, Any]) -> None:
+    check_usage(usage)
+    assert usage["prompt_tokens"] == own["prompt_eval_count"]
+    assert usage["completion_tokens"] == own["eval_count"]
+
+
+@scenario
+async def test_an_answer_ends_at_its_token_limit(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        told = (await home.prompt(QUESTION, options={"max_tokens": 3})).json
+        assert (told["reason"], told["usage"]["completion_tokens"]) == ("length", 3)
+
+
+@scenario
+async def test_a_seed_gives_the_same_answer_again(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        options = {"temperature": 1, "seed": 5, "max_tokens": 30}
+        first, second = [(await home.prompt(QUESTION, options=options)).json for _ in range(2)]
+        assert first["result"] == second["result"]
+        assert first["usage"] == second["usage"]
+
+
+@scenario
 async def test_an_answer_keeps_to_its_schema(tmp_path: Path) -> None:
     async with house(tmp_path) as home:
         schema: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA}}
@@ -127,6 +196,18 @@ async def test_a_model_that_cannot_see_refuses_images_clearly(tmp_path: Path, st
             )
         assert caught.value.code == "unsupported_by_model"
         assert "image" in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_a_model_that_only_embeds_refuses_to_answer(tmp_path: Path, stream: bool) -> None:
+    async with house(tmp_path) as home:
+        models = await home.models()
+        mute = next((name for name, can in models.items() if "embedding" in can and "completion" not in can), None)
+        if mute is None:
+            pytest.skip("no model here only embeds")
+        reply = await home.prompt("Hi", mute, stream=stream)
+        assert (reply.status, reply.error["code"]) == (400, "unsupported_by_model")
 
 
 def user(text: str) -> Any:
@@ -188,7 +269,7 @@ async def test_a_tool_is_called_and_its_result_answered(tmp_path: Path, stream: 
         result: Any = {"role": "tool", "tool_call_id": call["id"], "content": "12 degrees, rain"}
         tools: Any = [WEATHER]
         answer = await home.sdk.chat.completions.create(
-            model=model, messages=[asked, spoken, result], tools=tools, reasoning_effort="none"
+            model=model, messages=[asked, spoken, result], tools=tools, reasoning_effort="none", temperature=0
         )
         assert answer.choices[0].finish_reason == "stop" and answer.choices[0].message.content
 
@@ -198,14 +279,14 @@ async def _called(home: House, model: str, asked: Any, stream: bool) -> dict[str
     tools: Any = [WEATHER]
     if not stream:
         answer = await home.sdk.chat.completions.create(
-            model=model, messages=[asked], tools=tools, reasoning_effort="none"
+            model=model, messages=[asked], tools=tools, reasoning_effort="none", temperature=0
         )
         choice = answer.choices[0]
         calls: list[Any] = choice.message.tool_calls or []
         reason: str | None = choice.finish_reason
     else:
         chunks = await home.sdk.chat.completions.create(
-            model=model, messages=[asked], tools=tools, reasoning_effort="none", stream=True
+            model=model, messages=[asked], tools=tools, reasoning_effort="none", temperature=0, stream=True
         )
         choices = [chunk.choices[0] async for chunk in chunks if chunk.choices]
         calls = [call for each in choices for call in each.delta.tool_calls or ()]

@@ -21,8 +21,9 @@ from hermes.fleet.fleet import Backend, Fleet
 from hermes.fleet.inventory import Inventory
 from hermes.fleet.ollama import Ollama
 from hermes.gateway import Gateway
-from hermes.http.client import Pool, PoolLimits
-from hermes.http.request import Request
+from hermes.http.client import PoolLimits
+from hermes.http.pool import Pool
+from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import Deadlines
 from hermes.metrics import Gauge, Metrics
@@ -135,10 +136,10 @@ class Line:
             path = "/v1/chat/completions"
             body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
         headers = {b"host": b"localhost", b"x-request-id": client.name.encode()}
-        request = Request("POST", path.encode(), b"", headers, received_at=self.loop.time())
+        request = Request(Head("POST", path.encode(), b"", headers), self.loop.time())
         request.body = json.dumps(body).encode()
         self.clients.append(client)
-        client.task = self.loop.create_task(self.api.handle(request, Response(client, request)), name=client.name)
+        client.task = self.loop.create_task(self.api.handle(request, Response(client, request.head)), name=client.name)
         return client
 
     def switch(self, name: str, up: bool) -> None:

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hermes.http.client import ClientExchange, Pool, PoolLimits
+from hermes.http.client import PoolLimits
 from hermes.http.origin import Origin
+from hermes.http.pool import ClientExchange, Pool
 from hermes.http.wire import Deadlines
 from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
 
@@ -106,7 +107,7 @@ class Client:
 
     async def ask(self, method: str, path: str, body: Any = b"", headers: bytes = b"") -> Answer:
         async with self.open(path, body, headers, method=method) as exchange:
-            return Answer(exchange.status, exchange.headers, await exchange.read_all(1 << 26))
+            return Answer(exchange.status, exchange.headers, await exchange.read_all(1 << 26, self.now() + 1e5))
 
     async def post(self, path: str, body: Any, headers: bytes = b"") -> Answer:
         return await self.ask("POST", path, body, headers)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from hermes.http.client import Pool, PoolLimits
+from hermes.http.client import PoolLimits
 from hermes.http.origin import Origin
+from hermes.http.pool import Pool
 from hermes.http.wire import NEVER, Deadlines
 from hermes.simulator import SimulatedModel, Simulator
 from tests.simulator.harness import Client, chat_body, config, run, settle, simulating

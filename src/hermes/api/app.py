@@ -6,13 +6,15 @@ import os
 import re
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Access, Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
 from hermes.errors import Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
-from hermes.http.request import Request
+from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import render_headers
 from hermes.metrics import Metrics
@@ -21,6 +23,15 @@ from hermes.principal import ANONYMOUS, Principal
 log = logging.getLogger(__name__)
 
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
+
+
+class Passage(Struct, frozen=True):
+    """What a request's head alone decides: where it goes, and what goes on from it."""
+
+    request_id: str  # the client's own; "": none that can be used
+    route: Route
+    model: str | None
+    forwarded: bytes
 
 
 class Api:
@@ -47,18 +58,18 @@ class Api:
         self.cutting = False
 
     async def handle(self, request: Request, response: Response) -> None:
-        given = request.headers.get(b"x-request-id")
-        request_id = given.decode("ascii") if given and _CLEAN_ID(given) else ""
-        exchange = self._journal.begin(request.method, request_id, request.received_at)
-        dialect = self._fallback
+        head, dialect = request.head, self._fallback
+        passage: Passage | None = head.told
+        request_id = _own_id(head) if passage is None else passage.request_id
+        exchange = self._journal.begin(head.method, request_id, request.received_at)
         try:
-            self._door.check(request)
-            match = self._table.match(request.method, request.path)
-            route = match.route
-            exchange.route, exchange.quiet, dialect = route.path, route.quiet, route.dialect
-            exchange.forwarded = self._door.hop_line(request.headers.get(HOP_HEADER))
-            principal = ANONYMOUS if route.access is Access.OPEN else self._let_in(route, request, exchange)
-            await route.handler(Call(request, response, exchange, principal, match.model))
+            if passage is None:
+                head.told = passage = self._let_through(head, request_id)
+            route = passage.route
+            exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
+            dialect = route.dialect
+            principal = ANONYMOUS if route.access is Access.OPEN else self._let_in(route, head, exchange)
+            await route.handler(Call(request, response, exchange, principal, passage.model))
         except GatewayError as error:
             self._refuse(error, response, exchange, dialect)
         except Exception:
@@ -78,13 +89,19 @@ class Api:
         lines = content_line(b"application/json") + render_headers(((b"x-request-id", request_id.encode("ascii")),))
         response.send(error.status, lines, self._fallback.render_error(error, request_id))
 
-    def _let_in(self, route: Route, request: Request, exchange: Exchange) -> Principal:
+    def _let_through(self, head: Head, request_id: str) -> Passage:
+        """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""
+        self._door.check(head)
+        match = self._table.match(head.method, head.path)
+        return Passage(request_id, match.route, match.model, self._door.hop_line(head.headers.get(HOP_HEADER)))
+
+    def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
-        principal = self._authenticator.authenticate(request.headers)
+        principal = self._authenticator.authenticate(head.headers)
         exchange.key_id = principal.key_id
         if route.access is Access.ADMIN and not principal.admin:
             raise Forbidden("this needs an operator's key", code="admin_only")
-        if self.draining:
+        if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
         return principal
 
@@ -101,3 +118,8 @@ class Api:
             )
         lines = content_line(b"application/json") + exchange.id_line() + render_headers(headers)
         response.send(error.status, lines, dialect.render_error(error, exchange.request_id))
+
+
+def _own_id(head: Head) -> str:
+    given = head.headers.get(b"x-request-id")
+    return given.decode("ascii") if given and _CLEAN_ID(given) else ""

@@ -8,7 +8,7 @@ import msgspec
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
 from hermes.api.routes import Call
-from hermes.errors import NoBackend
+from hermes.errors import Draining, NoBackend
 from hermes.fleet.fleet import Backend, Fleet
 from hermes.metrics import Metrics
 from hermes.policy.routing import Catalog
@@ -47,8 +47,10 @@ class Ops:
         call.reply(_json({"status": "ok", "ready": self._ready()}))
 
     async def ready(self, call: Call) -> None:
-        if not self._ready():
-            raise NoBackend("draining" if self._draining() else "no backend is up", retry_after_s=1.0)
+        if self._draining():
+            raise Draining("this server is shutting down", retry_after_s=1.0)
+        if not self._fleet.ready:
+            raise NoBackend("no backend is up", retry_after_s=1.0)
         call.reply(_json({"status": "ok", "ready": True}))
 
     def _ready(self) -> bool:

@@ -9,7 +9,12 @@ from hermes.cli.options import config_option, load_or_exit
 @config_option
 @click.option("--quiet", is_flag=True, help="Print nothing if all is well.")
 def command(path: str | None, quiet: bool) -> None:
-    """Validate the configuration and print the effective one, secrets masked. Exits with 2 if it is not good."""
+    """Validate the configuration and print the effective one, secrets masked. Exits with 2 if it is not good.
+
+    \b
+    hermes check
+    hermes check --config hermes.yaml --quiet
+    """
     config = load_or_exit(path, {})
     if quiet:
         return

@@ -12,7 +12,12 @@ from hermes.cli.remote import get, json_option, url_option
 @json_option
 @url_option
 def command(as_json: bool, url: str) -> None:
-    """List the models that the server offers."""
+    """List the models that the server offers.
+
+    \b
+    hermes models
+    HERMES_API_KEY=sk-... hermes models --json
+    """
     listing = get(url, "/v1/models")
     if as_json:
         click.echo(json.dumps(listing, indent=2))

@@ -1,13 +1,12 @@
 """`hermes serve`: run the gateway."""
 
 import asyncio
-import json
-import logging
 import sys
 
 import click
 
 from hermes import __version__
+from hermes.cli.log import log_to_stderr, tell
 from hermes.cli.loop import run
 from hermes.cli.options import config_option, fail, load_or_exit
 from hermes.config import Config
@@ -33,7 +32,7 @@ def command(
     API_KEYS_JSON='{"sk-local-1": {"user": "editor"}}' hermes serve --host 0.0.0.0
     """
     config = load_or_exit(path, {"server.host": host, "server.port": port, "server.insecure": insecure})
-    _log_to_stderr(config.logging.level)
+    log_to_stderr(config.logging.level)
     try:
         clean = run(_serve(config, simulate, or_simulate))
     except ConfigError as error:
@@ -62,26 +61,9 @@ async def _serve(config: Config, simulate: bool, or_simulate: bool) -> bool:
 
 
 def _greet(runtime: Runtime, simulated: bool) -> None:
-    click.echo(f"Hermes {__version__} listens on {runtime.address}", err=True)
+    tell(f"Hermes {__version__} listens on {runtime.address}")
     for backend in runtime.fleet.backends.values():
-        click.echo(f"  backend {backend.name}: {backend.kind} at {backend.url}", err=True)
+        tell(f"  backend {backend.name}: {backend.kind} at {backend.url}")
     if simulated:
-        click.echo("  SIMULATED: these models make text up; start Ollama to talk to real ones", err=True)
-    click.echo(f"""  try: curl {runtime.address}/v1/llm/MODEL -d '{{"prompt": "Explain relativity"}}'""", err=True)
-
-
-class _JsonLines(logging.Formatter):
-    """One event, one line (invariant I28)."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        event = {"level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        if record.exc_info:
-            event["exception"] = self.formatException(record.exc_info)
-        return json.dumps(event)
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler()
-    if not sys.stderr.isatty():
-        handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], format="%(levelname)s %(name)s: %(message)s")
+        tell("  SIMULATED: these models make text up; start Ollama to talk to real ones")
+    tell(f"""  try: curl {runtime.address}/v1/llm/MODEL -d '{{"prompt": "Explain relativity"}}'""")

@@ -2,14 +2,12 @@
 
 import asyncio
 
-import click
 from msgspec.structs import replace
 
+from hermes import composition
+from hermes.cli.log import tell
 from hermes.config import Backend, Config
-from hermes.errors import BackendError, ConfigError
-from hermes.fleet.ollama import Ollama
-from hermes.http.client import Pool, PoolLimits
-from hermes.http.origin import Origin
+from hermes.errors import BackendError
 from hermes.http.wire import Deadlines
 from hermes.simulator import Simulator
 
@@ -26,7 +24,7 @@ async def stand_in(config: Config, only_if_needed: bool) -> tuple[Config, Simula
         return config, None
     if only_if_needed:
         urls = ", ".join(backend.url for backend in config.backends)
-        click.echo(f"No LLM server answers at {urls}: starting a simulated one.", err=True)
+        tell(f"No LLM server answers at {urls}: starting a simulated one.")
     simulator = Simulator()
     port = await simulator.start()
     slots = max(model.slots for model in simulator.config.models)
@@ -41,15 +39,11 @@ async def _any_answers(backends: tuple[Backend, ...]) -> bool:
 
 async def _answers(backend: Backend) -> bool:
     loop = asyncio.get_running_loop()
+    driver = composition.driver(backend, Deadlines(loop), loop)
     try:
-        origin = Origin.parse(backend.url, backend.ca_file)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"backends.{backend.name}: {error}") from error
-    pool = Pool(origin, PoolLimits(), Deadlines(loop), loop)
-    try:
-        await Ollama(pool).inventory(_PATIENCE_S)
+        await driver.inventory(_PATIENCE_S)
         return True
     except BackendError:
         return False
     finally:
-        pool.close()
+        driver.pool.close()

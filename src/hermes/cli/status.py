@@ -13,7 +13,12 @@ from hermes.cli.remote import get, json_option, url_option
 @json_option
 @url_option
 def command(as_json: bool, url: str) -> None:
-    """Show backends, loaded models, what runs and what waits."""
+    """Show backends, loaded models, what runs and what waits.
+
+    \b
+    hermes status
+    hermes status --json --url https://gpu.example.org
+    """
     status = get(url, "/v1/status")
     click.echo(json.dumps(status, indent=2) if as_json else "\n".join(_lines(status)))
 

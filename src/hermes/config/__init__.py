@@ -20,26 +20,40 @@ from hermes.config.kinds import (
     CountOrZero,
     Host,
     HostName,
+    KeepAlive,
     ModelName,
     Number0To1,
+    Number0To2,
     Origin,
     Path,
     Penalty,
     Port,
     Rate,
-    RepeatPenalty,
     Seconds,
+    SecondsOrZero,
     Secret,
     Seed,
     Sha256,
     StopText,
-    Temperature,
-    TopP,
+    Tokens,
     Url,
     User,
 )
 
-__all__ = ["Backend", "Config", "Defaults", "Key", "Limits", "Logging", "Model", "Params", "Secret", "Server", "Tls"]
+__all__ = [
+    "Backend",
+    "Config",
+    "Defaults",
+    "Key",
+    "Limits",
+    "LoadOptions",
+    "Logging",
+    "Model",
+    "Params",
+    "Secret",
+    "Server",
+    "Tls",
+]
 
 
 # --- the door -------------------------------------------------------------------------------------------------------
@@ -69,6 +83,7 @@ class Server(Struct, frozen=True):
     write_timeout_s: Seconds = 60
     max_connections: CountOrZero = 0
     drain_timeout_s: Seconds = 30
+    drain_grace_s: SecondsOrZero = 0
 
 
 class Key(Struct, frozen=True):
@@ -109,16 +124,28 @@ class Backend(Struct, frozen=True):
 class Params(Struct, frozen=True):
     """Sampling where the request says nothing: the names of `chat.Sampling`."""
 
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    top_k: CountOrZero | None = None
+    temperature: Number0To2 | None = None
+    top_p: Number0To1 | None = None
+    top_k: Tokens | None = None
     min_p: Number0To1 | None = None
     seed: Seed | None = None
-    max_tokens: Count | None = None
+    max_tokens: Tokens | None = None
     stop: tuple[StopText, ...] = ()
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repeat_penalty: RepeatPenalty | None = None
+    repeat_penalty: Number0To2 | None = None
+
+
+class LoadOptions(Struct, frozen=True):
+    """What a model is loaded with, by Ollama's names. None: what the server finds best."""
+
+    num_ctx: Count | None = None
+    num_batch: Count | None = None
+    num_gpu: CountOrZero | None = None
+    main_gpu: CountOrZero | None = None
+    num_thread: Count | None = None
+    use_mmap: bool | None = None
+    draft_num_predict: CountOrZero | None = None
 
 
 class Defaults(Struct, frozen=True):
@@ -144,8 +171,10 @@ class Model(Struct, frozen=True):
     memory_cost: Cost | None = None
     load_time_s: Seconds | None = None
     decode_tps: Rate | None = None
+    options: LoadOptions = LoadOptions()
+    keep_alive: KeepAlive | None = None
     params: Params = Params()
-    max_output_tokens: Count | None = None
+    max_output_tokens: Tokens | None = None
 
 
 class Limits(Struct, frozen=True):

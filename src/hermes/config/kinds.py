@@ -45,6 +45,19 @@ Seconds = Annotated[
         extra={"parse": parse_seconds},
     ),
 ]
+SecondsOrZero = Annotated[
+    float,
+    Meta(ge=0, le=MAX_SECONDS, description="a time, 0 or more", extra={"parse": parse_seconds}),
+]
+KeepAlive = Annotated[
+    float,
+    Meta(
+        ge=-1,
+        le=MAX_SECONDS,
+        description="a time such as 10m, 0 to let go at once, or -1 for ever",
+        extra={"parse": parse_seconds},
+    ),
+]
 Cost = Annotated[
     Literal["low", "medium", "high"] | Bytes,
     Meta(description="low, medium, high or a size such as 14GiB", extra={"parse": parse_cost}),
@@ -97,10 +110,10 @@ User = Annotated[
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256 in 64 lower-case hex digits")]
 StopText = Annotated[str, Meta(pattern=r"\A[^\ud800-\udfff]+\Z", description="a text that is not empty")]
 Number0To1 = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-Temperature = Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")]
-TopP = Annotated[float, Meta(gt=0, le=1, description="a number above 0, up to 1")]
+Number0To2 = Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")]
 Penalty = Annotated[float, Meta(ge=-2, le=2, description="a number from -2 to 2")]
-RepeatPenalty = Annotated[float, Meta(gt=0, le=10, description="a number above 0, up to 10")]
+# backends keep counts of tokens in 32 bits
+Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1, description="a whole number above 0")]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="a whole number")]
 Rate = Annotated[float, Meta(gt=0, le=1_000_000, description="tokens per second, above 0")]
 Attempts = Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")]

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING
 
-from hermes.config import Config
+from hermes.config import Config, Model
 from hermes.config.schema import nearest, spell
 from hermes.errors import ConfigError
 
@@ -23,6 +24,9 @@ def _backends(config: Config) -> Iterator[str]:
     for name, count in Counter(backend.name for backend in config.backends).items():
         if count > 1:
             yield f"backends: {count} are named {name!r}, a name stands for one"
+    for backend in config.backends:
+        if backend.ca_file and not backend.url.startswith("https://"):
+            yield f"{spell(('backends', backend.name, 'ca_file'))}: {backend.url} is not https, nothing is checked"
 
 
 def _models(config: Config) -> Iterator[str]:
@@ -33,6 +37,18 @@ def _models(config: Config) -> Iterator[str]:
                 close = nearest(name, names)
                 hint = f"did you mean {close}?" if close else f"there are: {', '.join(names)}"
                 yield f"{spell(('models', model, 'backends'))}: {name!r} is not the name of a backend, {hint}"
+    for (name, one), (other, two) in combinations(config.models.items(), 2):
+        if _same(name, one, other, two) and (one.options, one.keep_alive) != (two.options, two.keep_alive):
+            yield (
+                f"{spell(('models', other))}: the same model as {name!r}, which is loaded in one way:"
+                " give both the same options and keep_alive"
+            )
+
+
+def _same(name: str, one: Model, other: str, two: Model) -> bool:
+    """Whether two public names can mean one model of one backend."""
+    names = {(model.backend_model or public).removesuffix(":latest") for public, model in ((name, one), (other, two))}
+    return len(names) == 1 and bool(not one.backends or not two.backends or {*one.backends} & {*two.backends})
 
 
 def _keys(config: Config) -> Iterator[str]:
@@ -41,8 +57,16 @@ def _keys(config: Config) -> Iterator[str]:
 
 
 def _server(config: Config) -> Iterator[str]:
-    if ":" in config.server.host and _address(config.server.host) is None:
-        yield f"server.host: {config.server.host!r} is not an address or a host name, a port goes into server.port"
+    server = config.server
+    if ":" in server.host and _address(server.host) is None:
+        yield f"server.host: {server.host!r} is not an address or a host name, a port goes into server.port"
+    if server.unix_socket and server.tls:
+        yield "server.tls: no https is spoken over server.unix_socket, keep one of the two"
+    if server.drain_grace_s > server.drain_timeout_s:
+        yield (
+            f"server.drain_grace_s: {server.drain_grace_s:g} s do not fit into server.drain_timeout_s:"
+            f" {server.drain_timeout_s:g} s"
+        )
 
 
 def _address(host: str) -> "IPv4Address | IPv6Address | None":

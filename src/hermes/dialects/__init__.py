@@ -7,25 +7,22 @@ A *client dialect* is spoken by the application: it parses requests, and renders
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from msgspec import Struct
+
 from hermes.chat import Answer, ChatRequest, Failure, Sampling, StreamEvent
 from hermes.errors import GatewayError
 
 
-class Meta:
+class Meta(Struct, frozen=True):
     """What an answer says of itself: the request's id, the model's public name, when it was made (Unix seconds).
 
     `timings` is asked when the answer ends, for what only the gateway knows: {"queue_ms": 3.1, "total_ms": 240.0}.
     """
 
-    __slots__ = ("created", "model", "request_id", "timings")
-
-    def __init__(
-        self, request_id: str, model: str, created: int, timings: Callable[[], Mapping[str, float]] = dict
-    ) -> None:
-        self.request_id = request_id
-        self.model = model
-        self.created = created
-        self.timings = timings
+    request_id: str
+    model: str
+    created: int
+    timings: Callable[[], Mapping[str, float]] = dict
 
 
 class Encoder(Protocol):

@@ -5,7 +5,7 @@
    options (`num_ctx` and the like) differ from the running ones makes Ollama load the model anew.
 3. A bare prompt goes to `/api/generate` only where no thinking can come: for models with a chat template of their own
    it leaves the thoughts in the result ("... first</think>Hello", seen on 0.33). `/api/chat` separates them.
-4. JSON without a schema is asked for by the widest schema: of `"json"` such models' `/api/chat` takes no notice.
+4. JSON without a schema is asked for by the widest schema: of `"json"` not every build's `/api/chat` takes notice.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -140,14 +140,8 @@ class AnswerDecoder:
         self._failed = False
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
-        return self._read(self._lines.feed(chunk))
-
-    def finish(self) -> list[StreamEvent]:
-        return self._read([self._lines.finish()])
-
-    def _read(self, lines: list[bytes]) -> list[StreamEvent]:
         events: list[StreamEvent] = []
-        for line in lines:
+        for line in self._lines.feed(chunk):
             if self._failed:
                 break
             try:
@@ -167,6 +161,9 @@ class AnswerDecoder:
                 self._stopped = True
                 events += (_usage(told), Stop("length" if told.done_reason == "length" else "stop"))
         return events
+
+    def finish(self) -> list[StreamEvent]:
+        return self.feed(b"\n")  # ends the line that has no end; a blank one means nothing
 
     def _rarer(self, told: _Line, events: list[StreamEvent]) -> None:
         if told.error is not None:

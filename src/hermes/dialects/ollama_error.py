@@ -34,6 +34,10 @@ _ASKED_WRONGLY = re.compile(
 # '"x" does not support thinking' (400), llama-server's "image input is not supported" (500).
 _LACKING = re.compile(r"does not support \w+|input is not supported")
 
+# A runner that died. What follows may be the last error it logged, about somebody else's request (seen on 0.33).
+_BROKE_OFF = re.compile(r"an error was encountered while running the model")
+_CRASHED = re.compile(r"model runner has unexpectedly stopped|llama-server process no longer running")
+
 MAX_TEXT = 500
 
 
@@ -49,6 +53,10 @@ def from_status(status: int, body: bytes) -> GatewayError:
 
 
 def _from_text(status: int, text: str) -> GatewayError:
+    if status == 500 and (broke_off := _BROKE_OFF.match(text)):
+        return BackendError(broke_off[0])
+    if status == 500 and _CRASHED.match(text):
+        return BackendError(text)
     if status in (400, 413, 422, 500) and _OVERLONG.search(text):
         return ContextLengthExceeded(text)
     if status in (400, 422, 500) and _LACKING.search(text):

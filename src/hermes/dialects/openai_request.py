@@ -1,7 +1,7 @@
 """OpenAI chat completions, the request: what is asked for, or a 400 that names the field.
 
 Refused is only what changes the meaning of the request and cannot be honoured. Anything else that we do not know
-rides along in `ChatRequest.extra`; null means absent, everywhere.
+is left out; null means absent, everywhere.
 """
 
 from typing import Annotated, Any
@@ -118,7 +118,6 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         thinking=_thinking(asked.reasoning_effort),
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
-        extra={} if tree.keys() <= KNOWN else {key: value for key, value in tree.items() if key not in KNOWN},
     )
 
 

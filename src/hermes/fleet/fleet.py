@@ -11,9 +11,11 @@ from hermes.policy.scheduler import BackendFacts
 
 log = logging.getLogger(__name__)
 
-# One lost probe is a hiccup; two in a row, a second apart, mean down.
+# One lost probe is a hiccup; two in a row, a second apart, mean down. What fails in between is of the same hiccup: a
+# failed request makes us look again at once, and several may fail while a server restarts.
 FAILURES_UNTIL_DOWN = 2
 RETRY_S = 1.0
+HICCUP_S = 0.9
 PROBE_TIMEOUT_S = 5.0
 # Unknown names make us look again at most this often.
 REFRESH_S = 1.0
@@ -43,6 +45,8 @@ class Backend:
         self.inventory = Inventory("", {}, (), {})
         self.failures = 0
         self.seen_at = 0.0
+        self._failed_at = 0.0
+        self._told: object = None
         self._said_to_be_simulated = simulated
         self._look = asyncio.Event()
         self._looked = asyncio.Event()  # the end of the probe that begins next
@@ -61,7 +65,8 @@ class Backend:
         while True:
             self._look.clear()
             looked, self._looked = self._looked, asyncio.Event()
-            await self._probe(on_change)
+            await self._probe()
+            self._tell(on_change)
             looked.set()
             try:
                 async with asyncio.timeout(RETRY_S if self.failures else self.interval_s):
@@ -83,8 +88,8 @@ class Backend:
         except TimeoutError:
             pass
 
-    async def _probe(self, on_change: Callable[["Backend"], None]) -> None:
-        before, had = self.state, self.inventory.names
+    async def _probe(self) -> None:
+        before = self.state
         try:
             self.inventory = await self.driver.inventory(PROBE_TIMEOUT_S)
         except BackendError as error:
@@ -99,14 +104,26 @@ class Backend:
         self.seen_at = asyncio.get_running_loop().time()
         if self.state != before:
             log.info("backend %s is %s%s", self.name, self.state, f": {self.error}" if self.error else "")
-        if self.state != before or self.inventory.names != had:
-            on_change(self)
 
     def _failed(self, why: str) -> None:
-        self.failures += 1
+        now = asyncio.get_running_loop().time()
         self.error = why
+        if not self.failures or now - self._failed_at >= HICCUP_S:
+            self.failures += 1
+            self._failed_at = now
         if self.failures >= FAILURES_UNTIL_DOWN or self.state == "starting":
             self.state = "down"
+
+    def _tell(self, on_change: Callable[["Backend"], None]) -> None:
+        """Say what has changed. Who could not take it is told again after the next look."""
+        seen = self.state, self.inventory.names
+        if seen == self._told:
+            return
+        try:
+            on_change(self)
+            self._told = seen
+        except Exception:  # nor must whoever listens
+            log.exception("telling of backend %s met a bug", self.name)
 
 
 class Fleet:

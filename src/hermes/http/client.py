@@ -1,4 +1,4 @@
-"""The HTTP/1.1 client: a pool of connections to one origin, and one exchange at a time on each.
+"""One connection to a backend, and one exchange at a time on it.
 
 Rules: a connection that has not answered whole is never reused; leaving an exchange early aborts its connection at
 once, so the backend sees the client's leaving within milliseconds (invariant I9); a backend is not trusted for bytes:
@@ -6,34 +6,45 @@ its heads, bodies and silences are bounded (I15).
 """
 
 import asyncio
-import re
-from collections import deque
-from collections.abc import Callable, Coroutine
-from functools import lru_cache
-from types import TracebackType
-from typing import cast
+from collections.abc import Callable
+from typing import Protocol, cast
 
 import httptools
 from msgspec import Struct
 
-from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable
-from hermes.http.origin import Origin
-from hermes.http.wire import HIGH_WATER_BYTES, NEVER, Deadlines
-
-_is_target = re.compile(r"[\x21-\x7e]+").fullmatch
+from hermes.errors import BackendError, BackendTimeout
+from hermes.http.wire import HIGH_WATER_BYTES, NEVER
 
 
 class PoolLimits(Struct, frozen=True):
+    """`whole_bytes`: the longest body of an answer that is asked for whole."""
+
     connections: int = 8192
     idle_connections: int = 256
     idle_s: float = 30.0
     connect_timeout_s: float = 5.0
     head_bytes: int = 64 * 1024
     header_fields: int = 100
+    whole_bytes: int = 16 * 1024 * 1024
 
 
 class StaleConnection(Exception):
     """A pooled connection turned out to be dead before any byte of the answer: safe to ask again on a new one."""
+
+
+# Takes a piece of a body. Returns until when the next one must come, or ENOUGH to get no more for now.
+Take = Callable[[bytes], float]
+ENOUGH = 0.0
+
+
+class Keeper(Protocol):
+    """The pool, as its connections see it."""
+
+    limits: PoolLimits
+    loop: asyncio.AbstractEventLoop
+
+    def keep(self, connection: "ClientConnection") -> None: ...
+    def forget(self, connection: "ClientConnection") -> None: ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -41,43 +52,48 @@ class ClientConnection(asyncio.Protocol):
         "_body",
         "_failure",
         "_fields",
-        "_framed",
+        "_head",
         "_held",
         "_interim",
         "_overhead_bytes",
         "_parser",
         "_pool",
         "_sent",
+        "_take",
+        "_thrown",
         "_transport",
         "_waiter",
         "_want_whole",
         "body_bytes",
         "complete",
         "deadline",
-        "headers",
         "keep_alive",
         "lost",
+        "on_body",
+        "on_header",
         "reused",
         "status",
         "timed_out",
         "touched",
     )
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: Keeper) -> None:
         self._pool = pool
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Take | None = None
+        self._thrown: BaseException | None = None
         self.lost = False
         self.reused = False
         self.deadline = NEVER
-        self._parser = httptools.HttpResponseParser(self)
-        self._begin()
-
-    def _begin(self) -> None:
+        # The answer. What it is made of, the parser puts down itself.
         self._body: list[bytes] = []
+        self._fields: dict[bytes, bytes] = {}  # of the head; then the trailers, which are read by nobody
+        self._head: dict[bytes, bytes] = {}
+        self.on_body = self._body.append
+        self.on_header = self._fields.__setitem__
+        self._parser = httptools.HttpResponseParser(self)
         self._failure = ""
-        self._fields: dict[bytes, bytes] = {}
-        self._framed = False
         self._held = False
         self._interim = False
         self._overhead_bytes = 0
@@ -85,7 +101,6 @@ class ClientConnection(asyncio.Protocol):
         self._want_whole = False
         self.body_bytes = 0
         self.complete = False
-        self.headers: dict[bytes, bytes] = {}
         self.keep_alive = False
         self.status = 0
         self.timed_out = False
@@ -104,7 +119,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(request)
         while self._failure or not self.status or (want_whole and not self.complete):
             self._raise_if_over()
-            # Waiting is written out, here and in `read`: a coroutine less for every answer and every chunk.
+            # Waiting is written out, here and below: a coroutine less for every answer.
             self._waiter = self._pool.loop.create_future()
             self.deadline = deadline
             try:
@@ -113,8 +128,16 @@ class ClientConnection(asyncio.Protocol):
                 self._waiter = None
                 self.deadline = NEVER
 
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """Of the answer, with lower-case names."""
+        return {name.lower(): value for name, value in self._head.items()}
+
     async def read(self, deadline: float) -> bytes:
-        """All body bytes that have come since the last read; b"" once the body is complete."""
+        """All body bytes that have come since the last read; b"" once the body is complete.
+
+        Raises BackendError when they break off, BackendTimeout when they do not come.
+        """
         while not self._body:
             if self.complete:
                 return b""
@@ -126,11 +149,45 @@ class ClientConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
                 self.deadline = NEVER
-        data = self.take_body()
-        if self._held:
-            self._held = False
-            self._transport.resume_reading()
-        return data
+        self._resume_reading()
+        return self.take_body()
+
+    async def read_all(self, max_bytes: int, deadline: float) -> bytes:
+        """The rest of the body, at most `max_bytes` of it."""
+        parts, size = [], 0
+        while data := await self.read(deadline):
+            parts.append(data)
+            size += len(data)
+            if size > max_bytes:
+                raise BackendError(f"the backend's answer is longer than {max_bytes} bytes")
+        return b"".join(parts)
+
+    async def flow(self, take: Take, deadline: float) -> bool:
+        """Give the body to `take`, each piece in the very event that brings it, until it wants no more.
+
+        True once it has all. Raises what `take` raises, and what `read` does.
+        """
+        if self._body:
+            deadline = take(self.take_body())
+        self._resume_reading()
+        if not deadline:
+            return False
+        self._take = take
+        self.deadline = deadline
+        try:
+            while self._take is not None and not self.complete:
+                self._raise_if_over()
+                self._waiter = self._pool.loop.create_future()
+                await self._waiter
+            if self._thrown is not None:
+                raise self._thrown
+            return self._take is not None
+        finally:
+            self._take = self._thrown = self._waiter = None
+            self.deadline = NEVER
+
+    def _stop_taking(self, error: Exception | None) -> None:
+        self._take, self._thrown, self.deadline = None, error, NEVER
 
     def take_body(self) -> bytes:
         """The body bytes that are here."""
@@ -138,6 +195,11 @@ class ClientConnection(asyncio.Protocol):
         self._body.clear()
         self.body_bytes = 0
         return data
+
+    def _resume_reading(self) -> None:
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()
 
     def _raise_if_over(self) -> None:
         if self.timed_out:
@@ -161,8 +223,12 @@ class ClientConnection(asyncio.Protocol):
         unsent_bytes = self._transport.get_write_buffer_size()
         if self.complete and self.keep_alive and not (self._failure or unsent_bytes):
             if self._held:
-                self._transport.resume_reading()
-            self._begin()
+                self._resume_reading()
+            if self._body:
+                self.take_body()
+            self._fields.clear()
+            self._overhead_bytes = self.status = 0
+            self._sent = self.complete = self.touched = self.timed_out = False
             self.reused = True
             self._pool.keep(self)
         else:
@@ -191,29 +257,53 @@ class ClientConnection(asyncio.Protocol):
             self.abort()  # bytes nobody asked for: what follows on this connection could not be trusted
             return
         self.touched = True
-        body_bytes = self.body_bytes
+        body = self._body
+        parts = len(body)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._stop_parsing(error)
+        new_bytes = len(body[0]) if not parts and len(body) == 1 else sum(map(len, body[parts:]))
         # Heads, chunk framing and trailers: an honest byte of body costs at most eight of framing.
-        self._overhead_bytes += len(data) - 9 * (self.body_bytes - body_bytes)
-        if self._overhead_bytes < 0:
-            self._overhead_bytes = 0
-        elif self._overhead_bytes > self._pool.limits.head_bytes:
+        overhead_bytes = self._overhead_bytes + len(data) - 9 * new_bytes
+        self._overhead_bytes = max(0, overhead_bytes)
+        if overhead_bytes > self._pool.limits.head_bytes:
             self._fail("the backend's answer has too long a head, or too much framing")
-        if self.body_bytes > HIGH_WATER_BYTES and not (self._want_whole or self._held):
+        take = self._take
+        if take is not None and new_bytes:
+            try:
+                # What `take` has left from before is never here: while it takes, it takes all.
+                self.deadline = take(body.pop() if len(body) == 1 else self.take_body())
+            except Exception as error:
+                self._stop_taking(error)
+            else:
+                if self.deadline and not (self.complete or self._failure):
+                    return
+                if not self.deadline:
+                    self._stop_taking(None)
+            self._wake()
+            return
+        self.body_bytes += new_bytes
+        if self._want_whole:
+            if self.body_bytes > self._pool.limits.whole_bytes:
+                self._fail("the backend's answer is too long")
+            if self.complete or self._failure:
+                self._wake()
+            return
+        if self.body_bytes > HIGH_WATER_BYTES and not self._held:
             self._held = True
             self._transport.pause_reading()
-        if not self._want_whole or self.complete or self._failure:
-            self._wake()
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        if exc is None and self.status and not (self._framed or self._failure):
+        if exc is None and self.status and not (self._failure or self._is_framed()):
             self.complete = True  # neither length nor chunks: the end of the connection ends the body
         self._pool.forget(self)
         self._wake()
+
+    def _is_framed(self) -> bool:
+        return not self.headers.keys().isdisjoint((b"content-length", b"transfer-encoding"))
 
     def _stop_parsing(self, error: Exception) -> None:
         """Not HTTP, or what a parser call below has raised. After a whole answer it only costs the connection."""
@@ -233,210 +323,22 @@ class ClientConnection(asyncio.Protocol):
         if self.complete:
             raise BackendError("the backend sent more than its answer")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self._fields) >= self._pool.limits.header_fields:
-            raise BackendError("the backend's answer has too many header fields")
-        self._fields[name.lower()] = value
-
     def on_headers_complete(self) -> None:
-        headers, self._fields = self._fields, {}  # trailers are read by nobody
+        if len(self._fields) > self._pool.limits.header_fields:
+            raise BackendError("the backend's answer has too many header fields")
         status = self._parser.get_status_code()
-        if status < 200:
-            if status < 100:
-                raise BackendError(f"the backend's answer has the status {status}")
-            self._interim = True
+        if status >= 200:
+            self.status = status
+            self._head = self._fields.copy()
+            self.keep_alive = self._parser.should_keep_alive()
             return
-        self.status = status
-        self.headers = headers
-        self._framed = b"content-length" in headers or b"transfer-encoding" in headers
-        self.keep_alive = self._parser.should_keep_alive()
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-        self.body_bytes += len(body)
-        if self._want_whole and self.body_bytes > self._pool.max_whole_bytes:
-            raise BackendError("the backend's answer is too long")
+        if status < 100:
+            raise BackendError(f"the backend's answer has the status {status}")
+        self._interim = True
+        self._fields.clear()
 
     def on_message_complete(self) -> None:
         if self._interim:
             self._interim = False
         else:
             self.complete = True
-
-
-class Pool:
-    """The connections to one origin."""
-
-    def __init__(
-        self,
-        origin: Origin,
-        limits: PoolLimits,
-        deadlines: Deadlines,
-        loop: asyncio.AbstractEventLoop,
-        headers: bytes = b"",
-        max_whole_bytes: int = 64 * 1024 * 1024,
-    ) -> None:
-        self.origin = origin
-        self.limits = limits
-        self.loop = loop
-        self.max_whole_bytes = max_whole_bytes
-        self.opened = 0
-        self._connecting = 0
-        self._deadlines = deadlines
-        self._idle: deque[ClientConnection] = deque()
-        self._open: set[ClientConnection] = set()
-        # A compressed stream would be held back and could expand without bound (invariant I12).
-        self._headers = b"host: %b\r\naccept-encoding: identity\r\n%b" % (origin.host_header, headers)
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._open)
-
-    def exchange(
-        self, method: str, path: str, body: bytes = b"", *, headers: bytes = b"", whole: bool = False, deadline: float
-    ) -> "ClientExchange":
-        """One request and its answer, to be used with `async with`. `whole`: the answer is awaited complete.
-
-        `headers` are rendered lines. Not for HEAD: its answer announces a body that does not come. Raises ValueError
-        for a path that cannot stand in a request line.
-        """
-        lines = _request_line(method, self.origin.prefix + path) + self._headers + headers
-        if body:
-            lines += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-        else:
-            lines += b"\r\n" if method == "GET" else b"content-length: 0\r\n\r\n"
-        return ClientExchange(self, lines + body, whole, deadline)
-
-    def idle(self) -> ClientConnection | None:
-        """An idle connection, the youngest first, if there is one."""
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.lost:
-                connection.deadline = NEVER
-                return connection
-        return None
-
-    async def connect(self, deadline: float) -> ClientConnection:
-        """A new connection.
-
-        Raises BackendUnreachable, BackendBusy, or BackendTimeout when there was no time left to connect.
-        """
-        if len(self._open) + self._connecting >= self.limits.connections:
-            raise BackendBusy(f"all {self.limits.connections} connections to the backend are in use")
-        self._connecting += 1
-        try:
-            connection = await self._connect(deadline)
-        finally:
-            self._connecting -= 1
-        self.opened += 1
-        if not connection.lost:
-            self._open.add(connection)
-            self._deadlines.watch(connection)
-        return connection
-
-    async def _connect(self, deadline: float) -> ClientConnection:
-        timeout_s = min(self.limits.connect_timeout_s, deadline - self.loop.time())
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self.origin.connect(lambda: ClientConnection(self))
-        except TimeoutError:
-            if timeout_s < self.limits.connect_timeout_s:
-                raise BackendTimeout("the time for an answer was over before the backend could be reached") from None
-            raise BackendUnreachable(f"the backend did not accept a connection within {timeout_s:.3g} s") from None
-        except (OSError, ValueError) as error:
-            raise BackendUnreachable("the backend cannot be reached") from error
-
-    def keep(self, connection: ClientConnection) -> None:
-        if len(self._idle) >= self.limits.idle_connections:
-            connection.abort()
-            return
-        connection.deadline = self.loop.time() + self.limits.idle_s
-        self._idle.append(connection)
-
-    def forget(self, connection: ClientConnection) -> None:
-        self._open.discard(connection)
-        self._deadlines.unwatch(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-
-    def close(self) -> None:
-        for connection in list(self._open):
-            connection.abort()
-
-
-class ClientExchange:
-    """One request on one connection. Its answer is there once the block is entered."""
-
-    __slots__ = ("_connection", "_deadline", "_pool", "_request", "_whole")
-
-    def __init__(self, pool: Pool, request: bytes, whole: bool, deadline: float) -> None:
-        self._pool = pool
-        self._request = request
-        self._whole = whole
-        self._deadline = deadline
-        self._connection: ClientConnection = cast(ClientConnection, None)
-
-    async def __aenter__(self) -> "ClientExchange":
-        pool, deadline = self._pool, self._deadline
-        self._connection = connection = pool.idle() or await pool.connect(deadline)
-        try:
-            await connection.ask(self._request, self._whole, deadline)
-        except StaleConnection:
-            await self._ask_anew()
-        except BaseException:
-            connection.release()
-            raise
-        self._request = b""  # sent: the answer may take an hour
-        return self
-
-    async def _ask_anew(self) -> None:
-        """On a new connection, which is never stale."""
-        self._connection = connection = await self._pool.connect(self._deadline)
-        try:
-            await connection.ask(self._request, self._whole, self._deadline)
-        except BaseException:
-            connection.release()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.release()
-
-    @property
-    def status(self) -> int:
-        return self._connection.status
-
-    @property
-    def headers(self) -> dict[bytes, bytes]:
-        return self._connection.headers
-
-    @property
-    def read(self) -> Callable[[float], Coroutine[None, None, bytes]]:
-        """`await read(deadline)`: the next body bytes, as they come; b"" at the end.
-
-        Raises BackendError when they break off, BackendTimeout when they do not come.
-        """
-        return self._connection.read
-
-    @property
-    def body(self) -> bytes:
-        """The body of an answer that was asked for whole."""
-        return self._connection.take_body()
-
-    async def read_all(self, max_bytes: int) -> bytes:
-        """The rest of the body, at most `max_bytes` of it."""
-        parts, size = [], 0
-        while data := await self.read(self._deadline):
-            parts.append(data)
-            size += len(data)
-            if size > max_bytes:
-                raise BackendError(f"the backend's answer is longer than {max_bytes} bytes")
-        return b"".join(parts)
-
-
-@lru_cache(maxsize=256)
-def _request_line(method: str, target: str) -> bytes:
-    if not _is_target(target):
-        raise ValueError(f"{target!r} cannot be a request target")
-    return f"{method} {target} HTTP/1.1\r\n".encode("ascii")

@@ -1,14 +1,19 @@
 """One HTTP request as the server hands it on: whole, valid, and not yet understood."""
 
+from typing import Any
 from urllib.parse import parse_qsl
 
 from hermes.http.wire import header_tokens
 
 
-class Request:
-    """Headers have lower-case names; repeated list headers are joined with a comma. `path` is raw, never decoded."""
+class Head:
+    """What a request says before its body. Many requests may share one: nobody changes it, but for `told`.
 
-    __slots__ = ("body", "headers", "http_1_0", "keep_alive", "method", "path", "query", "received_at")
+    Headers have lower-case names; repeated list headers are joined with a comma. `path` is raw, never decoded.
+    `told` is the application's, for what it concludes from the head alone.
+    """
+
+    __slots__ = ("headers", "http_1_0", "keep_alive", "method", "path", "query", "told")
 
     def __init__(
         self,
@@ -17,7 +22,6 @@ class Request:
         query: bytes,
         headers: dict[bytes, bytes],
         *,
-        received_at: float,
         keep_alive: bool = True,
         http_1_0: bool = False,
     ) -> None:
@@ -25,20 +29,13 @@ class Request:
         self.path = path
         self.query = query
         self.headers = headers
-        self.body = b""
-        self.received_at = received_at
         self.keep_alive = keep_alive
         self.http_1_0 = http_1_0
-
-    def take_body(self) -> bytes:
-        """The body, for the one who parses it. Head and body are let go: what they mean is known by then."""
-        body, self.body = self.body, b""
-        self.headers = {}
-        return body
+        self.told: Any = None
 
     def header(self, name: bytes) -> str:
         """A header's value, "" when absent. Latin-1, as bytes that HTTP allows (RFC 9110 5.5)."""
-        return self.headers.get(name, b"").strip().decode("latin-1")  # llhttp leaves blanks at the end
+        return self.headers.get(name, b"").decode("latin-1")
 
     def query_values(self, name: str) -> list[str]:
         if not self.query:
@@ -47,3 +44,43 @@ class Request:
 
     def expects_continue(self) -> bool:
         return header_tokens(self.headers.get(b"expect", b"")) == [b"100-continue"]
+
+
+# Of bytes that are no request, and of a request whose head was let go.
+NO_HEAD = Head("", b"", b"", {}, keep_alive=False)
+
+
+class Request:
+    """`received_at`: when its head was whole, in the loop's seconds."""
+
+    __slots__ = ("body", "head", "received_at")
+
+    def __init__(self, head: Head, received_at: float, body: bytes = b"") -> None:
+        self.head = head
+        self.received_at = received_at
+        self.body = body
+
+    def take_body(self) -> bytes:
+        """The body, for the one who parses it. Head and body are let go: what they mean is known by then."""
+        body, self.body = self.body, b""
+        self.head = NO_HEAD
+        return body
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def path(self) -> bytes:
+        return self.head.path
+
+    @property
+    def query(self) -> bytes:
+        return self.head.query
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return self.head.headers
+
+    def header(self, name: bytes) -> str:
+        return self.head.header(name)

@@ -3,12 +3,13 @@
 import asyncio
 from typing import Protocol
 
-from hermes.http.request import Request
+from hermes.http.request import Head
 from hermes.http.wire import STATUS_LINES
 
 _CLOSE = b"connection: close\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
+_TWICE = "a request is answered once"
 
 
 class Channel(Protocol):
@@ -43,18 +44,16 @@ class Response:
         "status",
     )
 
-    def __init__(self, connection: Channel, request: Request | None) -> None:
+    def __init__(self, connection: Channel, asked: Head) -> None:
         self._connection = connection
         # The answer to HEAD has no body; after its end none has: a late write must not run into the next answer.
-        self._mute = request is not None and request.method == "HEAD"
-        self.keep_alive = request is not None and request.keep_alive
+        self._mute = asked.method == "HEAD"
+        self.keep_alive = asked.keep_alive
         # HTTP/1.0 knows no chunks: the end of the connection ends the body (RFC 9112 6.3).
-        self._framed = request is None or not request.http_1_0
+        self._framed = not asked.http_1_0
         self._head = b""
         self.status = 0
-        self.started = False
-        self.ended = False
-        self.ends_by_reset = False
+        self.started = self.ended = self.ends_by_reset = False
 
     @property
     def gone(self) -> bool:
@@ -72,8 +71,9 @@ class Response:
 
     def send(self, status: int, headers: bytes, body: bytes) -> None:
         """Answer whole. Raises RuntimeError where an answer has begun."""
-        self._refuse_second(self.started)
-        head = self._render_head(status, headers + b"content-length: %d\r\n" % len(body))
+        if self.started:
+            raise RuntimeError(_TWICE)
+        head = self._render_head(status, b"%bcontent-length: %d\r\n" % (headers, len(body)))
         self._connection.write(head if self._mute else head + body)
         self._end()
 
@@ -94,7 +94,8 @@ class Response:
 
     def end(self, data: bytes = b"") -> None:
         """The body is complete. Raises RuntimeError if it was before."""
-        self._refuse_second(self.ended)
+        if self.ended:
+            raise RuntimeError(_TWICE)
         tail = b"" if self._mute or not self._framed else _LAST_CHUNK
         if data and not self._mute:
             tail = b"%x\r\n%b\r\n" % (len(data), data) + tail if self._framed else data
@@ -105,7 +106,8 @@ class Response:
 
     def break_off(self, data: bytes = b"") -> None:
         """The body is not complete and never will be: send `data`, then end uncleanly (invariant I5)."""
-        self._refuse_second(self.ended)
+        if self.ended:
+            raise RuntimeError(_TWICE)
         self.write(data)
         self.keep_alive = False
         self.ends_by_reset = not self._framed  # the usual end would look like a whole body
@@ -117,11 +119,7 @@ class Response:
             self.keep_alive = False
         self.status = status
         closing = b"" if self.keep_alive else _CLOSE
-        return b"".join((STATUS_LINES[status], connection.date_line(), headers, closing, b"\r\n"))
-
-    def _refuse_second(self, answered: bool) -> None:
-        if answered:
-            raise RuntimeError("a request is answered once")
+        return b"%b%b%b%b\r\n" % (STATUS_LINES[status], connection.date_line(), headers, closing)
 
     def _end(self) -> None:
         self.started = self.ended = self._mute = True

@@ -1,11 +1,15 @@
 """The HTTP/1.1 server: listens, counts its connections, and drains."""
 
 import asyncio
+import socket
 import ssl
 from email.utils import formatdate
+from functools import partial
 
-from hermes.http.connection import App, Limits, ServerConnection
-from hermes.http.tls import TlsConnection
+from hermes.http.arrival import Heads
+from hermes.http.connection import App, ServerConnection
+from hermes.http.limits import Limits
+from hermes.http.tls import Caller
 from hermes.http.wire import Deadlines
 
 _BACKLOG = 1024
@@ -16,36 +20,29 @@ class Server:
     def __init__(self, app: App, limits: Limits, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
         self.limits = limits
+        self.heads = Heads(limits)
+        self.arriving_bytes = 0
         self.loop = loop
-        self.closing = False
+        self.closing = False  # every answer is its connection's last
         self.refused_connections = 0
         self._deadlines = deadlines
         self._connections: set[ServerConnection] = set()
+        self._handshakes: dict[ServerConnection, asyncio.Task[None]] = {}
         self._listeners: list[asyncio.Server] = []
         self._date = b""
         self._date_until = 0.0
-        self._empty: asyncio.Event | None = None
+        self._awaited: set[ServerConnection] = set()  # those that a drain waits for
+        self._all_left = asyncio.Event()
 
     @property
     def open_connections(self) -> int:
-        """With those that are lost but whose handlers have not returned."""
-        return len(self._connections)
+        """With those that shake hands, and those that are lost but whose handlers have not returned."""
+        return len(self._connections) + len(self._handshakes)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Bind a TCP address. Returns the port, chosen by the kernel where 0 was asked. Raises OSError."""
-        if tls is None:
-            listener = await self.loop.create_server(self._connect, host, port, backlog=_BACKLOG, reuse_address=True)
-        else:
-            listener = await self.loop.create_server(
-                self._connect_tls,
-                host,
-                port,
-                ssl=tls,
-                ssl_handshake_timeout=self.limits.header_timeout_s,
-                ssl_shutdown_timeout=_NEVER_FIRST_S,
-                backlog=_BACKLOG,
-                reuse_address=True,
-            )
+        connect = self._connect if tls is None else lambda: Caller(partial(self._greet, tls))
+        listener = await self.loop.create_server(connect, host, port, backlog=_BACKLOG, reuse_address=True)
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])
 
@@ -54,22 +51,36 @@ class Server:
         self._listeners.append(await self.loop.create_unix_server(self._connect, path, backlog=_BACKLOG))
 
     async def drain(self, timeout_s: float) -> bool:
-        """Stop accepting, let what runs finish, then cut what is left. True if nothing was cut (invariant I33)."""
+        """Let what runs finish, stop accepting, then cut what is left. True if nothing was cut (invariant I33).
+
+        Until what runs has ended, new connections get one answer each: they are told that this is the end.
+        """
         self.closing = True
-        for listener in self._listeners:
-            listener.close()
-        for connection in list(self._connections):
-            connection.close_when_idle()
-        self._empty = asyncio.Event()
-        if not self._connections:
-            return True
         try:
             async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
+                await self._until_left()
+                self._stop_accepting()
+                await self._until_left()
             return True
         except TimeoutError:
+            self._stop_accepting()
             self.abort()
             return False
+
+    async def _until_left(self) -> None:
+        """Wait for the connections that there are now; those that are idle leave at once."""
+        self._awaited = set(self._connections)
+        for connection in list(self._connections):
+            connection.close_when_idle()
+        while self._awaited:
+            self._all_left.clear()
+            await self._all_left.wait()
+
+    def _stop_accepting(self) -> None:
+        while self._listeners:
+            self._listeners.pop().close()
+        while self._handshakes:
+            self._handshakes.popitem()[1].cancel()
 
     def abort(self) -> None:
         """Cut every connection now; their requests are cancelled."""
@@ -79,13 +90,38 @@ class Server:
     def _connect(self) -> ServerConnection:
         return ServerConnection(self)
 
-    def _connect_tls(self) -> ServerConnection:
-        return TlsConnection(self)
+    def _greet(self, tls: ssl.SSLContext, accepted: socket.socket) -> None:
+        if not self._has_room():
+            accepted.close()
+            return
+        connection = ServerConnection(self)
+        task = self._handshakes[connection] = self.loop.create_task(self._shake_hands(connection, tls, accepted))
+        task.add_done_callback(lambda task: accepted.close() if task.cancelled() else None)  # maybe before it began
+
+    async def _shake_hands(self, connection: ServerConnection, tls: ssl.SSLContext, accepted: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=tls,
+                ssl_handshake_timeout=self.limits.header_timeout_s,
+                ssl_shutdown_timeout=_NEVER_FIRST_S,
+            )
+        except OSError:  # it spoke no TLS, or not in time, or has left
+            pass
+        finally:
+            self._handshakes.pop(connection, None)
+
+    def _has_room(self) -> bool:
+        """Whether one more may come in: file descriptors are few. At the end nobody may."""
+        if self._listeners and self.open_connections < self.limits.connections:
+            return True
+        self.refused_connections += 1
+        return False
 
     def welcome(self, connection: ServerConnection) -> bool:
-        """Take in a new connection; False when there are too many already (file descriptors are few), or at the end."""
-        if self.closing or len(self._connections) >= self.limits.connections:
-            self.refused_connections += 1
+        """Take in a new connection, if there is room; one that has shaken hands has it already."""
+        if self._handshakes.pop(connection, None) is None and not self._has_room():
             return False
         self._connections.add(connection)
         self._deadlines.watch(connection)
@@ -94,8 +130,9 @@ class Server:
     def farewell(self, connection: ServerConnection) -> None:
         self._connections.discard(connection)
         self._deadlines.unwatch(connection)
-        if self._empty is not None and not self._connections:
-            self._empty.set()
+        self._awaited.discard(connection)
+        if not self._awaited:
+            self._all_left.set()
 
     def date_line(self) -> bytes:
         """The Date header (RFC 9110 6.6.1), rendered once a second."""

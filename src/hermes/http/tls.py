@@ -1,32 +1,20 @@
-"""A client's connection over TLS, where what is encrypted but not yet sent must be asked of the kernel."""
+"""A client's connection over TLS: from before its handshake, and with an eye on what is encrypted but not yet sent."""
 
+import asyncio
 import socket
-import struct
-from typing import Final
-
-from hermes.http.connection import ServerConnection
-
-# struct tcp_info of Linux 4.6 (linux/tcp.h): where these fields are, and how long it is with the last of them.
-_UNACKED_AT, _BYTES_ACKED_AT, _NOT_SENT_BYTES_AT, _LENGTH = 24, 120, 144, 148
-_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)  # elsewhere only the unencrypted is counted
-_ALL = 1 << 62
+from collections.abc import Callable
+from typing import cast
 
 
-class TlsConnection(ServerConnection):
-    __slots__ = ()
+class Caller(asyncio.Protocol):
+    """Somebody who has connected and shall shake hands: `answer` gets the socket.
 
-    def _count_unsent(self) -> int:
-        """Not a count where the kernel has to be asked, but 0 at the end and less with every byte acknowledged.
+    A listener that knows of TLS would tell us of a connection only after its handshake (uvloop, and asyncio too).
+    """
 
-        uvloop counts what is not encrypted yet; the rest waits in a buffer that cannot be seen, behind the kernel's.
-        """
-        open_socket = self._transport.get_extra_info("socket")
-        if _TCP_INFO is not None and open_socket is not None:
-            info = open_socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _LENGTH)
-            if len(info) == _LENGTH and (_uint(info, _UNACKED_AT) or _uint(info, _NOT_SENT_BYTES_AT)):
-                return _ALL - int(struct.unpack_from("=Q", info, _BYTES_ACKED_AT)[0])
-        return self._transport.get_write_buffer_size()
+    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+        self._answer = answer
 
-
-def _uint(info: bytes, at: int) -> int:
-    return int(struct.unpack_from("=I", info, at)[0])
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._answer(transport.get_extra_info("socket").dup())
+        cast(asyncio.Transport, transport).abort()  # its own descriptor alone: nothing is said to the client

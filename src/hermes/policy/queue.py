@@ -15,7 +15,7 @@ _Line = OrderedDict[Ticket, None]
 _Kind = tuple[str, str, tuple[str, ...]]
 
 
-class _Held(Struct):
+class Held(Struct):
     """Tickets waiting, and their bytes."""
 
     tickets: int = 0
@@ -25,22 +25,14 @@ class _Held(Struct):
 class Queue:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
+        self.all = Held()
         self._lines: dict[_Kind, _Line] = {}
-        self._all = _Held()
-        self._by_model: dict[str, _Held] = {}
-        self._by_tenant: dict[str, _Held] = {}
+        self._by_model: dict[str, Held] = {}
+        self._by_tenant: dict[str, Held] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._sequence = 0
 
     # --- questions --------------------------------------------------------------------------------------------------
-
-    @property
-    def tickets(self) -> int:
-        return self._all.tickets
-
-    @property
-    def size_bytes(self) -> int:
-        return self._all.size_bytes
 
     def tickets_of(self, model: str) -> int:
         return self._by_model.get(model, _NONE).tickets
@@ -50,8 +42,8 @@ class Queue:
         bounds, tenant = self._bounds, self._by_tenant.get(ticket.tenant, _NONE)
         return (
             self.tickets_of(ticket.model) >= model_limit
-            or self._all.tickets >= bounds.queue_tickets
-            or self._all.size_bytes + ticket.size_bytes > bounds.queue_bytes
+            or self.all.tickets >= bounds.queue_tickets
+            or self.all.size_bytes + ticket.size_bytes > bounds.queue_bytes
             or tenant.tickets >= bounds.tenant_tickets
             or tenant.size_bytes + ticket.size_bytes > bounds.tenant_bytes
         )
@@ -77,7 +69,7 @@ class Queue:
         self._hold(ticket, 1)
         self._sequence += 1
         # What has left before its deadline is still in the heap: sweep when that is most of it.
-        if len(self._deadlines) > 2 * self._all.tickets + 64:
+        if len(self._deadlines) > 2 * self.all.tickets + 64:
             self._deadlines = [entry for entry in self._deadlines if entry[2].phase is Phase.WAITING]
             heapify(self._deadlines)
         heappush(self._deadlines, (ticket.deadline, self._sequence, ticket))
@@ -108,16 +100,16 @@ class Queue:
         return late
 
     def _hold(self, ticket: Ticket, change: int) -> None:
-        tenant = self._by_tenant.setdefault(ticket.tenant, _Held())
-        model = self._by_model.setdefault(ticket.model, _Held())
-        for held in (self._all, tenant, model):
+        tenant = self._by_tenant.setdefault(ticket.tenant, Held())
+        model = self._by_model.setdefault(ticket.model, Held())
+        for held in (self.all, tenant, model):
             held.tickets += change
             held.size_bytes += change * ticket.size_bytes
         if not tenant.tickets:
             del self._by_tenant[ticket.tenant]  # models are few; of tenants there may be any number
 
 
-_NONE = _Held()
+_NONE = Held()
 
 
 def _kind(ticket: Ticket) -> _Kind:

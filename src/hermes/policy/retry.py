@@ -25,7 +25,7 @@ class RetryBudget:
         self._tokens = policy.reserve
 
     def deposit(self) -> None:
-        """A request has come."""
+        """A request has been admitted."""
         self._tokens = min(self._policy.reserve, self._tokens + self._policy.ratio)
 
     def withdraw(self, attempts: int) -> float | None:

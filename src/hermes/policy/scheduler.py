@@ -26,16 +26,36 @@ from hermes.policy.ticket import (
 )
 
 
-class _Lane:
-    """One model's bounds and runs. `aliases`: the lanes of all names, this one's too, of the same resident model."""
+class _Resident:
+    """A model as backends know it. Its slots are shared by all its names."""
 
-    __slots__ = ("aliases", "bounds", "running", "service_s")
+    __slots__ = ("lanes", "running", "slots")
+
+    def __init__(self) -> None:
+        self.lanes: list[_Lane] = []  # of all its names
+        self.running: dict[str, int] = {}  # by backend
+        self.slots = 1
+
+    def join(self, lane: "_Lane") -> None:
+        """Share the slots with one more name, or with one whose bounds have changed."""
+        lane.resident = self
+        if lane not in self.lanes:
+            self.lanes.append(lane)
+        # Of a backend that does not say: the most that the operator says for any name, else one.
+        self.slots = max(each.bounds.max_concurrency or 1 for each in self.lanes)
+
+
+class _Lane:
+    """One model's bounds and runs."""
+
+    __slots__ = ("bounds", "resident", "running", "service_s")
 
     def __init__(self, bounds: ModelBounds) -> None:
-        self.aliases = [self]
         self.bounds = bounds
         self.running = 0
         self.service_s = 1.0  # how long a run holds its slot: a running mean, for Retry-After
+        self.resident = _Resident()  # until it is known which: one of its own
+        self.resident.join(self)
 
 
 class Scheduler:
@@ -46,17 +66,18 @@ class Scheduler:
         self._unlisted = unlisted
         self._queue = Queue(bounds)
         self._lanes: dict[str, _Lane] = {}
-        self._aliases: dict[str, list[_Lane]] = {}  # by resident model
+        self._residents: dict[str, _Resident] = {}
         self._backends: dict[str, BackendFacts] = {}
         self._running = 0
-        self._running_on: dict[tuple[str, str], int] = {}  # by backend and resident model
         self._closed = False
 
     # --- events -----------------------------------------------------------------------------------------------------
 
     def configure(self, model: str, bounds: ModelBounds) -> None:
         """Set a model's bounds, before anything waits for it."""
-        self._lane(model).bounds = bounds
+        lane = self._lane(model)
+        lane.bounds = bounds
+        lane.resident.join(lane)
 
     def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
         """Change a model's bounds. A lower cap stops new runs until enough have ended; none is killed (I1)."""
@@ -72,10 +93,11 @@ class Scheduler:
         if self._closed:
             return [self._reject(ticket, "draining")]
         lane = self._lane(ticket.model)
-        is_new_name = lane.aliases is not self._aliases.get(ticket.resident)
+        is_new_name = lane.resident is not self._residents.get(ticket.resident)
         earlier = self._share_slots(lane, ticket.resident, now) if is_new_name else []
-        if backend := self._place(ticket):  # nothing that waits can run, so this overtakes nobody
-            return [*earlier, self._start(ticket, backend, now)]
+        if backend := self._place(ticket, lane):  # nothing that waits can run, so this overtakes nobody
+            earlier.append(self._start(ticket, lane, backend, now))
+            return earlier
         if not self._has_hope(ticket):
             return [*earlier, self._reject(ticket, "no_backend")]
         if self._queue.is_full(ticket, lane.bounds.queue_limit):
@@ -90,8 +112,10 @@ class Scheduler:
         ticket.phase = Phase.DONE
         lane = self._lanes[ticket.model]
         lane.service_s += 0.1 * (now - ticket.started_at - lane.service_s)
-        self._count(ticket, -1)
-        return self._dispatch(now)
+        lane.running -= 1
+        lane.resident.running[ticket.backend] -= 1
+        self._running -= 1
+        return self._dispatch(now) if self._queue.all.tickets else []
 
     def cancel(self, ticket: Ticket, now: float) -> list[Decision]:
         """Its client has left, in whatever phase."""
@@ -127,11 +151,11 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return self._queue.tickets
+        return self._queue.all.tickets
 
     @property
     def waiting_bytes(self) -> int:
-        return self._queue.size_bytes
+        return self._queue.all.size_bytes
 
     def load(self, model: str) -> Load:
         lane = self._lanes.get(model)
@@ -146,8 +170,8 @@ class Scheduler:
 
     def slots(self, model: str, backend: str) -> int:
         """How many runs of a model a backend takes at once."""
-        lane = self._lanes.get(model)
-        return self._slots(lane.aliases if lane else (), backend)
+        facts, lane = self._backends.get(backend), self._lanes.get(model)
+        return (facts.slots if facts else None) or (lane.resident.slots if lane else 1)
 
     # --- placing and starting ---------------------------------------------------------------------------------------
 
@@ -159,17 +183,8 @@ class Scheduler:
 
     def _share_slots(self, lane: _Lane, resident: str, now: float) -> list[Decision]:
         """Count this lane's among the names of a resident model: its bounds may tell of more slots for all of them."""
-        lane.aliases = self._aliases.setdefault(resident, [])
-        if lane not in lane.aliases:
-            lane.aliases.append(lane)
+        self._residents.setdefault(resident, _Resident()).join(lane)
         return self._dispatch(now)
-
-    def _slots(self, aliases: Iterable[_Lane], backend: str) -> int:
-        """What the backend says, else the most that the operator says for any of the names, else one."""
-        facts = self._backends.get(backend)
-        if facts is not None and facts.slots:
-            return facts.slots
-        return max((lane.bounds.max_concurrency or 1 for lane in aliases), default=1)
 
     def _is_up(self, name: str) -> bool:
         facts = self._backends.get(name)
@@ -178,49 +193,45 @@ class Scheduler:
     def _has_hope(self, ticket: Ticket) -> bool:
         return any(self._is_up(name) for name in ticket.candidates)
 
-    def _place(self, ticket: Ticket) -> str:
+    def _place(self, ticket: Ticket, lane: _Lane) -> str:
         """The backend to run on: the least busy one with a free slot; "" if the ticket has to wait."""
-        lane = self._lanes[ticket.model]
         cap, process_cap = lane.bounds.max_concurrency, self._bounds.max_concurrent
-        if cap is not None and lane.running >= cap:
+        if (cap is not None and lane.running >= cap) or (process_cap is not None and self._running >= process_cap):
             return ""
-        if process_cap is not None and self._running >= process_cap:
-            return ""
-        aliases = self._aliases[ticket.resident]
-        best, best_rank = "", (True, 0)
+        resident = self._residents[ticket.resident]
+        best, fewest = "", 0
         for name in ticket.candidates:
             facts = self._backends.get(name)
             if facts is None or not facts.up:
                 continue
-            running = self._running_on.get((name, ticket.resident), 0)
-            if running < (facts.slots or self._slots(aliases, name)):
-                rank = (name == ticket.avoid, running)
-                if not best or rank < best_rank:
-                    best, best_rank = name, rank
+            running = resident.running.get(name, 0)
+            if running >= (facts.slots or resident.slots):
+                continue
+            if not best or (name == ticket.avoid, running) < (best == ticket.avoid, fewest):
+                best, fewest = name, running
         return best
 
-    def _start(self, ticket: Ticket, backend: str, now: float) -> Admit:
+    def _start(self, ticket: Ticket, lane: _Lane, backend: str, now: float) -> Admit:
         ticket.phase = Phase.RUNNING
         ticket.backend = backend
         ticket.started_at = now
-        self._count(ticket, 1)
+        self._running += 1
+        lane.running += 1
+        running = lane.resident.running
+        running[backend] = running.get(backend, 0) + 1
         return Admit(ticket, backend)
-
-    def _count(self, ticket: Ticket, change: int) -> None:
-        self._running += change
-        self._lanes[ticket.model].running += change
-        place = (ticket.backend, ticket.resident)
-        self._running_on[place] = self._running_on.get(place, 0) + change
 
     def _dispatch(self, now: float) -> list[Decision]:
         """Start all that can start, the earliest arrival of all lines' heads first."""
-        if not self._queue.tickets:
+        if not self._queue.all.tickets:
             return []
-        decisions = self.expire(now)
-        while ready := [(head, backend) for head in self._queue.heads() if (backend := self._place(head))]:
+        lanes, decisions = self._lanes, self.expire(now)
+        while ready := [
+            (head, backend) for head in self._queue.heads() if (backend := self._place(head, lanes[head.model]))
+        ]:
             ticket, backend = min(ready, key=lambda found: found[0].arrived_at)
             self._queue.take(ticket, Phase.RUNNING)
-            decisions.append(self._start(ticket, backend, now))
+            decisions.append(self._start(ticket, lanes[ticket.model], backend, now))
         return decisions
 
     # --- refusing ---------------------------------------------------------------------------------------------------
@@ -232,7 +243,7 @@ class Scheduler:
     def _reject(self, ticket: Ticket, reason: str) -> Reject:
         ticket.phase = Phase.DONE
         lane = self._lane(ticket.model)
-        slots = sum(self._slots(lane.aliases, name) for name in ticket.candidates if self._is_up(name))
+        slots = sum(self.slots(ticket.model, name) for name in ticket.candidates if self._is_up(name))
         drain_s = lane.service_s * (self._queue.tickets_of(ticket.model) + 1) / max(1, slots)
         # Clients obey Retry-After up to 60 s; below 1 s they would come back into the same queue.
         return Reject(ticket, reason, min(60.0, max(1.0, drain_s)))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from hermes.errors import ConfigError, GatewayError
-from hermes.http.connection import Limits
+from hermes.http.limits import Limits
 from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.server import Server

@@ -1,0 +1,48 @@
+"""The log of a running server on standard error: lines to read on a terminal, lines of JSON anywhere else."""
+
+import json
+import logging
+import sys
+import time
+
+import click
+
+log = logging.getLogger("hermes")
+
+
+def log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Text() if sys.stderr.isatty() else _JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def tell(words: str) -> None:
+    """What whoever starts it should know: as it stands to people, as part of the log to what collects that."""
+    if sys.stderr.isatty():
+        click.echo(words, err=True)
+    else:
+        log.info("%s", words.strip())
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """UTC, as ISO 8601 and RFC 3339 have it."""
+        return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
+
+
+class _JsonLines(_Text):
+    """One event, one line (invariant I28)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event)

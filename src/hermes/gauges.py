@@ -1,0 +1,37 @@
+"""What is read at each scrape, from whoever knows it: the gauges, and what the server counts by itself."""
+
+from hermes.exchange import Journal
+from hermes.fleet.fleet import Fleet
+from hermes.http.server import Server
+from hermes.metrics import Metrics
+from hermes.policy.scheduler import Scheduler
+
+
+def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet, server: Server) -> None:
+    """Declare each, and say where its values are found."""
+    gauge, names = metrics.gauge, scheduler.models
+    gauge("hermes_requests_active", "Requests that hold a slot.", ("model",), lambda: {
+        (name,): float(scheduler.load(name).running) for name in names()
+    })  # fmt: skip
+    gauge("hermes_requests_queued", "Requests that wait for a slot.", ("model",), lambda: {
+        (name,): float(scheduler.load(name).waiting) for name in names()
+    })  # fmt: skip
+    gauge("hermes_queued_bytes", "Bytes of request bodies that wait.", (), lambda: {
+        (): float(scheduler.waiting_bytes)
+    })  # fmt: skip
+    gauge("hermes_requests_in_flight", "Requests taken in and not ended.", (), lambda: {
+        (): float(journal.open)
+    })  # fmt: skip
+    gauge("hermes_client_connections", "Open client connections.", (), lambda: {
+        (): float(server.open_connections)
+    })  # fmt: skip
+    metrics.counter("hermes_connections_refused", "Connections not taken: too many, or at the end.", (), lambda: {
+        (): float(server.refused_connections)
+    })  # fmt: skip
+    gauge("hermes_backend_up", "1 while the backend answers.", ("backend",), lambda: {
+        (name,): float(backend.state == "up") for name, backend in fleet.backends.items()
+    })  # fmt: skip
+    gauge("hermes_model_loaded_bytes", "Memory of the models a backend has loaded.", ("backend", "model"), lambda: {
+        (name, model.name): float(model.size_bytes)
+        for name, backend in fleet.backends.items() for model in backend.inventory.loaded
+    })  # fmt: skip

@@ -1,0 +1,84 @@
+"""What settings come to: each one that can be set reaches the room it is meant for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec.structs import asdict
+
+from hermes import composition, config
+from hermes.config.build import build
+from hermes.http.limits import Limits
+from hermes.http.wire import Deadlines
+from hermes.runtime import Runtime
+from tests.simulation.loop import VirtualLoop
+
+# Settings that have another name where it counts.
+RENAMED = {"max_body_bytes": "body_bytes", "max_connections": "connections"}
+REACH_LIMITS = [
+    "header_timeout_s",
+    "body_min_bytes_per_s",
+    "max_body_bytes",
+    "keep_alive_s",
+    "write_timeout_s",
+    "max_connections",
+]
+
+
+def changed(before: Any, after: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(after).items() if value != getattr(before, name)}
+
+
+@pytest.mark.parametrize("setting", REACH_LIMITS)
+def test_what_a_client_may_cost_is_what_the_server_is_told(setting: str) -> None:
+    by_default = composition.limits(config.Server())
+    limits = composition.limits(build({"server": {setting: 77}}).server)
+    assert changed(by_default, limits) == {RENAMED.get(setting, setting): 77}
+
+
+def test_without_settings_the_limits_are_their_own() -> None:
+    assert changed(Limits(), composition.limits(config.Server())).keys() <= {"connections"}
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    made = VirtualLoop()
+    yield made
+    made.close()
+
+
+def test_how_long_connecting_may_take_reaches_the_pool(loop: VirtualLoop) -> None:
+    backend = config.Backend("b", "http://127.0.0.1:1", connect_timeout_s=7.0)
+    assert composition.driver(backend, Deadlines(loop), loop).pool.limits.connect_timeout_s == 7.0
+
+
+def test_what_is_said_of_a_backend_reaches_the_fleet(loop: VirtualLoop) -> None:
+    told = {"name": "b", "url": "http://127.0.0.1:1", "slots": 3, "probe_interval_s": 7, "simulated": True}
+    backend = Runtime(build({"backends": [told]}), loop).fleet.backends["b"]
+    assert (backend.url, backend.slots, backend.interval_s, backend.simulated) == ("http://127.0.0.1:1", 3, 7, True)
+
+
+@pytest.mark.parametrize("name", config.Limits.__struct_fields__)
+def test_each_bound_of_the_process_is_somebodys(name: str) -> None:
+    by_default, set_to_one = config.Config(), build({"limits": {name: 1}})
+    before, after = ((composition.bounds(each), composition.retries(each.limits)) for each in (by_default, set_to_one))
+    assert before != after
+
+
+MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7}}
+NOT_USED_YET = {"memory_cost", "load_time_s", "decode_tps"}
+
+
+@pytest.mark.parametrize("name", [name for name in config.Model.__struct_fields__ if name not in NOT_USED_YET])
+def test_each_setting_of_a_model_is_somebodys(name: str) -> None:
+    model = build({"models": {"gemma": {name: MODEL.get(name, 7)}}})
+    backend = config.Backend("other", "http://127.0.0.1:1")
+    before, after = (
+        (
+            composition.catalog(each).listed["gemma"],
+            composition.model_bounds(each.models["gemma"]),
+            composition.pins(each, backend),
+        )
+        for each in (build({"models": {"gemma": {}}}), model)
+    )
+    assert before != after
