@@ -64,21 +64,19 @@ async def run(job: Job, server: Server, resident: str) -> None:
 
     Raises GatewayError; `job.response.started` then tells whether it is final.
     """
-    request, spoken = job.request, server.dialect
-    # The rendered request is nobody's once it is sent: a stream may last for an hour.
-    async with server.pool.exchange(
-        "POST",
-        *spoken.render_request(request, resident),
-        headers=job.exchange.forwarded,
-        whole=not request.stream,
-        deadline=job.deadline,
-    ) as answer:
+    request, spoken, pool = job.request, server.dialect, server.pool
+    path, body = spoken.render_request(request, resident)
+    exchange = pool.exchange(
+        "POST", path, body, headers=job.exchange.forwarded, whole=not request.stream, deadline=job.deadline
+    )
+    del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
+    async with exchange as answer:
         if answer.status != 200:
             raise spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
         if request.stream:
-            await _Stream(job, answer, spoken, server.pool.loop.time).run()
+            await _Stream(job, answer, spoken, pool.loop.time).run()
         else:
-            _answer_whole(job, answer.take_body(), spoken, server.pool.loop.time())
+            _answer_whole(job, answer.take_body(), spoken, pool.loop.time())
 
 
 def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, now: float) -> None:
@@ -102,9 +100,7 @@ class _Stream:
         "_answer",
         "_begun",
         "_clock",
-        "_decode",
         "_decoder",
-        "_encode",
         "_encoder",
         "_job",
         "_must_end_at",
@@ -121,7 +117,6 @@ class _Stream:
         self._spoken = spoken
         self._decoder: Decoder = spoken.decoder(job.request, job.exchange.request_id)
         self._encoder: Encoder = job.dialect.encoder(job.request, job.meta)
-        self._decode, self._encode = self._decoder.feed, self._encoder.encode
         self._clock = clock
         self._stall_timeout_s = job.service.stall_timeout_s
         self._must_end_at = self._clock() + job.service.max_stream_s
@@ -153,19 +148,18 @@ class _Stream:
 
         ENOUGH: no more for now, the client is slow; or at all, the answer is over.
         """
-        events = self._decode(data)
-        if events:
+        response = self._response
+        if self._begun and (text := self._decoder.text(data)):
+            response.write(self._encoder.text(text))
+        elif events := self._decoder.feed(data):
             for event in events:
                 if type(event) is not TextDelta or not self._begun:
                     self._note(event)
-            response = self._response
             if self._stopped:
-                response.end(self._encode(events))
+                response.end(self._encoder.encode(events))
                 return ENOUGH
-            response.write(self._encode(events))
-            if response.paused:
-                return ENOUGH
-        return self._next_due()
+            response.write(self._encoder.encode(events))
+        return ENOUGH if response.paused else self._next_due()
 
     def _next_due(self) -> float:
         """When the next piece must be here."""

@@ -128,14 +128,15 @@ class Journal:
     def _count_run(self, exchange: Exchange, now: float) -> None:
         key = exchange.route, exchange.model, exchange.outcome
         tally = self._tallies.get(key) or self._tally(key)
+        arrived_at, usage = exchange.arrived_at, exchange.usage
         tally.finished.value += 1
-        tally.duration.observe(now - exchange.arrived_at)
+        tally.duration.observe(now - arrived_at)
         if exchange.admitted_at is not None:
-            tally.queue_wait.observe(exchange.admitted_at - exchange.arrived_at)
+            tally.queue_wait.observe(exchange.admitted_at - arrived_at)
         if exchange.first_content_at is not None:
-            tally.ttft.observe(exchange.first_content_at - exchange.arrived_at)
-        tally.tokens_in.value += exchange.usage.prompt_tokens
-        tally.tokens_out.value += exchange.usage.completion_tokens
+            tally.ttft.observe(exchange.first_content_at - arrived_at)
+        tally.tokens_in.value += usage.prompt_tokens
+        tally.tokens_out.value += usage.completion_tokens
 
     def _tally(self, key: tuple[str, str, Outcome]) -> _Tally:
         metrics, (_, model, outcome) = self._metrics, key
@@ -154,6 +155,7 @@ class Journal:
 
 def _record(exchange: Exchange, now: float) -> Record:
     arrived_at, admitted_at, content_at = exchange.arrived_at, exchange.admitted_at, exchange.first_content_at
+    usage = exchange.usage
     return Record(
         round(exchange.created_at, 3),
         exchange.request_id,
@@ -170,6 +172,6 @@ def _record(exchange: Exchange, now: float) -> Record:
         exchange.attempts,
         None if admitted_at is None else int((admitted_at - arrived_at) * 1000),
         None if content_at is None else int((content_at - arrived_at) * 1000),
-        exchange.usage.prompt_tokens,
-        exchange.usage.completion_tokens,
+        usage.prompt_tokens,
+        usage.completion_tokens,
     )

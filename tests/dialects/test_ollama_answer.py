@@ -70,6 +70,36 @@ def test_lines_become_events_at_any_cuts(name: str, cuts: list[int]) -> None:
     assert decode(*[data[a:b] for a, b in pairwise(edges)]) == ANSWERS[name].events
 
 
+@given(st.sampled_from(sorted(ANSWERS)), st.lists(st.integers(0, 600), max_size=10), st.booleans())
+def test_text_taken_the_short_way_is_the_same_text(name: str, cuts: list[int], by_line: bool) -> None:
+    """`text` gives what `feed` would, or gives nothing and changes nothing."""
+    data = wire(ANSWERS[name].ollama)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    pieces = data.splitlines(keepends=True) if by_line else [data[a:b] for a, b in pairwise(edges)]
+    reading, events = decoder(), list[StreamEvent]()
+    for piece in pieces:
+        text = reading.text(piece)
+        events += [TextDelta(text)] if text else reading.feed(piece)
+    assert events + reading.finish() == ANSWERS[name].events
+
+
+def test_a_line_of_text_is_taken_the_short_way_and_nothing_else_is() -> None:
+    reading = decoder()
+    text, last = line({"content": "Hi"}), line({}, done=True)
+    assert reading.text(wire([text])) == "Hi"
+    for other in (
+        wire([text])[:-1],
+        wire([text, text]),
+        wire([last]),
+        wire([line({"thinking": "Hm"})]),
+        b"\n",
+        b"{}\n",
+    ):
+        assert reading.text(other) == ""
+    reading.feed(wire([text])[:5])
+    assert reading.text(wire([text])) == ""
+
+
 @pytest.mark.parametrize("told", ANSWERS.values(), ids=ANSWERS)
 def test_generate_says_the_same_in_its_own_fields(told: Told) -> None:
     assert decode(wire([generated(one) for one in told.ollama])) == told.events

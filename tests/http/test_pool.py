@@ -334,7 +334,7 @@ def test_an_answer_that_was_held_back_does_not_leave_its_connection_deaf() -> No
                 await peer.request()
                 await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n")
                 await entered
-                connection = exchange._connection
+                connection = exchange.connection
                 while not connection.complete:
                     await peer.send(b"x" * min(100_000, 200_000 - connection.body_bytes))
                     await asyncio.sleep(0)

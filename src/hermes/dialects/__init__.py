@@ -31,6 +31,9 @@ class Encoder(Protocol):
     def encode(self, events: list[StreamEvent]) -> bytes:
         """The wire bytes for these events; may be empty. The last event of a good stream is its `Stop`."""
 
+    def text(self, text: str) -> bytes:
+        """What `encode([TextDelta(text)])` gives, once the stream has begun: most of it is that."""
+
     def fail(self, error: GatewayError) -> bytes:
         """The dialect's own error event, which ends the stream without ever looking like success (I5)."""
 
@@ -58,6 +61,9 @@ class Decoder(Protocol):
 
         After a raise the answer is over; events of the same chunk that came before the garbage are dropped.
         """
+
+    def text(self, chunk: bytes) -> str:
+        """The text of a chunk that is one event of nothing else. "": it is not, and nothing has happened: `feed` it."""
 
     def finish(self) -> list[StreamEvent]:
         """The bytes have ended: what an unterminated last line still held."""

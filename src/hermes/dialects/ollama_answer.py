@@ -162,6 +162,19 @@ class AnswerDecoder:
                 events += (_usage(told), Stop("length" if told.done_reason == "length" else "stop"))
         return events
 
+    def text(self, chunk: bytes) -> str:
+        lines, size = self._lines, len(chunk)
+        if chunk.find(b"\n") + 1 != size or lines.held or self._stopped or size > lines.max_line_bytes:
+            return ""
+        try:
+            told = _decode(chunk)
+        except strict.MALFORMED:
+            return ""
+        message = told.message
+        if message is None or message.thinking or message.tool_calls or told.logprobs or told.done or self._failed:
+            return ""
+        return "" if told.error is not None else message.content or ""
+
     def finish(self) -> list[StreamEvent]:
         return self.feed(b"\n")  # ends the line that has no end; a blank one means nothing
 

@@ -101,10 +101,13 @@ class ChunkEncoder:
         chunks = [] if self._opened else [self._open()]
         for event in events:
             if type(event) is TextDelta and not event.logprobs:
-                chunks.append(self._text + _json(event.text) + self._text_end)
+                chunks.append(self.text(event.text))
             else:
                 chunks.append(self._rarer(event))
         return b"".join(chunks)
+
+    def text(self, text: str) -> bytes:
+        return self._text + _json(text) + self._text_end
 
     def fail(self, error: GatewayError) -> bytes:
         # Never [DONE]: some clients take it for success.

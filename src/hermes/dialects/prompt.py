@@ -63,13 +63,16 @@ class LineEncoder:
     def encode(self, events: list[StreamEvent]) -> bytes:
         return b"".join([self._line(event) for event in events])
 
+    def text(self, text: str) -> bytes:
+        return b'{"delta":%s}\n' % _json(text)
+
     def fail(self, error: GatewayError) -> bytes:
         return error_object(error) + b"\n"
 
     def _line(self, event: StreamEvent) -> bytes:
         match event:
             case TextDelta():
-                return b'{"delta":%s}\n' % _json(event.text)
+                return self.text(event.text)
             case ReasoningDelta():
                 return b'{"reasoning":%s}\n' % _json(event.text)
             case ToolCallDelta():

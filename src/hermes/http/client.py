@@ -167,14 +167,12 @@ class ClientConnection(asyncio.Protocol):
 
         True once it has all. Raises what `take` raises, and what `read` does.
         """
-        if self._body:
-            deadline = take(self.take_body())
-        self._resume_reading()
-        if not deadline:
-            return False
         self._take = take
         self.deadline = deadline
         try:
+            if self._body:
+                self._give(take)
+            self._resume_reading()
             while self._take is not None and not self.complete:
                 self._raise_if_over()
                 self._waiter = self._pool.loop.create_future()
@@ -186,8 +184,21 @@ class ClientConnection(asyncio.Protocol):
             self._take = self._thrown = self._waiter = None
             self.deadline = NEVER
 
+    def _give(self, take: Take) -> None:
+        """Let `take` have what is here. What it raises is raised in the task that waits in `flow`."""
+        try:
+            deadline = take(self.take_body())
+        except Exception as error:
+            self._stop_taking(error)
+            return
+        if deadline:
+            self.deadline = deadline
+        else:
+            self._stop_taking(None)
+
     def _stop_taking(self, error: Exception | None) -> None:
         self._take, self._thrown, self.deadline = None, error, NEVER
+        self._wake()
 
     def take_body(self) -> bytes:
         """The body bytes that are here."""
@@ -253,6 +264,35 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        take, body = self._take, self._body
+        if take is None:
+            self._receive(data)
+            return
+        try:
+            self._parser.feed_data(data)
+            if len(body) == 1 and not self.complete:
+                piece = body.pop()
+                if not self._overhead_bytes and len(data) < 9 * len(piece):  # `_weigh` would find nothing
+                    deadline = take(piece)
+                    if deadline:
+                        self.deadline = deadline
+                        return
+                    self._stop_taking(None)
+                    return
+                body.append(piece)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._stop_parsing(error)
+        except Exception as error:
+            self._stop_taking(error)
+            return
+        self._weigh(len(data), sum(map(len, body)))
+        if body:
+            self._give(take)
+        if self._take is None or self.complete or self._failure:
+            self._wake()
+
+    def _receive(self, data: bytes) -> None:
+        """What comes while nobody takes it."""
         if not self._sent:
             self.abort()  # bytes nobody asked for: what follows on this connection could not be trusted
             return
@@ -264,36 +304,24 @@ class ClientConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._stop_parsing(error)
         new_bytes = len(body[0]) if not parts and len(body) == 1 else sum(map(len, body[parts:]))
-        # Heads, chunk framing and trailers: an honest byte of body costs at most eight of framing.
-        overhead_bytes = self._overhead_bytes + len(data) - 9 * new_bytes
-        self._overhead_bytes = max(0, overhead_bytes)
-        if overhead_bytes > self._pool.limits.head_bytes:
-            self._fail("the backend's answer has too long a head, or too much framing")
-        take = self._take
-        if take is not None and new_bytes:
-            try:
-                # What `take` has left from before is never here: while it takes, it takes all.
-                self.deadline = take(body.pop() if len(body) == 1 else self.take_body())
-            except Exception as error:
-                self._stop_taking(error)
-            else:
-                if self.deadline and not (self.complete or self._failure):
-                    return
-                if not self.deadline:
-                    self._stop_taking(None)
-            self._wake()
-            return
+        self._weigh(len(data), new_bytes)
         self.body_bytes += new_bytes
         if self._want_whole:
             if self.body_bytes > self._pool.limits.whole_bytes:
                 self._fail("the backend's answer is too long")
-            if self.complete or self._failure:
-                self._wake()
-            return
-        if self.body_bytes > HIGH_WATER_BYTES and not self._held:
+            if not (self.complete or self._failure):
+                return
+        elif self.body_bytes > HIGH_WATER_BYTES and not self._held:
             self._held = True
             self._transport.pause_reading()
         self._wake()
+
+    def _weigh(self, received_bytes: int, content_bytes: int) -> None:
+        """Heads, chunk framing and trailers: an honest byte of body costs at most eight of framing."""
+        overhead_bytes = self._overhead_bytes + received_bytes - 9 * content_bytes
+        self._overhead_bytes = max(0, overhead_bytes)
+        if overhead_bytes > self._pool.limits.head_bytes:
+            self._fail("the backend's answer has too long a head, or too much framing")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

@@ -5,7 +5,8 @@ import re
 from collections import deque
 from functools import lru_cache
 from types import TracebackType
-from typing import cast
+
+from msgspec import Struct
 
 from hermes.errors import BackendBusy, BackendTimeout, BackendUnreachable
 from hermes.http.client import ClientConnection, PoolLimits, StaleConnection
@@ -49,12 +50,19 @@ class Pool:
         `headers` are rendered lines. Not for HEAD: its answer announces a body that does not come. Raises ValueError
         for a path that cannot stand in a request line.
         """
-        lines = _request_line(method, self.origin.prefix + path) + self._headers + headers
+        lines = _request_line(method, self.origin.prefix + path)
         if body:
-            lines += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            request = b"%b%b%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+                lines,
+                self._headers,
+                headers,
+                len(body),
+                body,
+            )
         else:
-            lines += b"\r\n" if method == "GET" else b"content-length: 0\r\n\r\n"
-        return ClientExchange(self, lines + body, whole, deadline)
+            end = b"\r\n" if method == "GET" else b"content-length: 0\r\n\r\n"
+            request = b"%b%b%b%b" % (lines, self._headers, headers, end)
+        return ClientExchange(self, request, whole, deadline)
 
     def idle(self) -> ClientConnection | None:
         """An idle connection, the youngest first, if there is one."""
@@ -113,36 +121,32 @@ class Pool:
             connection.abort()
 
 
-class ClientExchange:
+class ClientExchange(Struct, eq=False):
     """One request, to be used with `async with`, which gives the connection that has its answer."""
 
-    __slots__ = ("_connection", "_deadline", "_pool", "_request", "_whole")
-
-    def __init__(self, pool: Pool, request: bytes, whole: bool, deadline: float) -> None:
-        self._pool = pool
-        self._request = request
-        self._whole = whole
-        self._deadline = deadline
-        self._connection: ClientConnection = cast(ClientConnection, None)
+    pool: Pool
+    request: bytes
+    whole: bool
+    deadline: float
+    connection: ClientConnection | None = None
 
     async def __aenter__(self) -> ClientConnection:
-        pool, deadline = self._pool, self._deadline
-        self._connection = connection = pool.idle() or await pool.connect(deadline)
+        self.connection = connection = self.pool.idle() or await self.pool.connect(self.deadline)
         try:
-            await connection.ask(self._request, self._whole, deadline)
+            await connection.ask(self.request, self.whole, self.deadline)
         except StaleConnection:
             connection = await self._ask_anew()
         except BaseException:
             connection.release()
             raise
-        self._request = b""  # sent: the answer may take an hour
+        self.request = b""  # sent: the answer may take an hour
         return connection
 
     async def _ask_anew(self) -> ClientConnection:
         """On a new connection, which is never stale."""
-        self._connection = connection = await self._pool.connect(self._deadline)
+        self.connection = connection = await self.pool.connect(self.deadline)
         try:
-            await connection.ask(self._request, self._whole, self._deadline)
+            await connection.ask(self.request, self.whole, self.deadline)
         except BaseException:
             connection.release()
             raise
@@ -151,7 +155,8 @@ class ClientExchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.release()
+        if self.connection is not None:
+            self.connection.release()
 
 
 @lru_cache(maxsize=256)

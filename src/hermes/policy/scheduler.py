@@ -92,7 +92,7 @@ class Scheduler:
             return [Expire(ticket)]
         if self._closed:
             return [self._reject(ticket, "draining")]
-        lane = self._lane(ticket.model)
+        lane = self._lanes.get(ticket.model) or self._lane(ticket.model)
         is_new_name = lane.resident is not self._residents.get(ticket.resident)
         earlier = self._share_slots(lane, ticket.resident, now) if is_new_name else []
         if backend := self._place(ticket, lane):  # nothing that waits can run, so this overtakes nobody
