@@ -148,24 +148,29 @@ class _Stream:
 
         ENOUGH: no more for now, the client is slow; or at all, the answer is over.
         """
-        response = self._response
         if self._begun and (text := self._decoder.text(data)):
-            response.write(self._encoder.text(text))
-        elif events := self._decoder.feed(data):
-            for event in events:
-                if type(event) is not TextDelta or not self._begun:
-                    self._note(event)
-            if self._stopped:
-                response.end(self._encoder.encode(events))
-                return ENOUGH
-            response.write(self._encoder.encode(events))
-        return ENOUGH if response.paused else self._next_due()
+            keeps_up = self._response.write(self._encoder.text(text))
+        else:
+            keeps_up = self._take_events(data)
+        return self._next_due() if keeps_up else ENOUGH
+
+    def _take_events(self, data: bytes) -> bool:
+        """False: enough for now."""
+        events = self._decoder.feed(data)
+        for event in events:
+            if type(event) is not TextDelta or not self._begun:
+                self._note(event)
+        if self._stopped:
+            self._response.end(self._encoder.encode(events))
+            return False
+        return self._response.write(self._encoder.encode(events))
 
     def _next_due(self) -> float:
         """When the next piece must be here."""
         if not self._begun:
             return self._job.deadline
-        return min(self._clock() + self._stall_timeout_s, self._must_end_at)
+        due_at = self._clock() + self._stall_timeout_s
+        return due_at if due_at < self._must_end_at else self._must_end_at  # noqa: FURB136  # for every chunk
 
     async def _drain(self) -> None:
         """Wait for a slow client, but not past the stream's own end: it holds a slot."""

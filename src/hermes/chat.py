@@ -1,7 +1,8 @@
 """What a conversation is, in no dialect: the values every dialect reads and writes (hub and spoke).
 
-All values are immutable. Text that is JSON on the wire stays text here (`ToolCall.arguments`); a JSON Schema is kept
-as the plain object it was parsed to.
+All values are immutable and hold each other in no circle, so the garbage collector need not look at them (`gc=False`).
+Text that is JSON on the wire stays text here (`ToolCall.arguments`); a JSON Schema is kept as the plain object it was
+parsed to.
 """
 
 from collections.abc import Iterable
@@ -68,7 +69,7 @@ class JsonFormat(Struct, frozen=True):
     schema: dict[str, Any] | None = None
 
 
-class Sampling(Struct, frozen=True):
+class Sampling(Struct, frozen=True, gc=False):
     """How tokens are drawn. None: the model's own default."""
 
     temperature: float | None = None
@@ -87,7 +88,7 @@ Thinking = Literal["off", "on", "low", "medium", "high", "max"]
 ToolChoice = Literal["auto", "none"]
 
 
-class ChatRequest(Struct, frozen=True):
+class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
@@ -111,18 +112,18 @@ class ChatRequest(Struct, frozen=True):
 # --- what comes back ----------------------------------------------------------------------------------------------
 
 
-class TextDelta(Struct, frozen=True):
+class TextDelta(Struct, frozen=True, gc=False):
     """A piece of the answer. `logprobs`: OpenAI's `content` items for the tokens in it."""
 
     text: str
     logprobs: tuple[dict[str, Any], ...] = ()
 
 
-class ReasoningDelta(Struct, frozen=True):
+class ReasoningDelta(Struct, frozen=True, gc=False):
     text: str
 
 
-class ToolCallDelta(Struct, frozen=True):
+class ToolCallDelta(Struct, frozen=True, gc=False):
     """A piece of one tool call: the first for an `index` carries id and name, later ones more of the arguments."""
 
     index: int
@@ -131,7 +132,7 @@ class ToolCallDelta(Struct, frozen=True):
     name: str = ""
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told)."""
 
     prompt_tokens: int = 0
@@ -141,13 +142,13 @@ class Usage(Struct, frozen=True):
     decode_s: float = 0.0
 
 
-class Stop(Struct, frozen=True):
+class Stop(Struct, frozen=True, gc=False):
     """The answer is complete. A stream that ends without one was truncated: an error, never a success."""
 
     reason: StopReason
 
 
-class Failure(Struct, frozen=True):
+class Failure(Struct, frozen=True, gc=False):
     """The backend says, inside its answer, that it failed."""
 
     message: str
@@ -156,7 +157,7 @@ class Failure(Struct, frozen=True):
 StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Stop | Failure
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """A whole answer: what the events of a stream add up to."""
 
     text: str

@@ -11,7 +11,7 @@ from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 
 
-class Record(Struct, frozen=True, omit_defaults=True):
+class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     """What is told of one request when it is over. Times in whole milliseconds, `created_at` in Unix seconds (UTC).
 
     Never a prompt, an answer or a credential (invariant I27).
@@ -41,7 +41,7 @@ Sink = Callable[[Record], None]
 _NO_USAGE = Usage()
 
 
-class Exchange(Struct, eq=False):
+class Exchange(Struct, eq=False, gc=False):
     """What is known of one request so far. `now` arguments and `*_at` are monotonic seconds, `created_at` is not."""
 
     request_id: str

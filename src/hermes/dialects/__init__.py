@@ -63,7 +63,10 @@ class Decoder(Protocol):
         """
 
     def text(self, chunk: bytes) -> str:
-        """The text of a chunk that is one event of nothing else. "": it is not, and nothing has happened: `feed` it."""
+        """The text of a chunk that is one event of nothing else, while the answer goes on.
+
+        "": it is not, and nothing has happened: `feed` it.
+        """
 
     def finish(self) -> list[StreamEvent]:
         """The bytes have ended: what an unterminated last line still held."""

@@ -56,7 +56,7 @@ class _Message(Struct, omit_defaults=True):
     tool_call_id: str = ""
 
 
-class _Options(Sampling, frozen=True, omit_defaults=True):
+class _Options(Sampling, frozen=True, omit_defaults=True, gc=False):
     """Ollama's names are the same but for one."""
 
     max_tokens: int | None = field(default=None, name="num_predict")

@@ -127,6 +127,24 @@ def plain(body: bytes) -> Answer | None:
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
+class _TextMessage(Struct, gc=False):
+    content: str
+    thinking: None = None
+    tool_calls: None = None
+
+
+class _TextLine(Struct, gc=False):
+    """A line of `/api/chat` with nothing in it but text."""
+
+    message: _TextMessage
+    done: bool = False
+    error: None = None
+    logprobs: None = None
+
+
+_decode_text = msgspec.json.Decoder(_TextLine).decode
+
+
 class AnswerDecoder:
     """Reads one answer. `answer_id` seeds the ids of tool calls that came without one."""
 
@@ -163,17 +181,13 @@ class AnswerDecoder:
         return events
 
     def text(self, chunk: bytes) -> str:
-        lines, size = self._lines, len(chunk)
-        if chunk.find(b"\n") + 1 != size or lines.held or self._stopped or size > lines.max_line_bytes:
+        if chunk.find(b"\n") + 1 != len(chunk) or self._lines.held:
             return ""
         try:
-            told = _decode(chunk)
+            told = _decode_text(chunk)
         except strict.MALFORMED:
             return ""
-        message = told.message
-        if message is None or message.thinking or message.tool_calls or told.logprobs or told.done or self._failed:
-            return ""
-        return "" if told.error is not None else message.content or ""
+        return "" if told.done else told.message.content
 
     def finish(self) -> list[StreamEvent]:
         return self.feed(b"\n")  # ends the line that has no end; a blank one means nothing

@@ -36,21 +36,17 @@ class OpenAI:
     parse_request = staticmethod(openai_request.parse_request)
 
     def render_answer(self, answer: Answer, meta: Meta) -> bytes:
-        choice = {
-            "index": 0,
-            "message": _message(answer),
-            "logprobs": {"content": answer.logprobs, "refusal": None} if answer.logprobs else None,
-            "finish_reason": _finish_reason(answer.reason, bool(answer.tool_calls)),
-        }
-        return _json(
-            {
-                "id": f"chatcmpl-{meta.request_id}",
-                "object": "chat.completion",
-                "created": meta.created,
-                "model": meta.model,
-                "choices": [choice],
-                "usage": fields.token_counts(answer.usage),
-            }
+        usage = answer.usage
+        return _WHOLE % (
+            meta.request_id.encode("ascii"),
+            meta.created,
+            _json(meta.model),
+            _message(answer),
+            _json({"content": answer.logprobs, "refusal": None}) if answer.logprobs else b"null",
+            _finish_reason(answer.reason, bool(answer.tool_calls)).encode("ascii"),
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.prompt_tokens + usage.completion_tokens,
         )
 
     def encoder(self, request: ChatRequest, meta: Meta) -> "ChunkEncoder":
@@ -60,14 +56,24 @@ class OpenAI:
         return error_object(error)
 
 
-def _message(answer: Answer) -> dict[str, Any]:
+# Spliced as the chunks are.
+_WHOLE = (
+    b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d,"model":%b,"choices":[{"index":0,"message":%b,'
+    b'"logprobs":%b,"finish_reason":"%b"}],'
+    b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}}'
+)
+
+
+def _message(answer: Answer) -> bytes:
+    if not (answer.reasoning or answer.tool_calls):
+        return b'{"role":"assistant","content":%b,"refusal":null}' % _json(answer.text)
     text = None if answer.tool_calls and not answer.text else answer.text
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if answer.reasoning:
         message["reasoning_content"] = message["reasoning"] = answer.reasoning
     if answer.tool_calls:
         message["tool_calls"] = [_tool_call(call) for call in answer.tool_calls]
-    return message
+    return _json(message)
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class _StreamOptions(Struct, omit_defaults=True):
     include_usage: bool | None = None
 
 
-class _Asked(Struct, kw_only=True, omit_defaults=True):
+class _Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
     """What most requests make do with."""
 
     model: str | None = None
@@ -64,7 +64,7 @@ class _Asked(Struct, kw_only=True, omit_defaults=True):
     stop: str | list[str] | None = None
 
 
-class _Plain(_Asked):
+class _Plain(_Asked, gc=False):
     """A request that holds nothing but those and texts, which are taken as they are."""
 
     messages: Annotated[tuple[Message, ...], Limits(min_length=1)]

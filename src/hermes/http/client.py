@@ -270,16 +270,14 @@ class ClientConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-            if len(body) == 1 and not self.complete:
-                piece = body.pop()
-                if not self._overhead_bytes and len(data) < 9 * len(piece):  # `_weigh` would find nothing
-                    deadline = take(piece)
-                    if deadline:
-                        self.deadline = deadline
-                        return
+            # One honest piece, in which `_weigh` would find nothing: most are.
+            if len(body) == 1 and len(data) < 9 * len(body[0]) and not (self._overhead_bytes or self.complete):
+                deadline = take(body.pop())
+                if deadline:
+                    self.deadline = deadline
+                else:
                     self._stop_taking(None)
-                    return
-                body.append(piece)
+                return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._stop_parsing(error)
         except Exception as error:

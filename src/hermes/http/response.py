@@ -34,6 +34,7 @@ class Response:
 
     __slots__ = (
         "_connection",
+        "_flowing",
         "_framed",
         "_head",
         "_mute",
@@ -53,7 +54,8 @@ class Response:
         self._framed = not asked.http_1_0
         self._head = b""
         self.status = 0
-        self.started = self.ended = self.ends_by_reset = False
+        # `_flowing`: begun, in chunks, and not over.
+        self.started = self.ended = self.ends_by_reset = self._flowing = False
 
     @property
     def gone(self) -> bool:
@@ -83,14 +85,17 @@ class Response:
             self.keep_alive = False
         self._head = self._render_head(status, headers + _CHUNKED if self._framed else headers)
 
-    def write(self, data: bytes) -> None:
-        if not data or self._mute:
-            return
-        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data
-        if not self.started:
-            framed = self._head + framed
+    def write(self, data: bytes) -> bool:
+        """Send a piece of the body. False: the client reads slower than we write, `drain` before sending more."""
+        connection = self._connection
+        if self._flowing and data:
+            connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif data and not self._mute:
+            framed = b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data
+            connection.write(framed if self.started else self._head + framed)
             self.started = True
-        self._connection.write(framed)
+            self._flowing = self._framed
+        return connection.resumed is None
 
     def end(self, data: bytes = b"") -> None:
         """The body is complete. Raises RuntimeError if it was before."""
@@ -123,4 +128,5 @@ class Response:
 
     def _end(self) -> None:
         self.started = self.ended = self._mute = True
+        self._flowing = False
         self._connection.response_ended(self)

@@ -13,7 +13,7 @@ class Phase(Enum):
     DONE = "done"
 
 
-class Ticket(Struct, eq=False):
+class Ticket(Struct, eq=False, gc=False):
     """A request as the scheduler sees it. `phase`, `backend` and `started_at` are the scheduler's to write.
 
     `model` names the queue; `resident` the model as backends know it, whose slots are shared by all that use it.
@@ -38,7 +38,7 @@ class Ticket(Struct, eq=False):
         return replace(self, avoid=self.backend, phase=Phase.NEW, backend="", started_at=0.0)
 
 
-class Admit(Struct, frozen=True):
+class Admit(Struct, frozen=True, gc=False):
     ticket: Ticket
     backend: str
 
