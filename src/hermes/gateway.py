@@ -39,6 +39,7 @@ class Gateway:
         self._metrics = metrics
         self._routes: dict[str, tuple[Service, Candidates]] = {}
         self._routes_of = -1
+        self._answered = {name: metrics.attempts.child((name, "ok")) for name in fleet.backends}
 
     async def complete(
         self,
@@ -131,20 +132,14 @@ class Gateway:
             exchange.admitted_at = ticket.started_at
             self._retries.deposit()
         exchange.attempts += 1
-        result = "cancelled"
         try:
             await attempt.run(job, backend.driver, ticket.resident)
-            result = "ok"
-        except GatewayError as error:
-            result = error.code
+        except BaseException as error:
+            self._metrics.attempts.add((backend.name, _result_of(error)))
             if isinstance(error, BackendUnreachable):
                 backend.suspect()
             raise
-        except Exception:
-            result = "internal_error"
-            raise
-        finally:
-            self._metrics.attempts.add((backend.name, result))
+        self._answered[backend.name].value += 1
 
     def _pause_before_retry(
         self, error: BackendError, exchange: Exchange, response: Response, deadline: float
@@ -162,3 +157,10 @@ class Gateway:
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
+
+
+def _result_of(error: BaseException) -> str:
+    """How an attempt ended that gave no whole answer, as the metric tells it."""
+    if isinstance(error, GatewayError):
+        return error.code
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal_error"
