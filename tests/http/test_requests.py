@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.http.arrival import Heads
+from hermes.http import heads as heads_module
 from hermes.http.connection import App as Answering
 from hermes.http.connection import ServerConnection
+from hermes.http.heads import Heads
 from hermes.http.limits import Limits
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
@@ -373,7 +374,7 @@ class _Host:
 async def _feed(pieces: list[bytes], heads: Heads | None = None) -> tuple[list[tuple[object, ...]], list[str], bytes]:
     """What the application sees, what is refused, and what is answered. `heads`: those that came before."""
     app = App()
-    connection = ServerConnection(_Host(app, SMALL, heads or Heads(SMALL)))
+    connection = ServerConnection(_Host(app, SMALL, heads or Heads()))
     wire = _Wire()
     connection.connection_made(wire)
     for piece in pieces:
@@ -428,7 +429,7 @@ def test_a_head_that_came_before_means_the_same_again(messages: list[bytes], dat
 
     async def scenario() -> None:
         read = await _feed([stream[position : position + 1] for position in range(len(stream))])
-        heads = Heads(SMALL)
+        heads = Heads()
         for message in MESSAGES:
             await _feed([message], heads)
         assert await _feed([stream], heads) == read
@@ -441,7 +442,7 @@ def test_a_head_that_came_before_is_not_read_again() -> None:
     """Its body may have another length, and may come later."""
 
     async def scenario() -> None:
-        heads = Heads(SMALL)
+        heads = Heads()
         first = POST + b"Content-Length: 3\r\n\r\n"
         second = POST + b"Content-Length: 12\r\n\r\n"
         await _feed([first + b"abc"], heads)
@@ -463,15 +464,15 @@ def test_the_heads_remembered_are_bounded() -> None:
     """I4, I13: by number, and by the length of each."""
 
     async def scenario() -> None:
-        heads = Heads(SMALL)
-        for number in range(3 * Heads.COUNT):
+        heads = Heads()
+        for number in range(3 * heads_module.COUNT):
             await _feed([b"GET /%d HTTP/1.1\r\n" % number + HOST + b"\r\n"], heads)
-        assert 0 < len(heads._bodiless) <= Heads.COUNT
-        heads = Heads(Limits())
-        for padding in (100, Heads.BYTES):
+        assert 0 < len(heads._known) <= heads_module.COUNT
+        heads = Heads()
+        for padding in (100, heads_module.BYTES):
             head = Head("GET", b"/", b"", {b"x": b"x" * padding})
             heads.learn(b"GET / HTTP/1.1\r\nX: " + b"x" * padding + b"\r\n\r\n", head)
-        assert len(heads._bodiless) == 1
+        assert len(heads._known) == 1
 
     run(scenario())
 
@@ -484,7 +485,7 @@ def test_a_bug_in_a_parser_call_is_not_blamed_on_the_client() -> None:
             raise AssertionError
 
         app = App(handler)
-        connection = ServerConnection(_Host(app, cast(Limits, None), Heads(SMALL)))
+        connection = ServerConnection(_Host(app, cast(Limits, None), Heads()))
         wire = _Wire()
         connection._transport = wire
         with pytest.raises(Exception, match="callback") as caught:

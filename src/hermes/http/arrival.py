@@ -1,7 +1,6 @@
 """The message that arrives on one connection: bytes in, whole and valid requests out. No I/O.
 
-llhttp reads every head once. A client sends the same one again and again, but for the body's length: a head that was
-accepted is remembered, and where its bytes come again, what it means is known without reading them (`Heads`).
+llhttp reads every head once; those that come again are remembered (`http/heads`).
 """
 
 import re
@@ -11,6 +10,7 @@ from typing import Protocol
 import httptools
 
 from hermes.errors import BadRequest, ExpectationFailed, GatewayError, Overloaded, UriTooLong
+from hermes.http.heads import Heads, Known
 from hermes.http.limits import Limits
 from hermes.http.request import NO_HEAD, Head, Request
 
@@ -22,58 +22,6 @@ _SINGLE = frozenset(
 )
 # Bytes that a chunked body may spend on framing for each byte of content, so that the finest chunking still passes.
 _FRAMING_PER_BYTE = 8
-
-_ANY_LENGTH = re.compile(rb"\ncontent-length", re.IGNORECASE).search
-
-
-class Heads:
-    """Heads that llhttp and `Arrival` have accepted, by their bytes without the digits of Content-Length."""
-
-    # Enough for every kind of client at once. They are heads that came before: whoever sends others on purpose only
-    # makes us read them.
-    COUNT = 256
-    BYTES = 4096
-    _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE).search
-
-    __slots__ = ("_bodiless", "_known", "_max_body_bytes")
-
-    def __init__(self, limits: Limits) -> None:
-        self._known: dict[bytes, Head] = {}
-        self._bodiless: dict[bytes, Head] = {}  # those without a Content-Length
-        self._max_body_bytes = limits.body_bytes
-
-    def find(self, data: bytes) -> tuple[Head, int, int] | None:
-        """The head that `data` begins with, its body's length, and where in `data` that begins; None: not known."""
-        end = data.find(b"\r\n\r\n", 0, self.BYTES)
-        if end < 0:
-            return None
-        length = self._LENGTH(data, 0, end + 2)
-        if length is None:
-            head = self._bodiless.get(data[:end])
-            return None if head is None else (head, 0, end + 4)
-        begin_digits, end_digits = length.span(1)
-        head = self._known.get(data[:begin_digits] + data[end_digits:end])
-        body_bytes = int(length[1])
-        return None if head is None or body_bytes > self._max_body_bytes else (head, body_bytes, end + 4)
-
-    def learn(self, data: bytes, head: Head) -> None:
-        """`head` is the one that `data` begins with. Heads that mean more than a plain body are read every time."""
-        end = data.find(b"\r\n\r\n", 0, self.BYTES)
-        headers = head.headers
-        special = b"transfer-encoding" in headers or b"expect" in headers or b"upgrade" in headers
-        if end <= 0 or special or not head.keep_alive or data.startswith(b"\r"):
-            return
-        length = self._LENGTH(data, 0, end + 2)
-        if length is not None:
-            _remember(self._known, data[: length.start(1)] + data[length.end(1) : end], head)
-        elif not _ANY_LENGTH(data, 0, end + 2):  # one that is spelled in another way is read every time
-            _remember(self._bodiless, data[:end], head)
-
-
-def _remember(known: dict[bytes, Head], key: bytes, head: Head) -> None:
-    if len(known) >= Heads.COUNT:
-        known.clear()
-    known[key] = head
 
 
 class Receiver(Protocol):
@@ -102,6 +50,7 @@ class Arrival:
         "_head",
         "_headers",
         "_held_bytes",
+        "_known",
         "_limits",
         "_missing_bytes",
         "_parser",
@@ -130,6 +79,7 @@ class Arrival:
         self._headers: dict[bytes, bytes] = {}
         self._repeats = 0
         self._head: Head | None = None  # the last one accepted
+        self._known: Known | None = None  # the last one that was remembered
         self.overhead_bytes = 0  # what came besides content: heads, chunk framing, trailers
         # The body that is arriving.
         self.request: Request | None = None
@@ -171,7 +121,7 @@ class Arrival:
             self._take_known(data)
         elif self.request is not None or self.begun:
             self._parse(data)
-        elif (found := self._reception.heads.find(data)) is None:
+        elif (found := self._recall(data)) is None:
             self._head = None
             self._parse(data)
             if self._head is not None:
@@ -188,6 +138,15 @@ class Arrival:
             self._receiver.receive(Request(head, self._clock(), data[body_at : body_at + body_bytes]))
             if len(data) > body_at + body_bytes:
                 self._parse(data[body_at + body_bytes :])
+
+    def _recall(self, data: bytes) -> tuple[Head, int, int] | None:
+        """The known head that `data` begins with, the length of the body, and where it begins."""
+        known = self._known
+        found = None if known is None else known.split(data)
+        if found is None and (known := self._reception.heads.find(data)) is not None:
+            self._known = known
+            found = known.split(data)
+        return None if found is None or found[1] > self._limits.body_bytes else found
 
     def _take_known(self, data: bytes) -> None:
         """More of a body that follows a known head."""

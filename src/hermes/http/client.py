@@ -268,6 +268,8 @@ class ClientConnection(asyncio.Protocol):
         if take is None:
             self._receive(data)
             return
+        if len(data) > HIGH_WATER_BYTES:
+            self._let_others_read()
         try:
             self._parser.feed_data(data)
             # One honest piece, in which `_weigh` would find nothing: most are.
@@ -288,6 +290,12 @@ class ClientConnection(asyncio.Protocol):
             self._give(take)
         if self._take is None or self.complete or self._failure:
             self._wake()
+
+    def _let_others_read(self) -> None:
+        """One read of a flood in each turn of the loop: libuv would go on, up to 32 times, before anyone else's."""
+        self._held = True
+        self._transport.pause_reading()
+        self._pool.loop.call_soon(self._resume_reading)
 
     def _receive(self, data: bytes) -> None:
         """What comes while nobody takes it."""

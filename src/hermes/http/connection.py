@@ -14,7 +14,8 @@ from collections import deque
 from typing import Protocol, cast
 
 from hermes.errors import GatewayError, RequestTimeout
-from hermes.http.arrival import Arrival, Heads
+from hermes.http.arrival import Arrival
+from hermes.http.heads import Heads
 from hermes.http.limits import Limits
 from hermes.http.request import NO_HEAD, Request
 from hermes.http.response import Response

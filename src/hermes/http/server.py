@@ -6,8 +6,8 @@ import ssl
 from email.utils import formatdate
 from functools import partial
 
-from hermes.http.arrival import Heads
 from hermes.http.connection import App, ServerConnection
+from hermes.http.heads import Heads
 from hermes.http.limits import Limits
 from hermes.http.tls import Caller
 from hermes.http.wire import Deadlines
@@ -20,7 +20,7 @@ class Server:
     def __init__(self, app: App, limits: Limits, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
         self.limits = limits
-        self.heads = Heads(limits)
+        self.heads = Heads()
         self.arriving_bytes = 0
         self.loop = loop
         self.closing = False  # every answer is its connection's last

@@ -1,0 +1,76 @@
+"""The heads of requests that were accepted before: where their bytes come again, what they mean is known.
+
+A client sends the same head again and again, but for the length of its body. What is remembered is what llhttp and
+`Arrival` have accepted, by its bytes without the digits of that length, credentials included; never for long heads,
+nor for one that means more than a body of so many bytes.
+"""
+
+import re
+
+from msgspec import Struct
+
+from hermes.http.request import Head
+
+# Enough for every kind of client at once. Whoever sends others on purpose only makes us read them.
+COUNT = 256
+BYTES = 4096
+
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE).search
+_ANY_LENGTH = re.compile(rb"\ncontent-length", re.IGNORECASE).search
+
+
+class Known(Struct, frozen=True, gc=False):
+    """A head by its bytes, `before` and `after` the digits of its length; all `before`: it has no length."""
+
+    head: Head
+    before: bytes
+    after: bytes = b""
+
+    def split(self, data: bytes) -> tuple[Head, int, int] | None:
+        """The head, the length of the body, and where that begins, if `data` begins with this head."""
+        if not data.startswith(self.before):
+            return None
+        digits_at = len(self.before)
+        if not self.after:
+            return self.head, 0, digits_at
+        end = data.find(b"\r", digits_at, digits_at + 16)
+        digits = data[digits_at:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self.after, end):
+            return None
+        return self.head, int(digits), end + len(self.after)
+
+
+class Heads:
+    """Remembers so many at most, for all connections of a server."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes], Known] = {}
+
+    def find(self, data: bytes) -> Known | None:
+        """The head that `data` begins with, if it is known."""
+        parts = _parts(data)
+        return None if parts is None else self._known.get(parts)
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """`head` was accepted, and `data` begins with it."""
+        headers, parts = head.headers, _parts(data)
+        special = b"transfer-encoding" in headers or b"expect" in headers or b"upgrade" in headers
+        if special or parts is None or not head.keep_alive or data.startswith(b"\r"):
+            return
+        before, after = parts
+        if not after and _ANY_LENGTH(before):
+            return  # spelled in a way that is not looked for
+        if len(self._known) >= COUNT:
+            self._known.clear()
+        self._known[parts] = Known(head, before, after)
+
+
+def _parts(data: bytes) -> tuple[bytes, bytes] | None:
+    """The head that `data` begins with, before and after the digits of its length; None: too long, or not whole."""
+    end = data.find(b"\r\n\r\n", 0, BYTES) + 4
+    if end < 4:
+        return None
+    length = _LENGTH(data, 0, end - 2)
+    return (data[:end], b"") if length is None else (data[: length.start(1)], data[length.end(1) : end])
