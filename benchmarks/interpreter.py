@@ -1,5 +1,6 @@
 """Which Python the measured Python programs run on. Builds of one version differ by half: it is the fastest found."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -46,7 +47,8 @@ class Interpreter:
 
     def environment(self, name: str, *packages: str) -> Path:
         """Its own virtual environment with these packages, made on the first call. Returns where their programs are."""
-        home = CACHE / f"{name}-{self.version}{self.prefix.replace('/', '-')}"
+        wanted = hashlib.sha256("\n".join((LOCK.read_text(), *packages)).encode()).hexdigest()[:12]
+        home = CACHE / f"{name}-{self.version}{self.prefix.replace('/', '-')}-{wanted}"
         if not (home / "ready").exists():
             print(f"installing in {home} ...", flush=True)
             # Debian's Python has no ensurepip of its own: the pip of this one installs for it.
@@ -71,5 +73,8 @@ def best() -> Interpreter:
 
 def _tried(path: str) -> Interpreter | None:
     """None for what is too old, or no Python."""
-    told = subprocess.run([path, "-c", _TRIAL], capture_output=True, text=True, check=False).stdout.split()
+    try:
+        told = subprocess.run([path, "-c", _TRIAL], capture_output=True, text=True, check=False).stdout.split()
+    except OSError:
+        return None
     return Interpreter(path, told[0], told[1], float(told[2])) if len(told) == 3 else None

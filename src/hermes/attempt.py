@@ -23,7 +23,7 @@ from hermes.chat import (
     Usage,
 )
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
-from hermes.errors import BackendError, BackendTimeout, GatewayError
+from hermes.errors import BackendError, BackendTimeout, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.client import ENOUGH, ClientConnection
 from hermes.http.pool import Pool
@@ -129,10 +129,9 @@ class _Stream:
         response.start(200, content_type + self._job.exchange.id_line() + _NO_BUFFERING)
         try:
             await self._forward()
-        except Exception as error:
-            if response.started:
-                told = error if isinstance(error, GatewayError) else GatewayError("internal error")
-                response.break_off(self._encoder.fail(told))
+        except BaseException as error:
+            if response.started and not (response.ended or response.gone):
+                response.break_off(self._encoder.fail(_told(error)))
             raise
 
     async def _forward(self) -> None:
@@ -210,3 +209,14 @@ class _Stream:
         if not self._answer.complete:
             with suppress(BackendError):
                 await self._answer.read(self._clock() + _END_TIMEOUT_S)
+
+
+def _told(error: BaseException) -> GatewayError:
+    """What a client is told of the end of its stream. Cancelled though the client is there: it is we who stop."""
+    if isinstance(error, GatewayError):
+        return error
+    return (
+        Draining("this server has shut down")
+        if isinstance(error, asyncio.CancelledError)
+        else GatewayError("internal error")
+    )

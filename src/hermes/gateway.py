@@ -39,7 +39,6 @@ class Gateway:
         self._metrics = metrics
         self._routes: dict[str, tuple[Service, Candidates]] = {}
         self._routes_of = -1
-        self._answered = {name: metrics.attempts.child((name, "ok")) for name in fleet.backends}
 
     async def complete(
         self,
@@ -139,7 +138,7 @@ class Gateway:
             if isinstance(error, BackendUnreachable):
                 backend.suspect()
             raise
-        self._answered[backend.name].value += 1
+        self._metrics.attempts.add((backend.name, "ok"))
 
     def _pause_before_retry(
         self, error: BackendError, exchange: Exchange, response: Response, deadline: float

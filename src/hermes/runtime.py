@@ -31,7 +31,7 @@ from hermes.policy.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-# How long cut connections may take to be gone.
+# How long what is cut may take to say so and to be gone.
 CUT_S = 1.0
 
 
@@ -55,6 +55,7 @@ class Runtime:
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
         self._access_log: AccessLog | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server)
 
@@ -137,10 +138,13 @@ class Runtime:
         finally:
             deadline.cancel()
             hurry.cancel()
+            if self._last_call is not None:
+                self._last_call.cancel()
 
     def _cut(self) -> None:
         self.api.cutting = self.journal.open > 0
-        self.server.abort()
+        self.server.cut()
+        self._last_call = self._loop.call_later(CUT_S, self.server.abort)
 
     async def stop(self) -> None:
         """Let go of everything."""

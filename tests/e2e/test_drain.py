@@ -132,7 +132,7 @@ async def test_a_second_signal_stops_now_and_says_that_it_cut_something(tmp_path
         code, log = await hermes.end()
         assert code == 1
         events = await runs.events()
-        assert "[DONE]" not in events and not runs.whole
+        assert events[-1]["error"]["code"] == "draining" and not runs.whole
         async with asyncio.timeout(1.0):
             await backend.asked[0].left.wait()
         outcomes = [line["outcome"] for line in log if line.get("route") == CHAT]
@@ -147,7 +147,19 @@ async def test_what_does_not_finish_in_time_is_cut(tmp_path: Path) -> None:
         await runs.head()
         hermes.signal()
         assert (await hermes.end())[0] == 1
-        assert not runs.whole
+        assert (await runs.events())[-1]["error"]["code"] == "draining" and not runs.whole
+
+
+@scenario
+async def test_a_whole_answer_that_does_not_come_in_time_is_an_error(tmp_path: Path) -> None:
+    async with ollama() as backend, serve(tmp_path, backend=backend, HERMES_SERVER__DRAIN_TIMEOUT_S="0.2") as hermes:
+        backend.default = play(then=Then.STALL)
+        runs = await hermes.open(CHAT, chat())
+        await backend.request(0)
+        hermes.signal()
+        reply = await runs.reply()
+        assert (reply.status, reply.error["code"]) == (503, "draining")
+        assert (await hermes.end())[0] == 1
 
 
 @scenario

@@ -37,6 +37,15 @@ async def test_a_unix_socket_is_served_and_one_left_behind_is_replaced(tmp_path:
 
 
 @scenario
+async def test_a_unix_socket_that_is_served_is_not_taken_over(tmp_path: Path) -> None:
+    server = {"unix_socket": str(tmp_path / "hermes.sock")}
+    async with ollama() as backend, hermes(backend, server=server):
+        with pytest.raises(ConfigError, match="in use"):
+            async with hermes(backend, server=server):
+                pass
+
+
+@scenario
 async def test_a_backend_may_be_behind_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "ollama.sock"
     backend = FakeOllama()

@@ -534,3 +534,17 @@ def test_the_same_events_give_the_same_decisions() -> None:
     there = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
     assert there.splitlines() == history(7) == history(7)
     assert len(history(7)) > 100
+
+
+def test_a_run_gives_its_slot_back_where_it_took_it_though_the_model_is_known_by_another_name_now() -> None:
+    """I1, I2: backends may list a model under another full name from one look to the next."""
+    core = Scheduler(Bounds(max_concurrent=1), ModelBounds())
+    core.observe(BackendFacts("x", True, 1), 0.0)
+    early = ticket("m", resident="gemma3:latest")
+    late = ticket("m", resident="gemma3")
+    core.offer(early, 0.0)
+    core.offer(late, 0.0)
+    assert [type(decision) for decision in core.finish(early, 1.0)] == [Admit]
+    assert (late.phase, core.running) == (Phase.RUNNING, 1)
+    core.finish(late, 2.0)
+    assert core.running == 0

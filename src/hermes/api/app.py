@@ -69,7 +69,9 @@ class Api:
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect = route.dialect
             principal = ANONYMOUS if route.access is Access.OPEN else self._let_in(route, head, exchange)
-            await route.handler(Call(request, response, exchange, principal, passage.model))
+            call = Call(request, response, exchange, principal, passage.model)
+            del head, passage  # the answer may take an hour
+            await route.handler(call)
         except GatewayError as error:
             self._refuse(error, response, exchange, dialect)
         except Exception:
@@ -78,6 +80,8 @@ class Api:
         except asyncio.CancelledError:
             # Who cancelled? The client by leaving, or we at the end of a drain.
             exchange.outcome = Outcome.DRAINED if self.cutting else Outcome.CLIENT_GONE
+            if not (response.started or response.gone):
+                self._refuse(Draining("this server has shut down", retry_after_s=1.0), response, exchange, dialect)
             raise
         finally:
             exchange.status = response.status if response.started else 0

@@ -126,6 +126,7 @@ class Arrival:
             self._parse(data)
             if self._head is not None:
                 self._reception.heads.learn(data, self._head)
+                self._head = None  # not ours to keep
         else:
             head, body_bytes, body_at = found
             self.head_since = None

@@ -131,7 +131,9 @@ class ServerConnection(asyncio.Protocol):
         if self.resumed is not None and not self.resumed.done():
             self.resumed.set_result(None)
         self.resumed = None
-        if not self._leaving:
+        if self._leaving:
+            self.deadline = self._server.loop.time() + self._server.limits.linger_s
+        else:
             self.deadline = NEVER
             self._arm()
 
@@ -246,6 +248,13 @@ class ServerConnection(asyncio.Protocol):
         """Shutting down: leave now if nothing is going on; otherwise the next answer closes."""
         if not self.busy:
             self._transport.close()
+
+    def cut(self) -> None:
+        """Leave now. What is being answered ends as its handler ends it when it is cancelled."""
+        if self._task is not None and not self._response.ended:
+            self._task.cancel()
+        elif not (self._leaving and count_unsent(self._transport)):
+            self.reset()
 
     def reset(self) -> None:
         """Cut the connection, so that the client cannot take the end for a clean one (invariant I5)."""

@@ -1,15 +1,18 @@
 """The heads of requests that were accepted before: where their bytes come again, what they mean is known.
 
 A client sends the same head again and again, but for the length of its body. What is remembered is what llhttp and
-`Arrival` have accepted, by its bytes without the digits of that length, credentials included; never for long heads,
-nor for one that means more than a body of so many bytes.
+`Arrival` have accepted twice, by its bytes without the digits of that length. Credentials are among them, until so many
+other heads have come: 2 MiB in all at the most. Never remembered is a long head, nor one that means more than a body of
+so many bytes.
 """
 
 import re
-
-from msgspec import Struct
+from typing import TypeVar
 
 from hermes.http.request import Head
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 # Enough for every kind of client at once. Whoever sends others on purpose only makes us read them.
 COUNT = 256
@@ -19,12 +22,15 @@ _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n", re.IGNORECASE).
 _ANY_LENGTH = re.compile(rb"\ncontent-length", re.IGNORECASE).search
 
 
-class Known(Struct, frozen=True, gc=False):
+class Known:
     """A head by its bytes, `before` and `after` the digits of its length; all `before`: it has no length."""
 
-    head: Head
-    before: bytes
-    after: bytes = b""
+    __slots__ = ("after", "before", "head")
+
+    def __init__(self, head: Head, before: bytes, after: bytes) -> None:
+        self.head = head
+        self.before = before
+        self.after = after
 
     def split(self, data: bytes) -> tuple[Head, int, int] | None:
         """The head, the length of the body, and where that begins, if `data` begins with this head."""
@@ -43,10 +49,11 @@ class Known(Struct, frozen=True, gc=False):
 class Heads:
     """Remembers so many at most, for all connections of a server."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_seen")
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes], Known] = {}
+        self._seen: dict[int, None] = {}  # the hashes of heads that came once: some clients never send one twice
 
     def find(self, data: bytes) -> Known | None:
         """The head that `data` begins with, if it is known."""
@@ -57,14 +64,23 @@ class Heads:
         """`head` was accepted, and `data` begins with it."""
         headers, parts = head.headers, _parts(data)
         special = b"transfer-encoding" in headers or b"expect" in headers or b"upgrade" in headers
-        if special or parts is None or not head.keep_alive or data.startswith(b"\r"):
+        # llhttp skips blank lines before a request: the first one would not end its head.
+        if special or parts is None or not head.keep_alive or data.startswith((b"\r", b"\n")):
             return
         before, after = parts
         if not after and _ANY_LENGTH(before):
             return  # spelled in a way that is not looked for
-        if len(self._known) >= COUNT:
-            self._known.clear()
-        self._known[parts] = Known(head, before, after)
+        if hash(parts) in self._seen:
+            _put(self._known, parts, Known(head, before, after))
+        else:
+            _put(self._seen, hash(parts), None)
+
+
+def _put(table: dict[K, V], key: K, value: V) -> None:
+    """Into a bounded table; the oldest makes room."""
+    if len(table) >= COUNT:
+        del table[next(iter(table))]
+    table[key] = value
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes] | None:

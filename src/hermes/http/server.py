@@ -1,6 +1,8 @@
 """The HTTP/1.1 server: listens, counts its connections, and drains."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from email.utils import formatdate
@@ -48,6 +50,8 @@ class Server:
 
     async def listen_unix(self, path: str) -> None:
         """Bind a Unix socket. A file left there by an earlier process is replaced. Raises OSError."""
+        if _is_served(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         self._listeners.append(await self.loop.create_unix_server(self._connect, path, backlog=_BACKLOG))
 
     async def drain(self, timeout_s: float) -> bool:
@@ -82,8 +86,13 @@ class Server:
         while self._handshakes:
             self._handshakes.popitem()[1].cancel()
 
+    def cut(self) -> None:
+        """Have every connection leave now; their requests are cancelled, and say so."""
+        for connection in list(self._connections):
+            connection.cut()
+
     def abort(self) -> None:
-        """Cut every connection now; their requests are cancelled."""
+        """Cut every connection now, whatever it has still to say; their requests are cancelled."""
         for connection in list(self._connections):
             connection.reset()
 
@@ -141,3 +150,10 @@ class Server:
             self._date = b"date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
             self._date_until = now + 1.0
         return self._date
+
+
+def _is_served(path: str) -> bool:
+    """Whether somebody listens on this Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        return caller.connect_ex(path) in (0, errno.EAGAIN)  # EAGAIN: its backlog is full

@@ -113,7 +113,7 @@ class Scheduler:
         lane = self._lanes[ticket.model]
         lane.service_s += 0.1 * (now - ticket.started_at - lane.service_s)
         lane.running -= 1
-        lane.resident.running[ticket.backend] -= 1
+        self._residents[ticket.resident].running[ticket.backend] -= 1
         self._running -= 1
         return self._dispatch(now) if self._queue.all.tickets else []
 
@@ -217,7 +217,7 @@ class Scheduler:
         ticket.started_at = now
         self._running += 1
         lane.running += 1
-        running = lane.resident.running
+        running = self._residents[ticket.resident].running
         running[backend] = running.get(backend, 0) + 1
         return Admit(ticket, backend)
 
