@@ -66,11 +66,11 @@ async def run(job: Job, server: Server, resident: str) -> None:
     """
     request, spoken, pool = job.request, server.dialect, server.pool
     path, body = spoken.render_request(request, resident)
-    exchange = pool.exchange(
+    asking = pool.exchange(
         "POST", path, body, headers=job.exchange.forwarded, whole=not request.stream, deadline=job.deadline
     )
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
-    async with exchange as answer:
+    async with asking as answer:
         if answer.status != 200:
             raise spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
         if request.stream:

@@ -1,8 +1,8 @@
 """What a conversation is, in no dialect: the values every dialect reads and writes (hub and spoke).
 
-All values are immutable and hold each other in no circle, so the garbage collector need not look at them (`gc=False`).
-Text that is JSON on the wire stays text here (`ToolCall.arguments`); a JSON Schema is kept as the plain object it was
-parsed to.
+All values are immutable and hold each other in no circle, so the garbage collector need take no notice of the most
+frequent (`gc=False`). Text that is JSON on the wire stays text here (`ToolCall.arguments`); a JSON Schema is kept as
+the plain object it was parsed to.
 """
 
 from collections.abc import Iterable

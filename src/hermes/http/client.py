@@ -32,6 +32,9 @@ class StaleConnection(Exception):
     """A pooled connection turned out to be dead before any byte of the answer: safe to ask again on a new one."""
 
 
+# Of an honest answer each byte of body costs at most eight of framing: as many bytes in all.
+_MOST_PER_BYTE = 9
+
 # Takes a piece of a body. Returns until when the next one must come, or ENOUGH to get no more for now.
 Take = Callable[[bytes], float]
 ENOUGH = 0.0
@@ -273,7 +276,11 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
             # One honest piece, in which `_weigh` would find nothing: most are.
-            if len(body) == 1 and len(data) < 9 * len(body[0]) and not (self._overhead_bytes or self.complete):
+            if (
+                len(body) == 1
+                and len(data) < _MOST_PER_BYTE * len(body[0])
+                and not (self._overhead_bytes or self.complete)
+            ):
                 deadline = take(body.pop())
                 if deadline:
                     self.deadline = deadline
@@ -323,8 +330,8 @@ class ClientConnection(asyncio.Protocol):
         self._wake()
 
     def _weigh(self, received_bytes: int, content_bytes: int) -> None:
-        """Heads, chunk framing and trailers: an honest byte of body costs at most eight of framing."""
-        overhead_bytes = self._overhead_bytes + received_bytes - 9 * content_bytes
+        """Heads, chunk framing and trailers must not come without end."""
+        overhead_bytes = self._overhead_bytes + received_bytes - _MOST_PER_BYTE * content_bytes
         self._overhead_bytes = max(0, overhead_bytes)
         if overhead_bytes > self._pool.limits.head_bytes:
             self._fail("the backend's answer has too long a head, or too much framing")
