@@ -10,11 +10,11 @@ from typing import Any, assert_never
 from msgspec import Struct, field
 
 from tests.chaos.plan import After, Ask, InStream, WhileSending
-from tests.http.peers import Peer, connect
+from tests.chaos.wire import Wire, connect
 
 # Longer than any answer may take.
 _PATIENCE_S = 12.0
-_IDLE_PEERS = 8
+_IDLE_WIRES = 8
 
 
 class Seen(Struct):
@@ -33,6 +33,11 @@ class Seen(Struct):
     sent: bool = False
     left_at: float | None = None
     lost: bool = False
+
+    @property
+    def id(self) -> str:
+        """Under which Hermes has recorded it: the client's own, or the one that the answer told; "" if unknown."""
+        return self.ask.id if self.ask.named else self.headers.get("x-request-id", "")
 
     @property
     def events(self) -> list[Any]:
@@ -75,91 +80,90 @@ class Clients:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: list[Peer] = []
+        self._idle: list[Wire] = []
 
     async def live(self, ask: Ask) -> Seen:
         """From the connection to the end of the answer, or to the leaving."""
         seen = Seen(ask)
-        peer = self._idle.pop() if ask.reuses and self._idle else await connect(self._port)
-        if not await self._stays(seen, peer):
-            await _leave(seen, peer)
-        elif seen.whole and seen.headers.get("connection") != "close" and len(self._idle) < _IDLE_PEERS:
-            self._idle.append(peer)
+        wire = self._idle.pop() if ask.reuses and self._idle else await connect(self._port)
+        if not await self._stays(seen, wire):
+            await _leave(seen, wire)
+        elif seen.whole and seen.headers.get("connection") != "close" and len(self._idle) < _IDLE_WIRES:
+            self._idle.append(wire)
         else:
-            peer.close()
+            wire.close()
         return seen
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
-    async def _stays(self, seen: Seen, peer: Peer) -> bool:
+    async def _stays(self, seen: Seen, wire: Wire) -> bool:
         """Whether the answer was over before the client would have left."""
         ask, leave = seen.ask, seen.ask.leave
         if isinstance(leave, WhileSending):
-            await peer.send(ask.bytes[: int(leave.share * len(ask.bytes))])
+            await wire.send(ask.bytes[: int(leave.share * len(ask.bytes))])
             return False
-        await peer.send(ask.bytes)
+        await wire.send(ask.bytes)
         seen.sent = True
         match leave:
             case None:
-                await _read_within(_PATIENCE_S, seen, peer)
+                await _read_within(_PATIENCE_S, seen, wire)
                 seen.lost = not seen.ended
                 return True
             case After(delay_s):
-                await _read_within(delay_s, seen, peer)
+                await _read_within(delay_s, seen, wire)
             case InStream(pieces):
-                await _read_within(_PATIENCE_S, seen, peer, pieces)
+                await _read_within(_PATIENCE_S, seen, wire, pieces)
             case _:
                 assert_never(leave)
         return seen.ended
 
 
-async def _read_within(limit_s: float, seen: Seen, peer: Peer, pieces: int | None = None) -> None:
+async def _read_within(limit_s: float, seen: Seen, wire: Wire, pieces: int | None = None) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
-            await _read(seen, peer, pieces)
+            await _read(seen, wire, pieces)
 
 
-async def _read(seen: Seen, peer: Peer, pieces: int | None) -> None:
+async def _read(seen: Seen, wire: Wire, pieces: int | None) -> None:
     """The answer, or its first `pieces`."""
     try:
-        first, *lines = (await peer.until(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+        first, *lines = (await wire.until(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
         seen.status = int(first.split(" ")[1])
         seen.headers = dict(line.split(": ", 1) for line in lines)
         if "content-length" in seen.headers:
-            seen.body += await peer.exactly(int(seen.headers["content-length"]))
+            seen.body += await wire.exactly(int(seen.headers["content-length"]))
             seen.whole = True
         while not seen.whole and seen.pieces != pieces:
-            await _read_piece(seen, peer)
+            await _read_piece(seen, wire)
     except (EOFError, ConnectionError):
         seen.ended = True
     seen.ended = seen.ended or seen.whole
 
 
-async def _read_piece(seen: Seen, peer: Peer) -> None:
-    size = int(await peer.until(b"\r\n"), 16)
-    seen.body += await peer.exactly(size)
+async def _read_piece(seen: Seen, wire: Wire) -> None:
+    size = int(await wire.until(b"\r\n"), 16)
+    seen.body += await wire.exactly(size)
     seen.pieces += 1
-    await peer.exactly(2)
+    await wire.exactly(2)
     seen.whole = size == 0
 
 
-async def _leave(seen: Seen, peer: Peer) -> None:
+async def _leave(seen: Seen, wire: Wire) -> None:
     """Go. Who only says that it will send no more waits for the other end to hang up."""
     seen.left_at = time.monotonic()
     seen.body.clear()
     match seen.ask.way:
         case "reset":
-            peer.reset()
+            wire.reset()
         case "close":
-            peer.close()
+            wire.close()
         case "half":
-            with suppress(OSError):  # the other end may be gone already
-                peer.finish()
+            wire.finish()
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    await peer.gone()
+                    await wire.gone()
             except TimeoutError:
                 seen.lost = True
-            peer.close()
+            wire.close()

@@ -43,7 +43,10 @@ Leave = WhileSending | After | InStream
 
 
 class Ask(Struct, frozen=True):
-    """One client's request. `content_chars` is the length of a whole answer's text."""
+    """One client's request. `content_chars` is the length of a whole answer's text.
+
+    `named`: it brings an id of its own. Heads that do not come again and again, but for the body's length.
+    """
 
     number: int
     at_s: float
@@ -51,6 +54,7 @@ class Ask(Struct, frozen=True):
     key: str
     body: bytes
     stream: bool
+    named: bool
     content_chars: int
     reuses: bool
     leave: Leave | None
@@ -62,9 +66,10 @@ class Ask(Struct, frozen=True):
 
     @property
     def bytes(self) -> bytes:
+        named = f"x-request-id: {self.id}\r\n" if self.named else ""
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {self.key}\r\n"
-            f"x-request-id: {self.id}\r\ncontent-length: {len(self.body)}\r\n\r\n"
+            f"{named}content-length: {len(self.body)}\r\n\r\n"
         )
         return head.encode() + self.body
 
@@ -115,6 +120,8 @@ def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
         key=key,
         body=json.dumps(body).encode(),
         stream=stream is True,
+        # Who leaves before the answer would never be told the id that its request got.
+        named=isinstance(leave, After | InStream) or rng.random() < 0.3,
         content_chars=4 * tokens,
         reuses=rng.random() < 0.4,
         leave=leave,

@@ -30,7 +30,7 @@ def stayers(evidence: Evidence) -> list[Seen]:
 
 
 def records(evidence: Evidence) -> dict[str, Record]:
-    """By the id that the client gave its request."""
+    """By the id that the client gave its request, or Hermes."""
     return {record["request_id"]: record for record in evidence.records if record["method"] == "POST"}
 
 
@@ -57,7 +57,7 @@ def late(evidence: Evidence, limit_s: float) -> Iterator[str]:
             ended_at = visit.ended_at or float("inf")
             if ended_at - left_at > limit_s:
                 stay = f"from {visit.began_at - left_at:+.3f} to {ended_at - left_at:+.3f} s, aborted: {visit.aborted}"
-                yield f"{seen.ask.id} at {visit.model} {stay}; {seen.ask.leave} {seen.ask.way}; {told.get(seen.ask.id)}"
+                yield f"{seen.ask.id} at {visit.model} {stay}; {seen.ask.leave} {seen.ask.way}; {told.get(seen.id)}"
 
 
 def abort_latencies(evidence: Evidence) -> list[float]:
@@ -88,7 +88,7 @@ def _runs(evidence: Evidence) -> Iterator[tuple[str, float, float]]:
     """Model, beginning and end of what held a slot: at the backend, to the success or to the client's leaving."""
     told = records(evidence)
     for seen in evidence.seen:
-        outcome = told.get(seen.ask.id, {}).get("outcome")
+        outcome = told.get(seen.id, {}).get("outcome")
         if outcome not in ("ok", "client_gone") or not (visits := evidence.visits.get(seen.ask.id)):
             continue
         last = visits[-1]
@@ -103,9 +103,7 @@ def _runs(evidence: Evidence) -> Iterator[tuple[str, float, float]]:
 def table(evidence: Evidence) -> str:
     told = records(evidence)
     outcomes = Counter(record["outcome"] for record in told.values())
-    phases = Counter(
-        phase(seen, evidence.visits.get(seen.ask.id, ()), told.get(seen.ask.id)) for seen in leavers(evidence)
-    )
+    phases = Counter(phase(seen, evidence.visits.get(seen.ask.id, ()), told.get(seen.id)) for seen in leavers(evidence))
     waits = abort_latencies(evidence)
     attempts = evidence.scrapes[-1].by("hermes_backend_attempts_total", "result")
     rows = [

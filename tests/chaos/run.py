@@ -19,12 +19,13 @@ import hermes
 from hermes.simulator import parse_fault
 from tests.chaos import plan
 from tests.chaos.client import Clients, Seen
+from tests.chaos.wire import connect
 from tests.chaos.witness import Visit, Witness
 from tests.fakes.gateway import request_bytes
-from tests.http.peers import connect
 from tests.support import until
 
 _GREETING = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
 _SETTLE_S = 5.0
 # The process has met everything once: what it needs for that is not a leak.
 _WARM_UP = 50
@@ -100,15 +101,16 @@ class Program:
             return await self._process.wait()
 
     async def _get(self, path: str) -> bytes:
-        peer = await connect(self.port)
+        wire = await connect(self.port)
         try:
-            await peer.send(request_bytes("GET", path, None, {"x-api-key": plan.OPERATOR_KEY}))
+            await wire.send(request_bytes("GET", path, None, {"x-api-key": plan.OPERATOR_KEY}))
             async with asyncio.timeout(_SETTLE_S):
-                answer = await peer.answer()
-            assert answer.status == 200, answer
-            return answer.body
+                head = await wire.until(b"\r\n\r\n")
+                length = _LENGTH.search(head)
+                assert head.startswith(b"HTTP/1.1 200 ") and length, head
+                return await wire.exactly(int(length[1]))
         finally:
-            peer.close()
+            wire.close()
 
 
 @asynccontextmanager

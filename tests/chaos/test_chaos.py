@@ -56,7 +56,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 def test_clients_left_in_every_phase_and_everything_went_wrong_once(evidence: Evidence) -> None:
     """The run is worth something."""
     told = records(evidence)
-    phases = {phase(seen, evidence.visits.get(seen.ask.id, ()), told.get(seen.ask.id)) for seen in leavers(evidence)}
+    phases = {phase(seen, evidence.visits.get(seen.ask.id, ()), told.get(seen.id)) for seen in leavers(evidence)}
     outcomes = {record["outcome"] for record in told.values()}
     # Who is answered before its time to leave does not leave: on a busy machine a short run has fewer of everything.
     assert len(leavers(evidence)) >= (0.3 if LONG else 0.2) * len(evidence.seen)
@@ -118,8 +118,8 @@ def test_outcomes_are_what_clients_saw(evidence: Evidence) -> None:
     """I3: exactly one record for each request that arrived, and it says what its client can see."""
     told = records(evidence)
     assert len(told) == sum(record["method"] == "POST" for record in evidence.records)
-    assert told.keys() <= {seen.ask.id for seen in evidence.seen if seen.sent}
-    wrong = [seen.ask.id for seen in stayers(evidence) if not _agree(seen, told[seen.ask.id])]
+    assert told.keys() <= {seen.id for seen in evidence.seen if seen.sent}
+    wrong = [seen.ask.id for seen in stayers(evidence) if not _agree(seen, told[seen.id])]
     assert not wrong, wrong[:5]
 
 

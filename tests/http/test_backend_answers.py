@@ -2,11 +2,12 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Literal
 
 import pytest
 
 from hermes.errors import BackendError
-from hermes.http.client import ClientConnection, PoolLimits
+from hermes.http.client import ENOUGH, ClientConnection, PoolLimits
 from hermes.http.pool import Pool
 from hermes.http.wire import NEVER
 from tests.http.peers import background, listening
@@ -16,6 +17,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 
 
+# Piece by piece as it is asked for, or as it comes; or not before it is complete.
+Way = Literal["read", "flow", "whole"]
+
+
 class Read:
     """What an exchange has given to its caller."""
 
@@ -23,25 +28,36 @@ class Read:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
+        self.pieces = 0
         self.ended = False
 
-    async def take(self, pool: Pool, whole: bool) -> None:
-        async with pool.exchange("GET", "/", whole=whole, deadline=NEVER) as answer:
-            await self._read(answer)
+    async def take(self, pool: Pool, way: Way = "read") -> None:
+        async with pool.exchange("GET", "/", whole=way == "whole", deadline=NEVER) as answer:
+            self.status, self.headers = answer.status, answer.headers
+            await (self._flow(answer) if way == "flow" else self._read(answer))
+            self.ended = True
 
     async def _read(self, answer: ClientConnection) -> None:
-        self.status, self.headers = answer.status, answer.headers
         while data := await answer.read(NEVER):
             self.body += data
-        self.ended = True
+
+    async def _flow(self, answer: ClientConnection) -> None:
+        while not await answer.flow(self._keep, NEVER):
+            pass
+
+    def _keep(self, data: bytes) -> float:
+        """Every other piece is enough for now."""
+        self.body += data
+        self.pieces += 1
+        return NEVER if self.pieces % 2 else ENOUGH
 
 
-async def _exchange(data: bytes, whole: bool, apart: bool, then: str, limits: PoolLimits | None = None) -> Read:
+async def _exchange(data: bytes, way: Way, apart: bool, then: str, limits: PoolLimits | None = None) -> Read:
     """Send `data` as the answer and leave then. Raises what the exchange raises."""
     read = Read()
     async with (
         listening(limits or PoolLimits(whole_bytes=300_000)) as (backend, pool),
-        background(read.take(pool, whole)) as reading,
+        background(read.take(pool, way)) as reading,
     ):
         peer = await backend.accept()
         await peer.request()
@@ -57,11 +73,12 @@ async def _exchange(data: bytes, whole: bool, apart: bool, then: str, limits: Po
 
 
 HOW = pytest.mark.parametrize("apart", [False, True], ids=["whole", "byte by byte"])
-WHOLE = pytest.mark.parametrize("whole", [False, True], ids=["streamed", "awaited whole"])
+WAY = pytest.mark.parametrize("way", ["read", "flow", "whole"])
+STREAMED = pytest.mark.parametrize("way", ["read", "flow"])
 
 
 @HOW
-@WHOLE
+@WAY
 @pytest.mark.parametrize(
     ("data", "status", "body"),
     [
@@ -80,21 +97,21 @@ WHOLE = pytest.mark.parametrize("whole", [False, True], ids=["streamed", "awaite
     ],
     ids=["length", "empty", "chunks", "204", "304", "interim answers", "no reason", "HTTP/1.0"],
 )
-def test_a_valid_answer_is_read(data: bytes, status: int, body: bytes, whole: bool, apart: bool) -> None:
-    read = run(_exchange(data, whole, apart, then="stay"))
+def test_a_valid_answer_is_read(data: bytes, status: int, body: bytes, way: Way, apart: bool) -> None:
+    read = run(_exchange(data, way, apart, then="stay"))
     assert (read.status, read.body, read.ended) == (status, body, True)
     assert b"link" not in read.headers
     assert b"x-trailer" not in read.headers
 
 
-@WHOLE
-def test_the_end_of_the_connection_ends_a_body_without_length(whole: bool) -> None:
+@WAY
+def test_the_end_of_the_connection_ends_a_body_without_length(way: Way) -> None:
     """RFC 9112 6.3."""
-    read = run(_exchange(OK + b"\r\nabc", whole, apart=False, then="close"))
+    read = run(_exchange(OK + b"\r\nabc", way, apart=False, then="close"))
     assert (read.body, read.ended) == (b"abc", True)
 
 
-@WHOLE
+@WAY
 @HOW
 @pytest.mark.parametrize(
     ("data", "then", "message"),
@@ -131,17 +148,18 @@ def test_the_end_of_the_connection_ends_a_body_without_length(whole: bool) -> No
     ],
 )
 def test_an_answer_that_is_not_whole_and_valid_is_an_error(
-    data: bytes, then: str, message: str, whole: bool, apart: bool
+    data: bytes, then: str, message: str, way: Way, apart: bool
 ) -> None:
     """I15: truncation and garbage are never a success."""
     with pytest.raises(BackendError, match=message):
-        run(_exchange(data, whole, apart, then, PoolLimits(head_bytes=4_000)))
+        run(_exchange(data, way, apart, then, PoolLimits(head_bytes=4_000)))
 
 
-def test_what_came_before_a_stream_broke_is_delivered_first() -> None:
+@STREAMED
+def test_what_came_before_a_stream_broke_is_delivered_first(way: Way) -> None:
     async def scenario() -> None:
         read = Read()
-        async with listening() as (backend, pool), background(read.take(pool, False)) as reading:
+        async with listening() as (backend, pool), background(read.take(pool, way)) as reading:
             peer = await backend.accept()
             await peer.request()
             await peer.send(CHUNKED)
@@ -163,17 +181,17 @@ def test_a_whole_answer_has_a_longest_length(size: int, fits: bool, chunked: boo
     framed = b"%x\r\n" % size + b"x" * size + b"\r\n0\r\n\r\n"
     data = CHUNKED + framed if chunked else OK + b"content-length: %d\r\n\r\n" % size + b"x" * size
     if fits:
-        assert len(run(_exchange(data, True, False, "stay")).body) == size
+        assert len(run(_exchange(data, "whole", False, "stay")).body) == size
     else:
         with pytest.raises(BackendError, match="too long"):
-            run(_exchange(data, True, False, "stay"))
+            run(_exchange(data, "whole", False, "stay"))
 
 
 def test_a_small_answer_above_the_longest_length_is_refused_though_it_comes_in_one_read() -> None:
     async def scenario() -> None:
         async with (
             listening(PoolLimits(whole_bytes=10)) as (backend, pool),
-            background(Read().take(pool, True)) as reading,
+            background(Read().take(pool, "whole")) as reading,
         ):
             peer = await backend.accept()
             await peer.request()
@@ -200,12 +218,13 @@ def test_reading_all_has_a_longest_length_too() -> None:
     run(scenario())
 
 
-def test_a_body_that_we_cut_short_ourselves_is_not_whole() -> None:
+@STREAMED
+def test_a_body_that_we_cut_short_ourselves_is_not_whole(way: Way) -> None:
     """An end of our own making must not pass for the end of a body without length."""
 
     async def scenario() -> None:
         read = Read()
-        async with listening() as (backend, pool), background(read.take(pool, False)) as reading:
+        async with listening() as (backend, pool), background(read.take(pool, way)) as reading:
             peer = await backend.accept()
             await peer.request()
             await peer.send(OK + b"\r\nabc")
@@ -218,13 +237,14 @@ def test_a_body_that_we_cut_short_ourselves_is_not_whole() -> None:
     run(scenario())
 
 
-def test_a_stream_of_the_smallest_chunks_is_not_too_much_framing() -> None:
+@STREAMED
+def test_a_stream_of_the_smallest_chunks_is_not_too_much_framing(way: Way) -> None:
     """An honest server may frame each byte on its own, and send size, content and end apart."""
 
     async def scenario() -> None:
         read = Read()
         limits = PoolLimits(head_bytes=1000)
-        async with listening(limits) as (backend, pool), background(read.take(pool, False)) as reading:
+        async with listening(limits) as (backend, pool), background(read.take(pool, way)) as reading:
             peer = await backend.accept()
             await peer.request()
             await peer.send(CHUNKED)
@@ -235,5 +255,45 @@ def test_a_stream_of_the_smallest_chunks_is_not_too_much_framing() -> None:
             await peer.send(b"0\r\n\r\n")
             await reading
             assert len(read.body) == 2000
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_in_a_flood_everyone_else_has_a_turn_after_each_read(framing: str) -> None:
+    """I9, I36: libuv by itself would read it up to 32 times in one event, 8 MB at once."""
+    flood = bytes(range(256)) * 16_000
+    answer = OK + b"content-length: %d\r\n\r\n%b" % (len(flood), flood)
+    if framing == "chunked":
+        answer = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(flood), flood)
+
+    async def scenario() -> None:
+        turn, turns, got = 0, [], bytearray()
+
+        async def count() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await asyncio.sleep(0)
+
+        def take(data: bytes) -> float:
+            turns.append(turn)
+            got.extend(data)
+            return NEVER
+
+        async def flow(pool: Pool) -> bool:
+            async with pool.exchange("GET", "/", deadline=NEVER) as answer:
+                await until(lambda: answer._held)
+                return await answer.flow(take, NEVER)
+
+        async with listening() as (backend, pool), background(flow(pool)) as flowing, background(count()):
+            peer = await backend.accept()
+            await peer.request()
+            await peer.send(answer)
+            assert await flowing
+        assert got == flood
+        read_in = turns[1:]  # the first piece was here before
+        assert len(read_in) > 10
+        assert len(read_in) == len(set(read_in))
 
     run(scenario())

@@ -16,7 +16,7 @@ from hermes.http.heads import Heads
 from hermes.http.limits import Limits
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
-from tests.http.peers import HOST, App, Peer, serving
+from tests.http.peers import HOST, App, Peer, background, serving
 from tests.support import run, until
 
 GET = b"GET / HTTP/1.1\r\n" + HOST
@@ -281,6 +281,27 @@ def test_many_small_chunks_with_long_extensions_are_refused() -> None:
                 raise ConnectionResetError
             assert served.app.refusals[0].status == 431
             assert not served.app.requests
+
+    run(scenario())
+
+
+def test_while_a_flood_of_small_chunks_comes_everyone_else_has_a_turn_after_each_read() -> None:
+    """I36: libuv by itself would read it up to 32 times in one event, 8 MB at once."""
+
+    async def scenario() -> None:
+        async with serving() as served:
+            arrived = []  # bytes of body, turn by turn
+
+            async def look() -> None:
+                while True:
+                    arrived.append(served.server.arriving_bytes)
+                    await asyncio.sleep(0)
+
+            peer = await served.connect()
+            async with background(look()):
+                await peer.send(CHUNKED + b"1\r\na\r\n" * 500_000)
+                await until(lambda: served.server.arriving_bytes == 500_000)
+            assert max(after - before for before, after in pairwise(arrived)) <= 256_000 / 6 + 1
 
     run(scenario())
 

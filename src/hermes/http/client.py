@@ -13,7 +13,7 @@ import httptools
 from msgspec import Struct
 
 from hermes.errors import BackendError, BackendTimeout
-from hermes.http.wire import HIGH_WATER_BYTES, NEVER
+from hermes.http.wire import HIGH_WATER_BYTES, NEVER, give_way
 
 
 class PoolLimits(Struct, frozen=True):
@@ -272,7 +272,7 @@ class ClientConnection(asyncio.Protocol):
             self._receive(data)
             return
         if len(data) > HIGH_WATER_BYTES:
-            self._let_others_read()
+            give_way(self._transport, self._pool.loop)
         try:
             self._parser.feed_data(data)
             # One honest piece, in which `_weigh` would find nothing: most are.
@@ -297,12 +297,6 @@ class ClientConnection(asyncio.Protocol):
             self._give(take)
         if self._take is None or self.complete or self._failure:
             self._wake()
-
-    def _let_others_read(self) -> None:
-        """One read of a flood in each turn of the loop: libuv would go on, up to 32 times, before anyone else's."""
-        self._held = True
-        self._transport.pause_reading()
-        self._pool.loop.call_soon(self._resume_reading)
 
     def _receive(self, data: bytes) -> None:
         """What comes while nobody takes it."""

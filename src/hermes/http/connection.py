@@ -20,7 +20,7 @@ from hermes.http.limits import Limits
 from hermes.http.request import NO_HEAD, Request
 from hermes.http.response import Response
 from hermes.http.unsent import count_unsent
-from hermes.http.wire import HIGH_WATER_BYTES, NEVER
+from hermes.http.wire import HIGH_WATER_BYTES, NEVER, give_way
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,8 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if len(data) > HIGH_WATER_BYTES:
+            give_way(self._transport, self._server.loop)
         self._arrival.feed(data)
         if self._task is None and not self._deaf:
             self._arm()

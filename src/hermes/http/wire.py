@@ -35,6 +35,12 @@ def header_tokens(value: bytes) -> Sequence[bytes]:
     return [token.strip().lower() for token in value.split(b",")]
 
 
+def give_way(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    """Read on in the loop's next turn: of a flood, libuv reads up to 32 times, 8 MB, before anyone else's."""
+    transport.pause_reading()
+    loop.call_soon(transport.resume_reading)
+
+
 class Watched(Protocol):
     """Something with a deadline, in the loop's seconds; `math.inf` while it has none."""
 
