@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# else it was made by a Python that is too old, or only half
+VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
 .PHONY: run test check format chaos real-ollama nightly bench bench-peers lock clean
 
@@ -52,7 +55,9 @@ lock: $(DEV_READY)
 	  --no-emit-find-links --no-header --no-annotate --all-build-deps -o requirements-dev.lock pyproject.toml
 
 $(RUN_READY): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV_IS_GOOD) || $(PYTHON) -c '$(NEW_ENOUGH)' || { \
+	  echo "Hermes needs Python 3.11 or newer, which $(PYTHON) is not: name one, as in make run PYTHON=python3.12" >&2; exit 1; }
+	@$(VENV_IS_GOOD) || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $@

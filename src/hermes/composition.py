@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import resource
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict
@@ -62,8 +64,16 @@ def tls(server: settings.Server) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(server.tls.cert_file, server.tls.key_file)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"server.tls: cannot use the certificate {server.tls.cert_file}: {error}") from error
+        why = "no private key in it; set server.tls.key_file" if _lacks_key(server.tls) else error
+        raise ConfigError(f"server.tls: cannot use the certificate {server.tls.cert_file}: {why}") from error
     return context
+
+
+def _lacks_key(tls: settings.Tls) -> bool:
+    try:
+        return tls.key_file is None and b"PRIVATE KEY-----" not in Path(tls.cert_file).read_bytes()
+    except OSError:
+        return False
 
 
 def authenticator(config: settings.Config) -> Authenticator:
@@ -125,19 +135,38 @@ def _said(options: settings.LoadOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if value is not None}
 
 
+def origin(backend: settings.Backend) -> Origin:
+    """Where it is. Raises ConfigError for an authority that cannot be used."""
+    try:
+        return Origin.parse(backend.url, backend.ca_file)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"backends.{backend.name}: {error}") from error
+
+
 def driver(
     backend: settings.Backend,
     deadlines: Deadlines,
     loop: asyncio.AbstractEventLoop,
     pins: Mapping[str, Pins] = NO_PINS,
 ) -> Ollama:
-    """What speaks to a backend, with its key. Raises ConfigError for an authority that cannot be used."""
-    try:
-        origin = Origin.parse(backend.url, backend.ca_file)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"backends.{backend.name}: {error}") from error
+    """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
     if backend.api_key is not None:
         headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
-    pool = Pool(origin, PoolLimits(connect_timeout_s=backend.connect_timeout_s), deadlines, loop, headers)
+    pool = Pool(origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s), deadlines, loop, headers)
     return Ollama(pool, pins)
+
+
+# --- before anything is started ---------------------------------------------------------------------------------------
+
+
+def check_files(config: settings.Config) -> None:
+    """The certificate, the authorities and the log, with nothing made or changed. Raises ConfigError for the first."""
+    tls(config.server)
+    for backend in config.backends:
+        origin(backend)
+    target = config.logging.access_log
+    if target not in ("stderr", "off"):
+        path = Path(target)
+        if not os.access(path if os.access(path, os.F_OK) else path.parent, os.W_OK) or path.is_dir():
+            raise ConfigError(f"logging.access_log: cannot write {target}")

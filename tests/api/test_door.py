@@ -34,6 +34,17 @@ async def test_an_unknown_host_is_refused_on_every_path(host: str, path: str) ->
         assert not backend.asked
 
 
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [("VM:4200", "the Host vm is not"), ("vm<script>", "this Host is not"), ("v" * 101, "this Host is not")],
+)
+@scenario
+async def test_a_refused_host_is_named_if_it_is_a_plain_name_with_the_setting(host: str, told: str) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        message = (await gateway.ask("/health", headers={"host": host})).error["message"]
+        assert message == f"{told} allowed; an operator can list it in server.allowed_hosts"
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "https://ok.example:444"])
 @scenario
 async def test_a_web_page_is_refused_unless_its_origin_is_listed(origin: str) -> None:

@@ -23,7 +23,9 @@ def route(method: str, path: str) -> Route:
 ASK, PULL = route("POST", "/v1/llm/{model}"), route("POST", "/v1/llm/{model}/pull")
 TABLE = RouteTable([route("GET", "/v1/models"), route("GET", "/v1/models/{model}"), ASK, PULL])
 
-names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]{0,40}\Z").filter(lambda name: bool(MODEL_NAME(name)))
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]{0,40}\Z").filter(
+    lambda name: bool(MODEL_NAME(name)) and not name.endswith("/")
+)
 
 
 @given(names, st.sampled_from(["", "/", ":", "/:@"]))
@@ -53,6 +55,17 @@ def test_no_path_yields_a_name_that_is_none(path: bytes) -> None:
 @pytest.mark.parametrize("name", ["a..b", "/a", ".a", "a b", "", "a\n", "ä", "a" * 201, "a?b", "a\\b"])
 def test_these_are_no_model_names(name: str) -> None:
     assert not MODEL_NAME(name)
+
+
+@pytest.mark.parametrize("end", [b"/", b"%2F", b"/pull/"])
+def test_a_model_with_a_slash_at_its_end_is_told_so(end: bytes) -> None:
+    with pytest.raises(BadRequest, match="ends in a slash"):
+        TABLE.match("POST", b"/v1/llm/gemma" + end)
+
+
+def test_a_path_without_v1_is_told_where_the_api_is() -> None:
+    with pytest.raises(RouteNotFound, match="the API is under /v1"):
+        TABLE.match("POST", b"/chat/completions")
 
 
 def test_a_name_is_decoded_once() -> None:

@@ -104,8 +104,8 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         os.close(ours)
         os.close(its)
     lines = said.decode().splitlines()
-    assert lines[0].startswith(f"Hermes {__version__} listens on http://127.0.0.1:")
-    assert lines[1] == "  backend ollama: ollama at http://127.0.0.1:1"
+    assert any(line.startswith(f"Hermes {__version__} listens on http://127.0.0.1:") for line in lines)
+    assert "  backend ollama: ollama at http://127.0.0.1:1" in lines
     (told,) = [line for line in lines if "draining" in line]
     assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:.]{12}Z INFO hermes.runtime: SIGTERM: draining; .*", told)
 
@@ -206,7 +206,34 @@ def test_a_port_in_use_is_refused_with_2(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         done = hermes_serve(tmp_path, "--port", str(port))
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    told = (
+        f"hermes: cannot listen on 127.0.0.1:{port}: the port is taken; use --port or PORT, or stop what listens there"
+    )
+    assert told in done.stderr.splitlines()
+
+
+def test_two_ways_to_simulate_are_one_too_many(tmp_path: Path) -> None:
+    done = hermes_serve(tmp_path, "--simulate", "--or-simulate")
+    assert (done.returncode, "exclude each other" in done.stderr) == (2, True)
+
+
+@scenario
+async def test_what_it_tells_to_try_is_what_works(tmp_path: Path) -> None:
+    keys = json.dumps({"sk-1": {"user": "editor"}})
+    async with ollama() as backend:
+        async with serve(tmp_path, "--host", "0.0.0.0", backend=backend, API_KEYS_JSON=keys) as hermes:
+            told = await hermes.told("try:")
+            assert f"curl http://127.0.0.1:{hermes.port}/v1/llm/gemma -H 'Authorization: Bearer KEY' -d" in told
+        async with serve(tmp_path, backend=backend, HERMES_SERVER__UNIX_SOCKET="h.sock") as hermes:
+            assert "curl --unix-socket h.sock http://localhost/v1/llm/gemma -d" in await hermes.told("try:")
+
+
+@scenario
+async def test_a_backend_that_is_not_there_is_a_warning_that_says_what_to_do(tmp_path: Path) -> None:
+    async with serve(tmp_path, OLLAMA_URL="http://127.0.0.1:1") as hermes:
+        told = await hermes.told('"warning"')
+        assert told == "backend ollama does not answer at http://127.0.0.1:1: start Ollama, or use --simulate"
+        assert "/v1/llm/MODEL" in await hermes.told("try:")
 
 
 def test_the_module_can_be_run(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`hermes sim`: it starts, stops when told, and refuses what it cannot play."""
 
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def test_it_serves_until_it_is_told_to_stop(number: signal.Signals, tmp_path: Pa
     [
         ["--model", "gemma=lots"],
         ["--memory", "24G-ish"],
+        ["--memory", "1"],
+        ["--model", "gemma=8G"],
         ["--fault", "stall"],
         ["--fault", "stall=often"],
         ["--fault", "nonsense=0.5"],
@@ -41,3 +44,12 @@ def test_what_it_cannot_play_is_refused_with_2(arguments: list[str]) -> None:
     result = CliRunner().invoke(cli, ["sim", "--port", "0", *arguments])
     assert result.exit_code == 2
     assert result.stderr
+
+
+def test_a_port_in_use_is_refused_with_2_and_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(cli, ["sim", "--port", str(port)])
+    assert result.exit_code == 2
+    told = f"hermes: cannot listen on 127.0.0.1:{port}: the port is taken; use --port, or stop what listens there\n"
+    assert result.stderr == told

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
 import re
+import shutil
 import socket
+from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +21,21 @@ from hermes.config import files
 from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, ollama, play
 from tests.fakes.gateway import Hermes, hermes, scenario, serving
 from tests.fakes.gateway import config as configured
+from tests.fakes.process import COMMAND, SOURCES
 from tests.http.peers import background
+from tests.http.test_origin import Authority
 from tests.support import until
 
 # What may be set where the tests run.
-FOREIGN = ["PORT", "OLLAMA_URL", "OLLAMA_HOST", "OLLAMA_NUM_PARALLEL", "LLM_BACKEND", "LLM_BACKEND_URL"]
+FOREIGN = [
+    "PORT",
+    "HERMES_SERVER__PORT",
+    "OLLAMA_URL",
+    "OLLAMA_HOST",
+    "OLLAMA_NUM_PARALLEL",
+    "LLM_BACKEND",
+    "LLM_BACKEND_URL",
+]
 FOREIGN += ["MAX_CONCURRENT", "API_KEYS_JSON", "HERMES_CONFIG", "HERMES_URL", "HERMES_API_KEY"]
 
 Run = Callable[..., Result]
@@ -34,7 +47,7 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(files, "SYSTEM_DIR", tmp_path / "etc")
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, stdin: str = "", **environ: str) -> Result:
+    def run(*arguments: str, stdin: str | bytes = "", **environ: str) -> Result:
         own = {**dict.fromkeys(FOREIGN), "XDG_CONFIG_HOME": str(tmp_path), **environ}
         return CliRunner().invoke(cli, arguments, input=stdin, env=own)
 
@@ -108,6 +121,7 @@ def test_a_wrong_command_line_is_2(verb: Run) -> None:
 def test_version(verb: Run) -> None:
     result = verb("version")
     assert (result.exit_code, result.output.split()[:2]) == (0, ["hermes", __version__])
+    assert verb("--version").output == result.output
 
 
 # --- check --------------------------------------------------------------------------------------------------------
@@ -140,7 +154,145 @@ def test_check_refuses_what_serve_would_refuse(verb: Run) -> None:
     assert verb("check", HERMES_SERVER__HOST="0.0.0.0", HERMES_SERVER__INSECURE="true").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"HERMES_SERVER__TLS": '{"cert_file": "/nowhere.pem"}'}, "/nowhere.pem"),
+        ({"HERMES_SERVER__TLS": '{"cert_file": "cert.pem"}'}, "no private key in it; set server.tls.key_file"),
+        ({"HERMES_BACKENDS": '[{"name":"b","url":"https://x","ca_file":"/nowhere.pem"}]'}, "backends.b: "),
+        ({"HERMES_LOGGING__ACCESS_LOG": "/nowhere/access.log"}, "cannot write /nowhere/access.log"),
+    ],
+)
+def test_check_looks_at_the_files_that_serve_would_open(
+    verb: Run, tmp_path: Path, environ: dict[str, str], words: str
+) -> None:
+    (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    result = verb("check", **environ)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+def test_check_makes_no_log(verb: Run, tmp_path: Path) -> None:
+    assert verb("check", HERMES_LOGGING__ACCESS_LOG="./access.log").exit_code == 0
+    assert not (tmp_path / "access.log").exists()
+
+
 # --- asking a running one -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "foo", "http://", "http://x:99999", "http://me:secret@x", "unix://", ""])
+@pytest.mark.parametrize("arguments", [["status"], ["models"], ["ask", "gemma", "Hi"], ["pull", "gemma"]])
+def test_what_is_no_url_is_refused_before_anybody_is_asked(verb: Run, url: str, arguments: list[str]) -> None:
+    result = verb(*arguments, "--url", url)
+    assert result.exit_code == 2
+    assert "is not an http(s) URL" in result.stderr and "secret" not in result.stderr
+
+
+def test_only_on_this_machine_it_helps_to_start_one(verb: Run) -> None:
+    told = verb("status", "--url", "http://nowhere.invalid:4000")
+    assert (told.exit_code, "hermes serve" in told.stderr) == (3, False)
+    told = verb("status", "--url", "unix:///nowhere.sock")
+    assert (told.exit_code, "hermes serve" in told.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "port"),
+    [({}, "4000"), ({"PORT": "1"}, "1"), ({"PORT": "1", "HERMES_SERVER__PORT": "2"}, "2")],
+)
+def test_without_a_url_the_port_is_the_one_where_serve_would_listen(
+    environ: dict[str, str], port: str, verb: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def get(url: str, path: str) -> dict[str, list[None]]:
+        asked.append(url)
+        return {"data": []}
+
+    monkeypatch.setattr("hermes.cli.models.get", get)
+    assert verb("models", **environ).exit_code == 0
+    assert asked == [f"http://127.0.0.1:{port}"]
+
+
+def test_the_help_names_the_variable_of_the_url(verb: Run) -> None:
+    assert "HERMES_URL" in verb("ask", "--help").output
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "../x"])
+def test_a_name_that_is_none_is_refused_before_anybody_is_asked(verb: Run, name: str) -> None:
+    for arguments in (["ask", name, "Hi"], ["pull", name]):
+        result = verb(*arguments)
+        assert result.exit_code == 2
+        assert "is not a model name" in result.stderr
+
+
+def test_a_prompt_of_several_words_has_to_be_quoted(verb: Run) -> None:
+    result = verb("ask", "gemma", "two", "words")
+    assert result.exit_code == 2
+    assert "quote it, as in 'two words'" in result.stderr
+
+
+def test_ask_reads_no_prompt_that_is_not_utf_8(verb: Run) -> None:
+    result = verb("ask", "gemma", stdin=b"caf\xe9")
+    assert (result.exit_code, result.stderr) == (2, "hermes: standard input is not UTF-8 at byte 3\n")
+
+
+def test_ctrl_c_is_130(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hermes.cli.models.get", interrupted)
+    assert verb("models").exit_code == 130
+
+
+def nobody_reads() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("opened", "told"),
+    [
+        (lambda: os.open("/dev/full", os.O_WRONLY), "hermes: cannot write the answer: No space left on device\n"),
+        (nobody_reads, ""),
+    ],
+)
+@scenario
+async def test_where_nobody_takes_the_answer_it_ends_with_1_and_no_traceback(
+    opened: Callable[[], int], told: str
+) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        command = [*COMMAND, "ask", "gemma", "Hi", "--url", f"http://127.0.0.1:{gateway.port}"]
+        stdout = opened()
+        try:
+            asking = await asyncio.create_subprocess_exec(*command, stdout=stdout, stderr=PIPE, env=SOURCES)
+        finally:
+            os.close(stdout)
+        _, said = await asking.communicate()
+        assert (asking.returncode, said.decode()) == (1, told)
+
+
+@scenario
+async def test_a_unix_socket_can_be_asked(verb: Run, tmp_path: Path) -> None:
+    path = tmp_path / "hermes.sock"
+    async with ollama() as backend, serving(configured(backend, server={"unix_socket": str(path)})):
+        result = await asyncio.to_thread(verb, "ask", "gemma", "Hi", "--url", f"unix://{path}")
+        assert (result.exit_code, result.stdout) == (0, "Hello\n")
+
+
+@scenario
+async def test_a_certificate_that_is_not_trusted_is_told_with_what_would_help(verb: Run, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    authority = Authority(tmp_path, "good")
+    tls = {"cert_file": str(tmp_path / "good.pem"), "key_file": str(tmp_path / "good.key")}
+    async with ollama() as backend, serving(configured(backend, server={"tls": tls})) as gateway:
+        url = f"https://127.0.0.1:{gateway.port}"
+        refused = await asyncio.to_thread(verb, "models", "--url", url)
+        assert refused.exit_code == 3
+        assert "SSL_CERT_FILE" in refused.stderr and "hermes serve" not in refused.stderr
+        ca_file = str(authority.ca_file)
+        assert (await asyncio.to_thread(verb, "models", "--url", url, SSL_CERT_FILE=ca_file)).exit_code == 0
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["models"], ["ask", "gemma", "Hi"], ["pull", "gemma"]])
@@ -187,6 +339,7 @@ async def test_ask_fails_with_1_when_the_server_says_no(verb: Run) -> None:
         unknown = await ask(verb, gateway, "ask", "nobody", "Hi")
         assert (unknown.exit_code, unknown.stdout) == (1, "")
         assert "no backend has the model 'nobody' (HTTP 404)" in unknown.stderr
+        assert "hermes models" in unknown.stderr
         assert (await ask(verb, gateway, "ask", "gemma", "")).exit_code == 1
         backend.default = fail(500, "out of memory")
         assert "out of memory" in (await ask(verb, gateway, "ask", "gemma", "Hi")).stderr
@@ -205,7 +358,7 @@ async def test_ask_fails_with_1_when_the_answer_breaks_off(verb: Run) -> None:
 
         async with background(break_off_once_it_has_begun()):
             result = await ask(verb, gateway, "ask", "gemma", "Hi")
-        assert (result.exit_code, result.stdout) == (1, "Hel")
+        assert (result.exit_code, result.stdout) == (1, "Hel\n")  # the error begins on a line of its own
         assert "out of memory" in result.stderr
 
 
@@ -233,6 +386,15 @@ async def test_models_and_status_print_a_table_or_json(verb: Run) -> None:
             assert "backend b0 (ollama 0.33.0): up" in status
             assert "loaded gemma:latest: 2.00 GiB" in status
             assert json.loads((await ask(verb, gateway, "status", "--json")).stdout)["status"] == "ok"
+
+
+@scenario
+async def test_models_marks_what_cannot_be_asked(verb: Run) -> None:
+    async with ollama("embedder:latest", "gemma:latest") as backend:
+        backend.models[0]["capabilities"] = ["embedding"]
+        async with hermes(backend) as gateway:
+            lines = (await ask(verb, gateway, "models")).stdout.splitlines()
+            assert [line.endswith("(cannot be asked)") for line in lines[1:]] == [True, False]
 
 
 @scenario

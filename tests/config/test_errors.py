@@ -141,7 +141,8 @@ def test_a_mistake_is_told_with_path_value_and_expectation(settle: Settle, yaml:
             {"HERMES_SERVER__INSECURE": "maybe"},
             "server.insecure: 'maybe' is not true or false (HERMES_SERVER__INSECURE)",
         ),
-        ({"HERMES_MODELS": "{"}, "HERMES_MODELS: expected JSON without repeated names (line 1, column 2)"),
+        ({"HERMES_MODELS": "{"}, "HERMES_MODELS: not valid JSON (line 1, column 2)"),
+        ({"HERMES_MODELS": "models.json"}, "it takes the JSON itself, not the name of a file"),
         ({"HERMES_MODELS": '{"a": {}, "a": {}}'}, "HERMES_MODELS: expected JSON without repeated names"),
         ({"HERMES_MODELS": '{"a": {"timeout_s": NaN}}'}, "HERMES_MODELS: expected JSON"),
         ({"HERMES_MODELS": "[" * 100_000}, "HERMES_MODELS: expected JSON"),
@@ -151,8 +152,9 @@ def test_a_mistake_is_told_with_path_value_and_expectation(settle: Settle, yaml:
         ({"LLM_BACKEND": "olama"}, "LLM_BACKEND: 'olama' is unknown; supported: ollama"),
         (
             {"API_KEYS_JSON": "sk-1"},
-            "API_KEYS_JSON: expected JSON without repeated names (line 1, column 1); the right",
+            "API_KEYS_JSON: not valid JSON (line 1, column 1); the right",
         ),
+        ({"API_KEYS_JSON": "/run/secrets/keys"}, "it takes the JSON itself, not the name of a file; the right form"),
         (
             {"API_KEYS_JSON": "[]"},
             'API_KEYS_JSON: expected a JSON object; the right form is {"sk-...": {"user": "editor"',
@@ -184,7 +186,7 @@ def test_a_flag_is_checked_like_everything_else(settle: Settle) -> None:
         settle(overrides={"server.prot": 1, "server.port": "x", "models": "{", "server.host": None})
     assert "server.prot: unknown key, did you mean server.port? (flag)" in str(refused.value)
     assert "server.port: 'x' is not a port from 0 to 65535 (flag)" in str(refused.value)
-    assert "models: expected JSON" in str(refused.value)
+    assert "models: not valid JSON" in str(refused.value)
 
 
 def test_all_mistakes_are_told_at_once_one_per_line(settle: Settle) -> None:

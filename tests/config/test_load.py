@@ -197,6 +197,11 @@ def test_keys_may_come_as_the_keys_themselves(settle: Settle) -> None:
     assert one.sha256 == "456f1612bd25c6c8455039437bf441f43aa3b7d1c0b0047c712d5036dfebef0d"
 
 
+def test_a_digest_may_be_written_in_capitals(settle: Settle) -> None:
+    (key,) = settle(f"keys: [{{user: a, sha256: '{'AB' * 32}'}}]").config.keys
+    assert key.sha256 == "ab" * 32
+
+
 def test_kubernetes_service_variables_are_not_ours(settle: Settle) -> None:
     service = {
         "HERMES_SERVICE_HOST": "10.0.0.1", "HERMES_SERVICE_PORT": "80", "HERMES_SERVICE_PORT_HTTP": "80",

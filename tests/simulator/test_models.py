@@ -92,7 +92,12 @@ def test_bytes_without_a_unit_are_bytes(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("8GiB", 8 * GIB), ("8G", 8 * 10**9), ("1.5 GiB", GIB * 3 // 2), ("512mb", 512 * 10**6)]
+    ("text", "size"), [("8GiB", 8 * GIB), ("8GB", 8 * 10**9), ("1.5 GiB", GIB * 3 // 2), ("512mb", 512 * 10**6)]
 )
 def test_sizes_know_their_units(text: str, size: int) -> None:
     assert parse_memory(text) == size
+
+
+def test_a_size_that_means_two_things_is_refused() -> None:
+    with pytest.raises(ValueError, match="8GiB"):
+        parse_memory("8G")

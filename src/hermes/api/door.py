@@ -16,6 +16,8 @@ HOP_HEADER = b"x-hermes-hop"
 MAX_HOPS = 4
 # What passes is sent on to the backend (invariant I11): names as we make them, or as other gateways might.
 _are_hops = re.compile(rb"[\w.-]{1,64}(?:[ \t]*,[ \t]*[\w.-]{1,64})*").fullmatch
+# What can be told back to whoever sent it.
+_is_plain_name = re.compile(r"[a-z0-9._-]{1,100}", re.ASCII).fullmatch
 
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 
@@ -56,8 +58,9 @@ class Door:
         name = host_name(host.decode("latin-1"))
         # An address cannot be rebound: a page loaded from it is of that origin already.
         if name not in self._hosts and not _is_address(name):
+            told = f"the Host {name}" if _is_plain_name(name) else "this Host"
             raise Forbidden(
-                "this Host is not allowed; an operator can list it in server.allowed_hosts", code="host_not_allowed"
+                f"{told} is not allowed; an operator can list it in server.allowed_hosts", code="host_not_allowed"
             )
         if len(self._known) < 1000:
             self._known.add(host)

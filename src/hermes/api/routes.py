@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from msgspec import Struct
 
 from hermes.dialects import ClientDialect
-from hermes.errors import MethodNotAllowed, RouteNotFound
+from hermes.errors import BadRequest, MethodNotAllowed, RouteNotFound
 from hermes.exchange import Exchange
 from hermes.http.request import Request
 from hermes.http.response import Response
@@ -83,7 +83,7 @@ class RouteTable:
             if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
                 named = path[len(before) : len(path) - len(after)]
                 return Match(_of_method(methods, method), _model_name(named))
-        raise RouteNotFound("there is nothing at this path")
+        raise RouteNotFound("there is nothing at this path; the API is under /v1 (docs/api.md lists it)")
 
 
 def _of_method(methods: dict[str, Route], method: str) -> Route:
@@ -97,7 +97,10 @@ def _of_method(methods: dict[str, Route], method: str) -> Route:
 
 def _model_name(named: bytes) -> str:
     """Percent-decoded exactly once (I16)."""
-    return check_model_name(unquote_to_bytes(named).decode("latin-1"))
+    name = check_model_name(unquote_to_bytes(named).decode("latin-1"))
+    if name.endswith("/"):
+        raise BadRequest(f"the model name {name!r} ends in a slash; leave it out", param="model")
+    return name
 
 
 def content_line(content_type: bytes) -> bytes:

@@ -1,14 +1,13 @@
 """The command line: one short file per verb, imported when it is asked for.
 
-Exit codes: 0 done, 1 the server said no or failed, 2 wrong usage or configuration, 3 no server answered.
+Exit codes: 0 done, 1 the server said no or failed, 2 wrong usage or configuration, 3 no server answered, 130 Ctrl-C.
 """
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
-
-from hermes import __version__
 
 _VERBS = ("serve", "sim", "check", "status", "models", "pull", "ask", "version")
 
@@ -26,9 +25,23 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(130)  # 128 + SIGINT, as shells have it
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.invoke(import_module("hermes.cli.version").command)
+        ctx.exit()
+
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="hermes")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="The same as hermes version."
+)
 def cli() -> None:
     """A small gateway in front of the LLM servers on your own hardware.
 

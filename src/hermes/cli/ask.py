@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from hermes.cli.options import fail
-from hermes.cli.remote import lines, model_path, url_option
+from hermes.cli.options import fail, say
+from hermes.cli.remote import lines, model_argument, model_path, url_option
 
 
 @click.command("ask")
-@click.argument("model")
-@click.argument("prompt", required=False)
+@model_argument
+@click.argument("prompt", nargs=-1, metavar="[PROMPT]")
 @click.option("--system", help="What the model is told to be.")
 @click.option("--max-tokens", type=int, help="The longest answer, in tokens.")
 @click.option("--temperature", type=float, help="0 for always the same answer.")
@@ -19,7 +19,7 @@ from hermes.cli.remote import lines, model_path, url_option
 @url_option
 def command(
     model: str,
-    prompt: str | None,
+    prompt: tuple[str, ...],
     system: str | None,
     max_tokens: int | None,
     temperature: float | None,
@@ -32,21 +32,35 @@ def command(
     hermes ask gemma "Explain relativity"
     git diff | hermes ask gemma - --system "Write a commit message for this diff"
     """
-    if prompt in (None, "-"):
-        prompt = sys.stdin.read()
+    if len(prompt) > 1:
+        raise click.UsageError(f"the prompt is one argument: quote it, as in '{' '.join(prompt)}'")
     options = {"max_tokens": max_tokens, "temperature": temperature}
-    asked: dict[str, Any] = {"prompt": prompt, "system": system, "stream": True}
+    text = _from_stdin() if prompt in ((), ("-",)) else prompt[0]
+    asked: dict[str, Any] = {"prompt": text, "system": system, "stream": True}
     asked["options"] = {name: value for name, value in options.items() if value is not None}
     body = {name: value for name, value in asked.items() if value}
-    for event in lines(url, model_path(model), body):
-        if "delta" in event:
-            click.echo(event["delta"], nl=False)
-        elif event.get("done"):
-            click.echo()
-            if stats:
-                click.echo(_stats(event), err=True)
-            return
-    fail("the answer ended before it was complete", 1)
+    begun = False
+    try:
+        for event in lines(url, model_path(model), body):
+            begun = True
+            if "delta" in event:
+                say(event["delta"], nl=False)
+            elif event.get("done"):
+                break
+        else:
+            fail("the answer ended before it was complete", 1)
+    finally:
+        if begun:  # what else is told, such as an error, begins on a line of its own
+            say()
+    if stats:
+        click.echo(_stats(event), err=True)
+
+
+def _from_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        fail(f"standard input is not UTF-8 at byte {error.start}", 2)
 
 
 def _stats(event: dict[str, Any]) -> str:

@@ -2,24 +2,33 @@
 
 import click
 
-from hermes.cli.options import config_option, load_or_exit
+from hermes.cli.options import config_option, fail, load_or_exit, say
+from hermes.errors import ConfigError
 
 
 @click.command("check")
 @config_option
 @click.option("--quiet", is_flag=True, help="Print nothing if all is well.")
 def command(path: str | None, quiet: bool) -> None:
-    """Validate the configuration and print the effective one, secrets masked. Exits with 2 if it is not good.
+    """Validate the configuration and its files, print the effective one, secrets masked.
+
+    Exits with 2 if it is not good.
 
     \b
     hermes check
     hermes check --config hermes.yaml --quiet
     """
+    from hermes import composition
+
     config = load_or_exit(path, {})
+    try:
+        composition.check_files(config)
+    except ConfigError as error:
+        fail(str(error), 2)
     if quiet:
         return
     import yaml
 
     from hermes.config.dump import dump
 
-    click.echo(yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True), nl=False)
+    say(yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True), nl=False)

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import click
 
+from hermes.cli.options import say
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -20,12 +21,16 @@ def command(as_json: bool, url: str) -> None:
     """
     listing = get(url, "/v1/models")
     if as_json:
-        click.echo(json.dumps(listing, indent=2))
+        say(json.dumps(listing, indent=2))
         return
     rows = [("MODEL", "CREATED", "CAPABILITIES")]
     for model in listing["data"]:
         created = datetime.fromtimestamp(model["created"]).strftime("%Y-%m-%d") if model["created"] else "-"
-        rows.append((model["id"], created, ", ".join(model["capabilities"]) or "-"))
+        capabilities = model["capabilities"]
+        told = ", ".join(capabilities) or "-"
+        if capabilities and "completion" not in capabilities:
+            told += " (cannot be asked)"
+        rows.append((model["id"], created, told))
     width = max(len(row[0]) for row in rows)
     for row in rows:
-        click.echo(f"{row[0]:{width}}  {row[1]:10}  {row[2]}")
+        say(f"{row[0]:{width}}  {row[1]:10}  {row[2]}")

@@ -1,9 +1,10 @@
-"""What several verbs share: finding the configuration, and failing with one clear line."""
+"""What several verbs share: finding the configuration, printing, and failing with one clear line."""
 
+import errno
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -30,7 +31,34 @@ def load_or_exit(path: str | None, overrides: dict[str, Any]) -> Config:
     return config
 
 
+class Failed(click.ClickException):
+    """Ends a verb: what it tells, and the code that it exits with."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        for line in self.message.splitlines():
+            click.echo(f"hermes: {line}", file, err=True)
+
+
 def fail(message: str, code: int) -> NoReturn:
-    for line in message.splitlines():
-        click.echo(f"hermes: {line}", err=True)
-    sys.exit(code)
+    raise Failed(message, code)
+
+
+def say(text: str = "", nl: bool = True) -> None:
+    """Print to standard output. Where nobody takes it: a reader that has left is told nothing, a full disk is."""
+    try:
+        click.echo(text, nl=nl)
+    except OSError as error:
+        # What is left in the buffer has to go somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        fail(f"cannot write the answer: {error.strerror}", 1)
+
+
+def is_taken(error: BaseException | None) -> bool:
+    """Whether listening failed because somebody else listens there."""
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE

@@ -6,12 +6,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from hermes.cli.options import fail
-from hermes.cli.remote import lines, model_path, url_option
+from hermes.cli.options import fail, say
+from hermes.cli.remote import lines, model_argument, model_path, url_option
 
 
 @click.command("pull")
-@click.argument("model")
+@model_argument
 @click.option("--no-load", is_flag=True, help="Only download; do not bring it into memory.")
 @url_option
 def command(model: str, no_load: bool, url: str) -> None:
@@ -26,7 +26,7 @@ def command(model: str, no_load: bool, url: str) -> None:
     with Progress(*columns, console=console) as progress:
         if not _follow(progress, url, model, load=not no_load):
             fail("the download ended before it was complete", 1)
-    click.echo(f"{model} is there" + ("" if no_load else " and loaded"))
+    say(f"{model} is there" + ("" if no_load else " and loaded"))
 
 
 def _follow(progress: Progress, url: str, model: str, load: bool) -> bool:

@@ -1,10 +1,14 @@
 """How the verbs talk to a running Hermes: plain HTTP, one request, and one clear line when it fails.
 
-The address is `--url`, else HERMES_URL, else http://127.0.0.1:4000; the key is HERMES_API_KEY.
+The address is `--url`, else HERMES_URL, else this machine's at the port where `hermes serve` would listen by its
+variables; the key is HERMES_API_KEY.
 """
 
 import json
 import os
+import re
+import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -14,12 +18,45 @@ from urllib.parse import quote, urlsplit
 import click
 
 from hermes.cli.options import fail
+from hermes.config.notation import parse_url
+from hermes.config.rules import is_loopback
+from hermes.errors import BadRequest
+from hermes.policy.routing import check_model_name
 
-DEFAULT_URL = "http://127.0.0.1:4000"
 _CONNECT_TIMEOUT_S = 5.0
 
-url_option = click.option("--url", envvar="HERMES_URL", default=DEFAULT_URL, show_default=True, help="The server.")
+
+def _default_url() -> str:
+    return f"http://127.0.0.1:{os.environ.get('HERMES_SERVER__PORT') or os.environ.get('PORT') or 4000}"
+
+
+def _url(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
+    """In its one spelling; `gpu.lan:4000` is http."""
+    try:
+        return parse_url(f"http://{text}" if re.fullmatch(r"[^/@]+:\d+", text) else text)
+    except ValueError:
+        shown = "this" if "@" in text else text  # user:password@host
+        raise click.BadParameter(f"{shown} is not an http(s) URL, nor unix:///path") from None
+
+
+def _model(ctx: click.Context, parameter: click.Parameter, name: str) -> str:
+    try:
+        return check_model_name(name)
+    except BadRequest as error:
+        raise click.BadParameter(error.message) from None
+
+
+url_option = click.option(
+    "--url",
+    envvar="HERMES_URL",
+    show_envvar=True,
+    default=_default_url,
+    show_default="http://127.0.0.1:4000",
+    callback=_url,
+    help="The server; also unix:///path.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it is.")
+model_argument = click.argument("model", callback=_model)
 
 
 def model_path(model: str, *after: str) -> str:
@@ -58,17 +95,39 @@ def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> It
             connection.sock.settimeout(None)  # a model may take its time
             connection.request(method, path, None if body is None else json.dumps(body), _headers())
             response = stack.enter_context(connection.getresponse())
+        except ssl.SSLCertVerificationError as error:
+            hint = "SSL_CERT_FILE=FILE names the authority that signed it"
+            fail(f"the certificate of {url} is not to be trusted: {error.verify_message}. {hint}", 3)
         except (OSError, HTTPException, ValueError) as error:
-            fail(f"no Hermes answers at {url}: {error}. Start one with: hermes serve", 3)
+            hint = ". Start one with: hermes serve" if _is_here(url) else ""
+            fail(f"no Hermes answers at {url}: {error}{hint}", 3)
         if response.status >= 400:
             fail(_refusal(response), 1)
         yield response
 
 
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_CONNECT_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
 def _connection(url: str) -> HTTPConnection:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return _UnixConnection(parts.path)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(parts.hostname or "127.0.0.1", parts.port, timeout=_CONNECT_TIMEOUT_S)
+    return kind(parts.hostname or "", parts.port, timeout=_CONNECT_TIMEOUT_S)
+
+
+def _is_here(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "unix" or is_loopback(parts.hostname or "")
 
 
 def _headers() -> dict[str, str]:
@@ -76,15 +135,25 @@ def _headers() -> dict[str, str]:
     return {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
 
 
+_HINTS = {
+    "invalid_api_key": ". Set HERMES_API_KEY to a key that the server knows",
+    "model_not_found": ". See what there is with: hermes models",
+}
+
+
 def _refusal(response: HTTPResponse) -> str:
     try:
-        told = _told(json.load(response))
+        answer = json.load(response)
     except ValueError:
-        told = response.reason
-    hint = ". Set HERMES_API_KEY to a key that the server knows" if response.status == 401 else ""
-    return f"{told} (HTTP {response.status}){hint}"
+        return f"{response.reason} (HTTP {response.status})"
+    return f"{_told(answer)} (HTTP {response.status}){_HINTS.get(str(_error(answer).get('code')), '')}"
 
 
 def _told(answer: Any) -> str:
+    error = _error(answer)
+    return str(error.get("message", error or answer))
+
+
+def _error(answer: Any) -> dict[Any, Any]:
     error = answer.get("error") if isinstance(answer, dict) else None
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    return error if isinstance(error, dict) else {}

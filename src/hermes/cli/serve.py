@@ -6,12 +6,16 @@ import sys
 import click
 
 from hermes import __version__
-from hermes.cli.log import log_to_stderr, tell
+from hermes.cli.log import log, log_to_stderr, tell
 from hermes.cli.loop import run
-from hermes.cli.options import config_option, fail, load_or_exit
-from hermes.config import Config
+from hermes.cli.options import config_option, fail, is_taken, load_or_exit
+from hermes.config import Config, Server
 from hermes.errors import ConfigError
+from hermes.policy.routing import candidates
 from hermes.runtime import Runtime, on_signals
+
+# For a first look at the backends before it is told how to ask them; requests are served meanwhile.
+_LOOK_S = 1.0
 
 
 @click.command("serve")
@@ -31,12 +35,15 @@ def command(
     hermes serve --config hermes.yaml --port 8080
     API_KEYS_JSON='{"sk-local-1": {"user": "editor"}}' hermes serve --host 0.0.0.0
     """
+    if simulate and or_simulate:
+        raise click.UsageError("--simulate and --or-simulate exclude each other")
     config = load_or_exit(path, {"server.host": host, "server.port": port, "server.insecure": insecure})
     log_to_stderr(config.logging.level)
     try:
         clean = run(_serve(config, simulate, or_simulate))
     except ConfigError as error:
-        fail(str(error), 2)
+        taken = is_taken(error.__cause__) and not config.server.unix_socket
+        fail(_port_taken(config.server) if taken else str(error), 2)
     sys.exit(0 if clean else 1)
 
 
@@ -53,11 +60,22 @@ async def _serve(config: Config, simulate: bool, or_simulate: bool) -> bool:
     try:
         await runtime.start()
         _greet(runtime, simulated=simulator is not None)
-        return await runtime.run(stop, now)
+        advice = loop.create_task(_advise(runtime), name="advice")
+        try:
+            return await runtime.run(stop, now)
+        finally:
+            advice.cancel()
     finally:
         await runtime.stop()
         if simulator is not None:
             await simulator.stop()
+
+
+def _port_taken(server: Server) -> str:
+    return (
+        f"cannot listen on {server.host}:{server.port}: the port is taken;"
+        " use --port or PORT, or stop what listens there"
+    )
 
 
 def _greet(runtime: Runtime, simulated: bool) -> None:
@@ -66,4 +84,33 @@ def _greet(runtime: Runtime, simulated: bool) -> None:
         tell(f"  backend {backend.name}: {backend.kind} at {backend.url}")
     if simulated:
         tell("  SIMULATED: these models make text up; start Ollama to talk to real ones")
-    tell(f"""  try: curl {runtime.address}/v1/llm/MODEL -d '{{"prompt": "Explain relativity"}}'""")
+
+
+async def _advise(runtime: Runtime) -> None:
+    """What to do next, once the backends have been looked at."""
+    await runtime.fleet.refresh(_LOOK_S)
+    for backend in runtime.fleet.backends.values():
+        if backend.state != "up":
+            log.warning("backend %s does not answer at %s: start Ollama, or use --simulate", backend.name, backend.url)
+    tell(f"  try: {_example(runtime)}")
+
+
+def _example(runtime: Runtime) -> str:
+    """A command to copy: as far as is known, one that works."""
+    server = runtime.config.server
+    # who listens on every address is found on loopback
+    address = runtime.address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    to = f"--unix-socket {server.unix_socket} http://localhost" if server.unix_socket else address
+    key = " -H 'Authorization: Bearer KEY'" if runtime.config.keys else ""
+    return f"""curl {to}/v1/llm/{_some_model(runtime)}{key} -d '{{"prompt": "Explain relativity"}}'"""
+
+
+def _some_model(runtime: Runtime) -> str:
+    """The name of one that can be asked now, those of the configuration first."""
+    inventories = runtime.fleet.inventories()
+    names = [name for name, service in runtime.catalog.listed.items() if candidates(service, inventories).names]
+    if runtime.catalog.unlisted is not None:
+        for backend in runtime.fleet.backends.values():
+            models = sorted(backend.inventory.models.items())
+            names += [name.removesuffix(":latest") for name, info in models if "completion" in info.capabilities]
+    return names[0] if names else "MODEL"

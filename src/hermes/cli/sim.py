@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from hermes.cli.loop import run
-from hermes.cli.options import fail
+from hermes.cli.options import fail, is_taken
 from hermes.errors import ConfigError
 from hermes.runtime import on_signals
 from hermes.simulator import DEFAULT_MODELS, Simulator, SimulatorConfig, parse_memory, parse_model
@@ -37,11 +37,16 @@ def command(
             faults=dict(map(_fault, faults)),
             seed=seed,
         )
+        if all(model.memory_bytes > config.memory_bytes for model in config.models):
+            raise ConfigError(f"--memory {memory}: none of the models fits")
         run(_simulate(config, host, port))
     except (ConfigError, ValueError) as error:
         fail(str(error), 2)
     except OSError as error:
-        fail(f"cannot listen on {host}:{port}: {error.strerror or error}", 2)
+        why = (
+            "the port is taken; use --port, or stop what listens there" if is_taken(error) else error.strerror or error
+        )
+        fail(f"cannot listen on {host}:{port}: {why}", 2)
 
 
 async def _simulate(config: SimulatorConfig, host: str, port: int) -> None:

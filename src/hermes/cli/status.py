@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from hermes.cli.options import say
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -20,7 +21,7 @@ def command(as_json: bool, url: str) -> None:
     hermes status --json --url https://gpu.example.org
     """
     status = get(url, "/v1/status")
-    click.echo(json.dumps(status, indent=2) if as_json else "\n".join(_lines(status)))
+    say(json.dumps(status, indent=2) if as_json else "\n".join(_lines(status)))
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:

@@ -1,10 +1,12 @@
 """`hermes version`: which Hermes, on what."""
 
-import platform
+import os
+import sys
 
 import click
 
 from hermes import __version__
+from hermes.cli.options import say
 
 
 @click.command("version")
@@ -14,4 +16,5 @@ def command() -> None:
     \b
     hermes version
     """
-    click.echo(f"hermes {__version__} (Python {platform.python_version()}, {platform.system()} {platform.machine()})")
+    system = os.uname()
+    say(f"hermes {__version__} (Python {sys.version.split()[0]}, {system.sysname} {system.machine})")

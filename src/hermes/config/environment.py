@@ -24,6 +24,7 @@ _KUBERNETES = re.compile(r"HERMES_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP|S
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 KEYS_FORM = 'the right form is {"sk-...": {"user": "editor", "rate_limit": 60, "admin": true}}'
+_FILE_NAME = re.compile(r"@?[\w~./-]*[./][\w~./-]+", re.ASCII)
 LATER_BACKENDS = ("vllm", "tgi", "custom")
 
 
@@ -61,8 +62,10 @@ def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise ConfigError(f"{name}: expected JSON without repeated names{where}") from None
+        if not isinstance(error, json.JSONDecodeError):
+            raise ConfigError(f"{name}: expected JSON without repeated names, NaN or endless nesting") from None
+        hint = "; it takes the JSON itself, not the name of a file" if _FILE_NAME.fullmatch(text.strip()) else ""
+        raise ConfigError(f"{name}: not valid JSON (line {error.lineno}, column {error.colno}){hint}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

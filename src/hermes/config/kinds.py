@@ -107,7 +107,10 @@ ModelName = Annotated[
 User = Annotated[
     str, Meta(pattern=r"\A[^\x00-\x1f\x7f\ud800-\udfff]{1,100}\Z", description="a name of 1 to 100 characters")
 ]
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256 in 64 lower-case hex digits")]
+Sha256 = Annotated[
+    str,
+    Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256 in 64 hex digits", extra={"parse": str.lower}),
+]
 StopText = Annotated[str, Meta(pattern=r"\A[^\ud800-\udfff]+\Z", description="a text that is not empty")]
 Number0To1 = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 Number0To2 = Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")]

@@ -169,7 +169,7 @@ def _tool_choice(asked: str | dict[str, Any] | None) -> ToolChoice:
     if asked == "none":
         return "none"
     if asked == "required" or isinstance(asked, dict):
-        words = "`tool_choice` must be auto or none: no backend here can be made to call a tool"
+        words = "`tool_choice` must be auto or none: a backend cannot be forced to call a tool"
         raise BadRequest(words, code=UNSUPPORTED, param="tool_choice")
     raise BadRequest(f"`tool_choice` must be auto or none, not `{asked[:40]}`", param="tool_choice")
 

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hermes.config.notation import parse_size
 from hermes.errors import ConfigError
 
 GIB = 1024**3
@@ -146,7 +147,6 @@ def model_key(name: str) -> str | None:
 
 # --- written on a command line --------------------------------------------------------------------------------------
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _FIELDS = {
     "load": "load_s",
     "prefill": "prefill_tps",
@@ -198,9 +198,10 @@ def _parse_field(key: str, value: str) -> tuple[str, Any]:
 
 def parse_memory(text: str) -> int:
     """Bytes in `8GiB`, `512MB` or `1073741824`. Raises ValueError."""
-    match = _SIZE.fullmatch(text)
-    if match is None or not float(match[1]):
+    try:
+        size = parse_size(text)
+    except ValueError:
+        size = 0
+    if not size:
         raise ValueError("a size is written like 8GiB or 512MB")
-    prefix = (match[2] or "").upper()
-    unit = 1024 if prefix.endswith("I") else 1000
-    return int(float(match[1]) * unit ** ("KMGT".index(prefix[0]) + 1 if prefix else 0))
+    return size
