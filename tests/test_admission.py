@@ -31,8 +31,7 @@ class House:
         return self.loop.create_task(self._visit(name, work_s, self.ticket(patience_s)), name=name)
 
     async def _visit(self, name: str, work_s: float, ticket: Ticket) -> None:
-        async with self.admission.admit(ticket) as admitted:
-            assert admitted is ticket
+        async with self.admission.admit(ticket):
             assert ticket.backend == "x"
             self.admitted.append(name)
             await asyncio.sleep(work_s)

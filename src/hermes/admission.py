@@ -5,6 +5,7 @@ to the scheduler synchronously (invariant I2).
 """
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
 
 from msgspec import Struct
@@ -18,6 +19,8 @@ class Admission:
         self.scheduler = scheduler
         self._loop = loop
         self._waiters: dict[Ticket, asyncio.Future[Decision]] = {}
+        self.granted: asyncio.Future[None] = loop.create_future()  # done: for whoever need not wait
+        self.granted.set_result(None)
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # what is due at once gets a handle from uvloop that has no `when`
 
@@ -84,25 +87,30 @@ class Lease(Struct, frozen=True, eq=False):
     ticket: Ticket
     again: bool
 
-    async def __aenter__(self) -> Ticket:
-        ticket = self.ticket
+    # Neither is a coroutine of its own where there is nothing to wait for, as in nearly every case.
+    def __aenter__(self) -> Awaitable[None]:
         try:
-            waiter = self.admission.offer(ticket, self.again)
-            if waiter is not None:
-                try:
-                    if not isinstance(decision := await waiter, Admit):
-                        raise refusal(decision)
-                finally:
-                    self.admission.forget(ticket)
+            waiter = self.admission.offer(self.ticket, self.again)
         except BaseException:
-            self.admission.leave(ticket)
+            self.admission.leave(self.ticket)
             raise
-        return ticket
+        return self.admission.granted if waiter is None else self._wait(waiter)
 
-    async def __aexit__(
+    async def _wait(self, waiter: asyncio.Future[Decision]) -> None:
+        try:
+            if not isinstance(decision := await waiter, Admit):
+                raise refusal(decision)
+        except BaseException:
+            self.admission.leave(self.ticket)
+            raise
+        finally:
+            self.admission.forget(self.ticket)
+
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> Awaitable[None]:
         self.admission.leave(self.ticket)
+        return self.admission.granted
 
 
 def refusal(decision: Reject | Expire) -> GatewayError:

@@ -135,11 +135,13 @@ class _Stream:
             raise
 
     async def _forward(self) -> None:
-        while not await self._answer.flow(self._take, self._next_due()):
+        deadline = self._job.deadline
+        while not await self._answer.flow(self._take, deadline):
             if self._stopped:
                 await self._finish()
                 return
             await self._drain()
+            deadline = min(self._clock() + self._stall_timeout_s, self._must_end_at)
         self._end(self._decoder.finish())
 
     def _take(self, data: bytes) -> float:
@@ -151,7 +153,12 @@ class _Stream:
             keeps_up = self._response.write(self._encoder.text(text))
         else:
             keeps_up = self._take_events(data)
-        return self._next_due() if keeps_up else ENOUGH
+        if not keeps_up:
+            return ENOUGH
+        if not self._begun:
+            return self._job.deadline
+        due_at = self._clock() + self._stall_timeout_s
+        return min(self._must_end_at, due_at)
 
     def _take_events(self, data: bytes) -> bool:
         """False: enough for now."""
@@ -163,13 +170,6 @@ class _Stream:
             self._response.end(self._encoder.encode(events))
             return False
         return self._response.write(self._encoder.encode(events))
-
-    def _next_due(self) -> float:
-        """When the next piece must be here."""
-        if not self._begun:
-            return self._job.deadline
-        due_at = self._clock() + self._stall_timeout_s
-        return due_at if due_at < self._must_end_at else self._must_end_at  # noqa: FURB136  # for every chunk
 
     async def _drain(self) -> None:
         """Wait for a slow client, but not past the stream's own end: it holds a slot."""
