@@ -30,7 +30,10 @@ def litellm(workshop: Workshop) -> Subject:
         port,
         health="/health/liveliness",
         ready="/health/readiness",
-        environment={"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},  # Hermes checks no key either
+        environment={
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # Hermes checks no key either
+            "REPEATED_STREAMING_CHUNK_LIMIT": "1000000",  # the backend says the same token all the time
+        },
     )
 
 
