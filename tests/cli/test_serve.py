@@ -119,6 +119,9 @@ async def test_it_serves_simulated_models_and_says_so(tmp_path: Path) -> None:
         names = [model["id"] for model in (await (await hermes.open("/v1/models")).reply()).json["data"]]
         body = prompt(options={"max_tokens": 3})
         assert (await (await hermes.open(f"/v1/llm/{names[0]}", body)).reply()).json["result"]
+        hermes.signal()
+        _, log = await hermes.end()
+        assert [line["level"] for line in log if "SIMULATED" in line.get("message", "")] == ["warning"]
 
 
 @scenario

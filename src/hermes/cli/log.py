@@ -16,12 +16,12 @@ def log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def tell(words: str) -> None:
+def tell(words: str, level: int = logging.INFO) -> None:
     """What whoever starts it should know: as it stands to people, as part of the log to what collects that."""
     if sys.stderr.isatty():
         click.echo(words, err=True)
     else:
-        log.info("%s", words.strip())
+        log.log(level, "%s", words.strip())
 
 
 class _Text(logging.Formatter):

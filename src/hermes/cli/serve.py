@@ -1,6 +1,7 @@
 """`hermes serve`: run the gateway."""
 
 import asyncio
+import logging
 import sys
 
 import click
@@ -83,7 +84,7 @@ def _greet(runtime: Runtime, simulated: bool) -> None:
     for backend in runtime.fleet.backends.values():
         tell(f"  backend {backend.name}: {backend.kind} at {backend.url}")
     if simulated:
-        tell("  SIMULATED: these models make text up; start Ollama to talk to real ones")
+        tell("  SIMULATED: these models make text up; start Ollama to talk to real ones", logging.WARNING)
 
 
 async def _advise(runtime: Runtime) -> None:

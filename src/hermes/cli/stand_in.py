@@ -1,6 +1,7 @@
 """The simulated server inside `hermes serve`, for a first try without any LLM server."""
 
 import asyncio
+import logging
 
 from msgspec.structs import replace
 
@@ -24,7 +25,7 @@ async def stand_in(config: Config, only_if_needed: bool) -> tuple[Config, Simula
         return config, None
     if only_if_needed:
         urls = ", ".join(backend.url for backend in config.backends)
-        tell(f"No LLM server answers at {urls}: starting a simulated one.")
+        tell(f"No LLM server answers at {urls}: starting a simulated one.", logging.WARNING)
     simulator = Simulator()
     port = await simulator.start()
     slots = max(model.slots for model in simulator.config.models)
