@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hermes import __version__
+from hermes.cli.log import tell
 from tests.fakes.backend import Asked, answer, fail, ollama
 from tests.fakes.gateway import PROMPT, prompt, scenario
 from tests.fakes.process import COMMAND, SOURCES, serve
@@ -119,9 +121,13 @@ async def test_it_serves_simulated_models_and_says_so(tmp_path: Path) -> None:
         names = [model["id"] for model in (await (await hermes.open("/v1/models")).reply()).json["data"]]
         body = prompt(options={"max_tokens": 3})
         assert (await (await hermes.open(f"/v1/llm/{names[0]}", body)).reply()).json["result"]
-        hermes.signal()
-        _, log = await hermes.end()
-        assert [line["level"] for line in log if "SIMULATED" in line.get("message", "")] == ["warning"]
+
+
+def test_that_models_are_simulated_is_said_whatever_the_log_level(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="hermes"):
+        tell("listens")
+        tell("SIMULATED", logging.WARNING)
+    assert caplog.messages == ["SIMULATED"]
 
 
 @scenario
