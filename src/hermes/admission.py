@@ -19,8 +19,8 @@ class Admission:
         self.scheduler = scheduler
         self._loop = loop
         self._waiters: dict[Ticket, asyncio.Future[Decision]] = {}
-        self.granted: asyncio.Future[None] = loop.create_future()  # done: for whoever need not wait
-        self.granted.set_result(None)
+        self.done: asyncio.Future[None] = loop.create_future()  # for whoever need not wait
+        self.done.set_result(None)
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # what is due at once gets a handle from uvloop that has no `when`
 
@@ -94,7 +94,7 @@ class Lease(Struct, frozen=True, eq=False):
         except BaseException:
             self.admission.leave(self.ticket)
             raise
-        return self.admission.granted if waiter is None else self._wait(waiter)
+        return self.admission.done if waiter is None else self._wait(waiter)
 
     async def _wait(self, waiter: asyncio.Future[Decision]) -> None:
         try:
@@ -110,7 +110,7 @@ class Lease(Struct, frozen=True, eq=False):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Awaitable[None]:
         self.admission.leave(self.ticket)
-        return self.admission.granted
+        return self.admission.done
 
 
 def refusal(decision: Reject | Expire) -> GatewayError:

@@ -520,6 +520,27 @@ def test_the_heads_remembered_are_bounded() -> None:
     run(scenario())
 
 
+def test_who_has_read_the_last_answer_late_has_no_longer_to_leave_than_others() -> None:
+    """I13: the time to read is over with the reading."""
+
+    async def scenario() -> None:
+        async def handler(request: Request, response: Response) -> None:
+            response.send(200, b"", b"")
+
+        host = _Host(App(handler), SMALL, Heads())
+        connection = ServerConnection(host)
+        connection.connection_made(_Wire())
+        connection.data_received(GET + b"Connection: close\r\n\r\n")
+        assert connection._task is not None
+        await asyncio.wait([connection._task])
+        connection.pause_writing()
+        connection.resume_writing()
+        assert connection.deadline <= host.loop.time() + SMALL.linger_s
+        connection.connection_lost(None)
+
+    run(scenario())
+
+
 def test_a_bug_in_a_parser_call_is_not_blamed_on_the_client() -> None:
     """It reaches the loop's exception handler with its traceback, and no 400 is sent."""
 

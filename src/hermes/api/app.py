@@ -104,7 +104,7 @@ class Api:
         principal = self._authenticator.authenticate(head.headers)
         exchange.key_id = principal.key_id
         if route.access is Access.ADMIN and not principal.admin:
-            raise Forbidden("this needs an operator's key: one with admin: true", code="admin_only")
+            raise Forbidden("this needs an operator's key: one with admin: true")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
         return principal

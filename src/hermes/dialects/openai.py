@@ -36,7 +36,6 @@ class OpenAI:
     parse_request = staticmethod(openai_request.parse_request)
 
     def render_answer(self, answer: Answer, meta: Meta) -> bytes:
-        usage = answer.usage
         return _WHOLE % (
             meta.request_id.encode("ascii"),
             meta.created,
@@ -44,9 +43,7 @@ class OpenAI:
             _message(answer),
             _json({"content": answer.logprobs, "refusal": None}) if answer.logprobs else b"null",
             _finish_reason(answer.reason, bool(answer.tool_calls)).encode("ascii"),
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.prompt_tokens + usage.completion_tokens,
+            fields.token_counts(answer.usage),
         )
 
     def encoder(self, request: ChatRequest, meta: Meta) -> "ChunkEncoder":
@@ -59,8 +56,7 @@ class OpenAI:
 # Spliced as the chunks are.
 _WHOLE = (
     b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d,"model":%b,"choices":[{"index":0,"message":%b,'
-    b'"logprobs":%b,"finish_reason":"%b"}],'
-    b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}}'
+    b'"logprobs":%b,"finish_reason":"%b"}],"usage":%b}'
 )
 
 
@@ -163,5 +159,5 @@ class ChunkEncoder:
             self._end,
         )
         if self._include_usage:
-            last += self._same + b'],"usage":' + _json(fields.token_counts(self._usage)) + b"}" + sse.CLOSE
+            last += self._same + b'],"usage":' + fields.token_counts(self._usage) + b"}" + sse.CLOSE
         return last + sse.DONE

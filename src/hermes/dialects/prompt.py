@@ -48,7 +48,7 @@ def _account(usage: Usage, meta: Meta) -> dict[str, Any]:
     """What the answer took: tokens, and milliseconds where they are known."""
     told = {"load_ms": usage.load_s, "prefill_ms": usage.prefill_s, "decode_ms": usage.decode_s}
     return {
-        "usage": fields.token_counts(usage),
+        "usage": msgspec.Raw(fields.token_counts(usage)),
         "timings": {name: round(spent_s * 1e3, 3) for name, spent_s in told.items() if spent_s} | dict(meta.timings()),
     }
 

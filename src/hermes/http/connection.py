@@ -14,9 +14,7 @@ from collections import deque
 from typing import Protocol, cast
 
 from hermes.errors import GatewayError, RequestTimeout
-from hermes.http.arrival import Arrival
-from hermes.http.heads import Heads
-from hermes.http.limits import Limits
+from hermes.http.arrival import Arrival, Reception
 from hermes.http.request import NO_HEAD, Request
 from hermes.http.response import Response
 from hermes.http.unsent import count_unsent
@@ -38,13 +36,10 @@ class App(Protocol):
         """Answer bytes that never became a request."""
 
 
-class Host(Protocol):
+class Host(Reception, Protocol):
     """The server, as its connections see it."""
 
     app: App
-    limits: Limits
-    heads: Heads
-    arriving_bytes: int
     loop: asyncio.AbstractEventLoop
     closing: bool
 
@@ -253,7 +248,7 @@ class ServerConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """Leave now. What is being answered ends as its handler ends it when it is cancelled."""
-        if self._task is not None and not self._response.ended:
+        if self._task is not None and self._answering:
             self._task.cancel()
         elif not (self._leaving and count_unsent(self._transport)):
             self.reset()

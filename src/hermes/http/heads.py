@@ -2,8 +2,8 @@
 
 A client sends the same head again and again, but for the length of its body. What is remembered is what llhttp and
 `Arrival` have accepted twice, by its bytes without the digits of that length. Credentials are among them, until so many
-other heads have come: 2 MiB in all at the most. Never remembered is a long head, nor one that means more than a body of
-so many bytes.
+other heads have come and the connections that brought them are closed: 2 MiB, and one head for each connection. Never
+remembered is a long head, nor one that means more than a body of so many bytes.
 """
 
 import re
