@@ -561,3 +561,32 @@ def test_an_answer_that_comes_as_its_deadline_passes_is_no_timeout() -> None:
                 assert await reading == b"ok"
 
     run(scenario())
+
+
+def test_a_piece_that_comes_as_its_deadline_passes_is_no_timeout_of_what_flows() -> None:
+    async def scenario() -> None:
+        async with listening() as (backend, pool):
+            taken: list[bytes] = []
+
+            def take(data: bytes) -> float:
+                taken.append(data)
+                return 1e9  # far, but a deadline
+
+            async def flow() -> bool:
+                async with pool.exchange("GET", "/", deadline=NEVER) as answer:
+                    return await answer.flow(take, 1e9)
+
+            async with background(flow()) as flowing:
+                peer = await backend.accept()
+                await peer.request()
+                await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+                await until(lambda: any(c._take and c._waiter and not c._waiter.done() for c in pool._open))
+                connection = next(iter(pool._open))
+                connection.expire(0.0)
+                connection.data_received(b"o")
+                await until(lambda: (connection._waiter and not connection._waiter.done()) or flowing.done())
+                await peer.send(b"k")
+                assert await flowing
+                assert taken == [b"o", b"k"]
+
+    run(scenario())

@@ -177,6 +177,8 @@ class ClientConnection(asyncio.Protocol):
                 self._give(take)
             self._resume_reading()
             while self._take is not None and not self.complete:
+                if self.deadline != NEVER:  # a piece has come since the last deadline passed, in the same turn
+                    self.timed_out = False
                 self._raise_if_over()
                 self._waiter = self._pool.loop.create_future()
                 await self._waiter
