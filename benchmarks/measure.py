@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from programs import Running, Subject, Workshop
+from programs import ENVIRONMENT, Running, Subject, Workshop
 
 # One chunk in 50 ms: 20 tokens a second, what a model on one's own GPU gives.
 CHUNK_INTERVAL_MS = 50
 RAMP_MS, SETTLE_MS = 1000, 500
+QUEUES = (10, 1000, 100_000)  # requests that wait while the scheduler decides
 HELD_STEP, HELD_STEPS = 500, 5  # the slope is taken over the last 2,000 of these
 
 
@@ -121,6 +122,18 @@ class Bench:
                 else:
                     added = times[percentile] - direct[percentile]
                     self.samples.add(f"added_first_event_us_{percentile}", name, added)
+
+    def scheduler(self, subject: Subject) -> None:
+        """What a decision costs, with the same Python, alone on the core of what is measured."""
+        answer = subprocess.run(
+            [subject.command[0], str(Path(__file__).with_name("core.py")), *map(str, QUEUES)],
+            stdout=subprocess.PIPE,
+            env=ENVIRONMENT | subject.environment,
+            preexec_fn=lambda: machine.pin(machine.MEASURED_CORE),
+            check=True,
+        )
+        for waiting, cost_us in json.loads(answer.stdout).items():
+            self.samples.add(f"scheduler_us_{waiting}", subject.name, cost_us)
 
     # --- memory and start -------------------------------------------------------------------------------------------
 

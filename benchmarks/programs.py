@@ -148,12 +148,13 @@ def wait_for(process: "subprocess.Popen[bytes]", port: int, path: str, started: 
 
 def hermes(workshop: Workshop) -> Subject:
     port = free_port()
-    unbounded = {"backend_model": "bench:latest", "queue_limit": MANY}
+    unbounded = {"backend_model": "bench:latest", "queue_limit": MANY, "timeout_s": "24h"}
     backend = {"name": "mock", "kind": "ollama", "url": f"http://127.0.0.1:{workshop.mock_port}", "slots": MANY}
     config = {
-        "server": {"host": "127.0.0.1", "port": port},
+        "server": {"host": "127.0.0.1", "port": port, "state_dir": "off"},
         "backends": [backend],
         "models": {"bench": unbounded | {"max_concurrency": MANY}, "single": unbounded | {"max_concurrency": 1}},
+        "scheduling": {"normal": {"max_wait_s": 0}},
         "limits": {"queue_total": MANY, "per_tenant_queue": MANY},
         "logging": {"access_log": workshop.path("hermes.access.log")},
     }

@@ -18,6 +18,9 @@ MEASURES = {
     "first_event_us_p99": "first event, p99, us",
     "added_first_event_us_p50": "  added to the backend's, p50, us",
     "added_first_event_us_p99": "  added to the backend's, p99, us",
+    "scheduler_us_10": "offer and end, 10 waiting, us",
+    "scheduler_us_1000": "offer and end, 1,000 waiting, us",
+    "scheduler_us_100000": "offer and end, 100,000 waiting, us",
     "saturation_rps": "whole answers a second, saturated",
     "saturation_core_percent": "  share of its core then, %",
     "idle_rss_mib_fresh": "RSS once ready, MiB",
@@ -43,12 +46,13 @@ class Target:
     measure: str
     limit: float
     versus: str = ""  # "nginx": Hermes is at most so many times it; a peer: it is at least so many times Hermes
+    of: str = ""  # what is measured of the other, if it is not the same
 
     def value(self, samples: Samples) -> float | None:
         ours = samples.median(self.measure, "hermes")
         if not self.versus or ours is None:
             return ours
-        other = samples.median(self.measure, self.versus)
+        other = samples.median(self.of or self.measure, self.versus)
         if not other:
             return None
         return ours / other if self.versus == "nginx" else other / ours
@@ -61,6 +65,7 @@ TARGETS = [
     Target("CPU per whole answer <= 2.5 x nginx", "request_cpu_us", 2.5, "nginx"),
     Target("CPU per chunk, 250 streams <= 1.5 x nginx", "chunk_cpu_us_250", 1.5, "nginx"),
     Target("CPU per chunk, 1,000 streams <= 1.25 x nginx", "chunk_cpu_us_1000", 1.25, "nginx"),
+    Target("scheduling, 1,000 waiting <= 3 x nginx's answer", "scheduler_us_1000", 3, "nginx", "request_cpu_us"),
     Target("idle RSS <= 35 MiB", "idle_rss_mib_used", 35),
     Target("memory per open stream <= 16 KiB", "stream_kib", 16),
     Target("memory per queued request <= 8 KiB", "queued_kib", 8),

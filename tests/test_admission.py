@@ -7,7 +7,8 @@ import pytest
 
 from hermes.admission import Admission
 from hermes.errors import Draining, GatewayError, NoBackend, QueueFull, QueueTimeout
-from hermes.policy.scheduler import BackendFacts, Bounds, ModelBounds, Scheduler, Ticket
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import BackendFacts, Bounds, Load, ModelBounds, Ticket, Unload
 from tests.simulation.loop import VirtualLoop
 
 PATIENCE_S = 10.0
@@ -19,7 +20,7 @@ class House:
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
         self.scheduler = Scheduler(Bounds(), ModelBounds(queue_limit=2))
-        self.admission = Admission(self.scheduler, loop)
+        self.admission = Admission(self.scheduler, loop, _no_orders)
         self.admission.observe(BackendFacts("x", True, 1))
         self.admitted: list[str] = []
 
@@ -224,3 +225,7 @@ def test_any_number_of_tickets_share_one_timer() -> None:
         await asyncio.gather(*tasks)
 
     play(scenario)
+
+
+def _no_orders(order: Load | Unload) -> None:
+    raise AssertionError("nothing has to be loaded here")

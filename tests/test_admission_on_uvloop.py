@@ -3,14 +3,15 @@
 import asyncio
 
 from hermes.admission import Admission
-from hermes.policy.scheduler import BackendFacts, Bounds, ModelBounds, Scheduler, Ticket
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import PATIENT, BackendFacts, Bounds, ModelBounds, Ticket
 from tests.support import run
 
 
 def test_another_may_come_to_wait_while_a_deadline_is_due_at_once() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        admission = Admission(Scheduler(Bounds(), ModelBounds()), loop)
+        admission = Admission(Scheduler(Bounds(), ModelBounds(), PATIENT), loop, lambda order: None)
         admission.observe(BackendFacts("x", True, 1))
 
         def ticket(patience_s: float) -> Ticket:

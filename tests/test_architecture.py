@@ -27,6 +27,7 @@ PURE_MAY_IMPORT = frozenset(
         "math",
         "msgspec",
         "re",
+        "sortedcontainers",
         "typing",
     )
 )
@@ -39,6 +40,7 @@ DRIVERS = {
     "prometheus_client": "hermes.metrics",
     "click": "hermes.cli",
     "rich": "hermes.cli",
+    "matplotlib": "hermes.simulator.replay.plot",
 }
 
 Modules = Mapping[str, str]

@@ -53,9 +53,10 @@ def test_how_long_connecting_may_take_reaches_the_pool(loop: VirtualLoop) -> Non
 
 
 def test_what_is_said_of_a_backend_reaches_the_fleet(loop: VirtualLoop) -> None:
-    told = {"name": "b", "url": "http://127.0.0.1:1", "slots": 3, "probe_interval_s": 7, "simulated": True}
+    told = {"name": "b", "url": "http://127.0.0.1:1", "slots": 3, "probe_interval_s": 7, "simulated": True, "memory": 9}
     backend = Runtime(build({"backends": [told]}), loop).fleet.backends["b"]
     assert (backend.url, backend.slots, backend.interval_s, backend.simulated) == ("http://127.0.0.1:1", 3, 7, True)
+    assert backend.facts.memory_bytes == 9
 
 
 @pytest.mark.parametrize("name", config.Limits.__struct_fields__)
@@ -65,18 +66,18 @@ def test_each_bound_of_the_process_is_somebodys(name: str) -> None:
     assert before != after
 
 
-MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7}}
-NOT_USED_YET = {"memory_cost", "load_time_s", "decode_tps"}
+MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7},
+    "pinned": True, "max_class": "batch"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in config.Model.__struct_fields__ if name not in NOT_USED_YET])
+@pytest.mark.parametrize("name", config.Model.__struct_fields__)
 def test_each_setting_of_a_model_is_somebodys(name: str) -> None:
     model = build({"models": {"gemma": {name: MODEL.get(name, 7)}}})
     backend = config.Backend("other", "http://127.0.0.1:1")
     before, after = (
         (
             composition.catalog(each).listed["gemma"],
-            composition.model_bounds(each.models["gemma"]),
+            composition.model_bounds(each.models["gemma"], each),
             composition.pins(each, backend),
         )
         for each in (build({"models": {"gemma": {}}}), model)

@@ -26,11 +26,10 @@ class AccessLog:
         self._fd = fd
         self._loop = loop
         self._metrics = metrics
-        self._encode = msgspec.json.Encoder().encode
-        self._lines: list[bytes] = []
-        self._groups: deque[bytes] = deque()
-        self._handed_over = 0  # lines; written by the loop alone
-        self._written = 0  # lines; written by the thread alone
+        self._records: list[Struct] = []
+        self._groups: deque[list[Struct]] = deque()
+        self._handed_over = 0  # records; written by the loop alone
+        self._written = 0  # records; written by the thread alone
         self._torn = False  # the last line written has no end
         self._wake = threading.Semaphore(0)
         self._timer: asyncio.TimerHandle | None = None
@@ -38,10 +37,10 @@ class AccessLog:
         self._thread.start()
 
     def __call__(self, record: Struct) -> None:
-        if len(self._lines) + self._handed_over - self._written >= MAX_WAITING_LINES:
+        if len(self._records) + self._handed_over - self._written >= MAX_WAITING_LINES:
             self._metrics.log_dropped.add(())
             return
-        self._lines.append(self._encode(record))
+        self._records.append(record)
         if self._timer is None:
             self._timer = self._loop.call_later(GROUP_S, self._hand_over)
 
@@ -50,40 +49,40 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
         self._hand_over()
-        self._groups.append(b"")
+        self._groups.append([])
         self._wake.release()
         self._thread.join(timeout_s)
 
     def _hand_over(self) -> None:
         self._timer = None
-        if not self._lines:
+        if not self._records:
             return
-        self._lines.append(b"")
-        self._handed_over += len(self._lines) - 1
-        self._groups.append(b"\n".join(self._lines))
-        self._lines = []
+        self._handed_over += len(self._records)
+        self._groups.append(self._records)
+        self._records = []
         self._wake.release()
 
     def _write_groups(self) -> None:
+        encode_lines = msgspec.json.Encoder().encode_lines
         while True:
             self._wake.acquire()
             group = self._groups.popleft()
             if not group:
                 return
-            self._write(group)
-            self._written += group.count(b"\n")
+            self._write(encode_lines(group))
+            self._written += len(group)
 
-    def _write(self, group: bytes) -> None:
-        """All of it, however long that takes; what cannot be written at all is dropped."""
+    def _write(self, lines: bytes) -> None:
+        """All of them, however long that takes; what cannot be written at all is dropped."""
         done = 0
         try:
             while self._torn:
                 self._torn = not self._write_some(b"\n")
-            while done < len(group):
-                done += self._write_some(group[done:])
+            while done < len(lines):
+                done += self._write_some(lines[done:])
         except OSError:
-            self._metrics.log_dropped.add((), group.count(b"\n", done))
-            self._torn = self._torn or (done > 0 and group[done - 1 : done] != b"\n")
+            self._metrics.log_dropped.add((), lines.count(b"\n", done))
+            self._torn = self._torn or (done > 0 and lines[done - 1 : done] != b"\n")
 
     def _write_some(self, data: bytes) -> int:
         """Returns how many bytes were written. Raises OSError."""

@@ -1,46 +1,81 @@
-"""The scheduler's asyncio shell: who waits, waits here; the scheduler decides, this wakes.
+"""The scheduler's asyncio shell: who waits, waits here; the scheduler decides, this wakes, and passes orders on.
 
 `async with admission.admit(ticket)` is the only way to a slot. Every exit, cancellation at any await included, reports
 to the scheduler synchronously (invariant I2).
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from msgspec import Struct
 
-from hermes.errors import Draining, GatewayError, NoBackend, QueueFull, QueueTimeout
-from hermes.policy.scheduler import Admit, BackendFacts, Decision, Expire, Phase, Reject, Scheduler, Ticket
+from hermes.errors import (
+    BackendUnreachable,
+    DeadlineUnreachable,
+    Draining,
+    GatewayError,
+    InsufficientMemory,
+    LoadFailed,
+    ModelNotFound,
+    NoBackend,
+    QueueFull,
+    QueueTimeout,
+)
+from hermes.policy.estimates import Outlook
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import Admit, BackendFacts, Decision, Expire, Load, Phase, Reject, Ticket, Unload
 
 
 class Admission:
-    def __init__(self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop) -> None:
+    """`order` has a backend load or unload a model; `loaded` and `load_failed` then tell how it went."""
+
+    def __init__(
+        self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, order: Callable[[Load | Unload], None]
+    ) -> None:
         self.scheduler = scheduler
         self._loop = loop
-        self._waiters: dict[Ticket, asyncio.Future[Decision]] = {}
+        self._order = order
+        self._waiters: dict[Ticket, asyncio.Future[Admit | Reject | Expire]] = {}
         self.done: asyncio.Future[None] = loop.create_future()  # for whoever need not wait
         self.done.set_result(None)
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # what is due at once gets a handle from uvloop that has no `when`
 
-    def admit(self, ticket: Ticket, *, again: bool = False) -> "Lease":
-        """A slot for this ticket, to be used with `async with`. Raises QueueFull, QueueTimeout or NoBackend."""
-        return Lease(self, ticket, again)
+    def admit(self, ticket: Ticket, beat: "Beat | None" = None, *, again: bool = False) -> "Lease":
+        """A slot for this ticket, to be used with `async with`. Raises what `refusal` tells."""
+        return Lease(self, ticket, again, beat)
 
     def observe(self, facts: BackendFacts) -> None:
         self._apply(self.scheduler.observe(facts, self._loop.time()))
+
+    def loaded(self, backend: str, model: str) -> None:
+        self._apply(self.scheduler.loaded(backend, model, self._loop.time()))
+
+    def unload(self, model: str) -> None:
+        """An operator wants a model gone."""
+        self._apply(self.scheduler.unload(model, self._loop.time()))
+
+    def load_failed(self, backend: str, model: str, error: GatewayError) -> None:
+        now = self._loop.time()
+        if isinstance(error, BackendUnreachable):
+            self._apply(self.scheduler.unheard(backend, model, now))
+        elif isinstance(error, ModelNotFound):
+            self._apply(self.scheduler.lost(backend, model, now))
+        else:
+            self._apply(self.scheduler.failed(backend, model, error.message, now))
 
     def close(self) -> None:
         """Send away what waits and whatever comes: the process is about to end."""
         self._apply(self.scheduler.close())
 
-    def leave(self, ticket: Ticket) -> None:
-        """The ticket's holder is gone, in whatever phase it was."""
-        if decisions := self.scheduler.cancel(ticket, self._loop.time()):
+    def leave(self, ticket: Ticket, *, done: bool = False) -> None:
+        """The ticket's holder is gone, in whatever phase it was; `done`: it has run to its end."""
+        end = self.scheduler.finish if done else self.scheduler.cancel
+        if decisions := end(ticket, self._loop.time()):
             self._apply(decisions)
 
-    def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Decision] | None:
+    def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Admit | Reject | Expire] | None:
         """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""
         decisions = self.scheduler.offer(ticket, self._loop.time(), again=again)
         if ticket.phase is Phase.RUNNING and len(decisions) == 1:
@@ -49,11 +84,16 @@ class Admission:
         if ticket.phase is Phase.RUNNING:
             return None
         for decision in decisions:
-            if decision.ticket is ticket and not isinstance(decision, Admit):
+            if isinstance(decision, Reject | Expire) and decision.ticket is ticket:
                 raise refusal(decision)
+        ticket.why = self.scheduler.explain(ticket)
         self._waiters[ticket] = waiter = self._loop.create_future()
         self._arm()
         return waiter
+
+    def outlook(self, ticket: Ticket) -> Outlook:
+        """When a ticket that waits will start, as things are now."""
+        return self.scheduler.outlook(ticket, self._loop.time())
 
     def forget(self, ticket: Ticket) -> None:
         """Nobody waits for this ticket any more."""
@@ -61,10 +101,14 @@ class Admission:
 
     def _apply(self, decisions: list[Decision]) -> None:
         for decision in decisions:
+            if isinstance(decision, Load | Unload):
+                self._order(decision)
+                continue
             waiter = self._waiters.get(decision.ticket)
             if waiter is not None and not waiter.done():
                 waiter.set_result(decision)
             # Otherwise its task has been cancelled and not yet resumed: `leave` gives the slot back when it does.
+        self._arm()
 
     def _arm(self) -> None:
         deadline = self.scheduler.next_deadline()
@@ -77,7 +121,13 @@ class Admission:
     def _on_deadline(self) -> None:
         self._timer = None
         self._apply(self.scheduler.expire(self._loop.time()))
-        self._arm()
+
+
+class Beat(Struct, frozen=True):
+    """Who wants to hear how things stand, so often, while waiting."""
+
+    every_s: float
+    tell: Callable[[Outlook], None]
 
 
 class Lease(Struct, frozen=True, eq=False):
@@ -86,6 +136,7 @@ class Lease(Struct, frozen=True, eq=False):
     admission: Admission
     ticket: Ticket
     again: bool
+    beat: Beat | None
 
     # Neither is a coroutine of its own where there is nothing to wait for, as in nearly every case.
     def __aenter__(self) -> Awaitable[None]:
@@ -96,8 +147,10 @@ class Lease(Struct, frozen=True, eq=False):
             raise
         return self.admission.done if waiter is None else self._wait(waiter)
 
-    async def _wait(self, waiter: asyncio.Future[Decision]) -> None:
+    async def _wait(self, waiter: asyncio.Future[Admit | Reject | Expire]) -> None:
         try:
+            if self.beat is not None:
+                await self._keep_telling(waiter, self.beat)
             if not isinstance(decision := await waiter, Admit):
                 raise refusal(decision)
         except BaseException:
@@ -106,10 +159,14 @@ class Lease(Struct, frozen=True, eq=False):
         finally:
             self.admission.forget(self.ticket)
 
+    async def _keep_telling(self, waiter: asyncio.Future[Admit | Reject | Expire], beat: Beat) -> None:
+        while not (await asyncio.wait((waiter,), timeout=beat.every_s))[0]:
+            beat.tell(self.admission.outlook(self.ticket))
+
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Awaitable[None]:
-        self.admission.leave(self.ticket)
+        self.admission.leave(self.ticket, done=error is None)
         return self.admission.done
 
 
@@ -117,9 +174,17 @@ def refusal(decision: Reject | Expire) -> GatewayError:
     """The error that tells the client of a decision against it."""
     model = decision.ticket.model
     if isinstance(decision, Expire):
-        return QueueTimeout(f"the request for {model!r} waited in the queue until its deadline")
-    if decision.reason == "draining":
-        return Draining("this server is shutting down", retry_after_s=decision.retry_after_s)
-    if decision.reason == "no_backend":
-        return NoBackend(f"no backend can serve {model!r} now", retry_after_s=decision.retry_after_s)
-    return QueueFull(f"the queue for {model!r} is full", retry_after_s=decision.retry_after_s)
+        return QueueTimeout(f"the request for {model!r} waited in the queue until its time was over")
+    kind, why = _REFUSALS[decision.reason]
+    return kind(why.format(model=repr(model), why=decision.why), retry_after_s=decision.retry_after_s)
+
+
+_REFUSALS: dict[str, tuple[type[GatewayError], str]] = {
+    "draining": (Draining, "this server is shutting down"),
+    "no_backend": (NoBackend, "no backend can serve {model} now"),
+    "queue_full": (QueueFull, "the queue for {model} is full"),
+    "deadline_unreachable": (DeadlineUnreachable, "the request for {model} could not be answered in time"),
+    "insufficient_memory": (InsufficientMemory, "no backend has the memory for {model}"),
+    "model_lost": (ModelNotFound, "no backend has the model {model} any more"),
+    "load_failed": (LoadFailed, "{model} could not be loaded: {why}"),
+}

@@ -26,13 +26,14 @@ def _bearer(authorization: bytes) -> bytes:
 class Authenticator:
     """Knows keys by their SHA-256 alone. Without any, every caller is the operator (loopback only: `runtime`)."""
 
-    def __init__(self, keys: Iterable[tuple[bytes, Principal]]) -> None:
+    def __init__(self, keys: Iterable[tuple[bytes, Principal]], anonymous: Principal = ANONYMOUS) -> None:
         self._keys = dict(keys)
+        self._anonymous = anonymous
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Who asks. Raises Unauthenticated; an unknown key costs the same steps as a known one (I17)."""
         if not self._keys:
-            return ANONYMOUS
+            return self._anonymous
         given = credential(headers)
         if not given:
             raise Unauthenticated(

@@ -92,7 +92,9 @@ class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; `thinking` None leaves the choice to the backend.
+    completion endpoint; `thinking` None leaves the choice to the backend. Of one user's requests those of the lowest
+    `priority` go first; `service_tier` is OpenAI's word for
+    how urgent it is, "" if it does not say.
     """
 
     model: str
@@ -107,6 +109,8 @@ class ChatRequest(Struct, frozen=True, gc=False):
     thinking: Thinking | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    priority: int = 0
+    service_tier: str = ""
 
 
 # --- what comes back ----------------------------------------------------------------------------------------------

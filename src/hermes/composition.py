@@ -6,10 +6,11 @@ import os
 import resource
 import ssl
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from hermes import config as settings
 from hermes.auth import Authenticator
@@ -23,9 +24,11 @@ from hermes.http.pool import Pool
 from hermes.http.wire import Deadlines, render_headers
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
-from hermes.policy.scheduler import Bounds, ModelBounds
-from hermes.principal import Principal
+from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
+from hermes.principal import ANONYMOUS, Class, Principal
 
+# Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
+USUAL_OUTPUT_TOKENS = 211
 # Files besides the clients' connections: backends, logs, the loop's own.
 RESERVED_FILES = 64
 
@@ -77,7 +80,18 @@ def _lacks_key(tls: settings.Tls) -> bool:
 
 
 def authenticator(config: settings.Config) -> Authenticator:
-    return Authenticator((bytes.fromhex(key.sha256), Principal(key.key_id, key.user, key.admin)) for key in config.keys)
+    anonymous = replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
+    return Authenticator(((bytes.fromhex(key.sha256), _principal(key, config)) for key in config.keys), anonymous)
+
+
+def _principal(key: settings.Key, config: settings.Config) -> Principal:
+    ceiling = urgency(key.max_class or "interactive")
+    usual = urgency(key.usual_class or config.scheduling.usual_class)
+    return Principal(key.key_id, key.user, key.admin, ceiling, max(usual, ceiling), key.weight, key.max_running)
+
+
+def urgency(name: str) -> Class:
+    return Class[name.upper()]
 
 
 # --- what is served, and by whom --------------------------------------------------------------------------------------
@@ -98,8 +112,41 @@ def retries(limits: settings.Limits) -> RetryPolicy:
     return RetryPolicy(limits.max_attempts, limits.retry_ratio)
 
 
-def model_bounds(model: settings.Model | settings.Defaults) -> ModelBounds:
-    return ModelBounds(model.max_concurrency, model.queue_limit)
+def rules(scheduling: settings.Scheduling) -> Rules:
+    """What cannot be set is as docs/scheduling.md has it. A model that is slow to load has the time to be loaded."""
+    interactive, normal, batch = (
+        ClassRules(each.weight, each.max_wait_s or inf)
+        for each in (scheduling.interactive, scheduling.normal, scheduling.batch)
+    )
+    return Rules((interactive, normal, batch), floor=scheduling.model_floor, load_waits=2.0)
+
+
+def unlisted_bounds(defaults: settings.Defaults) -> ModelBounds:
+    return ModelBounds(defaults.max_concurrency, defaults.queue_limit)
+
+
+def model_bounds(model: settings.Model, config: settings.Config) -> ModelBounds:
+    return ModelBounds(
+        model.max_concurrency,
+        model.queue_limit,
+        model.pinned,
+        model.load_time_s,
+        USUAL_OUTPUT_TOKENS / model.decode_tps if model.decode_tps else None,
+        _size_bytes(model, config),
+    )
+
+
+# Of a backend's memory.
+_PARTS = {"low": 1 / 8, "medium": 1 / 4, "high": 1 / 2}
+
+
+def _size_bytes(model: settings.Model, config: settings.Config) -> int | None:
+    """What a model is said to take; None: nothing that could be counted."""
+    if not isinstance(model.memory_cost, str):
+        return model.memory_cost
+    allowed = [backend for backend in config.backends if not model.backends or backend.name in model.backends]
+    memory = max((backend.memory or 0 for backend in allowed), default=0)
+    return int(memory * _PARTS[model.memory_cost]) or None
 
 
 def catalog(config: settings.Config) -> Catalog:
@@ -119,6 +166,7 @@ def _service(name: str, model: settings.Model) -> Service:
         max_stream_s=model.max_stream_s,
         sampling=Sampling(**{field: getattr(params, field) for field in params.__struct_fields__}),
         max_output_tokens=model.max_output_tokens,
+        highest=urgency(model.max_class or "interactive"),
     )
 
 
@@ -133,6 +181,16 @@ def pins(config: settings.Config, backend: settings.Backend) -> dict[str, Pins]:
 
 def _said(options: settings.LoadOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if value is not None}
+
+
+def state_dir(server: settings.Server, environ: Mapping[str, str]) -> Path | None:
+    """Where what was learned is kept, by the XDG base directory specification; None: nowhere."""
+    if server.state_dir is not None:
+        return None if server.state_dir == "off" else Path(server.state_dir)
+    if (base := Path(environ.get("XDG_STATE_HOME", ""))).is_absolute():
+        return base / "hermes"
+    home = environ.get("HOME")
+    return Path(home) / ".local/state/hermes" if home else None
 
 
 def origin(backend: settings.Backend) -> Origin:

@@ -84,6 +84,10 @@ class ModelNotFound(BadRequest):
     status, code = 404, "model_not_found"
 
 
+class RequestNotFound(BadRequest):
+    status, code = 404, "request_not_found"
+
+
 class MethodNotAllowed(BadRequest):
     status, code = 405, "method_not_allowed"
 
@@ -124,6 +128,12 @@ class Forbidden(GatewayError):
     status, code, source, outcome = 403, "admin_only", "client", Outcome.DENIED
 
 
+class Dismissed(GatewayError):
+    """Somebody who may has sent it away. 499 is nginx's; what matters is that no SDK tries again."""
+
+    status, code, source, outcome = 499, "cancelled", "client", Outcome.CANCELLED
+
+
 # --- the gateway says no ------------------------------------------------------------------------------------------
 
 
@@ -133,6 +143,22 @@ class QueueFull(GatewayError):
 
 class QueueTimeout(GatewayError):
     status, code, outcome = 504, "queue_timeout", Outcome.QUEUE_TIMEOUT
+
+
+class DeadlineUnreachable(GatewayError):
+    """It would be too late: said before anything was spent on it."""
+
+    status, code, outcome = 503, "deadline_unreachable", Outcome.DEADLINE_REFUSED
+
+
+class InsufficientMemory(GatewayError):
+    """It can never be loaded where it is allowed to be."""
+
+    status, code, outcome = 503, "insufficient_memory", Outcome.NO_BACKEND
+
+
+class LoadFailed(GatewayError):
+    status, code, outcome = 503, "load_failed", Outcome.NO_BACKEND
 
 
 class NoBackend(GatewayError):

@@ -2,10 +2,11 @@
 
 import asyncio
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes import attempt
-from hermes.admission import Admission
+from hermes.admission import Admission, Beat
 from hermes.attempt import Job
 from hermes.chat import ChatRequest
 from hermes.dialects import ClientDialect, Meta
@@ -14,13 +15,32 @@ from hermes.exchange import Exchange
 from hermes.fleet.fleet import Fleet
 from hermes.http.response import Response
 from hermes.metrics import Metrics
+from hermes.policy.claim import NO_CLAIM, Claim, urgency
+from hermes.policy.estimates import Outlook
 from hermes.policy.retry import RetryBudget
-from hermes.policy.routing import Candidates, Catalog, Service, candidates, check_model_name, fill_in
-from hermes.policy.scheduler import Ticket
+from hermes.policy.routing import (
+    Candidates,
+    Catalog,
+    Filling,
+    Service,
+    candidates,
+    check_model_name,
+    fill_in,
+    filling,
+)
+from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
 
 # In a storm the clients must not take over what we may not do.
 _DO_NOT_RETRY = (b"x-should-retry", b"false")
+
+
+class _Route(Struct, frozen=True):
+    """How a model is served and by whom, and what fills in a request for it in one dialect."""
+
+    service: Service
+    found: Candidates
+    filling: Filling
 
 
 class Gateway:
@@ -31,13 +51,15 @@ class Gateway:
         admission: Admission,
         retries: RetryBudget,
         metrics: Metrics,
+        heartbeat_s: float = 0.0,
     ) -> None:
         self._catalog = catalog
         self._fleet = fleet
         self._admission = admission
         self._retries = retries
         self._metrics = metrics
-        self._routes: dict[str, tuple[Service, Candidates]] = {}
+        self._heartbeat_s = heartbeat_s
+        self._routes: dict[tuple[str, ClientDialect], _Route] = {}
         self._routes_of = -1
 
     async def complete(
@@ -48,41 +70,73 @@ class Gateway:
         request: ChatRequest,
         response: Response,
         size_bytes: int,
+        claim: Claim = NO_CLAIM,
     ) -> None:
-        """Answer `request`, which takes about `size_bytes` of memory.
+        """Answer `request`, which takes about `size_bytes` of memory and is as urgent as `claim` says.
 
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
-        service, found = self._known_route(request.model) or await self.route(request.model)
+        route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        service, found = route.service, route.found
         exchange.model, exchange.stream = service.model, request.stream
-        ticket = Ticket(
+        within_s = service.timeout_s
+        if claim is not NO_CLAIM:
+            within_s = min(within_s, claim.within_s, within_s if request.stream else claim.whole_within_s)
+        ticket = exchange.ticket = Ticket(
             service.model,
             found.resident,
             principal.tenant,
             found.names,
             size_bytes,
             exchange.arrived_at,
-            exchange.arrived_at + service.timeout_s,
+            exchange.arrived_at + within_s,
+            urgency(claim, request.service_tier, principal.usual, max(principal.ceiling, service.highest)),
+            request.priority,
+            principal.weight,
+            principal.max_running,
+            whole=not request.stream,
         )
-        sampling = fill_in(request.sampling, service, dialect.sampling_defaults)
+        sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
+        exchange.task = asyncio.current_task()
+        try:
+            await self._attempts(job, ticket)
+        except BaseException as error:
+            attempt.break_off(job, error)
+            raise
+
+    async def _attempts(self, job: Job, ticket: Ticket) -> None:
+        """Until one has answered, or there may be no more."""
+        exchange = job.exchange
+        beat = self._heart(job) if job.request.stream and self._heartbeat_s else None
         while True:
             try:
-                async with self._admission.admit(ticket, again=exchange.attempts > 0):
+                async with self._admission.admit(ticket, beat, again=exchange.attempts > 0):
                     await self._attempt(job, ticket)
                 return
             except BackendError as error:
-                pause_s = self._pause_before_retry(error, exchange, response, ticket.deadline)
+                pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
             except ModelNotFound as error:
-                found, pause_s = await self._who_else(error, request.model, exchange.attempts), 0.0
+                found, pause_s = await self._who_else(error, job), 0.0
                 ticket = replace(ticket, resident=found.resident, candidates=found.names)
             await asyncio.sleep(pause_s)
-            ticket = ticket.again()
+            ticket = exchange.ticket = ticket.again()
 
-    async def route(self, model: str) -> tuple[Service, Candidates]:
+    def _heart(self, job: Job) -> Beat:
+        """A stream that waits is begun, and told its place, before anybody in between gives up on it."""
+
+        def beat(outlook: Outlook) -> None:
+            if not job.response.started:
+                job.response.start(200, attempt.stream_lines(job))
+            job.response.write(encoder.queued(outlook.position, int(outlook.eta_s * 1000)))
+
+        encoder = job.dialect.encoder(job.request, job.meta)
+        return Beat(self._heartbeat_s, beat)
+
+    async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
         service = self._catalog.service(check_model_name(model))
         if service is None:
@@ -97,16 +151,17 @@ class Gateway:
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:
             service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
-        self._routes[model] = service, found
-        return service, found
+        route = self._routes[model, dialect] = _Route(service, found, filling(service, dialect.sampling_defaults))
+        return route
 
-    async def _who_else(self, error: ModelNotFound, model: str, attempts: int) -> Candidates:
+    async def _who_else(self, error: ModelNotFound, job: Job) -> Candidates:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
+        attempts = job.exchange.attempts
         if attempts > 1 or self._retries.withdraw(attempts) is None:
             error.headers += (_DO_NOT_RETRY,)
             raise error
         await self._fleet.refresh()
-        return (await self.route(model))[1]
+        return (await self._route(job.request.model, job.dialect)).found
 
     def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
         """The listed service of a model that was asked for by another of its names: its settings hold all the same."""
@@ -117,35 +172,35 @@ class Gateway:
                 return service, listed
         return None
 
-    def _known_route(self, model: str) -> tuple[Service, Candidates] | None:
-        """What `route` found before, as long as no backend's models have changed since."""
+    def _known_route(self, model: str, dialect: ClientDialect) -> "_Route | None":
+        """What `_route` found before, as long as no backend's models have changed since."""
         if self._routes_of != self._fleet.generation:
             self._routes_of = self._fleet.generation
             self._routes.clear()
-        return self._routes.get(model)
+        return self._routes.get((model, dialect))
 
     async def _attempt(self, job: Job, ticket: Ticket) -> None:
         backend, exchange = self._fleet.backends[ticket.backend], job.exchange
         exchange.backend = backend.name
         if not exchange.attempts:
-            exchange.admitted_at = ticket.started_at
+            exchange.queue_s = ticket.started_at - exchange.arrived_at
             self._retries.deposit()
         exchange.attempts += 1
         try:
-            await attempt.run(job, backend.driver, ticket.resident)
+            await attempt.run(job, backend.driver, ticket)
         except BaseException as error:
             self._metrics.attempts.add((backend.name, _result_of(error)))
             if isinstance(error, BackendUnreachable):
                 backend.suspect()
             raise
         self._metrics.attempts.add((backend.name, "ok"))
+        usage = exchange.usage
+        self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
 
-    def _pause_before_retry(
-        self, error: BackendError, exchange: Exchange, response: Response, deadline: float
-    ) -> float:
+    def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
         spent = exchange.attempts > 1
-        if error.retryable and not response.started:
+        if error.retryable and not exchange.begun:
             pause_s = self._retries.withdraw(exchange.attempts)
             if pause_s is not None and asyncio.get_running_loop().time() + pause_s < deadline:
                 return pause_s

@@ -11,10 +11,10 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     """Declare each, and say where its values are found."""
     gauge, names = metrics.gauge, scheduler.models
     gauge("hermes_requests_active", "Requests that hold a slot.", ("model",), lambda: {
-        (name,): float(scheduler.load(name).running) for name in names()
+        (name,): float(scheduler.occupancy(name).running) for name in names()
     })  # fmt: skip
     gauge("hermes_requests_queued", "Requests that wait for a slot.", ("model",), lambda: {
-        (name,): float(scheduler.load(name).waiting) for name in names()
+        (name,): float(scheduler.occupancy(name).waiting) for name in names()
     })  # fmt: skip
     gauge("hermes_queued_bytes", "Bytes of request bodies that wait.", (), lambda: {
         (): float(scheduler.waiting_bytes)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 
+# Below this part of the memory a machine is about to swap, or to kill somebody.
+SCARCE = 0.05
+
 
 def process() -> dict[str, float | int]:
     """This process: memory in bytes, processor seconds, open files."""
@@ -33,6 +36,14 @@ def machine() -> dict[str, object]:
     return found
 
 
+def memory_bytes() -> int | None:
+    """All of the machine's; None if that cannot be told."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
 def cgroup() -> dict[str, float | int]:
     """Our cgroup's limits, the tightest from here up: memory in bytes, processors as a number of them."""
     found: dict[str, float | int] = {}
@@ -45,6 +56,32 @@ def cgroup() -> dict[str, float | int]:
     if cpus := [cpu for level in levels if (cpu := _cpus(_read(level / "cpu.max")))]:
         found["cpu_limit"] = round(min(cpus), 3)
     return found
+
+
+def pressure() -> str:
+    """Why nothing large should be loaded now; "" if nothing speaks against it."""
+    fields = _fields("/proc/meminfo")
+    if "MemAvailable" in fields and "MemTotal" in fields:
+        available, total = _kib(fields["MemAvailable"]), _kib(fields["MemTotal"])
+        if available < SCARCE * total:
+            return f"{available >> 20} of {total >> 20} MiB of the machine's memory are available"
+    here = _own_cgroup()
+    for level in (here, *here.parents):
+        limit, used = _read(level / "memory.max"), _read(level / "memory.current")
+        if level.is_relative_to(_CGROUP) and limit.isdigit() and used.isdigit():
+            left = int(limit) - int(used) + _cached(level)
+            if left < SCARCE * int(limit):
+                return f"{left >> 20} of the {int(limit) >> 20} MiB that the cgroup may have are left"
+    return ""
+
+
+def _cached(cgroup: Path) -> int:
+    """Of what a cgroup uses: files' pages, which it can do without."""
+    for line in _read(cgroup / "memory.stat").splitlines():
+        key, _, value = line.partition(" ")
+        if key == "file":
+            return int(value)
+    return 0
 
 
 def _cpus(cpu_max: str) -> float:

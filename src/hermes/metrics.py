@@ -8,17 +8,19 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from msgspec import Struct
-
 MAX_SERIES = 1000
 
 Labels = tuple[str, ...]
 
 
-class Cell(Struct):
+# Neither this nor `Buckets` is a Struct: setting a field of one costs three times as much.
+class Cell:
     """The value of one series of a counter."""
 
-    value: float = 0.0
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
 
 
 class Counter:
@@ -63,12 +65,15 @@ class KeptCounter(Gauge):
     __slots__ = ()
 
 
-class Buckets(Struct):
+class Buckets:
     """One series of a histogram: how many observations fell up to each bound, the last one to no bound."""
 
-    bounds: tuple[float, ...]
-    counts: list[int]
-    total: float = 0.0
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
@@ -96,7 +101,7 @@ class Histogram:
         """The series with these label values, to be kept by whoever observes often."""
         if values not in self.series and len(self.series) >= MAX_SERIES:
             values = ("other",) * len(self.labels)
-        return self.series.setdefault(values, Buckets(self.bounds, [0] * (len(self.bounds) + 1)))
+        return self.series.setdefault(values, Buckets(self.bounds))
 
     def observe(self, values: Labels, value: float) -> None:
         self.child(values).observe(value)

@@ -15,6 +15,7 @@ from hermes.api.door import Door
 from hermes.api.inference import Inference
 from hermes.api.models import Models
 from hermes.api.ops import Ops
+from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
 from hermes.dialects.openai import OpenAI
@@ -28,6 +29,7 @@ from hermes.http.wire import Deadlines
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
+from hermes.storage.learned import Keeper, State
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +47,19 @@ class Runtime:
         self.journal = Journal(self.metrics)
         self._deadlines = Deadlines(loop)
         self.bounds = composition.bounds(config)
-        self.scheduler = Scheduler(self.bounds, composition.model_bounds(config.defaults))
+        self.scheduler = Scheduler(
+            self.bounds, composition.unlisted_bounds(config.defaults), composition.rules(config.scheduling)
+        )
         for name, model in config.models.items():
-            self.scheduler.configure(name, composition.model_bounds(model))
-        self.admission = Admission(self.scheduler, loop)
-        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self._on_backend)
+            self.scheduler.configure(name, composition.model_bounds(model, config))
+        self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
+        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission)
         self.catalog = composition.catalog(config)
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
         self._access_log: AccessLog | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server)
@@ -71,15 +76,15 @@ class Runtime:
             backend.slots,
             backend.probe_interval_s,
             backend.simulated,
+            backend.memory,
+            backend.max_loaded,
         )
-
-    def _on_backend(self, backend: Backend) -> None:
-        self.admission.observe(backend.facts)
 
     def _api(self) -> Api:
         config, openai = self.config, OpenAI()
         retries = RetryBudget(composition.retries(config.limits))
-        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics)
+        heartbeat_s = config.scheduling.queue_heartbeat_s
+        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics, heartbeat_s)
         ops = Ops(
             self.fleet,
             self.admission,
@@ -91,8 +96,9 @@ class Runtime:
             connections=lambda: self.server.open_connections,
         )
         prompt = Prompt()
-        models = Models(self.catalog, self.fleet, openai)
-        table = RouteTable(routes(Inference(gateway, openai, prompt), models, ops, openai, prompt))
+        models = Models(self.catalog, self.fleet, self.admission, openai)
+        queue = Queue(self.journal, self.scheduler, self._loop.time)
+        table = RouteTable(routes(Inference(gateway, openai, prompt), models, ops, queue, openai, prompt))
         door = Door(config.server.allowed_hosts, config.server.allowed_origins, instance=os.urandom(8).hex())
         return Api(table, door, composition.authenticator(config), self.journal, self.metrics, openai, self._loop.time)
 
@@ -102,6 +108,7 @@ class Runtime:
         """Listen and begin to watch the backends. Raises ConfigError (address in use, unreadable certificate)."""
         server = self.config.server
         self._open_access_log()
+        self._remember()
         self._watching = self._loop.create_task(self.fleet.run(), name="fleet")
         try:
             if server.unix_socket:
@@ -154,8 +161,28 @@ class Runtime:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
+        if self._keeper is not None:
+            await self._keeper.end()
         if self._access_log is not None:
             self._access_log.close()
+
+    def _remember(self) -> None:
+        """What was learned before the last restart."""
+        folder = composition.state_dir(self.config.server, os.environ)
+        if folder is None or any(backend.simulated for backend in self.config.backends):
+            return
+        self._keeper = Keeper(folder, self._learned)
+        self.scheduler.learn(self._keeper.state.models)
+        for name, backend in self.fleet.backends.items():
+            backend.learn(self._keeper.state.sizes.get(name, {}))
+        self._keeper.start()
+
+    def _learned(self) -> State | None:
+        backends = self.fleet.backends
+        if any(backend.simulated for backend in backends.values()):
+            return None
+        sizes = {name: backend.weights for name, backend in backends.items() if backend.weights}
+        return State(self.scheduler.learned(), sizes)
 
     def _open_access_log(self) -> None:
         target = self.config.logging.access_log

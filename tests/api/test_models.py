@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.fakes.backend import FakeOllama, Step, Then, fail, loaded, model, ollama, play
+from tests.fakes.backend import DONE, FakeOllama, Step, Then, fail, loaded, model, ollama, play
 from tests.fakes.gateway import PROMPT, Hermes, hermes, scenario
+from tests.support import until
 
 LIBRARY = "hf.co/unsloth/gemma-3:Q4_K_M"
 
@@ -165,6 +166,7 @@ async def test_a_pull_that_fails_later_ends_in_an_error_line_and_uncleanly(steps
 async def test_a_pull_whose_load_fails_says_so() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         pulls(backend, SUCCESS)
+        backend.models.append(model("phi:latest"))
         backend.management["/api/generate"] = fail(500, "llama-server process no longer running: out of memory")
         *_, loading, last = (await gateway.ask("/v1/llm/phi/pull", {})).events
         assert loading == {"status": "loading"}
@@ -212,6 +214,150 @@ async def loaded_names(gateway: Hermes) -> list[str]:
 async def test_after_a_pull_the_model_is_seen_loaded() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         pulls(backend, SUCCESS)
-        backend.loaded = [loaded("phi:latest")]
+        backend.models.append(model("phi:latest"))
+        backend.loaded = []
         await gateway.ask("/v1/llm/phi/pull", {})
         assert await loaded_names(gateway) == ["phi:latest"]
+
+
+@scenario
+async def test_a_pull_of_what_is_not_there_afterwards_does_not_end_well() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        pulls(backend, SUCCESS)
+        *_, last = (await gateway.ask("/v1/llm/phi/pull", {})).events
+        assert last["error"]["code"] == "model_not_found"
+
+
+# --- loading and unloading --------------------------------------------------------------------------------------------
+
+LOAD, UNLOAD = PROMPT + "/load", PROMPT + "/unload"
+
+
+@scenario
+async def test_a_load_is_answered_when_the_model_is_loaded() -> None:
+    async with ollama() as backend:
+        backend.loaded = []
+        async with hermes(backend) as gateway:
+            gate = asyncio.Event()
+            backend.management["/api/generate"] = play(gate, {"done": True, "done_reason": "load"})
+            call = await gateway.open(LOAD, b"", method="POST")
+            await until(lambda: backend.orders == ["load gemma:latest"])
+            assert not gateway.records
+            gate.set()
+            reply = await call.reply()
+            assert (reply.status, reply.json) == (200, {"model": "gemma", "loaded": ["b0"]})
+            assert backend.asked == []
+            assert gateway.runtime.scheduler.learned()["gemma:latest"].service_s is None
+
+
+@scenario
+async def test_a_load_of_what_is_loaded_and_busy_is_answered_at_once() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.default = play(then=Then.STALL)
+        call = await gateway.open(PROMPT, {"prompt": "Hi"})
+        await backend.request(0)
+        assert (await gateway.ask(LOAD, b"")).json == {"model": "gemma", "loaded": ["b0"]}
+        assert backend.orders == []
+        call.leave()
+
+
+@scenario
+async def test_who_asks_for_a_load_that_fails_hears_why() -> None:
+    async with ollama() as backend:
+        backend.loaded = []
+        async with hermes(backend) as gateway:
+            backend.management["/api/generate"] = fail(500, "out of memory")
+            reply = await gateway.ask(LOAD, b"")
+            assert (reply.status, reply.error["code"]) == (503, "load_failed")
+            assert "out of memory" in reply.error["message"]
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@scenario
+async def test_a_load_takes_the_place_of_what_is_idle_but_not_of_what_is_pinned(pinned: bool) -> None:
+    async with ollama("gemma:latest", "phi:latest") as backend:
+        backend.loaded = [loaded("gemma:latest")]
+        own = {"name": "b0", "url": backend.url, "max_loaded": 1}
+        async with hermes(backends=[own], models={"gemma": {"pinned": pinned}, "phi": {}}) as gateway:
+            assert (await gateway.ask(PROMPT, {"prompt": "Hi"})).status == 200  # its model is known by then
+            reply = await gateway.ask("/v1/llm/phi/load", b"")
+            if pinned:
+                assert (reply.status, reply.error["code"], backend.orders) == (503, "insufficient_memory", [])
+            else:
+                assert (reply.status, backend.orders) == (200, ["unload gemma:latest", "load phi:latest"])
+
+
+@scenario
+async def test_an_unload_of_an_idle_model_is_carried_out_at_once() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        reply = await gateway.ask(UNLOAD, b"")
+        assert (reply.status, reply.json) == (202, {"model": "gemma", "unloading": ["b0"], "active": 0})
+        await until(lambda: backend.loaded == [])
+        reply = await gateway.ask(UNLOAD, b"")
+        assert (reply.status, reply.json) == (200, {"model": "gemma", "unloading": [], "active": 0})
+        assert backend.orders == ["unload gemma:latest"]
+
+
+@scenario
+async def test_an_unload_of_a_busy_model_ends_first_what_runs_and_starts_nothing() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        free = asyncio.Event()
+        backend.default = play(free, "Hel", DONE)
+        runs = await gateway.open(PROMPT, {"prompt": "runs"})
+        await backend.request(0)
+        assert (await gateway.ask(UNLOAD, b"")).json["active"] == 1
+        waits = await gateway.open(PROMPT, {"prompt": "waits"})
+        await gateway.until_waiting(1)
+        assert backend.orders == []
+        free.set()
+        assert (await runs.reply()).status == (await waits.reply()).status == 200
+        assert backend.orders == ["unload gemma:latest", "load gemma:latest"]
+        assert backend.most_running == 1
+
+
+@scenario
+async def test_a_model_that_is_being_unloaded_is_not_taken_for_loaded_again() -> None:
+    """A look may still see it."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        gate = asyncio.Event()
+        backend.management["/api/generate"] = play(gate, {"done": True, "done_reason": "unload"})
+        await gateway.ask(UNLOAD, b"")
+        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        call = await gateway.open(PROMPT, {"prompt": "Hi"})
+        await gateway.until_waiting(1)
+        assert backend.asked == []
+        backend.loaded = []
+        del backend.management["/api/generate"]
+        gate.set()
+        assert (await call.reply()).status == 200
+        assert backend.orders == ["unload gemma:latest", "load gemma:latest"]
+
+
+@scenario
+async def test_a_model_that_could_not_be_unloaded_is_there_as_before() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.management["/api/generate"] = fail(500, "no")
+        await gateway.ask(UNLOAD, b"")
+        await until(lambda: gateway.runtime.scheduler.where("gemma:latest"))
+        assert (await gateway.ask(PROMPT, {"prompt": "Hi"})).status == 200
+        assert backend.orders == ["unload gemma:latest"]
+
+
+@scenario
+async def test_what_others_load_after_an_unload_is_seen() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        await gateway.ask(UNLOAD, b"")
+        seen = gateway.runtime.fleet.backends["b0"]
+        await until(lambda: seen.idle and not backend.loaded)
+        backend.loaded = [loaded("gemma:latest")]
+        await seen.look(2.0)
+        assert gateway.runtime.scheduler.where("gemma:latest") == {"b0": 0}
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+@scenario
+async def test_what_nobody_has_can_be_neither_loaded_nor_unloaded(verb: str) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        assert (await gateway.ask(f"/v1/llm/phi/{verb}", b"")).error["code"] == "model_not_found"
+    async with hermes(backend) as gateway:
+        assert (await gateway.ask(f"/v1/llm/phi/{verb}", b"")).error["code"] == "no_backend"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.api.routes import Access, Call, Route, RouteTable
+from hermes.api.routes import Call, Route, RouteTable
 from hermes.dialects.openai import OpenAI
 from hermes.errors import BadRequest, RouteNotFound
 from hermes.policy.routing import MODEL_NAME
@@ -17,7 +17,7 @@ async def nothing(call: Call) -> None:
 
 
 def route(method: str, path: str) -> Route:
-    return Route(method, path, Access.USER, OpenAI(), nothing)
+    return Route(method, path, "user", OpenAI(), nothing)
 
 
 ASK, PULL = route("POST", "/v1/llm/{model}"), route("POST", "/v1/llm/{model}/pull")
@@ -31,7 +31,7 @@ names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:/@-]{0,40}\Z").filter(
 @given(names, st.sampled_from(["", "/", ":", "/:@"]))
 def test_a_model_comes_out_of_its_path_however_it_was_encoded(name: str, left_bare: str) -> None:
     path = f"/v1/models/{quote(name, safe=left_bare)}".encode()
-    assert TABLE.match("GET", path).model == name
+    assert TABLE.match("GET", path).named == name
 
 
 @given(names)
@@ -39,14 +39,14 @@ def test_asking_and_pulling_are_told_apart_by_the_end_of_the_path(name: str) -> 
     encoded = quote(name, safe="")
     assert TABLE.match("POST", f"/v1/llm/{encoded}".encode()).route is ASK
     match = TABLE.match("POST", f"/v1/llm/{encoded}/pull".encode())
-    assert (match.route, match.model) == (PULL, name)
+    assert (match.route, match.named) == (PULL, name)
 
 
 @given(st.binary(max_size=30).map(lambda tail: b"/v1/models/" + tail))
 def test_no_path_yields_a_name_that_is_none(path: bytes) -> None:
     """I25."""
     try:
-        model = TABLE.match("GET", path).model
+        model = TABLE.match("GET", path).named
     except (BadRequest, RouteNotFound):
         return
     assert model is not None and MODEL_NAME(model)

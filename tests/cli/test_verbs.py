@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from hermes import __version__
 from hermes.cli import cli
 from hermes.config import files
-from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, ollama, play
+from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
 from tests.fakes.gateway import Hermes, hermes, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
@@ -61,7 +61,7 @@ async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **en
 
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["serve", "sim", "check", "status", "models", "pull", "ask", "version"]
+VERBS = ["serve", "sim", "replay", "check", "status", "queue", "why", "models", "pull", "ask", "version"]
 
 
 def options(name: str) -> set[str]:
@@ -432,6 +432,7 @@ def pulls(backend: FakeOllama, *lines: dict[str, object]) -> None:
 async def test_pull_shows_its_progress_and_loads(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         pulls(backend, {"status": "pulling manifest"}, LAYER, {**LAYER, "completed": 1000}, {"status": "success"})
+        backend.models.append(model("phi:latest"))
         result = await ask(verb, gateway, "pull", "phi")
         assert (result.exit_code, result.stdout) == (0, "phi is there and loaded\n")
         assert "pulling manifest" in result.stderr

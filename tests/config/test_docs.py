@@ -37,7 +37,7 @@ def leaves(kind: Any, above: str) -> Iterator[tuple[str, FieldInfo, bool]]:
         if items:
             yield from leaves(items[0], path + (".<name>." if get_origin(inner) is dict else "[]."))
             continue
-        section = is_struct(inner) and above == ""
+        section = is_struct(inner) and above in ("", "scheduling.")
         if not section:
             yield path, field, not in_list
         if is_struct(inner):

@@ -89,9 +89,12 @@ VALUES = {
     "key_file": "k.pem", "allowed_hosts": ["gpu"], "allowed_origins": ["https://chat.example.org"], "insecure": True,
     "max_body_bytes": "3MiB", "drain_grace_s": 7, "queue_bytes": 4096, "backends": [{"name": "b", "url": "http://b"}],
     "models": {"gemma3:12b": {"timeout_s": 5}}, "serve_unlisted": False, "retry_ratio": 0.5, "max_attempts": 2,
-    "keys": [{"user": "editor", "sha256": "0" * 64}], "level": "debug", "access_log": "off",
+    "keys": [{"user": "editor", "sha256": "0" * 64}], "level": "debug", "access_log": "off", "state_dir": "off",
+    "interactive": {"weight": 3}, "normal": {"max_wait_s": 5}, "batch": {"weight": 2}, "usual_class": "batch",
+    "model_floor": 0.25,
 }  # fmt: skip
-PATHS = [path for path, _ in settings() if path[0] not in ("server", "defaults", "limits", "logging") or len(path) > 1]
+SECTIONS = ("server", "defaults", "limits", "logging", "scheduling")
+PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=".".join)

@@ -105,7 +105,7 @@ def test_options_are_understood(options: dict[str, Any], meant: dict[str, Any]) 
         ({"promt": "x"}, "promt", "did you mean `prompt`?"),
         ({"option": {}}, "option", "did you mean `options`?"),
         ({"temperature": 1}, "temperature", "did you mean `options.temperature`?"),
-        ({"messages": []}, "messages", "known are model, options, prompt, stream, system"),
+        ({"messages": []}, "messages", "known are model, options, priority, prompt, stream, system"),
         ({"options": {"temprature": 1}}, "options.temprature", "did you mean `options.temperature`?"),
         ({"options": {"Seed": 1}}, "options.Seed", "did you mean `options.seed`?"),
         ({"options": {"steam": True}}, "options.steam", "did you mean `stream`?"),

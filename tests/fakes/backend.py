@@ -26,6 +26,7 @@ _json = msgspec.json.Encoder().encode
 
 NDJSON = b"application/x-ndjson"
 CREATED_AT = "2026-11-20T10:00:00.123456789Z"
+FOR_EVER = "2318-05-01T10:00:00.123456789Z"  # what Ollama makes of keep_alive -1
 
 
 class Asked:
@@ -177,15 +178,15 @@ def model(name: str, **told: Any) -> dict[str, Any]:
     }
 
 
-def loaded(name: str, size: int = 2 << 30, size_vram: int = 1 << 30) -> dict[str, Any]:
-    """An item of /api/ps."""
+def loaded(name: str, size: int = 2 << 30, size_vram: int = 1 << 30, context: int = 0) -> dict[str, Any]:
+    """An item of /api/ps. Without a context nothing is to be said of it in requests."""
     return {
         "name": name,
         "model": name,
         "size": size,
         "size_vram": size_vram,
-        "context_length": 4096,
-        "expires_at": CREATED_AT,
+        "context_length": context,
+        "expires_at": FOR_EVER,
     }
 
 
@@ -194,7 +195,7 @@ class FakeOllama:
 
     def __init__(self, *models: str) -> None:
         self.models = [model(name) for name in models or ("gemma:latest",)]
-        self.loaded: list[dict[str, Any]] = []
+        self.loaded = [loaded(item["name"]) for item in self.models]
         self.scripts: deque[Script] = deque()
         self.default: Script = speak("Hel", "lo")
         self.management: dict[str, Script] = {}  # by path, instead of the usual answer
@@ -238,6 +239,15 @@ class FakeOllama:
         await until(lambda: len(self.asked) > number, f"request {number} did not reach the backend", 5.0)
         return self.asked[number]
 
+    @property
+    def orders(self) -> list[str]:
+        """The loads and unloads it was asked for, in turn: `load gemma:latest`, `unload gemma:latest`."""
+        return [
+            f"{'load' if asked.body.get('keep_alive') != 0 else 'unload'} {asked.body['model']}"
+            for asked in self.managed
+            if asked.path in ("/api/generate", "/api/embed")
+        ]
+
     # --- the App ----------------------------------------------------------------------------------------------------
 
     async def handle(self, request: Request, response: Response) -> None:
@@ -268,16 +278,26 @@ class FakeOllama:
             self.running -= 1
 
     async def _manage(self, asked: Asked) -> None:
+        if asked.path in ("/api/generate", "/api/embed"):
+            self._load(asked.body["model"], asked.body.get("keep_alive") != 0)
         told: Any = {
             "/api/version": {"version": "0.33.0"},
             "/api/tags": {"models": self.models},
             "/api/ps": {"models": self.loaded},
             "/api/generate": {"model": "", "response": "", "done": True, "done_reason": "load"},
+            "/api/embed": {"model": "", "embeddings": []},
         }.get(asked.path)
         if told is None:
             asked.response.send(404, b"content-type: text/plain\r\n", b"404 page not found")
         else:
             asked.response.send(200, b"content-type: application/json\r\n", _json(told))
+
+    def _load(self, name: str, wanted: bool) -> None:
+        there = [item for item in self.loaded if item["name"] == name]
+        if wanted and not there:
+            self.loaded.append(loaded(name))
+        elif there and not wanted:
+            self.loaded.remove(there[0])
 
 
 def _is_load(asked: Asked) -> bool:

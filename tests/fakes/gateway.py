@@ -5,6 +5,7 @@ Leaving the block checks what must hold after any scenario: no slot held (I2), n
 
 import asyncio
 import functools
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any, ParamSpec
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.config import Config
 from hermes.config.build import build
@@ -56,6 +58,15 @@ def request_bytes(method: str, path: str, body: Any, headers: Mapping[str, str])
         lines["content-length"] = str(len(content))
     head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return head.encode("latin-1") + b"\r\n" + content
+
+
+def key(user: str, **more: Any) -> dict[str, Any]:
+    """A key of this user's, as the configuration has it; `bearer(user)` shows it."""
+    return {"user": user, "sha256": hashlib.sha256(f"sk-{user}".encode()).hexdigest(), **more}
+
+
+def bearer(user: str) -> dict[str, str]:
+    return {"authorization": f"Bearer sk-{user}"}
 
 
 # --- what is answered -------------------------------------------------------------------------------------------------
@@ -251,7 +262,9 @@ async def hermes(*fakes: FakeOllama, **sections: Any) -> AsyncIterator[Hermes]:
 
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[Hermes]:
-    runtime = Runtime(config, asyncio.get_running_loop())
+    # Nothing is kept in the home of who runs the tests.
+    server = replace(config.server, state_dir=config.server.state_dir or "off")
+    runtime = Runtime(replace(config, server=server), asyncio.get_running_loop())
     clients = Clients()
     try:
         await runtime.start()

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.backend import ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario
+from hermes.fleet.inventory import ModelInfo
+from tests.fakes.backend import FakeOllama, loaded, ollama, play
+from tests.fakes.gateway import CHAT, PROMPT, Hermes, chat, hermes, prompt, scenario
 
 PINNED: dict[str, Any] = {"backend_model": "gemma3:12b", "options": {"num_ctx": 8192, "use_mmap": False}}
 
@@ -29,7 +30,7 @@ async def test_every_request_of_a_model_carries_what_is_pinned_whatever_its_name
 async def test_what_is_pinned_for_one_model_is_not_for_another() -> None:
     async with ollama("gemma3:12b", "phi:latest") as backend, hermes(backend, models={"gemma": PINNED}) as gateway:
         await gateway.ask("/v1/llm/phi", prompt())
-        assert not backend.asked[0].body.keys() & {"options", "keep_alive"}
+        assert "options" not in backend.asked[0].body
 
 
 @scenario
@@ -50,8 +51,83 @@ async def test_a_pulled_model_is_loaded_as_its_requests_will_want_it(capabilitie
     models = {"gemma": {"options": {"num_ctx": 8192}, "keep_alive": -1}}
     async with ollama("gemma:latest") as backend, hermes(backend, models=models) as gateway:
         backend.models[0] |= {"capabilities": capabilities, "digest": "new"}
+        backend.loaded = []
         backend.management["/api/pull"] = play({"status": "success"})
         backend.management["/api/embed"] = play({"embeddings": []})
         assert (await gateway.ask(f"{PROMPT}/pull", {})).events[-1]["loaded"] is True
         (load,) = [asked.body for asked in backend.managed if asked.path == path]
         assert (load["options"], load["keep_alive"]) == ({"num_ctx": 8192}, -1)
+
+
+# --- the context of what is loaded ------------------------------------------------------------------------------------
+
+
+async def context_said(gateway: Hermes, backend: FakeOllama) -> Any:
+    """The `num_ctx` of a request now."""
+    await gateway.runtime.fleet.backends["b0"].look(2.0)
+    assert (await gateway.ask(PROMPT, prompt())).status == 200
+    return backend.asked[-1].body.get("options", {}).get("num_ctx")
+
+
+@scenario
+async def test_what_others_have_loaded_keeps_its_context() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.loaded = [loaded("gemma:latest", context=16384)]
+        assert await context_said(gateway, backend) == 16384
+
+
+@scenario
+async def test_what_we_have_loaded_gets_requests_as_plain_as_its_load() -> None:
+    async with ollama() as backend:
+        backend.loaded = []
+        async with hermes(backend) as gateway:
+            assert await context_said(gateway, backend) is None
+            backend.loaded = [loaded("gemma:latest", context=4096)]
+            assert await context_said(gateway, backend) is None
+            backend.loaded = [loaded("gemma:latest", context=16384)]  # others had it loaded anew
+            assert await context_said(gateway, backend) == 16384
+            backend.loaded = [loaded("gemma:latest", context=4096)]
+            assert await context_said(gateway, backend) is None
+
+
+@scenario
+async def test_what_is_loaded_after_ours_was_gone_is_others() -> None:
+    async with ollama() as backend:
+        backend.loaded = []
+        async with hermes(backend) as gateway:
+            await context_said(gateway, backend)
+            backend.loaded = [loaded("gemma:latest", context=4096)]
+            await context_said(gateway, backend)
+            backend.loaded = []
+            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            backend.loaded = [loaded("gemma:latest", context=4096)]
+            assert await context_said(gateway, backend) == 4096
+
+
+@scenario
+async def test_what_we_load_anew_has_not_the_context_that_others_gave_it() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.loaded = [loaded("gemma:latest", context=16384)]
+        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        driver = gateway.runtime.fleet.backends["b0"].driver
+        await driver.unload("gemma:latest", 2.0)
+        await driver.load(ModelInfo("gemma:latest"), 2.0)
+        assert "options" not in backend.managed[-1].body
+
+
+@scenario
+async def test_a_context_that_is_configured_holds_whatever_others_have_loaded() -> None:
+    models = {"gemma": {"options": {"num_ctx": 8192}}}
+    async with ollama() as backend, hermes(backend, models=models) as gateway:
+        backend.loaded = [loaded("gemma:latest", context=16384)]
+        assert await context_said(gateway, backend) == 8192
+
+
+@scenario
+async def test_what_else_is_pinned_is_said_beside_the_context_of_others() -> None:
+    models = {"gemma": {"options": {"use_mmap": False}, "keep_alive": "10m"}}
+    async with ollama() as backend, hermes(backend, models=models) as gateway:
+        backend.loaded = [loaded("gemma:latest", context=16384)]
+        assert await context_said(gateway, backend) == 16384
+        asked = backend.asked[-1].body
+        assert (asked["options"]["use_mmap"], asked["keep_alive"]) == (False, 600)

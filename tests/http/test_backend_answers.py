@@ -187,6 +187,32 @@ def test_a_whole_answer_has_a_longest_length(size: int, fits: bool, chunked: boo
             run(_exchange(data, "whole", False, "stay"))
 
 
+@pytest.mark.parametrize(
+    ("first", "rest", "why"),
+    [
+        (OK + b"content-length: 1\r\nx: " + b"x" * 900, b"x" * 150 + b"\r\n\r\ny", "too long a head"),
+        (OK + b"content-length: 1500\r\n\r\n" + b"x" * 950, b"x" * 550, "too long"),
+    ],
+    ids=["the head", "the body"],
+)
+def test_what_comes_in_two_reads_is_limited_as_a_whole(first: bytes, rest: bytes, why: str) -> None:
+    """I13, I15: each is short enough, and the second one ends the answer."""
+
+    async def scenario() -> None:
+        async with (
+            listening(PoolLimits(head_bytes=1000, whole_bytes=1000)) as (backend, pool),
+            background(Read().take(pool, "whole")) as reading,
+        ):
+            await (await backend.accept()).request()
+            [connection] = pool._open
+            connection.data_received(first)
+            connection.data_received(rest)
+            with pytest.raises(BackendError, match=why):
+                await reading
+
+    run(scenario())
+
+
 def test_a_small_answer_above_the_longest_length_is_refused_though_it_comes_in_one_read() -> None:
     async def scenario() -> None:
         async with (

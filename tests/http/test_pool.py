@@ -123,6 +123,37 @@ def test_an_idle_connection_is_closed_after_a_while() -> None:
     run(scenario())
 
 
+def test_a_connection_whose_asker_left_as_the_answer_came_is_closed_after_a_while_too() -> None:
+    async def scenario() -> None:
+        async with listening() as (backend, pool):
+            async with background(ask(pool)):
+                await (await backend.accept()).request()
+                [connection] = pool._open
+                connection.data_received(OK)
+            assert pool.open_connections == 1
+            connection.expire(0.0)
+            assert not pool.open_connections
+
+    run(scenario())
+
+
+def test_no_deadline_is_left_between_an_answers_head_and_the_reading_of_its_body() -> None:
+    async def scenario() -> None:
+        async with listening() as (backend, pool):
+
+            async def look() -> float:
+                async with pool.exchange("GET", "/", deadline=1e9) as answer:
+                    return answer.deadline
+
+            async with background(look()) as looking:
+                peer = await backend.accept()
+                await peer.request()
+                await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+                assert await looking == NEVER
+
+    run(scenario())
+
+
 def test_no_more_idle_connections_are_kept_than_allowed() -> None:
     async def scenario() -> None:
         async with listening(PoolLimits(idle_connections=2)) as (backend, pool):

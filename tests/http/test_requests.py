@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any, cast
 
 import pytest
@@ -423,6 +423,23 @@ def test_blank_lines_are_never_taken_for_the_head_that_once_followed_them(blank:
         assert (await _feed([blank], heads))[0] == []
         seen, _, _ = await _feed([blank + b"GET /other HTTP/1.1\r\n" + HOST + b"\r\n"], heads)
         assert [request[1] for request in seen] == [b"/other"]
+
+    run(scenario())
+
+
+def test_on_one_connection_no_head_is_taken_for_the_one_before_it() -> None:
+    """I10, I17: each of them is known, and they differ before the length, after it, or have none."""
+
+    async def scenario() -> None:
+        bodies = [POST + b"Content-Length: 1\r\nX-Api-Key: %b\r\n\r\nx" % key for key in (b"a", b"b")]
+        others = [b"POST /q HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nX-Api-Key: a\r\n\r\nx"]
+        others += [b"GET /%b HTTP/1.1\r\n" % path + HOST + b"\r\n" for path in (b"a", b"b")]
+        heads = Heads()
+        for message in bodies + others:
+            for _ in range(2):
+                await _feed([message], heads)
+        for two in permutations(bodies + others, 2):
+            assert await _feed([*two], heads) == await _feed([*two])
 
     run(scenario())
 

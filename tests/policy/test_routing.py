@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.chat import Sampling
-from hermes.policy.routing import Candidates, Catalog, Service, candidates, fill_in
+from hermes.policy.routing import Candidates, Catalog, Service, candidates, fill_in, filling
 
 INVENTORIES = {
     "near": {"gemma3": "gemma3:latest", "gemma3:latest": "gemma3:latest"},
@@ -63,7 +63,7 @@ def test_without_backends_there_are_no_candidates() -> None:
 
 
 def filled(asked: Sampling, configured: Sampling, promised: Sampling, ceiling: int | None = None) -> Sampling:
-    return fill_in(asked, Service("m", "m", sampling=configured, max_output_tokens=ceiling), promised)
+    return fill_in(asked, filling(Service("m", "m", sampling=configured, max_output_tokens=ceiling), promised))
 
 
 @pytest.mark.parametrize(

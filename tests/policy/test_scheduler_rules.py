@@ -3,30 +3,40 @@
 The machine keeps books of its own, from the decisions alone, and checks every decision against them at its instant.
 """
 
+from collections.abc import Container, Iterator
+from math import inf
+
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hermes.policy.scheduler import (
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import (
+    PATIENT,
     Admit,
-    BackendFacts,
     Bounds,
+    Class,
+    ClassRules,
     Decision,
     Expire,
+    Load,
     ModelBounds,
     Phase,
     Reject,
-    Scheduler,
+    Rules,
     Ticket,
+    Unload,
 )
+from tests.policy.world import MEMORY, SIZES, Look, World
 
-RESIDENT = {"a": "A:latest", "alias": "A:latest", "b": "B:7b"}
-MODELS = st.sampled_from(sorted(RESIDENT))
-MODEL_BOUNDS = st.builds(ModelBounds, st.sampled_from((1, 2, None, 3)), st.sampled_from((50, 50, 50, 50, 2, 0)))
+RESIDENT = {"a": "A", "alias": "A", "b": "B", "d": "D", "pinned": "C", "huge": "Huge"}
+MODELS = st.sampled_from(("a", "alias", "b", "d", "pinned", "huge"))
+CAPS, LIMITS = st.sampled_from((None, 1, 2, 3)), st.sampled_from((50, 50, 50, 50, 50, 50, 2, 0))
 SLOTS = st.sampled_from((1, None, 2))
 # One bound at a time is tight, or none: where all are, nothing ever waits.
 BOUNDS = st.sampled_from(
     [
+        Bounds(),
         Bounds(),
         Bounds(max_concurrent=2),
         Bounds(max_concurrent=1),
@@ -36,38 +46,75 @@ BOUNDS = st.sampled_from(
         Bounds(tenant_bytes=40),
     ]
 )
+HURRIED = (ClassRules(16.0, 8.0), ClassRules(4.0, 30.0), ClassRules(1.0))
+WAYS = st.sampled_from((PATIENT, Rules(HURRIED, give_up=inf, waste=1.0), Rules(HURRIED, floor=0.5, waste=1.0)))
+TENANTS = {"t": (None, 1.0), "u": (2, 1.0), "v": (1, 4.0)}  # cap and weight
+NAMES = ("x", "y", "z")
 WHICH = st.integers(0, 1000)
+SOON_S = 1.0  # what has to be loaded is thought of again so often
 
 
-class Rules(RuleBasedStateMachine):
-    @initialize(bounds=BOUNDS, unlisted=MODEL_BOUNDS, slots_x=SLOTS, slots_y=SLOTS, backlog=st.integers(4, 12))
+class Machine(RuleBasedStateMachine):
+    @initialize(
+        bounds=BOUNDS,
+        rules=WAYS,
+        cap=CAPS,
+        limit=LIMITS,
+        slots=SLOTS,
+        is_ours=st.sampled_from((True, True, False)),
+        memory=st.sampled_from((MEMORY, 6)),
+        backlog=st.integers(4, 12),
+    )
     def start(
-        self, bounds: Bounds, unlisted: ModelBounds, slots_x: int | None, slots_y: int | None, backlog: int
+        self,
+        bounds: Bounds,
+        rules: Rules,
+        cap: int | None,
+        limit: int,
+        slots: int | None,
+        is_ours: bool,
+        memory: int,
+        backlog: int,
     ) -> None:
         self.now = 100.0
-        self.bounds = bounds
-        self.scheduler = Scheduler(bounds, unlisted)
-        self.model_bounds = dict.fromkeys(RESIDENT, unlisted)
-        self.facts: dict[str, BackendFacts] = {}
+        self.bounds, self.rules = bounds, rules
+        self.scheduler = Scheduler(bounds, ModelBounds(cap, limit), rules)
+        self.model_bounds = {model: ModelBounds(cap, limit, pinned=model == "pinned") for model in RESIDENT}
+        for model, known in self.model_bounds.items():
+            self.scheduler.configure(model, known)
+        self.worlds = {
+            "x": World("x", slots, True, memory, holds={"A"}),
+            "y": World("y", slots, is_ours, memory, holds={"B"}),
+            "z": World("z", 2, True, memory=None),
+        }
+        self.told: set[str] = set()  # backends that were ever heard of
+        self.looks: dict[str, Look] = {}
         self.named: dict[str, set[str]] = {}
         self.running: list[Ticket] = []
         self.waiting: list[Ticket] = []
+        self.again: set[Ticket] = set()
         self.outcomes: dict[Ticket, list[str]] = {}
+        self.failures: dict[str, int] = {}
+        self.backs_off_until: dict[str, float] = {}
+        self.plans: dict[str, object] = {}  # as of the end of the last event
+        self.draining: set[tuple[str, str]] = set()
         self.closed = False
-        self.learn(BackendFacts("x", True, slots_x))
-        self.learn(BackendFacts("y", True, slots_y))
+        self.tell("x")
+        self.tell("y")
         for number in range(backlog):
-            self.offer("ab"[number % 2], "tu"[number // 2 % 2], ("x", "y"), 10, 0.0, 60.0, 1)
+            self.offer("ab"[number % 2], "tu"[number // 2 % 2], ("x", "y"), 10, 0.0, 60.0, Class.NORMAL, 0, 1)
 
-    # --- events -----------------------------------------------------------------------------------------------------
+    # --- events: requests -------------------------------------------------------------------------------------------
 
     @rule(
         model=MODELS,
-        tenant=st.sampled_from(("t", "u")),
-        candidates=st.sampled_from((("x",), ("x", "y"), ("x", "y"), ("y", "z"), ())),
+        tenant=st.sampled_from(sorted(TENANTS)),
+        candidates=st.sampled_from((("x",), ("x", "y"), ("x", "y"), ("x", "y", "z"), ("y", "z"), ())),
         size_bytes=st.sampled_from((10, 20, 0)),
         age_s=st.sampled_from((0.0, 0.5, 3.0)),
         patience_s=st.sampled_from((60.0, 5.0, 2.0, 60.0, 0.0)),
+        urgency=st.sampled_from(Class),
+        priority=st.sampled_from((0, 0, -1, 1)),
         count=st.integers(1, 4),
     )
     def offer(
@@ -78,16 +125,37 @@ class Rules(RuleBasedStateMachine):
         size_bytes: int,
         age_s: float,
         patience_s: float,
+        urgency: Class,
+        priority: int,
         count: int,
     ) -> None:
-        arrived_at, deadline = self.now - age_s, self.now + patience_s
-        for _ in range(count):
-            self.take_in(Ticket(model, RESIDENT[model], tenant, candidates, size_bytes, arrived_at, deadline))
+        cap, weight = TENANTS[tenant]
+        for number in range(count):
+            ticket = Ticket(
+                model, RESIDENT[model], tenant, candidates, size_bytes, self.now - age_s, self.now + patience_s,
+                urgency=urgency, priority=priority, tenant_cap=cap, weight=weight, prompt_tokens=100 * number,
+            )  # fmt: skip
+            self.take_in(ticket)
 
-    @rule(which=WHICH)
-    def finish(self, which: int) -> None:
+    @rule(
+        model=st.sampled_from(("b", "d", "a", "pinned")),
+        count=st.integers(4, 16),
+        start_s=st.sampled_from((0.2, 2.0)),
+        urgency=st.sampled_from((Class.NORMAL, Class.INTERACTIVE)),
+    )
+    def rush(self, model: str, count: int, start_s: float, urgency: Class) -> None:
+        """So many for one model that others may have to go for it."""
+        for number in range(count):
+            self.offer(model, "tu"[number % 2], ("x", "y"), 1, 0.0, 60.0, urgency, 0, 1)
+        self.let_time_pass(start_s, False)
+
+    @rule(which=WHICH, tokens=st.none() | st.sampled_from((0, 100, 1000)))
+    def finish(self, which: int, tokens: int | None) -> None:
+        """`tokens` that were generated; None: nobody knows."""
         if self.running:
             ticket = self.running[which % len(self.running)]
+            if tokens is not None:
+                self.scheduler.settle(ticket, ticket.prompt_tokens, tokens)
             self.end(ticket, self.scheduler.finish(ticket, self.now))
 
     @rule(which=WHICH)
@@ -95,10 +163,11 @@ class Rules(RuleBasedStateMachine):
         """An attempt has failed, and its request comes back."""
         if self.running:
             ticket = self.running[which % len(self.running)]
-            self.end(ticket, self.scheduler.finish(ticket, self.now))
+            self.end(ticket, self.scheduler.cancel(ticket, self.now))
             second = ticket.again()
             assert (second.phase, second.avoid, second.deadline) == (Phase.NEW, ticket.backend, ticket.deadline)
-            self.take_in(second, again=True)
+            self.again.add(second)
+            self.take_in(second)
 
     @rule(which=WHICH)
     def cancel(self, which: int) -> None:
@@ -113,36 +182,106 @@ class Rules(RuleBasedStateMachine):
         assert not [decision for ticket in over for decision in self.scheduler.cancel(ticket, self.now)]
         assert not [decision for ticket in over + self.waiting for decision in self.scheduler.finish(ticket, self.now)]
 
-    @rule(seconds=st.sampled_from((0.5, 1.9, 2.0, 5.0)), is_late=st.booleans())
+    @rule(seconds=st.sampled_from((0.5, 1.9, 2.0, 5.0, 20.0)), is_late=st.booleans())
     def let_time_pass(self, seconds: float, is_late: bool) -> None:
         """`is_late`: the timer has not fired yet."""
-        self.now += seconds
-        if not is_late:
+        until = self.now + seconds
+        while not is_late and (due := self.scheduler.next_deadline()) is not None and due <= until:
+            self.now = max(self.now, due)
             self.check(self.scheduler.expire(self.now))
-            assert not [ticket for ticket in self.waiting if ticket.deadline <= self.now]
+            again = self.scheduler.next_deadline()
+            assert again is None or again > self.now, "a timer that fires again and again"
+        self.now = until
+        if not is_late:
+            assert not [ticket for ticket in self.waiting if self.start_by(ticket) < self.now]
 
-    @rule(name=st.sampled_from(("x", "y", "z")), up=st.sampled_from((True, True, True, False)), slots=SLOTS)
-    def observe(self, name: str, up: bool, slots: int | None) -> None:
-        self.learn(BackendFacts(name, up, slots))
+    # --- events: backends -------------------------------------------------------------------------------------------
 
-    @rule(model=MODELS, bounds=MODEL_BOUNDS)
-    def resize(self, model: str, bounds: ModelBounds) -> None:
-        self.model_bounds[model] = bounds
+    @precondition(lambda self: any(world.loading for world in self.worlds.values()))
+    @rule(which=WHICH, seconds=st.sampled_from((0.0, 3.0)), how=st.sampled_from(("well", "failed", "unheard")))
+    def end_a_load(self, which: int, seconds: float, how: str) -> None:
+        self.now += seconds
+        loading = [world for world in self.worlds.values() if world.loading]
+        world = loading[which % len(loading)]
+        if how == "unheard":
+            model = world.loading
+            world.has_stopped(self.now)
+            assert self.scheduler.unheard(world.name, model, self.now) == []
+            return
+        if how == "well":
+            self.failures.pop(world.loading, None)
+            model = world.has_loaded(self.now)
+            self.check(self.scheduler.loaded(world.name, model, self.now))
+            assert not self.scheduler.loaded(world.name, model, self.now), "a load ends once"
+            return
+        model, tries = world.loading, world.tries
+        if tries:
+            world.has_stopped(self.now)
+            self.failures[model] = self.failures.get(model, 0) + 1
+            self.backs_off_until[model] = self.now + min(600.0, 15.0 * 2 ** (self.failures[model] - 1))
+        else:
+            world.loading, world.tries = "", 1
+        decisions = self.scheduler.failed(world.name, model, "out of memory", self.now)
+        assert tries or decisions == [Load(world.name, model)]
+        self.check(decisions)
+
+    @rule(name=st.sampled_from(NAMES), up=st.sampled_from((True, True, True, False)), slots=SLOTS, keeps=st.booleans())
+    def observe(self, name: str, up: bool, slots: int | None, keeps: bool) -> None:
+        """`keeps`: if it goes down, it keeps what is in its memory."""
+        world = self.worlds[name]
+        world.slots = slots
+        if world.up and not up:
+            if world.loading:
+                world.has_stopped(self.now)
+            if not keeps:
+                world.holds.clear()
+        world.up = up
+        self.tell(name)
+
+    @rule(name=st.sampled_from(NAMES), model=st.sampled_from(("A", "B", "C", "D")))
+    def others_load_or_unload(self, name: str, model: str) -> None:
+        world = self.worlds[name]
+        if not world.up or model == world.loading:
+            return
+        if model in world.holds:
+            world.holds.discard(model)
+        elif model not in world.leaving and world.taken + SIZES[model] <= (world.memory or MEMORY):
+            world.holds.add(model)
+        self.tell(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def look(self, name: str) -> None:
+        """A look whose answer comes later."""
+        self.looks[name] = self.worlds[name].look(self.now)
+
+    @rule(name=st.sampled_from(NAMES))
+    def hear_of_an_old_look(self, name: str) -> None:
+        look = self.looks.pop(name, None)
+        if look is not None and name in self.told and not set(look.loaded) - {*self.worlds[name].look(self.now).loaded}:
+            self.tell(name, look)
+
+    @rule(model=st.sampled_from(sorted(RESIDENT)), cap=CAPS, limit=LIMITS)
+    def resize(self, model: str, cap: int | None, limit: int) -> None:
+        bounds = self.model_bounds[model] = ModelBounds(cap, limit, pinned=model == "pinned")
         self.check(self.scheduler.resize(model, bounds, self.now))
 
     # --- the books --------------------------------------------------------------------------------------------------
 
-    def learn(self, facts: BackendFacts) -> None:
-        self.facts[facts.name] = facts
-        self.check(self.scheduler.observe(facts, self.now))
+    def tell(self, name: str, look: Look | None = None) -> None:
+        world = self.worlds[name]
+        self.told.add(name)
+        look = look or world.look(self.now)
+        world.is_told(look, {ticket.resident for ticket in self.running if ticket.backend == name})
+        self.check(self.scheduler.observe(world.facts(look), self.now))
         assert all(self.up(ticket) for ticket in self.waiting)
 
-    def take_in(self, ticket: Ticket, *, again: bool = False) -> None:
+    def take_in(self, ticket: Ticket) -> None:
+        again = ticket in self.again
         is_heard = ticket.deadline > self.now and not self.closed
         if is_heard:
             self.named.setdefault(ticket.resident, set()).add(ticket.model)
         self.outcomes[ticket] = []
-        self.waiting.insert(0 if again else len(self.waiting), ticket)
+        self.waiting.append(ticket)
         self.check(self.scheduler.offer(ticket, self.now, again=again), offered=ticket)
         assert ticket.phase is not Phase.WAITING or (is_heard and self.up(ticket) and not self.is_full_for(ticket))
 
@@ -153,64 +292,164 @@ class Rules(RuleBasedStateMachine):
 
     def check(self, decisions: list[Decision], offered: Ticket | None = None) -> None:
         for decision in decisions:
+            if isinstance(decision, Load):
+                self.check_load(decision, decisions)
+                continue
+            if isinstance(decision, Unload):
+                self.check_unload(decision)
+                continue
             ticket = decision.ticket
             assert ticket in self.waiting, "decided upon twice"
             match decision:
                 case Admit():
                     self.check_admission(decision)
                     if ticket is not offered:
-                        self.check_turn(ticket, [other for other in self.waiting if other is not offered])
+                        self.check_turn(ticket, offered)
                     self.running.append(ticket)
                 case Expire():
-                    assert ticket.deadline <= self.now
+                    assert self.start_by(ticket) <= self.now
                     self.outcomes[ticket].append("expired")
                 case Reject():
                     self.check_refusal(decision)
                     self.outcomes[ticket].append(decision.reason)
             self.waiting.remove(ticket)
+        self.plans = self.all_plans()
+        self.draining = self.all_draining()
+
+    def all_plans(self) -> dict[str, object]:
+        return {name: site.plan for name, site in self.scheduler._sites.items()}
+
+    def all_draining(self) -> set[tuple[str, str]]:
+        """What has to go, by plans that are as old as the last event."""
+        return {
+            (name, model)
+            for name, site in self.scheduler._sites.items()
+            for model, stay in site.stays.items()
+            if stay.draining and site.plan is self.plans.get(name)
+        }
 
     def check_admission(self, decision: Admit) -> None:
-        ticket, places = decision.ticket, self.places(decision.ticket)
-        assert decision.backend in places, "over a cap, or nowhere to run"
-        assert decision.backend != ticket.avoid or places == [ticket.avoid]
+        ticket, backend = decision.ticket, decision.backend
+        assert (backend, ticket.resident) not in self.draining & self.all_draining(), "it has to go"
+        assert backend in self.places(ticket, {backend}), "over a cap, or nowhere to run"
+        others = {name for name in self.places(ticket) if (name, ticket.resident) not in self.draining}
+        assert backend != ticket.avoid or others <= {backend}
         assert (ticket.backend, ticket.started_at) == (decision.backend, self.now)
-        assert ticket.deadline > self.now
+        assert self.now < (ticket.deadline if ticket in self.again else self.start_by(ticket)), "too late"
         assert not self.closed
 
-    def check_turn(self, ticket: Ticket, queue: list[Ticket]) -> None:
-        """First come, first served: in its line, and among the heads of the lines that can run."""
-        heads = list({line(other): other for other in reversed(queue)}.values())
-        assert ticket in heads
-        assert ticket.arrived_at == min(head.arrived_at for head in heads if self.places(head))
+    def check_turn(self, ticket: Ticket, offered: Ticket | None) -> None:
+        """Nobody of the same tenant was before it."""
+        own = [other for other in self.waiting if other is not offered and group(other) == group(ticket)]
+        first = min(own, key=lambda each: (-inf if each in self.again else each.priority, each.start_by, each.sequence))
+        assert ticket is first
 
     def check_refusal(self, decision: Reject) -> None:
-        assert 1.0 <= decision.retry_after_s <= 60.0
-        match decision.reason:
-            case "no_backend":
-                assert not self.up(decision.ticket)
-            case "draining":
-                assert self.closed
+        ticket, reason = decision.ticket, decision.reason
+        assert decision.retry_after_s >= 1.0
+        if reason in ("no_backend", "draining"):
+            assert self.closed if reason == "draining" else not self.up(ticket)
+            return
+        assert not self.places(ticket), "refused, and could have started"
+        match reason:
             case "queue_full":
-                assert self.is_full_for(decision.ticket) and not self.places(decision.ticket)
+                assert self.is_full_for(ticket)
+            case "insufficient_memory":
+                assert decision.retry_after_s == inf
+                assert not [
+                    name for name in ticket.candidates if name in self.told and self.can_hold(name, ticket.resident)
+                ]
+            case "load_failed":
+                assert decision.why == "out of memory"
+                assert self.backs_off_until[ticket.resident] > self.now
+                assert not self.is_anywhere(ticket.resident)
+            case "deadline_unreachable":
+                is_absent = not self.is_anywhere(ticket.resident) and not self.is_coming(ticket.resident)
+                assert is_absent or self.rules.give_up < inf
+                assert self.start_by(ticket) < inf
+            case _:
+                raise AssertionError(reason)
+
+    def check_load(self, load: Load, decisions: list[Decision]) -> None:
+        world, model = self.worlds[load.backend], load.model
+        assert world.up and world.is_ours and not world.loading, "one load at a time per backend"
+        assert not self.is_coming(model), "one load of a model at a time"
+        assert model not in world.known, "loaded already"
+        if not world.tries:
+            deciding = [each for each in decisions if isinstance(each, Admit) and each.ticket.resident == model]
+            asking = [ticket for ticket in self.waiting if ticket.resident == model]
+            assert asking or deciding, "nobody asks for it"
+            assert self.backs_off_until.get(model, 0.0) <= self.now
+            assert world.memory is None or sum(SIZES[each] for each in (*world.known, model)) <= world.memory, "no room"
+        world.begins_to_load(model)
+
+    def check_unload(self, unload: Unload) -> None:
+        world = self.worlds[unload.backend]
+        assert unload.model in world.known, "not there"
+        assert not self.is_pinned(unload.model)
+        assert not [
+            ticket for ticket in self.running if (ticket.backend, ticket.resident) == (world.name, unload.model)
+        ]
+        world.drops(unload.model)
+
+    # --- what the books say -----------------------------------------------------------------------------------------
+
+    def start_by(self, ticket: Ticket) -> float:
+        return min(ticket.deadline, ticket.arrived_at + self.rules.classes[ticket.urgency].max_wait_s)
 
     def up(self, ticket: Ticket) -> list[str]:
-        return [name for name in ticket.candidates if name in self.facts and self.facts[name].up]
+        return [name for name in ticket.candidates if name in self.told and self.worlds[name].up]
 
-    def places(self, ticket: Ticket) -> list[str]:
-        """Where the ticket could run now, by the caps."""
+    def is_here(self, backend: str, model: str) -> bool:
+        """Whether the model can be run there without being loaded, as far as was told."""
+        world = self.worlds[backend]
+        return not world.is_ours or model in world.known
+
+    def is_anywhere(self, model: str) -> bool:
+        stations = self.scheduler._stations
+        return bool(stations[model].stays) if model in stations else False
+
+    def is_coming(self, model: str) -> bool:
+        return any(world.loading == model for world in self.worlds.values())
+
+    def is_pinned(self, model: str) -> bool:
+        """As soon as it was asked for: before, nobody knows what the name stands for."""
+        return model == "C" and "pinned" in self.named.get(model, ())
+
+    def can_hold(self, backend: str, model: str) -> bool:
+        world = self.worlds[backend]
+        pinned = sum(SIZES[each] for each in world.known if each != model and self.is_pinned(each))
+        return not world.is_ours or world.memory is None or pinned + SIZES[model] <= world.memory
+
+    def places(self, ticket: Ticket, drained: Container[str] = ()) -> list[str]:
+        """Where the ticket could run now, by the caps and by what is loaded. `drained`: even if it has to go there."""
         cap = self.model_bounds[ticket.model].max_concurrency
         if cap is not None and sum(other.model == ticket.model for other in self.running) >= cap:
             return []
         if self.bounds.max_concurrent is not None and len(self.running) >= self.bounds.max_concurrent:
             return []
-        return [name for name in self.up(ticket) if self.running_on(name, ticket) < self.slots(name, ticket)]
+        tenant_cap = ticket.tenant_cap
+        if tenant_cap is not None and sum(other.tenant == ticket.tenant for other in self.running) >= tenant_cap:
+            return []
+        return [
+            name
+            for name in self.up(ticket)
+            if self.is_here(name, ticket.resident)
+            and (name in drained or not self.is_draining(name, ticket.resident))
+            and self.running_on(name, ticket) < self.slots(name, ticket)
+        ]
+
+    def is_draining(self, backend: str, model: str) -> bool:
+        """The one thing that no decision tells."""
+        stay = self.scheduler._sites[backend].stays.get(model)
+        return stay is not None and stay.draining
 
     def running_on(self, backend: str, ticket: Ticket) -> int:
         return sum((other.backend, other.resident) == (backend, ticket.resident) for other in self.running)
 
     def slots(self, backend: str, ticket: Ticket) -> int:
         named = self.named.get(ticket.resident, set())
-        return self.facts[backend].slots or max(
+        return self.worlds[backend].slots or max(
             (self.model_bounds[name].max_concurrency or 1 for name in named), default=1
         )
 
@@ -226,6 +465,12 @@ class Rules(RuleBasedStateMachine):
             or sum(other.size_bytes for other in (*mine, ticket)) > self.bounds.tenant_bytes
         )
 
+    def drains(self) -> Iterator[tuple[str, str]]:
+        """Backends where room is made, and for which model."""
+        for name, site in self.scheduler._sites.items():
+            if site.plan is not None and site.plan.loading_since is None:
+                yield name, site.plan.station.name
+
     # --- what holds after every event -------------------------------------------------------------------------------
 
     @invariant()
@@ -234,19 +479,48 @@ class Rules(RuleBasedStateMachine):
         assert (scheduler.running, scheduler.waiting) == (len(self.running), len(self.waiting))
         assert scheduler.waiting_bytes == sum(ticket.size_bytes for ticket in self.waiting)
         for model in RESIDENT:
-            load = scheduler.load(model)
+            load = scheduler.occupancy(model)
             assert load.running == sum(ticket.model == model for ticket in self.running)
             assert load.waiting == sum(ticket.model == model for ticket in self.waiting)
         assert all(ticket.phase is Phase.RUNNING for ticket in self.running)
         assert all(ticket.phase is Phase.WAITING for ticket in self.waiting)
+        for tenant, (cap, _) in TENANTS.items():
+            running = sum(ticket.tenant == tenant for ticket in self.running)
+            counted = scheduler._tenants.get(tenant)
+            assert cap is None or running == (counted.running if counted else 0) <= cap
 
     @invariant()
     def no_slot_is_idle_while_a_ticket_waits_that_could_take_it(self) -> None:
-        assert not [ticket for ticket in self.waiting if self.places(ticket) and ticket.deadline > self.now]
+        assert not [ticket for ticket in self.waiting if self.places(ticket) and self.start_by(ticket) > self.now]
 
     @invariant()
-    def the_next_deadline_is_the_earliest_of_what_waits(self) -> None:
-        assert self.scheduler.next_deadline() == min((ticket.deadline for ticket in self.waiting), default=None)
+    def memory_is_as_told_and_never_overfull(self) -> None:
+        for name in self.told:
+            world, site = self.worlds[name], self.scheduler._sites[name]
+            if world.is_ours:
+                assert set(site.stays) == set(world.known)
+                assert world.memory is None or not world.up or world.taken <= world.memory
+                loading = site.plan.station.name if site.plan and site.plan.loading_since is not None else ""
+                assert loading == world.loading
+
+    @invariant()
+    def room_is_made_only_for_who_waits_and_by_who_is_busy(self) -> None:
+        for name, model in self.drains():
+            assert [ticket for ticket in self.waiting if ticket.resident == model], "a drain for nobody"
+            draining = [each for each in self.worlds[name].known if self.is_draining(name, each)]
+            assert [ticket for ticket in self.running if ticket.backend == name and ticket.resident in draining]
+
+    @invariant()
+    def the_timer_is_set_for_whoever_waits(self) -> None:
+        due = self.scheduler.next_deadline()
+        assert (due is None) is (not self.waiting)
+        coming = {model for _, model in self.drains()} | {world.loading for world in self.worlds.values()}
+        idle = {name for name in self.told if name not in dict(self.drains()) and not self.worlds[name].loading}
+        for ticket in self.waiting:
+            assert due is not None and due <= self.start_by(ticket)
+            ours = [name for name in self.up(ticket) if name in idle and self.worlds[name].is_ours]
+            if ours and not self.is_anywhere(ticket.resident) and ticket.resident not in coming:
+                assert due <= max(self.now + SOON_S, self.backs_off_until.get(ticket.resident, 0.0))
 
     @invariant()
     def every_ticket_has_one_outcome_at_most(self) -> None:
@@ -257,17 +531,23 @@ class Rules(RuleBasedStateMachine):
         self.closed = True
         self.check(self.scheduler.close())
         assert not self.waiting
-        self.offer("a", "t", ("x", "y"), 0, 0.0, 60.0, 1)
+        self.offer("a", "t", ("x", "y"), 0, 0.0, 60.0, Class.NORMAL, 0, 1)
         while self.running:
             self.end(self.running[0], self.scheduler.finish(self.running[0], self.now))
             self.books_agree()
         assert all(len(self.outcomes[ticket]) == 1 for ticket in self.outcomes)
         assert all(ticket.phase is Phase.DONE for ticket in self.outcomes)
+        assert not self.scheduler._tenants and not self.scheduler._waiting and not self.scheduler._queue._by_tenant
+        for station in self.scheduler._stations.values():
+            assert not station.lines and not station.classes._wanting
+            assert not [shares for shares in station.tenants if shares._wanting]
+            assert not [stay for stay in station.stays.values() if stay.running]
 
 
-def line(ticket: Ticket) -> tuple[object, ...]:
-    return ticket.model, ticket.resident, ticket.candidates
+def group(ticket: Ticket) -> tuple[object, ...]:
+    """Those among which one tenant's order is kept."""
+    return ticket.model, ticket.resident, ticket.candidates, ticket.urgency, ticket.tenant
 
 
-Rules.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
-test_the_rules_hold_for_any_sequence_of_events = Rules.TestCase
+Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+test_the_rules_hold_for_any_sequence_of_events = Machine.TestCase

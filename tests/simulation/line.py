@@ -11,14 +11,14 @@ from hermes.admission import Admission
 from hermes.api.app import Api
 from hermes.api.door import Door
 from hermes.api.inference import Inference
-from hermes.api.routes import Access, Route, RouteTable
+from hermes.api.routes import Route, RouteTable
 from hermes.auth import Authenticator
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
 from hermes.errors import Outcome
 from hermes.exchange import Journal, Record
 from hermes.fleet.fleet import Backend, Fleet
-from hermes.fleet.inventory import Inventory
+from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.gateway import Gateway
 from hermes.http.client import PoolLimits
@@ -29,7 +29,8 @@ from hermes.http.wire import Deadlines
 from hermes.metrics import Gauge, Metrics
 from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
-from hermes.policy.scheduler import Bounds, ModelBounds, Scheduler
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import Bounds, Load, ModelBounds, Unload
 from tests.simulation.backend import ENDINGS, SECRET, Connecting, Script, SimulatedBackend, origin
 from tests.simulation.loop import VirtualLoop
 
@@ -95,9 +96,9 @@ class Line:
         self.records: list[Record] = []
         self.journal.sinks.append(self.records.append)
         self.scheduler = Scheduler(bounds, ModelBounds(queue_limit=6))
-        self.admission = Admission(self.scheduler, loop)
+        self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.deadlines = Deadlines(loop)
-        self.fleet = Fleet([self._backend(name) for name in backends], lambda backend: None)
+        self.fleet = Fleet([self._backend(name) for name in backends], self.admission)
         self.clients: list[Client] = []
         self.api = self._api()
         loop.after_each_step = self.check
@@ -106,7 +107,8 @@ class Line:
         limits = PoolLimits(connections=64, idle_connections=2, idle_s=5.0, connect_timeout_s=2.0)
         pool = Pool(origin(self.backends[name]), limits, self.deadlines, self.loop)
         backend = Backend(name, "ollama", "http://sim", Ollama(pool), self.slots, 10.0)
-        backend.inventory = Inventory("0", {}, (), {"m": "m:latest", "n": "n:latest"})
+        loaded = tuple(LoadedModel(name, 1, 0, 0, "") for name in ("m:latest", "n:latest"))
+        backend.inventory = Inventory("0", {}, loaded, {"m": "m:latest", "n": "n:latest"})
         backend.state = "up"
         self.admission.observe(backend.facts)
         return backend
@@ -118,8 +120,8 @@ class Line:
         inference = Inference(gateway, openai, prompt)
         table = RouteTable(
             (
-                Route("POST", "/v1/chat/completions", Access.USER, openai, inference.chat_completions),
-                Route("POST", "/v1/llm/{model}", Access.USER, prompt, inference.prompt),
+                Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),
+                Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt),
             )
         )
         door = Door((), (), instance="here")
@@ -260,3 +262,7 @@ def draw_request(dice: random.Random, line: Line, odds: Odds) -> None:
     )
     if dice.random() < odds.leave:
         line.loop.at_step(line.loop.steps + dice.choice((1, 3, 10, 30, 80)) + dice.randrange(10), client.leave)
+
+
+def _no_orders(order: Load | Unload) -> None:
+    raise AssertionError("nothing has to be loaded here")

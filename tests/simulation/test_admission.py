@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from hermes.policy.scheduler import Bounds, ModelBounds
+from hermes.policy.ticket import Bounds, ModelBounds
 from tests.simulation import SEEDS
 from tests.simulation.crowd import Crowd, Visit, draw
 from tests.simulation.loop import VirtualLoop
@@ -31,8 +31,10 @@ def test_the_crowds_see_every_outcome() -> None:
         loop.run(crowd.rest())
         seen.update(crowd.outcomes)
         seen.update(outcome for _, outcomes in crowd.tickets for outcome in outcomes)
+        seen.update(type(order).__name__ for order in crowd.orders)
     assert {
-        "ok", "upstream_error", "queue_full", "queue_timeout", "no_backend", "drained", "cancelled", "cancelled inside"
+        "ok", "upstream_error", "queue_full", "queue_timeout", "no_backend", "drained", "cancelled", "cancelled inside",
+        "LoadFailed", "Load", "Unload",
     } <= seen.keys()  # fmt: skip
     assert all(number > 5 for number in seen.values()), seen
 
@@ -53,7 +55,7 @@ def scene(loop: VirtualLoop) -> Crowd:
     crowd.switch("y", False)
     crowd.send(Visit(0.0, "m", (1.0,)))
     crowd.send(Visit(0.0, "m", (-1.0, 1.0)))
-    crowd.send(Visit(0.0, "m", (1.0,), patience_s=1.5))
+    crowd.send(Visit(0.0, "m", (1.0,), patience_s=0.9))
     crowd.send(Visit(0.5, "m", (0.5,), on="y"))
     crowd.send(Visit(0.5, "m", (1.0,)))
     crowd.send(Visit(0.5, "m", (1.0,)))

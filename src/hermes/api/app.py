@@ -5,22 +5,29 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from math import inf
 
 from msgspec import Struct
 
 from hermes.api.door import HOP_HEADER, Door
-from hermes.api.routes import Access, Call, Route, RouteTable, content_line
+from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
-from hermes.errors import Draining, Forbidden, GatewayError, Outcome
+from hermes.errors import Dismissed, Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import render_headers
 from hermes.metrics import Metrics
+from hermes.policy import claim
+from hermes.policy.claim import Claim
 from hermes.principal import ANONYMOUS, Principal
 
 log = logging.getLogger(__name__)
+
+# SDKs wait no longer than a minute; who would have to is told not to (inf: never worth it).
+MAX_RETRY_AFTER_S = 60.0
+_DO_NOT_RETRY = (b"x-should-retry", b"false")
 
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
@@ -30,8 +37,9 @@ class Passage(Struct, frozen=True):
 
     request_id: str  # the client's own; "": none that can be used
     route: Route
-    model: str | None
+    named: str | None
     forwarded: bytes
+    claim: Claim
 
 
 class Api:
@@ -68,8 +76,8 @@ class Api:
             route = passage.route
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect = route.dialect
-            principal = ANONYMOUS if route.access is Access.OPEN else self._let_in(route, head, exchange)
-            call = Call(request, response, exchange, principal, passage.model)
+            principal = ANONYMOUS if route.access == "open" else self._let_in(route, head, exchange)
+            call = Call(request, response, exchange, principal, passage.named, passage.claim)
             del head, passage  # the answer may take an hour
             await route.handler(call)
         except GatewayError as error:
@@ -78,6 +86,10 @@ class Api:
             log.exception("request %s met a bug", exchange.request_id)
             self._refuse(GatewayError("internal error; the log has its cause"), response, exchange, dialect)
         except asyncio.CancelledError:
+            if exchange.dismissed:
+                self._refuse(Dismissed("the request was sent away"), response, exchange, dialect)
+                _go_on()
+                return
             # Who cancelled? The client by leaving, or we at the end of a drain.
             exchange.outcome = Outcome.DRAINED if self.cutting else Outcome.CLIENT_GONE
             if not (response.started or response.gone):
@@ -97,13 +109,14 @@ class Api:
         """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""
         self._door.check(head)
         match = self._table.match(head.method, head.path)
-        return Passage(request_id, match.route, match.model, self._door.hop_line(head.headers.get(HOP_HEADER)))
+        forwarded = self._door.hop_line(head.headers.get(HOP_HEADER))
+        return Passage(request_id, match.route, match.named, forwarded, claim.read(head.headers))
 
     def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
         principal = self._authenticator.authenticate(head.headers)
         exchange.key_id = principal.key_id
-        if route.access is Access.ADMIN and not principal.admin:
+        if route.access == "admin" and not principal.admin:
             raise Forbidden("this needs an operator's key: one with admin: true")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
@@ -113,15 +126,25 @@ class Api:
         exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False
         if response.started:
             return  # an answer on its way has ended itself, uncleanly
-        headers = error.headers
-        if error.retry_after_s is not None:
+        headers, after_s = error.headers, error.retry_after_s
+        if after_s is not None and after_s > MAX_RETRY_AFTER_S and _DO_NOT_RETRY not in headers:
+            headers += (_DO_NOT_RETRY,)
+        if after_s is not None and after_s < inf:
             # Whole seconds for everyone, milliseconds for the SDKs that read them first.
+            after_s = min(after_s, MAX_RETRY_AFTER_S)
             headers += (
-                (b"retry-after", b"%d" % max(1, round(error.retry_after_s))),
-                (b"retry-after-ms", b"%d" % (error.retry_after_s * 1000)),
+                (b"retry-after", b"%d" % max(1, round(after_s))),
+                (b"retry-after-ms", b"%d" % (after_s * 1000)),
             )
         lines = content_line(b"application/json") + exchange.id_line() + render_headers(headers)
         response.send(error.status, lines, dialect.render_error(error, exchange.request_id))
+
+
+def _go_on() -> None:
+    """The task was cancelled, and has heard of it: its connection may have other requests."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
 
 
 def _own_id(head: Head) -> str:

@@ -34,13 +34,13 @@ class Inference:
             return self._complete_large(call, dialect, body, model)
         request = dialect.parse_request(body, model)
         size = _size_bytes(request, body)
-        return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size)
+        return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
 
     async def _complete_large(self, call: Call, dialect: ClientDialect, body: bytes, model: str | None) -> None:
         request = await asyncio.to_thread(dialect.parse_request, body, model)
         size = _size_bytes(request, body)
         del body
-        await self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size)
+        await self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
 
 
 def _size_bytes(request: ChatRequest, body: bytes) -> int:

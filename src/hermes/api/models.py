@@ -1,10 +1,12 @@
-"""The routes about models: what there is, and pulling more."""
+"""The routes about models: what there is, pulling more, loading and unloading."""
 
+import asyncio
 from contextlib import aclosing
 from datetime import datetime
 
 import msgspec
 
+from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
 from hermes.errors import BackendError, BadRequest, GatewayError, ModelNotFound, NoBackend
@@ -12,7 +14,9 @@ from hermes.fleet.fleet import Backend, Fleet
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.ollama import PullProgress
 from hermes.http.response import Response
-from hermes.policy.routing import Catalog, candidates
+from hermes.policy.routing import Candidates, Catalog, Service, candidates
+from hermes.policy.ticket import Ticket
+from hermes.principal import Class, Principal
 
 _json = msgspec.json.Encoder().encode
 
@@ -27,9 +31,10 @@ class _PullBody(msgspec.Struct):
 
 
 class Models:
-    def __init__(self, catalog: Catalog, fleet: Fleet, dialect: ClientDialect) -> None:
+    def __init__(self, catalog: Catalog, fleet: Fleet, admission: Admission, dialect: ClientDialect) -> None:
         self._catalog = catalog
         self._fleet = fleet
+        self._admission = admission
         self._dialect = dialect
 
     # --- listing ----------------------------------------------------------------------------------------------------
@@ -72,13 +77,15 @@ class Models:
                 f"`{key[:200]}` is not known; the only key is `load`", code="unknown_parameter", param=key[:200]
             )
         wanted = strict.convert(tree, _PullBody)
-        service = self._catalog.service(call.model)
-        if service is None:
-            raise ModelNotFound(f"the model {call.model!r} is not served here", param="model")
+        service = self._service(call.model)
         backend = self._puller(service.backends)
         progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
         try:
-            await self._pull(backend, service.backend_model, wanted.load, progress)
+            await self._pull(backend, service.backend_model, progress)
+            if wanted.load:
+                await progress.tell(PullProgress(status="loading"))
+                await self._bring(service, self._found(service), call.principal)
+                await backend.look(LOOK_TIMEOUT_S)
         except GatewayError as error:
             progress.fail(self._dialect.render_error(error, call.exchange.request_id))
             raise
@@ -90,7 +97,7 @@ class Models:
                 return backend
         raise NoBackend("no backend is up that could pull it", retry_after_s=1.0)
 
-    async def _pull(self, backend: Backend, model: str, load: bool, progress: "_Progress") -> None:
+    async def _pull(self, backend: Backend, model: str, progress: "_Progress") -> None:
         last = PullProgress()
         async with aclosing(backend.driver.pull(model, LOAD_TIMEOUT_S)) as lines:
             async for last in lines:
@@ -100,11 +107,66 @@ class Models:
         if last.status != "success":
             raise BackendError(f"the backend broke off pulling {model!r}", code="pull_failed")
         await backend.look(LOOK_TIMEOUT_S)
-        if load:
-            info = backend.inventory.models.get(backend.inventory.names.get(model, "")) or ModelInfo(model)
-            await progress.tell(PullProgress(status="loading"))
-            await backend.driver.load(info, LOAD_TIMEOUT_S)
-            await backend.look(LOOK_TIMEOUT_S)
+
+    # --- loading ----------------------------------------------------------------------------------------------------
+
+    async def load(self, call: Call) -> None:
+        """Bring a model into memory; answered when it is there."""
+        service, found = await self._known(call)
+        await self._bring(service, found, call.principal)
+        call.reply(_json({"model": service.model, "loaded": sorted(self._admission.scheduler.where(found.resident))}))
+
+    async def unload(self, call: Call) -> None:
+        """Let a model go, wherever it is; answered at once, also where it has to end first what it runs."""
+        service, found = await self._known(call)
+        where = self._admission.scheduler.where(found.resident)
+        self._admission.unload(found.resident)
+        told = {"model": service.model, "unloading": sorted(where), "active": sum(where.values())}
+        call.reply(_json(told), status=202 if where else 200)
+
+    async def _known(self, call: Call) -> tuple[Service, Candidates]:
+        """The model that the path names, and who has it. Raises ModelNotFound or NoBackend."""
+        assert call.model is not None
+        service = self._service(call.model)
+        if not candidates(service, self._fleet.inventories()).names:
+            await self._fleet.refresh()
+            if not self._fleet.ready:
+                raise NoBackend("no backend is up", retry_after_s=1.0)
+        call.exchange.model = service.model
+        return service, self._found(service)
+
+    def _service(self, model: str) -> Service:
+        service = self._catalog.service(model)
+        if service is None:
+            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+        return service
+
+    def _found(self, service: Service) -> Candidates:
+        found = candidates(service, self._fleet.inventories())
+        if not found.names:
+            raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
+        return found
+
+    async def _bring(self, service: Service, found: Candidates, principal: Principal) -> None:
+        """Have it loaded unless it is, by the rules for requests: as one that waits for it, and then asks for nothing.
+
+        It has as much patience as a load may take, and the rights of what nobody waits for.
+        """
+        if self._admission.scheduler.where(found.resident):
+            return
+        now = asyncio.get_running_loop().time()
+        ticket = Ticket(
+            service.model if service.model in self._catalog.listed else found.resident,
+            found.resident,
+            principal.tenant,
+            found.names,
+            0,
+            now,
+            now + LOAD_TIMEOUT_S,
+            urgency=Class.BATCH,
+        )
+        async with self._admission.admit(ticket):
+            self._admission.leave(ticket)  # before the end of the block: of how long runs take this teaches nothing
 
 
 class _Progress:

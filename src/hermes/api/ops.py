@@ -12,7 +12,7 @@ from hermes.errors import Draining, NoBackend
 from hermes.fleet.fleet import Backend, Fleet
 from hermes.metrics import Metrics
 from hermes.policy.routing import Catalog
-from hermes.policy.scheduler import Bounds
+from hermes.policy.ticket import Bounds
 
 _json = msgspec.json.Encoder().encode
 
@@ -88,7 +88,7 @@ class Ops:
         call.reply(_json(status))
 
     def _model(self, name: str) -> dict[str, object]:
-        load, bounds = self._scheduler.load(name), self._scheduler.bounds(name)
+        load, bounds = self._scheduler.occupancy(name), self._scheduler.bounds(name)
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
         return {
             "active": load.running,
@@ -107,9 +107,12 @@ def _backend(backend: Backend) -> dict[str, object]:
         "state": backend.state,
         "version": backend.inventory.version,
         "simulated": backend.simulated,
+        "memory": {"bytes": backend.room.capacity_bytes, "source": backend.room.source},
         "models": len(backend.inventory.models),
         "loaded": backend.inventory.loaded,
     }
+    if backend.pressed:
+        told["pressed"] = f"loads wait: {backend.pressed}"
     if backend.error:
         told["error"] = backend.error
     if backend.slots is None:

@@ -1,7 +1,8 @@
 """The route table: the only paths there are, and who may use each (invariant I16)."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
-from enum import Enum
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
@@ -11,35 +12,42 @@ from hermes.errors import BadRequest, MethodNotAllowed, RouteNotFound
 from hermes.exchange import Exchange
 from hermes.http.request import Request
 from hermes.http.response import Response
+from hermes.policy.claim import NO_CLAIM, Claim
 from hermes.policy.routing import check_model_name
 from hermes.principal import Principal
 
-
-class Access(Enum):
-    OPEN = "open"
-    USER = "user"
-    ADMIN = "admin"
+Access = Literal["open", "user", "admin"]
 
 
 class Call(Struct):
-    """One request on its route. `model` is the one that the path names, or None."""
+    """One request on its route. `named` is what the path names, a model or a request, or None."""
 
     request: Request
     response: Response
     exchange: Exchange
     principal: Principal
-    model: str | None
+    named: str | None
+    claim: Claim = NO_CLAIM
+
+    @property
+    def model(self) -> str | None:
+        return self.named
 
     def reply(self, body: bytes, status: int = 200, content_type: bytes = b"application/json") -> None:
         """Answer whole, with the request's id."""
         self.response.send(status, content_line(content_type) + self.exchange.id_line(), body)
 
 
+_PLACEHOLDER = re.compile(rb"(\{\w+\})")
+
 Handler = Callable[[Call], Awaitable[None]]
 
 
 class Route(Struct, frozen=True):
-    """`path` may hold one `{model}`, which takes any number of segments. `quiet` routes are not logged when well."""
+    """`path` may hold one `{model}` or `{request_id}`, which takes any number of segments.
+
+    `quiet` routes are not logged when well.
+    """
 
     method: str
     path: str
@@ -51,17 +59,18 @@ class Route(Struct, frozen=True):
 
 class Match(Struct, frozen=True):
     route: Route
-    model: str | None
+    named: str | None
 
 
 class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[bytes, dict[str, Route]] = {}
-        self._around: dict[tuple[bytes, bytes], dict[str, Route]] = {}
+        self._around: dict[tuple[bytes, bytes, bytes], dict[str, Route]] = {}
         for route in self.routes:
-            before, model, after = route.path.encode("ascii").partition(b"{model}")
-            methods = self._around.setdefault((before, after), {}) if model else self._exact.setdefault(before, {})
+            before, placeholder, after = (*_PLACEHOLDER.split(route.path.encode("ascii")), b"", b"")[:3]
+            around = before, placeholder, after
+            methods = self._around.setdefault(around, {}) if placeholder else self._exact.setdefault(before, {})
             methods[route.method] = route
         self._matches = {
             (path, method): Match(route, None)
@@ -69,7 +78,7 @@ class RouteTable:
             for method, route in methods.items()
         }
         # The longest suffix first: `/v1/llm/{model}/pull` before `/v1/llm/{model}`.
-        self._around = dict(sorted(self._around.items(), key=lambda item: -len(item[0][1])))
+        self._around = dict(sorted(self._around.items(), key=lambda item: -len(item[0][2])))
 
     def match(self, method: str, path: bytes) -> Match:
         """The route of a raw path. Raises RouteNotFound, MethodNotAllowed, or BadRequest for a bad model name."""
@@ -79,10 +88,10 @@ class RouteTable:
         methods = self._exact.get(path)
         if methods is not None:
             return Match(_of_method(methods, method), None)
-        for (before, after), methods in self._around.items():
+        for (before, placeholder, after), methods in self._around.items():
             if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
                 named = path[len(before) : len(path) - len(after)]
-                return Match(_of_method(methods, method), _model_name(named))
+                return Match(_of_method(methods, method), _NAMES[placeholder](named))
         raise RouteNotFound("there is nothing at this path; the API is under /v1 (docs/api.md lists it)")
 
 
@@ -101,6 +110,13 @@ def _model_name(named: bytes) -> str:
     if name.endswith("/"):
         raise BadRequest(f"the model name {name!r} ends in a slash; leave it out", param="model")
     return name
+
+
+def _request_id(named: bytes) -> str:
+    return unquote_to_bytes(named).decode("latin-1")
+
+
+_NAMES = {b"{model}": _model_name, b"{request_id}": _request_id}
 
 
 def content_line(content_type: bytes) -> bytes:

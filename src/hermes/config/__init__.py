@@ -15,6 +15,7 @@ from hermes.config.kinds import (
     BackendKind,
     BackendName,
     Bytes,
+    ClassName,
     Cost,
     Count,
     CountOrZero,
@@ -34,10 +35,12 @@ from hermes.config.kinds import (
     Secret,
     Seed,
     Sha256,
+    StateDir,
     StopText,
     Tokens,
     Url,
     User,
+    Weight,
 )
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "Logging",
     "Model",
     "Params",
+    "Scheduling",
     "Secret",
     "Server",
     "Tls",
@@ -84,15 +88,23 @@ class Server(Struct, frozen=True):
     max_connections: CountOrZero = 0
     drain_timeout_s: Seconds = 30
     drain_grace_s: SecondsOrZero = 0
+    state_dir: StateDir | None = None
 
 
 class Key(Struct, frozen=True):
-    """A static key, known only by its digest. `user` is the tenant it acts for."""
+    """A static key, known only by its digest. `user` is the tenant it acts for.
+
+    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`.
+    """
 
     user: User
     sha256: Sha256
     admin: bool = False
     rate_limit: Count | None = None
+    max_class: ClassName | None = None
+    usual_class: ClassName | None = None
+    weight: Weight = 1
+    max_running: Count | None = None
 
     @property
     def key_id(self) -> str:
@@ -107,12 +119,15 @@ class Key(Struct, frozen=True):
 
 
 class Backend(Struct, frozen=True):
-    """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL)."""
+    """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL);
+    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS).
+    """
 
     name: BackendName
     url: Url
     kind: BackendKind = "ollama"
     memory: Bytes | None = None
+    max_loaded: Count | None = None
     slots: Count | None = None
     ca_file: Path | None = None
     api_key: Secret | None = None
@@ -173,6 +188,8 @@ class Model(Struct, frozen=True):
     decode_tps: Rate | None = None
     options: LoadOptions = LoadOptions()
     keep_alive: KeepAlive | None = None
+    pinned: bool = False
+    max_class: ClassName | None = None
     params: Params = Params()
     max_output_tokens: Tokens | None = None
 
@@ -186,6 +203,34 @@ class Limits(Struct, frozen=True):
     per_tenant_queue: Count = 2048
     max_attempts: Attempts = 3
     retry_ratio: Number0To1 = 0.2
+
+
+class Interactive(Struct, frozen=True):
+    """Somebody is waiting. `weight`: the share beside the other classes; `max_wait_s`: 0 is no bound."""
+
+    weight: Weight = 16
+    max_wait_s: SecondsOrZero = 30
+
+
+class Normal(Struct, frozen=True):
+    weight: Weight = 4
+    max_wait_s: SecondsOrZero = 120
+
+
+class Batch(Struct, frozen=True):
+    weight: Weight = 1
+    max_wait_s: SecondsOrZero = 0
+
+
+class Scheduling(Struct, frozen=True):
+    """Who runs next, and which models are loaded for it."""
+
+    interactive: Interactive = Interactive()
+    normal: Normal = Normal()
+    batch: Batch = Batch()
+    usual_class: ClassName = "normal"
+    model_floor: Number0To1 = 0.5
+    queue_heartbeat_s: SecondsOrZero = 20
 
 
 class Logging(Struct, frozen=True):
@@ -204,6 +249,7 @@ class Config(Struct, frozen=True):
     defaults: Defaults = Defaults()
     serve_unlisted: bool = True
     limits: Limits = Limits()
+    scheduling: Scheduling = Scheduling()
     keys: tuple[Key, ...] = ()
     logging: Logging = Logging()
 

@@ -62,6 +62,8 @@ Cost = Annotated[
     Literal["low", "medium", "high"] | Bytes,
     Meta(description="low, medium, high or a size such as 14GiB", extra={"parse": parse_cost}),
 ]
+ClassName = Literal["interactive", "normal", "batch"]
+Weight = Annotated[float, Meta(gt=0, le=1000, description="a weight above 0, at most 1000")]
 BackendKind = Annotated[Literal["ollama"], Meta(description="ollama, the one kind that is supported so far")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 Path = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z", description="a path")]
@@ -74,6 +76,10 @@ AccessLog = Annotated[
         pattern=r"\A(stderr|off|[^\0\ud800-\udfff]*/[^\0\ud800-\udfff]*)\Z",
         description="stderr, off or a path with a '/'",
     ),
+]
+StateDir = Annotated[
+    str,
+    Meta(pattern=r"\A(off|[^\0\ud800-\udfff]*/[^\0\ud800-\udfff]*)\Z", description="off or a path with a '/'"),
 ]
 HostName = Annotated[
     str, Meta(pattern=r"\A([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])\Z", description="a host name without a port")

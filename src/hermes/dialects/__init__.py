@@ -34,6 +34,12 @@ class Encoder(Protocol):
     def text(self, text: str) -> bytes:
         """What `encode([TextDelta(text)])` gives, once the stream has begun: most of it is that."""
 
+    def queued(self, position: int, eta_ms: int) -> bytes:
+        """A sign of life while the request waits: its place, and when it will probably start. Not content."""
+
+    def aside(self, text: str) -> bytes:
+        """For people who look at the bytes: a line that no client takes for part of the answer; b"" without such."""
+
     def fail(self, error: GatewayError) -> bytes:
         """The dialect's own error event, which ends the stream without ever looking like success (I5)."""
 

@@ -17,6 +17,8 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 # Backends keep these in machine integers: 64 bits for a seed, 32 for counts.
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+# As vLLM has it: any integer, the lowest goes first.
+Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 def stop_texts(stop: str | list[str] | None) -> tuple[str, ...]:

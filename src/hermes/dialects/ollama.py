@@ -74,7 +74,7 @@ class _Asked(Struct, omit_defaults=True):
     think: bool | str | None = None
     logprobs: bool = False
     top_logprobs: int = 0
-    messages: Sequence[Message | _Message] = ()
+    messages: Sequence[Message | RichMessage | _Message] = ()
     tools: Sequence[dict[str, Any]] = ()
     prompt: str = ""
     system: str = ""
@@ -118,7 +118,9 @@ class Ollama:
             *system, prompt = request.messages
             asked.system, asked.prompt, asked.images = "".join(map(_text, system)), _text(prompt), _images(prompt)
             return "/api/generate", _json(asked)
-        asked.messages = [said if type(said) is Message else _message(said) for said in request.messages]
+        asked.messages = request.messages
+        if RichMessage in map(type, request.messages):
+            asked.messages = [said if type(said) is Message else _message(said) for said in request.messages]
         if request.tools and request.tool_choice != "none":
             asked.tools = [_tool(tool) for tool in request.tools]
         return "/api/chat", _json(asked)

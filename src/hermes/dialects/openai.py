@@ -6,6 +6,7 @@ A chunk is spliced: what is the same for all chunks of a stream is prepared once
 from typing import Any, assert_never
 
 import msgspec
+from msgspec import Struct
 
 from hermes.chat import (
     Answer,
@@ -36,15 +37,13 @@ class OpenAI:
     parse_request = staticmethod(openai_request.parse_request)
 
     def render_answer(self, answer: Answer, meta: Meta) -> bytes:
-        return _WHOLE % (
-            meta.request_id.encode("ascii"),
-            meta.created,
-            _json(meta.model),
-            _message(answer),
-            _json({"content": answer.logprobs, "refusal": None}) if answer.logprobs else b"null",
-            _finish_reason(answer.reason, bool(answer.tool_calls)).encode("ascii"),
-            fields.token_counts(answer.usage),
-        )
+        logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
+        reason = _finish_reason(answer.reason, bool(answer.tool_calls))
+        choice = _Choice(0, _message(answer), logprobs, reason)
+        told, made = answer.usage.prompt_tokens, answer.usage.completion_tokens
+        usage = _Usage(told, made, told + made)
+        id = f"chatcmpl-{meta.request_id}"
+        return _json(_Completion(id, "chat.completion", meta.created, meta.model, (choice,), usage))
 
     def encoder(self, request: ChatRequest, meta: Meta) -> "ChunkEncoder":
         return ChunkEncoder(meta, request.include_usage)
@@ -53,23 +52,46 @@ class OpenAI:
         return error_object(error)
 
 
-# Spliced as the chunks are.
-_WHOLE = (
-    b'{"id":"chatcmpl-%b","object":"chat.completion","created":%d,"model":%b,"choices":[{"index":0,"message":%b,'
-    b'"logprobs":%b,"finish_reason":"%b"}],"usage":%b}'
-)
+class _Message(Struct, gc=False):
+    """One with a text and nothing else."""
+
+    role: str
+    content: str
+    refusal: None = None
 
 
-def _message(answer: Answer) -> bytes:
+class _Choice(Struct, gc=False):
+    index: int
+    message: _Message | dict[str, Any]
+    logprobs: dict[str, Any] | None
+    finish_reason: StopReason
+
+
+class _Usage(Struct, gc=False):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class _Completion(Struct, gc=False):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: tuple[_Choice]
+    usage: _Usage
+
+
+def _message(answer: Answer) -> _Message | dict[str, Any]:
     if not (answer.reasoning or answer.tool_calls):
-        return b'{"role":"assistant","content":%b,"refusal":null}' % _json(answer.text)
+        return _Message("assistant", answer.text)
     text = None if answer.tool_calls and not answer.text else answer.text
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if answer.reasoning:
         message["reasoning_content"] = message["reasoning"] = answer.reasoning
     if answer.tool_calls:
         message["tool_calls"] = [_tool_call(call) for call in answer.tool_calls]
-    return _json(message)
+    return message
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
@@ -110,6 +132,12 @@ class ChunkEncoder:
 
     def text(self, text: str) -> bytes:
         return self._text + _json(text) + self._text_end
+
+    def queued(self, position: int, eta_ms: int) -> bytes:
+        return sse.comment(f"queued position={position} eta_ms={eta_ms}")
+
+    def aside(self, text: str) -> bytes:
+        return sse.comment(text)
 
     def fail(self, error: GatewayError) -> bytes:
         # Never [DONE]: some clients take it for success.

@@ -78,6 +78,8 @@ class _Body(_Asked):
     reasoning_effort: str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
+    priority: fields.Priority | None = None
+    service_tier: str | None = None
     n: int | None = None
     modalities: list[str] | None = None
     functions: Any = None
@@ -118,6 +120,8 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         thinking=_thinking(asked.reasoning_effort),
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
+        priority=asked.priority or 0,
+        service_tier=asked.service_tier or "",
     )
 
 

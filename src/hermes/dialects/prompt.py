@@ -66,6 +66,12 @@ class LineEncoder:
     def text(self, text: str) -> bytes:
         return b'{"delta":%s}\n' % _json(text)
 
+    def queued(self, position: int, eta_ms: int) -> bytes:
+        return b'{"queued":{"position":%d,"eta_ms":%d}}\n' % (position, eta_ms)
+
+    def aside(self, text: str) -> bytes:
+        return b""
+
     def fail(self, error: GatewayError) -> bytes:
         return error_object(error) + b"\n"
 

@@ -35,6 +35,7 @@ class _Body(Struct):
     model: str | None = None
     stream: bool | None = None
     options: dict[str, Any] | None = None
+    priority: fields.Priority | None = None
 
 
 KNOWN = frozenset(_Body.__struct_fields__)
@@ -60,6 +61,7 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         sampling=_sampling(options),
         json_format=_json_format(options.format),
         thinking=_thinking(options.think),
+        priority=asked.priority or 0,
     )
 
 

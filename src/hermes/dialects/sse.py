@@ -12,3 +12,8 @@ DONE = b"data: [DONE]\n\n"
 def event(data: bytes) -> bytes:
     """One event. `data` is JSON, so it has no line end of its own."""
     return OPEN + data + CLOSE
+
+
+def comment(text: str) -> bytes:
+    """Nothing to whoever parses events, and a sign of life to every timeout in between. `text` is one line."""
+    return b": %b\n\n" % text.encode()

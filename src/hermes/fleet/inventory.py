@@ -18,20 +18,26 @@ class ModelInfo(Struct, frozen=True):
 
 
 class LoadedModel(Struct, frozen=True):
-    """A model in a backend's memory; `vram_bytes` of its `size_bytes` are on the GPU."""
+    """A model in a backend's memory; `vram_bytes` of its `size_bytes` are on the GPU.
+
+    `expires_at` is the backend's word, `expires_in_s` what that came to when it was said. Of one that runs it tells
+    nothing: Ollama sets it when a model falls idle.
+    """
 
     name: str
     size_bytes: int
     vram_bytes: int
     context_length: int
     expires_at: str
+    expires_in_s: float | None = None
 
 
 class Inventory(Struct, frozen=True):
-    """`names` maps every name that the backend accepts to the model's full name."""
+    """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds."""
 
     version: str
     models: dict[str, ModelInfo]
     loaded: tuple[LoadedModel, ...]
     names: dict[str, str]
     simulated: bool = False
+    asked_at: float = 0.0

@@ -5,17 +5,20 @@ Shapes: Ollama's docs/api.md and server/routes.go (v0.33).
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from hermes.chat import ChatRequest
 from hermes.dialects import strict
 from hermes.dialects.ndjson import Lines
 from hermes.dialects.ollama import Ollama as Dialect
-from hermes.errors import BackendError
+from hermes.errors import BackendError, BackendTimeout
 from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
 from hermes.http.pool import Pool
 
@@ -24,6 +27,11 @@ T = TypeVar("T")
 _Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _MANAGEMENT_BYTES = 16 * 1024 * 1024
+
+# How long a model stays when nobody asks for it and nobody renews: we are gone. Ollama's own default is five minutes;
+# a restart of ours should find the models where they were.
+KEEP_ALIVE_S = 1800.0
+LOOK_AGAIN_S = 0.05
 
 
 class _Version(Struct):
@@ -79,23 +87,38 @@ class PullProgress(Struct, frozen=True, omit_defaults=True):
 
 
 class Pins(Struct, frozen=True):
-    """What is the same for every request of a model: load-time options that differ make Ollama load it anew."""
+    """What is the same for every request of a model: load-time options that differ make Ollama load it anew.
+
+    `keep_alive` None: the model stays until its memory is wanted.
+    """
 
     options: dict[str, Any] = {}
     keep_alive: float | None = None
 
+    @property
+    def stays(self) -> bool:
+        """Whether it is to stay loaded however long nobody asks."""
+        return self.keep_alive is None or self.keep_alive < 0
+
+    @property
+    def keep_alive_s(self) -> float:
+        return KEEP_ALIVE_S if self.keep_alive is None else self.keep_alive
+
 
 NO_PINS: Mapping[str, Pins] = MappingProxyType({})
+_UNPINNED = Pins()
 
 
 class _Pinning(Dialect):
-    """Requests of a model that something is pinned for are rendered by a dialect of its own."""
+    """Requests of a model that something is pinned for are rendered by a dialect of its own. `used` gets all models."""
 
-    def __init__(self, own: Mapping[str, Dialect], thinks: Callable[[str], bool | None]) -> None:
-        super().__init__(thinks=thinks)
+    def __init__(self, own: Mapping[str, Dialect], used: set[str], thinks: Callable[[str], bool | None]) -> None:
+        super().__init__(keep_alive=KEEP_ALIVE_S, thinks=thinks)
         self._own = own
+        self._used = used
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
+        self._used.add(model)
         own = self._own.get(model)
         return super().render_request(request, model) if own is None else own.render_request(request, model)
 
@@ -108,33 +131,73 @@ class Ollama:
     def __init__(self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS) -> None:
         self.pool = pool
         self._pins = {name: said for name, said in pins.items() if said != Pins()}
-        self._pinned: dict[str, Pins] = {}  # by full name, of the models that there are
+        self._configured: dict[str, Pins] = {}  # by full name, of the models that there are
+        self._pinned: dict[str, Pins] = {}  # the same, with what others have loaded them with
         self._own: dict[str, Dialect] = {}  # the same
-        self.dialect = _Pinning(self._own, self._thinks) if self._pins else Dialect(thinks=self._thinks)
+        self._used: set[str] = set()  # by us, since they were loaded
+        self._brought: dict[str, int] = {}  # by us: models and the context they had then, 0 until it is seen
+        self.dialect = _Pinning(self._own, self._used, self._thinks)
         self._models: dict[str, ModelInfo] = {}  # as last listed
         self._shown: dict[str, _Show] = {}  # by digest: what a model can do does not change under one
 
     async def inventory(self, timeout_s: float) -> Inventory:
         """Ask what there is. Raises BackendError (unreachable, late or wrong answers)."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        asked_at = asyncio.get_running_loop().time()
+        deadline = asked_at + timeout_s
         version = await self._get("/api/version", _Version, deadline)
         tags = await self._get("/api/tags", _Tags, deadline)
-        running = await self._get("/api/ps", _Ps, deadline)
+        running, told_at = await self._running(deadline)
         models = {tag.name: await self._describe(tag, deadline) for tag in tags.models or ()}
         self._shown = {tag.digest: self._shown[tag.digest] for tag in tags.models or () if tag.digest in self._shown}
         self._models = models
         names = _names(models)
-        self._pin({names[name]: pins for name, pins in self._pins.items() if name in names})
         loaded = tuple(
-            LoadedModel(model.name, model.size, model.size_vram, model.context_length, model.expires_at)
-            for model in running.models or ()
+            LoadedModel(
+                model.name,
+                model.size,
+                model.size_vram,
+                model.context_length,
+                model.expires_at,
+                _seconds_until(model.expires_at, told_at),
+            )
+            for model in running
         )
-        return Inventory(version.version, models, loaded, names, version.simulated)
+        self._configured = {names[name]: pins for name, pins in self._pins.items() if name in names}
+        self._pin({**self._configured, **self._adopted(loaded)})
+        return Inventory(version.version, models, loaded, names, version.simulated, asked_at)
 
     def _pin(self, pinned: dict[str, Pins]) -> None:
         self._pinned = pinned
         self._own.clear()
-        self._own |= {name: Dialect(pins.options, pins.keep_alive, self._thinks) for name, pins in pinned.items()}
+        self._own |= {name: Dialect(pins.options, pins.keep_alive_s, self._thinks) for name, pins in pinned.items()}
+
+    def _adopted(self, loaded: tuple[LoadedModel, ...]) -> dict[str, Pins]:
+        """What others have loaded keeps the context they gave it: ours, unsaid, would have Ollama load it anew.
+
+        The context that is told is always one that fits (server/sched.go, needsReload).
+        """
+        brought = self._brought
+        self._brought = {
+            each.name: brought[each.name] or each.context_length for each in loaded if each.name in brought
+        }
+        adopted = {}
+        for model in loaded:
+            pins, context = self._configured.get(model.name, _UNPINNED), model.context_length
+            if context and context != self._brought.get(model.name) and "num_ctx" not in pins.options:
+                adopted[model.name] = replace(pins, options={**pins.options, "num_ctx": context})
+        return adopted
+
+    def expiring(self, inventory: Inventory) -> list[str]:
+        """Models that are to stay and would soon go. What others have loaded and only they use is theirs to keep."""
+        self._used &= {model.name for model in inventory.loaded}
+        return [
+            model.name
+            for model in inventory.loaded
+            if model.name in self._used
+            and self._pinned.get(model.name, _UNPINNED).stays
+            and model.expires_in_s is not None
+            and model.expires_in_s < KEEP_ALIVE_S / 3
+        ]
 
     def _thinks(self, model: str) -> bool | None:
         """Whether a model is able to think; None where its server does not say what it can."""
@@ -157,16 +220,35 @@ class Ollama:
                 yield _decode(last, PullProgress)
 
     async def load(self, model: ModelInfo, timeout_s: float) -> None:
-        """Bring a model into memory: an empty prompt loads and generates nothing. Raises BackendError."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        path, asked = "/api/generate", {"model": model.name, "stream": False}
-        pins = self._pinned.get(model.name, Pins())
+        """Bring a model into memory, or have it stay: an empty prompt generates nothing. Raises BackendError."""
+        pins = self._pinned.get(model.name, _UNPINNED)
+        # A load that is not to be kept would be an unload.
+        keep_alive_s = pins.keep_alive_s or KEEP_ALIVE_S
+        path, asked = "/api/generate", {"model": model.name, "stream": False, "keep_alive": keep_alive_s}
         if "embedding" in model.capabilities and "completion" not in model.capabilities:
-            path, asked = "/api/embed", {"model": model.name, "input": []}
+            path, asked = "/api/embed", {"model": model.name, "input": [], "keep_alive": keep_alive_s}
         if pins.options:
             asked["options"] = pins.options
-        if pins.keep_alive is not None:
-            asked["keep_alive"] = pins.keep_alive
+        await self._tell_to(path, asked, asyncio.get_running_loop().time() + timeout_s)
+        self._used.add(model.name)
+        if "num_ctx" not in pins.options:
+            self._brought.setdefault(model.name, 0)
+
+    async def unload(self, model: str, timeout_s: float) -> None:
+        """Let a model go when its requests have ended, and wait until it has. Raises BackendError.
+
+        Ollama answers before. While the model is still there, the next load might make another one go as well.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        await self._tell_to("/api/generate", {"model": model, "stream": False, "keep_alive": 0}, deadline)
+        while any(running.name == model for running in (await self._running(deadline))[0]):
+            if loop.time() > deadline - LOOK_AGAIN_S:
+                raise BackendTimeout(f"it has not let {model!r} go within {timeout_s:.3g} s")
+            await asyncio.sleep(LOOK_AGAIN_S)
+        self._pin({**self._pinned, model: self._configured.get(model, _UNPINNED)})
+
+    async def _tell_to(self, path: str, asked: dict[str, Any], deadline: float) -> None:
         body = msgspec.json.encode(asked)
         async with self.pool.exchange("POST", path, body, whole=True, deadline=deadline) as answer:
             said = answer.take_body()
@@ -196,12 +278,24 @@ class Ollama:
                 self._shown[tag.digest] = _decode(said, _Show) if answer.status == 200 else _Show()
         return self._shown[tag.digest]
 
+    async def _running(self, deadline: float) -> tuple[tuple[_Running, ...], datetime]:
+        """What is loaded, and when that was by the backend's clock, which `expires_at` is of too."""
+        running, headers = await self._ask("/api/ps", _Ps, deadline)
+        try:
+            told_at = parsedate_to_datetime(headers[b"date"].decode("latin-1"))
+        except (KeyError, ValueError):
+            told_at = datetime.now(UTC)
+        return running.models or (), told_at
+
     async def _get(self, path: str, kind: type[T], deadline: float) -> T:
+        return (await self._ask(path, kind, deadline))[0]
+
+    async def _ask(self, path: str, kind: type[T], deadline: float) -> tuple[T, dict[bytes, bytes]]:
         async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
-            said = answer.take_body()
+            said, headers = answer.take_body(), answer.headers
             if answer.status != 200:
                 raise BackendError(f"the backend answered {answer.status} to GET {path}: is it an Ollama?")
-            return _decode(said, kind)
+            return _decode(said, kind), headers
 
 
 def _decode(data: bytes, kind: type[T]) -> T:
@@ -209,6 +303,13 @@ def _decode(data: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except strict.MALFORMED as error:
         raise BackendError(f"the backend's answer is not Ollama's: {error}") from error
+
+
+def _seconds_until(rfc3339: str, now: datetime) -> float | None:
+    try:
+        return (datetime.fromisoformat(rfc3339) - now).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without its time zone
+        return None
 
 
 def _names(models: dict[str, ModelInfo]) -> dict[str, str]:

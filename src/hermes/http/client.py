@@ -111,25 +111,29 @@ class ClientConnection(asyncio.Protocol):
 
     # --- the exchange calls -----------------------------------------------------------------------------------------
 
-    async def ask(self, request: bytes, want_whole: bool, deadline: float) -> None:
-        """Send a request and wait for its answer's status and headers, or for all of it.
+    def ask(self, request: bytes, want_whole: bool, deadline: float) -> asyncio.Future[None]:
+        """Send a request. What comes back is to be awaited; then `answered` tells. Raises what that does.
 
-        Raises BackendError, BackendTimeout or StaleConnection.
+        No coroutine, and waiting is written out below: one less for every answer.
         """
-        if not self.lost:
-            self._sent = True
-            self._want_whole = want_whole
-            self._transport.write(request)
-        while self._failure or not self.status or (want_whole and not self.complete):
+        if self.lost:
             self._raise_if_over()
-            # Waiting is written out, here and below: a coroutine less for every answer.
-            self._waiter = self._pool.loop.create_future()
-            self.deadline = deadline
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self.deadline = NEVER
+        self._sent = True
+        self._want_whole = want_whole
+        self._transport.write(request)
+        self._waiter = waiter = self._pool.loop.create_future()
+        self.deadline = deadline
+        return waiter
+
+    def answered(self) -> None:
+        """The answer's status and headers are here, or all of it.
+
+        Raises BackendError, BackendTimeout or StaleConnection where they are not.
+        """
+        self._waiter = None
+        self.deadline = NEVER
+        if self._failure or not self.status or (self._want_whole and not self.complete):
+            self._raise_if_over()
 
     @property
     def headers(self) -> dict[bytes, bytes]:
@@ -207,9 +211,11 @@ class ClientConnection(asyncio.Protocol):
 
     def take_body(self) -> bytes:
         """The body bytes that are here."""
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
         self.body_bytes = 0
+        if len(self._body) == 1:
+            return self._body.pop()
+        data = b"".join(self._body)
+        self._body.clear()
         return data
 
     def _resume_reading(self) -> None:
@@ -242,6 +248,7 @@ class ClientConnection(asyncio.Protocol):
                 self._resume_reading()
             if self._body:
                 self.take_body()
+            self._waiter = None
             self._fields.clear()
             self._overhead_bytes = self.status = 0
             self._sent = self.complete = self.touched = self.timed_out = False
@@ -312,18 +319,27 @@ class ClientConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._stop_parsing(error)
-        new_bytes = len(body[0]) if not parts and len(body) == 1 else sum(map(len, body[parts:]))
+        limits = self._pool.limits
+        if (
+            self.complete
+            and not (parts or self._overhead_bytes)
+            and len(data) <= limits.head_bytes <= limits.whole_bytes
+        ):
+            self._wake()  # all at once, and no longer than its head alone might be
+            return
+        new_bytes = sum(map(len, body[parts:]))
         self._weigh(len(data), new_bytes)
         self.body_bytes += new_bytes
         if self._want_whole:
-            if self.body_bytes > self._pool.limits.whole_bytes:
+            if self.body_bytes > limits.whole_bytes:
                 self._fail("the backend's answer is too long")
             if not (self.complete or self._failure):
                 return
         elif self.body_bytes > HIGH_WATER_BYTES and not self._held:
             self._held = True
             self._transport.pause_reading()
-        self._wake()
+        if self.status or self._failure:
+            self._wake()
 
     def _weigh(self, received_bytes: int, content_bytes: int) -> None:
         """Heads, chunk framing and trailers must not come without end."""

@@ -169,7 +169,8 @@ class ServerConnection(asyncio.Protocol):
         if self.resumed is None:
             self.deadline = NEVER
         self._response = response = Response(self, message.head)
-        self._task = self._server.loop.create_task(self._run(message, response))
+        # Not `loop.create_task`, which makes up a name for each: 0.2 us.
+        self._task = asyncio.Task(self._run(message, response), name="request")
 
     async def _run(self, request: Request, response: Response) -> None:
         try:

@@ -34,16 +34,17 @@ class Known:
 
     def split(self, data: bytes) -> tuple[Head, int, int] | None:
         """The head, the length of the body, and where that begins, if `data` begins with this head."""
-        if not data.startswith(self.before):
+        before, after = self.before, self.after
+        digits_at = len(before)
+        if data[:digits_at] != before:  # half of what `startswith` costs, which takes its arguments slowly
             return None
-        digits_at = len(self.before)
-        if not self.after:
+        if not after:
             return self.head, 0, digits_at
         end = data.find(b"\r", digits_at, digits_at + 16)
-        digits = data[digits_at:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(self.after, end):
+        digits, body_at = data[digits_at:end], end + len(after)
+        if end < 0 or not digits.isdigit() or data[end:body_at] != after:
             return None
-        return self.head, int(digits), end + len(self.after)
+        return self.head, int(digits), body_at
 
 
 class Heads:

@@ -134,6 +134,7 @@ class ClientExchange(Struct, eq=False):
         self.connection = connection = self.pool.idle() or await self.pool.connect(self.deadline)
         try:
             await connection.ask(self.request, self.whole, self.deadline)
+            connection.answered()
         except StaleConnection:
             connection = await self._ask_anew()
         except BaseException:
@@ -147,6 +148,7 @@ class ClientExchange(Struct, eq=False):
         self.connection = connection = await self.pool.connect(self.deadline)
         try:
             await connection.ask(self.request, self.whole, self.deadline)
+            connection.answered()
         except BaseException:
             connection.release()
             raise

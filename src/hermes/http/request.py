@@ -3,6 +3,8 @@
 from typing import Any
 from urllib.parse import parse_qsl
 
+from msgspec import Struct
+
 from hermes.http.wire import header_tokens
 
 
@@ -50,15 +52,12 @@ class Head:
 NO_HEAD = Head("", b"", b"", {}, keep_alive=False)
 
 
-class Request:
+class Request(Struct, eq=False, gc=False):
     """`received_at`: when its head was whole, in the loop's seconds."""
 
-    __slots__ = ("body", "head", "received_at")
-
-    def __init__(self, head: Head, received_at: float, body: bytes = b"") -> None:
-        self.head = head
-        self.received_at = received_at
-        self.body = body
+    head: Head
+    received_at: float
+    body: bytes = b""
 
     def take_body(self) -> bytes:
         """The body, for the one who parses it. Head and body are let go: what they mean is known by then."""

@@ -75,15 +75,17 @@ class Response:
         """Answer whole. Raises RuntimeError where an answer has begun."""
         if self.started:
             raise RuntimeError(_TWICE)
-        head = self._render_head(status, b"%bcontent-length: %d\r\n" % (headers, len(body)))
-        self._connection.write(head if self._mute else head + body)
+        opening, size_bytes = self._opening(status), len(body)
+        if self._mute:
+            body = b""
+        self._connection.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (opening, headers, size_bytes, body))
         self._end()
 
     def start(self, status: int, headers: bytes) -> None:
         """Begin a body of unknown length. Nothing is sent before the first `write` or `end`."""
         if not self._framed:
             self.keep_alive = False
-        self._head = self._render_head(status, headers + _CHUNKED if self._framed else headers)
+        self._head = b"%b%b%b\r\n" % (self._opening(status), headers, _CHUNKED if self._framed else b"")
 
     def write(self, data: bytes) -> bool:
         """Send a piece of the body. False: the client reads slower than we write, `drain` before sending more."""
@@ -118,13 +120,14 @@ class Response:
         self.ends_by_reset = not self._framed  # the usual end would look like a whole body
         self._end()
 
-    def _render_head(self, status: int, headers: bytes) -> bytes:
+    def _opening(self, status: int) -> bytes:
+        """The lines that every head begins with."""
         connection = self._connection
         if not connection.may_keep_alive:
             self.keep_alive = False
         self.status = status
-        closing = b"" if self.keep_alive else _CLOSE
-        return b"%b%b%b%b\r\n" % (STATUS_LINES[status], connection.date_line(), headers, closing)
+        opening = STATUS_LINES[status] + connection.date_line()
+        return opening if self.keep_alive else opening + _CLOSE
 
     def _end(self) -> None:
         self.started = self.ended = self._mute = True

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from hermes.chat import Sampling
 from hermes.errors import BadRequest
+from hermes.principal import Class
 
 # I25. Also keeps model names fit for labels, paths and log lines.
 MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
@@ -29,7 +29,7 @@ class Service(Struct, frozen=True):
 
     `sampling` fills in where a request is silent; `max_output_tokens` is a ceiling. `timeout_s` counts from arrival
     to the last byte of a whole answer, to the first content byte of a stream; then `stall_timeout_s` bounds each
-    silence and `max_stream_s` the whole stream.
+    silence and `max_stream_s` the whole stream. No request of it is of a class above `highest`.
     """
 
     model: str
@@ -40,6 +40,7 @@ class Service(Struct, frozen=True):
     max_stream_s: float = 3600.0
     sampling: Sampling = Sampling()
     max_output_tokens: int | None = None
+    highest: Class = Class.INTERACTIVE
 
 
 class Catalog(Struct, frozen=True):
@@ -74,24 +75,31 @@ def candidates(service: Service, inventories: Inventories) -> Candidates:
     return Candidates(found, inventories[found[0]][service.backend_model] if found else service.backend_model)
 
 
-def fill_in(asked: Sampling, service: Service, promised: Sampling) -> Sampling:
-    """What the request asked for; where it is silent the model's own settings, then what the dialect promises.
+_NOTHING = frozenset((None, ()))
 
-    Never more than the model's ceiling of output tokens.
-    """
-    filled = {key: value for key, value in _beneath(service.sampling, promised) if getattr(asked, key) in _NOTHING}
-    ceiling = service.max_output_tokens
+
+class Filling(Struct, frozen=True):
+    """What stands where a request is silent, by field, and the ceiling of output tokens."""
+
+    values: tuple[tuple[str, Any], ...]
+    max_output_tokens: int | None
+
+
+def filling(service: Service, promised: Sampling) -> Filling:
+    """The model's own settings; where they are silent, what the dialect promises."""
+    own = service.sampling
+    both = ((key, getattr(own, key), getattr(promised, key)) for key in Sampling.__struct_fields__)
+    said = ((key, lower if upper in _NOTHING else upper) for key, upper, lower in both)
+    return Filling(tuple((key, value) for key, value in said if value not in _NOTHING), service.max_output_tokens)
+
+
+def fill_in(asked: Sampling, filling: Filling) -> Sampling:
+    """What the request asked for, filled in where it is silent. Never more than the ceiling of output tokens."""
+    filled: dict[str, Any] = {}
+    for key, value in filling.values:
+        if getattr(asked, key) in _NOTHING:
+            filled[key] = value  # noqa: PERF403 - a comprehension is a call of its own on 3.11, which costs more
+    ceiling = filling.max_output_tokens
     if ceiling is not None and (asked.max_tokens or filled.get("max_tokens") or ceiling) >= ceiling:
         filled["max_tokens"] = ceiling
     return replace(asked, **filled) if filled else asked
-
-
-_NOTHING = (None, ())
-
-
-@lru_cache(maxsize=1024)
-def _beneath(own: Sampling, promised: Sampling) -> tuple[tuple[str, Any], ...]:
-    """The fields that `own` or, failing that, `promised` has something to say about."""
-    both = ((key, getattr(own, key), getattr(promised, key)) for key in Sampling.__struct_fields__)
-    said = ((key, lower if upper in _NOTHING else upper) for key, upper, lower in both)
-    return tuple((key, value) for key, value in said if value not in _NOTHING)

@@ -1,88 +1,111 @@
 """Who runs next, and where: the scheduler's pure core.
 
-Events go in (`offer`, `finish`, `cancel`, `expire`, `observe`, `resize`, `close`), decisions come out, in the order
-they were made. Rules:
-- No more runs of a model than its cap, none over a backend's slots, none over the process's cap (invariant I1).
+Events go in (`offer`, `settle`, `finish`, `cancel`, `expire`, `observe`, `loaded`, `failed`, `resize`, `close`),
+decisions come out, in the order they were made. Rules:
+- No more runs of a model than its cap, none over a backend's slots, none over the process's or the tenant's cap (I1).
 - What waits is bounded by count and bytes: per model, per tenant, and in all (I4).
-- First come, first served within a model; models do not hold each other up. After every event, nothing waits that
-  could run; nothing starts past its deadline.
+- After every event, nothing waits that could run, unless its model has to go for another; nothing starts after the time
+  by which it had to, whatever was thought of how long things take.
+- Models do not hold each other up, except that there is not memory for all: `residency`.
 - A slot is taken and given back by synchronous changes of this object only, and giving it back twice is nothing (I2).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
+from hermes.policy.estimates import Calibration, Learned, Outlook
+from hermes.policy.line import Line
 from hermes.policy.queue import Queue
+from hermes.policy.residency import (
+    BACK_OFF_S,
+    MAX_BACK_OFF_S,
+    MAX_WEIGHT,
+    SHARE_OF_LAST,
+    WEIGHT_STEP,
+    Site,
+    Station,
+    Stay,
+    choose,
+)
 from hermes.policy.ticket import (
+    STANDARD,
     Admit,
     BackendFacts,
     Bounds,
+    Change,
     Decision,
     Expire,
+    InMemory,
     Load,
     ModelBounds,
+    Occupancy,
     Phase,
     Reject,
+    Rules,
     Ticket,
+    Unload,
+    Why,
 )
+from hermes.principal import Class
 
+# While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that.
+WEIGH_EVERY_S = 1.0
+WEIGH_AGAIN_S = 0.1
 
-class _Resident:
-    """A model as backends know it. Its slots are shared by all its names."""
-
-    __slots__ = ("lanes", "running", "slots")
-
-    def __init__(self) -> None:
-        self.lanes: list[_Lane] = []  # of all its names
-        self.running: dict[str, int] = {}  # by backend
-        self.slots = 1
-
-    def join(self, lane: "_Lane") -> None:
-        """Share the slots with one more name, or with one whose bounds have changed."""
-        lane.resident = self
-        if lane not in self.lanes:
-            self.lanes.append(lane)
-        # Of a backend that does not say: the most that the operator says for any name, else one.
-        self.slots = max(each.bounds.max_concurrency or 1 for each in self.lanes)
+# Nobody is refused by what is thought of a model of which less was seen.
+ENOUGH_RUNS = 5
+# Who was refused because of a load may come again within so long.
+MISSED_S = 60.0
+# So much of its time is kept for a whole answer at most, however long some runs are: the rest it may wait.
+MOST_FOR_RUN = 0.8
+# A run in so many seconds tells enough of how long runs take: thousands a second are all alike.
+LEARN_EVERY_S = 0.05
+# A run that its deadline has cut would have taken longer: probably so many times what it had.
+CUT_RUNS_NEED = 1.5
 
 
 class _Lane:
-    """One model's bounds and runs."""
+    """One model's bounds and runs, under one of its names."""
 
-    __slots__ = ("bounds", "resident", "running", "service_s")
+    __slots__ = ("bounds", "running", "station")
 
     def __init__(self, bounds: ModelBounds) -> None:
         self.bounds = bounds
         self.running = 0
-        self.service_s = 1.0  # how long a run holds its slot: a running mean, for Retry-After
-        self.resident = _Resident()  # until it is known which: one of its own
-        self.resident.join(self)
+        self.station: Station | None = None
+
+
+class _Tenant:
+    """The runs of a tenant that has a cap."""
+
+    __slots__ = ("running",)
+
+    def __init__(self) -> None:
+        self.running = 0
 
 
 class Scheduler:
     """`bounds` are those of the process; `unlisted` those of every model that `configure` was not called for."""
 
-    def __init__(self, bounds: Bounds, unlisted: ModelBounds) -> None:
+    def __init__(self, bounds: Bounds, unlisted: ModelBounds, rules: Rules = STANDARD) -> None:
         self._bounds = bounds
         self._unlisted = unlisted
+        self._rules = rules
         self._queue = Queue(bounds)
         self._lanes: dict[str, _Lane] = {}
-        self._residents: dict[str, _Resident] = {}
-        self._backends: dict[str, BackendFacts] = {}
+        self._stations: dict[str, Station] = {}
+        self._sites: dict[str, Site] = {}
+        self._tenants: dict[str, _Tenant] = {}
+        self._calibrations = {"hit": Calibration(), "coming": Calibration(), "absent": Calibration()}
+        self._waiting: dict[Station, None] = {}  # stations where something waits
+        self._missed: dict[Station, None] = {}  # absent ones that somebody could not wait for
         self._running = 0
+        self._sequence = 0
+        self._arrived = 0.0  # of the last few hundred requests, for `Rules.floor`
+        self._in_time = 0.0
         self._closed = False
 
-    # --- events -----------------------------------------------------------------------------------------------------
-
-    def configure(self, model: str, bounds: ModelBounds) -> None:
-        """Set a model's bounds, before anything waits for it."""
-        lane = self._lane(model)
-        lane.bounds = bounds
-        lane.resident.join(lane)
-
-    def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
-        """Change a model's bounds. A lower cap stops new runs until enough have ended; none is killed (I1)."""
-        self.configure(model, bounds)
-        return self._dispatch(now)
+    # --- events: requests -------------------------------------------------------------------------------------------
 
     def offer(self, ticket: Ticket, now: float, *, again: bool = False) -> list[Decision]:
         """Take in a request; `again`: it has had its turn, failed early, and goes to the head of its queue."""
@@ -93,57 +116,197 @@ class Scheduler:
         if self._closed:
             return [self._reject(ticket, "draining")]
         lane = self._lanes.get(ticket.model) or self._lane(ticket.model)
-        is_new_name = lane.resident is not self._residents.get(ticket.resident)
-        earlier = self._share_slots(lane, ticket.resident, now) if is_new_name else []
-        if backend := self._place(ticket, lane):  # nothing that waits can run, so this overtakes nobody
-            earlier.append(self._start(ticket, lane, backend, now))
-            return earlier
-        if not self._has_hope(ticket):
-            return [*earlier, self._reject(ticket, "no_backend")]
-        if self._queue.is_full(ticket, lane.bounds.queue_limit):
-            return [*earlier, self._reject(ticket, "queue_full")]
-        self._queue.put(ticket, at_head=again)
-        return earlier
+        station = lane.station
+        decisions: list[Decision] = []
+        if station is None or station.name != ticket.resident:
+            station = self._station(ticket.resident)
+            decisions = self._join(lane, station, now)
+        if ticket.candidates is not station.candidates:
+            self._meet(station, ticket.candidates, now)
+        if stay := self._place(ticket, lane, station):  # nothing that waits can run, so this overtakes nobody
+            if ticket.whole and self._is_too_long(ticket, station, now):
+                return [*decisions, self._reject(ticket, "deadline_unreachable")]
+            if self._waiting and not again:
+                self._count_arrival(station)
+                self._count_in_time(station)
+            decisions.append(self._start(ticket, lane, station, stay, now))
+            return decisions
+        if not again:
+            self._count_arrival(station)
+        ticket.start_by = self._start_by(ticket, station)
+        self._sequence += 1
+        ticket.sequence = self._sequence
+        if refusal := self._refusal(ticket, lane, station, now) or self._predict(ticket, station, now, again):
+            return [*decisions, refusal, *(self._weigh(now) if self._missed else ())]
+        self._put(ticket, station, again)
+        if changes := self._weigh(now, station):
+            decisions += changes
+            self._predict(ticket, station, now, again=True)
+        return decisions
+
+    def settle(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
+        """A run's true tokens are known: its tenant's share is corrected by what was charged in advance."""
+        station = self._stations[ticket.resident]
+        station.output_tokens.add(output_tokens)
+        ticket.settled = True
+        if ticket.charged_tokens:
+            self._correct(ticket, station, prompt_tokens + output_tokens)
 
     def finish(self, ticket: Ticket, now: float) -> list[Decision]:
-        """A run has ended, however it ended. Ending it again changes nothing (I2)."""
+        """A run has ended by itself. Ending it again changes nothing (I2)."""
         if ticket.phase is not Phase.RUNNING:
             return []
-        ticket.phase = Phase.DONE
-        lane = self._lanes[ticket.model]
-        lane.service_s += 0.1 * (now - ticket.started_at - lane.service_s)
-        lane.running -= 1
-        self._residents[ticket.resident].running[ticket.backend] -= 1
-        self._running -= 1
-        return self._dispatch(now) if self._queue.all.tickets else []
+        station = self._stations[ticket.resident]
+        if now >= station.learns_at:
+            station.learns_at = now + LEARN_EVERY_S
+            station.service_s.add((now - ticket.started_at) * self._rules.service_error)
+        return self._end(ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> list[Decision]:
-        """Its client has left, in whatever phase."""
+        """Its client has left, in whatever phase, or its run has failed: nothing is learned of how long it takes."""
         if ticket.phase is Phase.WAITING:
-            self._queue.take(ticket, Phase.DONE)
+            self._take(ticket, Phase.DONE)
+            return self._advance_all(now)
+        if ticket.phase is not Phase.RUNNING:
             return []
-        return self.finish(ticket, now)
+        station, ran_s = self._stations[ticket.resident], now - ticket.started_at
+        if ticket.whole and now >= ticket.deadline:
+            station.service_s.add(CUT_RUNS_NEED * ran_s)
+        if ticket.charged_tokens and not ticket.settled:
+            self._correct(ticket, station, ticket.charged_tokens * min(1.0, ran_s / station.service_s.mean))
+        return self._end(ticket, now)
 
     def expire(self, now: float) -> list[Decision]:
-        """Give up on what has waited to its deadline."""
-        return [Expire(ticket) for ticket in self._queue.take_late(now)]
+        """Time has passed: refuse what cannot start in time any more, and weigh again what to load."""
+        return [*self._send_hopeless(self._waiting, now), *self._weigh(now)]
+
+    # --- events: backends -------------------------------------------------------------------------------------------
+
+    def configure(self, model: str, bounds: ModelBounds) -> None:
+        """Set a model's bounds, before anything waits for it."""
+        lane = self._lane(model)
+        lane.bounds = bounds
+        if lane.station is not None:
+            self._fit(lane.station)
+
+    def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
+        """Change a model's bounds. A lower cap stops new runs until enough have ended; none is killed (I1)."""
+        self.configure(model, bounds)
+        return self._dispatch(self._waiting, now)
 
     def observe(self, facts: BackendFacts, now: float) -> list[Decision]:
         """A backend has come, gone or changed. What no live backend can serve is refused now, not after its wait."""
-        self._backends[facts.name] = facts
-        hopeless = [head for head in self._queue.heads() if not self._has_hope(head)]
-        return self._send_away(hopeless, "no_backend") + self._dispatch(now)
+        site = self._sites.get(facts.name)
+        if site is None:
+            site = self._sites[facts.name] = Site(facts)
+        site.facts = facts
+        if facts.loaded is None:
+            for station in self._stations.values():
+                if facts.name in station.candidates:
+                    self._settle_in(station, site, now)
+        else:
+            self._compare(site, facts.loaded, now)
+        for stay in site.stays.values():
+            stay.fit()
+        decisions: list[Decision] = []
+        if site.plan is not None and (not facts.up or site.plan.station.name in site.stays):  # others loaded it
+            decisions += self._abandon(site, now)
+        hopeless = [ticket for line in self._lines() if not self._has_hope(line.candidates) for ticket in line]
+        decisions += self._send_away(hopeless, "no_backend")
+        return [*decisions, *self._dispatch(self._waiting, now), *self._weigh(now)]
+
+    def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
+        """A `Load` is done."""
+        site = self._sites[backend]
+        plan = site.plan
+        if plan is None or plan.station.name != model or plan.loading_since is None:
+            return []
+        station, site.plan, site.changed_at = plan.station, None, now
+        took_s = now - plan.loading_since
+        station.load_s.add(took_s)
+        station.failures = 0
+        stay = self._settle_in(station, site, now)
+        stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
+        return [*self._dispatch((station,), now), *self._weigh(now)]
+
+    def failed(self, backend: str, model: str, why: str, now: float) -> list[Decision]:
+        """A `Load` has failed. It is tried once more; then its waiters hear why, and the model backs off."""
+        site = self._sites[backend]
+        plan = site.plan
+        if plan is None or plan.station.name != model or plan.loading_since is None:
+            return []
+        if not plan.tries and site.facts.up:
+            plan.tries, plan.loading_since = 1, now
+            return [Load(backend, model)]
+        station, site.plan = plan.station, None
+        station.failures += 1
+        station.why_failed = why
+        station.back_off_until = now + min(MAX_BACK_OFF_S, BACK_OFF_S * 2.0 ** (station.failures - 1))
+        waiting = [] if station.stays else [ticket for line in station.lines.values() for ticket in line]
+        return [*self._send_away(waiting, "load_failed"), *self._weigh(now)]
+
+    def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
+        """A `Load` did not reach its backend. Whether that is up is about to be seen; its waiters wait on."""
+        site = self._sites[backend]
+        plan = site.plan
+        if plan is not None and plan.station.name == model and plan.loading_since is not None:
+            site.plan, site.chosen_at, site.changed_at = None, now, now
+        return []
+
+    def lost(self, backend: str, model: str, now: float) -> list[Decision]:
+        """A backend has not the model that it had: whoever counts on it is told to ask again who has it."""
+        self.unheard(backend, model, now)
+        station = self._station(model)
+        waiting = [ticket for line in station.lines.values() if backend in line.candidates for ticket in line]
+        return [*self._send_away(waiting, "model_lost"), *self._advance_all(now), *self._weigh(now)]
+
+    def unload(self, model: str, now: float) -> list[Decision]:
+        """An operator wants a model gone: nothing starts where it is any more, what runs ends first."""
+        decisions: list[Decision] = []
+        for stay in list(self._station(model).stays.values()):
+            if stay.site.is_ours:
+                stay.leaving = stay.draining = True
+                stay.fit()
+                decisions += self._let_go(stay, now)
+        return decisions
 
     def close(self) -> list[Decision]:
         """The process is about to end: nothing starts any more, and nothing waits (invariant I33)."""
         self._closed = True
-        return self._send_away(self._queue.heads(), "draining")
+        return self._send_away([ticket for line in self._lines() for ticket in line], "draining")
 
     # --- questions --------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
         """When `expire` should next be called; None while nothing waits."""
-        return self._queue.next_deadline()
+        due = inf
+        for station in self._waiting:
+            lead_s = self._lead_s(station)
+            for line in station.lines.values():
+                due = min(due, line.start_by() - lead_s)
+            if not station.open_slots and not self._is_coming(station):
+                idle = [site.chosen_at for site in self._ours(station) if site.plan is None]
+                due = min(due, max(min(idle, default=inf) + WEIGH_EVERY_S, station.back_off_until))
+        return due if due < inf else None
+
+    def outlook(self, ticket: Ticket, now: float) -> Outlook:
+        """When a waiting ticket will start, as things are."""
+        station = self._stations[ticket.resident]
+        position, kind, thought_s = self._think(ticket, station, now)
+        return Outlook(position, *self._calibrations[kind].apply(thought_s))
+
+    def explain(self, ticket: Ticket) -> Why | None:
+        """Why a ticket waits that has just begun to; None if it does not."""
+        if ticket.told is None or ticket.phase is not Phase.WAITING:
+            return None
+        line = self._stations[ticket.resident].lines[ticket.model, ticket.candidates]
+        waiting = {each.name.lower(): line.backlogs[each].waiting for each in Class if line.backlogs[each].waiting}
+        loaded = tuple(
+            InMemory(site.name, stay.station.name, len(stay.running), stay.slots, stay.station.waiting)
+            for site in self._sites.values()
+            for stay in site.stays.values()
+        )
+        return Why(ticket.told, ticket.kind, waiting, loaded, tuple(self.changes()))
 
     @property
     def running(self) -> int:
@@ -157,9 +320,9 @@ class Scheduler:
     def waiting_bytes(self) -> int:
         return self._queue.all.size_bytes
 
-    def load(self, model: str) -> Load:
+    def occupancy(self, model: str) -> Occupancy:
         lane = self._lanes.get(model)
-        return Load(lane.running if lane else 0, self._queue.tickets_of(model))
+        return Occupancy(lane.running if lane else 0, self._queue.tickets_of(model))
 
     def bounds(self, model: str) -> ModelBounds:
         lane = self._lanes.get(model)
@@ -168,12 +331,47 @@ class Scheduler:
     def models(self) -> Iterable[str]:
         return self._lanes.keys()
 
+    def changes(self) -> Iterator[Change]:
+        """What is under way in the backends' memories."""
+        for site in self._sites.values():
+            if plan := site.plan:
+                victims = tuple(stay.station.name for stay in plan.victims)
+                yield Change(site.name, plan.station.name, victims, plan.decided_at, plan.loading_since)
+
+    def where(self, resident: str) -> dict[str, int]:
+        """The backends where a model is loaded, and how many runs it has there."""
+        stays = self._station(resident).stays
+        return {name: len(stay.running) for name, stay in stays.items() if stay.site.facts.up}
+
     def slots(self, model: str, backend: str) -> int:
         """How many runs of a model a backend takes at once."""
-        facts, lane = self._backends.get(backend), self._lanes.get(model)
-        return (facts.slots if facts else None) or (lane.resident.slots if lane else 1)
+        site, lane = self._sites.get(backend), self._lanes.get(model)
+        own = lane.bounds.max_concurrency if lane else None
+        return (site.facts.slots if site else None) or (lane.station.slots if lane and lane.station else own) or 1
 
-    # --- placing and starting ---------------------------------------------------------------------------------------
+    # --- what survives a restart ------------------------------------------------------------------------------------
+
+    def learned(self) -> dict[str, Learned]:
+        """By the names that backends have for models."""
+        found = {
+            name: Learned(station.load_s.learned, station.service_s.learned, station.output_tokens.learned)
+            for name, station in self._stations.items()
+        }
+        return {name: learned for name, learned in found.items() if learned != Learned()}
+
+    def learn(self, learned: Mapping[str, Learned]) -> None:
+        """What was learned earlier, before anything is: better than any first estimate, and corrected by what comes."""
+        for name, known in learned.items():
+            station = self._station(name)
+            if known.load_s is not None:
+                station.load_s.add(known.load_s)
+            if known.service_s is not None:
+                station.service_s.first = known.service_s
+                station.service_s.add(known.service_s)
+            if known.output_tokens is not None:
+                station.output_tokens.add(known.output_tokens)
+
+    # --- who is where -----------------------------------------------------------------------------------------------
 
     def _lane(self, model: str) -> _Lane:
         lane = self._lanes.get(model)
@@ -181,84 +379,470 @@ class Scheduler:
             lane = self._lanes[model] = _Lane(self._unlisted)
         return lane
 
-    def _share_slots(self, lane: _Lane, resident: str, now: float) -> list[Decision]:
-        """Count this lane's among the names of a resident model: its bounds may tell of more slots for all of them."""
-        self._residents.setdefault(resident, _Resident()).join(lane)
-        return self._dispatch(now)
+    def _station(self, resident: str) -> Station:
+        station = self._stations.get(resident)
+        if station is None:
+            station = self._stations[resident] = Station(resident)
+        return station
 
-    def _is_up(self, name: str) -> bool:
-        facts = self._backends.get(name)
-        return facts is not None and facts.up
+    def _join(self, lane: _Lane, station: Station, now: float) -> list[Decision]:
+        """Count this lane's name among those of a resident model: its bounds may tell of more slots for all of them."""
+        before, lane.station = lane.station, station
+        if before is not None:
+            self._fit(before)
+        bounds = lane.bounds
+        if bounds.load_s is not None:
+            station.load_s.first(bounds.load_s)
+        if bounds.service_s is not None:
+            station.service_s.first = bounds.service_s
+        self._fit(station)
+        return self._dispatch((station,), now) if station in self._waiting else []
 
-    def _has_hope(self, ticket: Ticket) -> bool:
-        return any(self._is_up(name) for name in ticket.candidates)
+    def _fit(self, station: Station) -> None:
+        """The bounds of one of its names have changed, or its names have."""
+        lanes = [lane for lane in self._lanes.values() if lane.station is station]
+        # Of a backend that does not say: the most that the operator says for any name, else one.
+        station.slots = max((lane.bounds.max_concurrency or 1 for lane in lanes), default=1)
+        station.pinned = any(lane.bounds.pinned for lane in lanes)
+        station.size_bytes = max((lane.bounds.size_bytes or 0 for lane in lanes), default=0)
+        for stay in station.stays.values():
+            stay.fit()
 
-    def _place(self, ticket: Ticket, lane: _Lane) -> str:
-        """The backend to run on: the least busy one with a free slot; "" if the ticket has to wait."""
+    def _meet(self, station: Station, candidates: tuple[str, ...], now: float) -> None:
+        """It is known where the model can be: where nothing has to be loaded for it, it is."""
+        others = [name for line in station.lines.values() for name in line.candidates if name not in candidates]
+        station.candidates = (*candidates, *dict.fromkeys(others)) if others else candidates
+        for name in candidates:
+            site = self._sites.get(name)
+            if site is not None and not site.is_ours:
+                self._settle_in(station, site, now)
+            elif site is not None and not station.stays:
+                station.usual_slots = site.facts.slots or station.slots
+
+    def _settle_in(self, station: Station, site: Site, now: float) -> Stay:
+        stay = site.stays.get(station.name)
+        if stay is None:
+            stay = site.stays[station.name] = station.stays[site.name] = Stay(station, site, now, site.size_of(station))
+            station.count_slots()
+        return stay
+
+    def _move_out(self, stay: Stay) -> None:
+        del stay.site.stays[stay.station.name]
+        del stay.station.stays[stay.site.name]
+        stay.station.count_slots()
+
+    def _compare(self, site: Site, loaded: "Iterable[str]", now: float) -> None:
+        """What is loaded against what was thought to be: others load and unload too."""
+        facts = site.facts
+        sizes = facts.loaded or {}
+        for stay in list(site.stays.values()):
+            if stay.station.name not in sizes and not stay.running and stay.since < facts.seen_at:
+                unsure = facts.memory_bytes is None or facts.may_be_less
+                if not stay.draining and site.plan is None and unsure and sizes:
+                    # Gone though we let it stay: count on no more room than there has been.
+                    site.learned_bytes = site.most_bytes
+                self._move_out(stay)
+        going = site.plan if site.plan is not None and site.plan.loading_since is not None else None
+        for name, size_bytes in sizes.items():
+            if name not in site.stays:
+                if facts.seen_at < site.changed_at or (going is not None and going.changes(name)):
+                    continue  # what was seen may be gone by now, or about to go or come
+                self._settle_in(self._station(name), site, now)
+            site.stays[name].size_bytes = size_bytes
+        site.most_bytes = max(site.most_bytes, sum(sizes.values()))
+        if site.learned_bytes is not None:
+            site.learned_bytes = site.most_bytes
+
+    def _ours(self, station: Station) -> Iterator[Site]:
+        """The backends where it can be loaded, if we say so."""
+        for name in station.candidates:
+            site = self._sites.get(name)
+            if site is not None and site.facts.up and site.is_ours:
+                yield site
+
+    def _lines(self) -> Iterator[Line]:
+        return (line for station in self._waiting for line in station.lines.values())
+
+    def _has_hope(self, candidates: tuple[str, ...]) -> bool:
+        return any(name in self._sites and self._sites[name].facts.up for name in candidates)
+
+    # --- placing and starting ---------------------------------------------------------------------------------------
+
+    def _is_capped(self, ticket: Ticket) -> bool:
+        cap = ticket.tenant_cap
+        if cap is None:
+            return False
+        tenant = self._tenants.get(ticket.tenant)
+        return tenant is not None and tenant.running >= cap
+
+    def _place(self, ticket: Ticket, lane: _Lane, station: Station) -> Stay | None:
+        """Where to run: the least busy backend with a free slot; None if the ticket has to wait."""
         cap, process_cap = lane.bounds.max_concurrency, self._bounds.max_concurrent
         if (cap is not None and lane.running >= cap) or (process_cap is not None and self._running >= process_cap):
-            return ""
-        resident = self._residents[ticket.resident]
-        best, fewest = "", 0
+            return None
+        if ticket.tenant_cap is not None and self._is_capped(ticket):
+            return None
+        best, fewest = None, (False, 0)
         for name in ticket.candidates:
-            facts = self._backends.get(name)
-            if facts is None or not facts.up:
+            stay = station.stays.get(name)
+            if stay is None or not stay.open:
                 continue
-            running = resident.running.get(name, 0)
-            if running >= (facts.slots or resident.slots):
+            running = len(stay.running)
+            if running >= stay.slots:
                 continue
-            if not best or (name == ticket.avoid, running) < (best == ticket.avoid, fewest):
-                best, fewest = name, running
+            if best is None or (name == ticket.avoid, running) < fewest:
+                best, fewest = stay, (name == ticket.avoid, running)
         return best
 
-    def _start(self, ticket: Ticket, lane: _Lane, backend: str, now: float) -> Admit:
+    def _start(self, ticket: Ticket, lane: _Lane, station: Station, stay: Stay, now: float) -> Admit:
         ticket.phase = Phase.RUNNING
-        ticket.backend = backend
+        ticket.backend = stay.site.name
         ticket.started_at = now
         self._running += 1
         lane.running += 1
-        running = self._residents[ticket.resident].running
-        running[backend] = running.get(backend, 0) + 1
-        return Admit(ticket, backend)
+        stay.start(ticket, now)
+        if station.waiting:  # else nobody goes short of it
+            cost = ticket.charged_tokens = ticket.prompt_tokens + station.output_tokens.value
+            station.tenants[ticket.urgency].serve(ticket.tenant, cost / ticket.weight)
+            station.classes.serve(ticket.urgency, cost / self._rules.classes[ticket.urgency].weight)
+        if ticket.tenant_cap is not None:
+            self._tenants.setdefault(ticket.tenant, _Tenant()).running += 1
+        self._turn(ticket, station)
+        return Admit(ticket, ticket.backend)
 
-    def _dispatch(self, now: float) -> list[Decision]:
-        """Start all that can start, the earliest arrival of all lines' heads first."""
+    def _end(self, ticket: Ticket, now: float) -> list[Decision]:
+        station, lane = self._stations[ticket.resident], self._lanes[ticket.model]
+        stay = station.stays[ticket.backend]
+        ticket.phase = Phase.DONE
+        self._running -= 1
+        lane.running -= 1
+        stay.end(ticket, now)
+        left = self._let_go(stay, now) if stay.leaving else []
+        if not self._queue.all.tickets and ticket.tenant_cap is None:
+            return left
+        freed: Iterable[Station] = (station,) if self._bounds.max_concurrent is None else self._waiting
+        if ticket.tenant_cap is not None:
+            freed = self._uncap(ticket.tenant)
+        decisions = [*left, *self._dispatch(freed, now)]
+        if stay.draining:
+            decisions += self._advance(stay.site, now)
+        else:
+            decisions += self._weigh(now)
+        return decisions
+
+    def _uncap(self, name: str) -> Iterable[Station]:
+        """One run of a tenant with a cap has ended. The stations where it may go on."""
+        tenant = self._tenants[name]
+        tenant.running -= 1
+        if not tenant.running:
+            del self._tenants[name]
+        for station in self._waiting:
+            for line in station.lines.values():
+                for backlog in line.backlogs:
+                    backlog.turn(name)
+        return self._waiting
+
+    def _correct(self, ticket: Ticket, station: Station, tokens: float) -> None:
+        off = tokens - ticket.charged_tokens
+        ticket.charged_tokens = tokens
+        station.classes.correct(ticket.urgency, off / self._rules.classes[ticket.urgency].weight)
+        station.tenants[ticket.urgency].correct(ticket.tenant, off / ticket.weight)
+        self._turn(ticket, station)
+
+    def _turn(self, ticket: Ticket, station: Station) -> None:
+        """What its tenant was served has changed."""
+        for line in station.lines.values():
+            line.backlogs[ticket.urgency].turn(ticket.tenant)
+
+    def _dispatch(self, stations: Iterable[Station], now: float) -> list[Decision]:
+        """Start all that can start, of several models the earliest arrival first."""
         if not self._queue.all.tickets:
             return []
-        lanes, decisions = self._lanes, self.expire(now)
-        while ready := [
-            (head, backend) for head in self._queue.heads() if (backend := self._place(head, lanes[head.model]))
-        ]:
-            ticket, backend = min(ready, key=lambda found: found[0].arrived_at)
-            self._queue.take(ticket, Phase.RUNNING)
-            decisions.append(self._start(ticket, lanes[ticket.model], backend, now))
+        stations = [station for station in stations if station in self._waiting]
+        decisions = self._send_hopeless(stations, now)
+        while ready := [found for station in stations if (found := self._next(station, now))]:
+            ticket, stay, station = ready[0] if len(ready) == 1 else min(ready, key=lambda each: each[0].arrived_at)
+            self._take(ticket, Phase.RUNNING)
+            self._learn_wait(ticket, stay, now)
+            self._count_in_time(station)
+            decisions.append(self._start(ticket, self._lanes[ticket.model], station, stay, now))
+        if any(station not in self._waiting for station in stations):
+            decisions += self._advance_all(now)
         return decisions
+
+    def _next(self, station: Station, now: float) -> tuple[Ticket, Stay, Station] | None:
+        """Who of a model's lines starts next, and where: the class whose turn it is, then the earliest arrival."""
+        ready = [
+            (head, stay, station)
+            for line in station.lines.values()
+            if (head := line.head(station.classes, now, station.pace_s, self._is_capped))
+            and (stay := self._place(head, self._lanes[head.model], station))
+        ]
+        if len(ready) > 1:
+            return min(ready, key=lambda each: (station.classes.counter(each[0].urgency), each[0].arrived_at))
+        return ready[0] if ready else None
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def _put(self, ticket: Ticket, station: Station, at_head: bool) -> None:
+        ticket.phase = Phase.WAITING
+        key = ticket.model, ticket.candidates
+        line = station.lines.get(key)
+        if line is None:
+            line = station.lines[key] = Line(ticket.model, ticket.candidates, station.tenants)
+            self._waiting[station] = None
+        if not line.backlogs[ticket.urgency].waiting:
+            station.classes.enter(ticket.urgency)
+        line.put(ticket, at_head)
+        station.waiting += 1
+        self._queue.hold(ticket, 1)
+
+    def _take(self, ticket: Ticket, phase: str) -> None:
+        """It waits no longer: it runs, or is done."""
+        ticket.phase = phase
+        station = self._stations[ticket.resident]
+        key = ticket.model, ticket.candidates
+        line = station.lines[key]
+        line.take(ticket)
+        station.waiting -= 1
+        if not line.backlogs[ticket.urgency].waiting:
+            station.classes.leave(ticket.urgency)
+        if not line.waiting:
+            del station.lines[key]
+            if not station.lines:
+                del self._waiting[station]
+        self._queue.hold(ticket, -1)
+
+    def _start_by(self, ticket: Ticket, station: Station) -> float:
+        """When it must start at the latest: within its class's longest wait, and so that it can end in time."""
+        rules = self._rules
+        max_wait_s = rules.classes[ticket.urgency].max_wait_s
+        if max_wait_s < inf:
+            max_wait_s = max(max_wait_s, rules.load_waits * station.load_s.value)
+        by = min(ticket.arrived_at + max_wait_s, ticket.deadline)
+        if ticket.whole and rules.waste < 1 and station.service_s.count >= ENOUGH_RUNS:
+            needs_s = min(station.service_s.enough(rules.waste), MOST_FOR_RUN * (ticket.deadline - ticket.arrived_at))
+            by = min(by, ticket.deadline - needs_s)
+        return by
+
+    def _is_too_long(self, ticket: Ticket, station: Station, now: float) -> bool:
+        """Whether a run probably lasts beyond the deadline. An idle model tries, or it would not learn."""
+        samples = station.service_s
+        if samples.count < ENOUGH_RUNS or not any(stay.running for stay in station.stays.values()):
+            return False
+        return now + samples.median > ticket.deadline
+
+    def _lead_s(self, station: Station) -> float:
+        """How long before its time a ticket has no chance any more: nothing is under way, and loading takes so long."""
+        if station.stays or not station.load_s.is_known or self._is_coming(station):
+            return 0.0
+        return station.load_s.value
+
+    def _is_coming(self, station: Station) -> bool:
+        """Whether it is being loaded, or room is made for it."""
+        return any(site.plan is not None and site.plan.station is station for site in self._sites.values())
+
+    def _let_go(self, stay: Stay, now: float) -> list[Decision]:
+        """It goes as soon as nothing runs on it."""
+        if stay.running or stay.site.stays.get(stay.station.name) is not stay:
+            return []
+        self._move_out(stay)
+        stay.site.changed_at = now
+        return [Unload(stay.site.name, stay.station.name), *self._advance(stay.site, now), *self._weigh(now)]
+
+    # --- residency --------------------------------------------------------------------------------------------------
+
+    def _weigh(self, now: float, arrived: Station | None = None) -> list[Decision]:
+        """Decide what to load next, where nothing is under way. `arrived`: only for a request for this model."""
+        decisions: list[Decision] = []
+        if not self._waiting and not self._missed:
+            return decisions
+        coming = {site.plan.station for site in self._sites.values() if site.plan}
+        for site in self._sites.values():
+            if not site.is_ours or not site.facts.up or site.plan is not None:
+                continue
+            if now - site.chosen_at < WEIGH_AGAIN_S and (arrived is None or arrived.waiting > 1):
+                continue
+            wanting = [
+                station
+                for station in (*self._waiting, *self._still_missed(now))
+                if site.name in station.candidates
+                and station.name not in site.stays
+                and now >= station.back_off_until
+                and station not in coming
+            ]
+            if not wanting:
+                continue
+            site.chosen_at = now
+            site.plan = choose(site, wanting, now)
+            if site.plan is not None:
+                coming.add(site.plan.station)
+                for stay in site.plan.victims:
+                    stay.draining = True
+                    stay.fit()
+                decisions += self._advance(site, now)
+        return decisions
+
+    def _miss(self, station: Station, now: float) -> None:
+        """Somebody had to go because the model was not loaded: where there is room, it is loaded all the same."""
+        station.missed_until = now + MISSED_S
+        self._missed[station] = None
+
+    def _still_missed(self, now: float) -> list[Station]:
+        for station in [station for station in self._missed if station.missed_until <= now or station.stays]:
+            del self._missed[station]
+        return [station for station in self._missed if station not in self._waiting]
+
+    def _advance(self, site: Site, now: float) -> list[Decision]:
+        """Go on with a backend's plan as far as its runs allow."""
+        plan = site.plan
+        if plan is None or plan.loading_since is not None:
+            return []
+        if plan.victims and plan.station not in self._waiting:
+            return self._abandon(site, now)
+        if any(stay.running for stay in plan.victims):
+            return []
+        # Others have loaded something meanwhile.
+        if site.missing_bytes(plan.station, plan.victims) or site.surplus(plan.victims):
+            return [*self._abandon(site, now), *self._weigh(now)]
+        gone = [stay for stay in plan.victims if site.stays.get(stay.station.name) is stay]  # or others unloaded it
+        for stay in gone:
+            self._move_out(stay)
+        plan.loading_since = now
+        return [*(Unload(site.name, stay.station.name) for stay in gone), Load(site.name, plan.station.name)]
+
+    def _advance_all(self, now: float) -> list[Decision]:
+        return [decision for site in self._sites.values() if site.plan for decision in self._advance(site, now)]
+
+    def _abandon(self, site: Site, now: float) -> list[Decision]:
+        """Nobody waits for what was to be loaded, or it cannot be."""
+        plan, site.plan, site.changed_at = site.plan, None, now
+        assert plan is not None
+        for stay in plan.victims:
+            stay.draining = stay.leaving
+            stay.fit()
+        return self._dispatch([stay.station for stay in plan.victims], now)
+
+    def _count_arrival(self, station: Station) -> None:
+        """Give a model that falls behind more weight, one that does not less (`Rules.floor`)."""
+        floor = self._rules.floor
+        if not floor:
+            return
+        fade = 1 - 1 / SHARE_OF_LAST
+        self._arrived, self._in_time = self._arrived * fade + 1, self._in_time * fade
+        station.arrived, station.in_time = station.arrived * fade + 1, station.in_time * fade
+        behind = station.in_time * self._arrived < floor * self._in_time * station.arrived
+        weight = station.weight * WEIGHT_STEP if behind else station.weight / WEIGHT_STEP
+        station.weight = min(MAX_WEIGHT, max(1.0, weight))
+
+    def _count_in_time(self, station: Station) -> None:
+        station.in_time += 1
+        self._in_time += 1
+
+    # --- estimates --------------------------------------------------------------------------------------------------
+
+    def _think(self, ticket: Ticket, station: Station, now: float) -> tuple[int, str, float]:
+        """Its place in the line, how its model is found, and seconds until it starts, before calibration."""
+        position = 1 + self._ahead(ticket, station, now)
+        if any(stay.open for stay in station.stays.values()):
+            return position, "hit", position * station.pace_s
+        rounds_s = max(0, position - station.usual_slots) * station.pace_s
+        for site in self._sites.values():
+            plan = site.plan
+            if plan is not None and plan.station is station:
+                load_s = station.load_s.value
+                if plan.loading_since is not None:
+                    return position, "coming", max(load_s + plan.loading_since - now, 0.1 * load_s) + rounds_s
+                idle_s = max((stay.idle_in_s(now) for stay in plan.victims), default=0.0)
+                return position, "coming", idle_s + load_s + rounds_s
+        idle_s = min((stay.idle_in_s(now) for site in self._ours(station) for stay in site.stays.values()), default=0.0)
+        return position, "absent", idle_s + station.load_s.value + rounds_s
+
+    def _ahead(self, ticket: Ticket, station: Station, now: float) -> int:
+        line = station.lines.get((ticket.model, ticket.candidates))
+        if line is None:
+            return 0
+        pace_s, classes = station.pace_s, self._rules.classes
+        own = line.backlogs[ticket.urgency].ahead(ticket, now, pace_s)
+        others = 0
+        for each in Class:
+            if each is not ticket.urgency and (waiting := line.backlogs[each].waiting):
+                turns = (own + 1) * classes[each].weight / classes[ticket.urgency].weight
+                others += min(waiting, int(turns))
+        return own + others
+
+    def _predict(self, ticket: Ticket, station: Station, now: float, again: bool) -> Reject | None:
+        """How long it will wait, for it to be told; or that this would be too long."""
+        position, kind, thought_s = self._think(ticket, station, now)
+        eta_s, eta_high_s = self._calibrations[kind].apply(thought_s)
+        left_s = ticket.start_by - now
+        is_known = station.service_s.count >= ENOUGH_RUNS and (kind == "hit" or station.load_s.is_known)
+        if not again and (left_s <= 0 or (is_known and eta_s > self._rules.give_up * left_s)):
+            if kind == "absent":
+                self._miss(station, now)
+            return self._reject(ticket, "deadline_unreachable")
+        ticket.kind, ticket.thought_s = kind, thought_s
+        ticket.told = Outlook(position, eta_s, eta_high_s)
+        return None
+
+    def _learn_wait(self, ticket: Ticket, stay: Stay, now: float) -> None:
+        if ticket.told is not None and not ticket.avoid:  # else it arrived long before it began to wait
+            self._calibrations[ticket.kind].learn(ticket.thought_s, now - ticket.arrived_at)
+        if stay.since > ticket.arrived_at:
+            ticket.found = stay.found
+            ticket.load_s = min(stay.load_s, now - ticket.arrived_at)
 
     # --- refusing ---------------------------------------------------------------------------------------------------
 
-    def _send_away(self, heads: Iterable[Ticket], reason: str) -> list[Decision]:
-        """Refuse all that wait in the lines of these heads."""
-        return [self._reject(ticket, reason) for head in heads for ticket in self._queue.take_line(head)]
+    def _refusal(self, ticket: Ticket, lane: _Lane, station: Station, now: float) -> Reject | None:
+        """Why it may not even wait."""
+        if not self._has_hope(ticket.candidates):
+            return self._reject(ticket, "no_backend")
+        if not station.stays:
+            sites = [self._sites[name] for name in ticket.candidates if name in self._sites]
+            if not any(site.can_hold(station) for site in sites):
+                return self._reject(ticket, "insufficient_memory")
+            if now < station.back_off_until:
+                return self._reject(ticket, "load_failed", station.back_off_until - now)
+        if self._queue.is_full(ticket, lane.bounds.queue_limit):
+            return self._reject(ticket, "queue_full")
+        return None
 
-    def _reject(self, ticket: Ticket, reason: str) -> Reject:
+    def _send_hopeless(self, stations: Iterable[Station], now: float) -> list[Decision]:
+        """Refuse what cannot start in time any more."""
+        decisions: list[Decision] = []
+        for station in list(stations):
+            lead_s = self._lead_s(station)
+            for line in list(station.lines.values()):
+                while line.waiting and line.start_by() - lead_s <= now:
+                    ticket = line.earliest()
+                    self._take(ticket, Phase.DONE)
+                    if ticket.start_by <= now:
+                        decisions.append(Expire(ticket))
+                    else:
+                        self._miss(station, now)
+                        decisions.append(self._reject(ticket, "deadline_unreachable"))
+        if decisions:
+            decisions += self._advance_all(now)
+        return decisions
+
+    def _send_away(self, tickets: Iterable[Ticket], reason: str) -> list[Decision]:
+        """Refuse these, which wait."""
+        decisions: list[Decision] = []
+        for ticket in tickets:
+            self._take(ticket, Phase.DONE)
+            decisions.append(self._reject(ticket, reason))
+        return decisions
+
+    def _reject(self, ticket: Ticket, reason: str, retry_after_s: float | None = None) -> Reject:
         ticket.phase = Phase.DONE
-        lane = self._lane(ticket.model)
-        slots = sum(self.slots(ticket.model, name) for name in ticket.candidates if self._is_up(name))
-        drain_s = lane.service_s * (self._queue.tickets_of(ticket.model) + 1) / max(1, slots)
-        # Clients obey Retry-After up to 60 s; below 1 s they would come back into the same queue.
-        return Reject(ticket, reason, min(60.0, max(1.0, drain_s)))
-
-
-__all__ = [
-    "Admit",
-    "BackendFacts",
-    "Bounds",
-    "Decision",
-    "Expire",
-    "Load",
-    "ModelBounds",
-    "Phase",
-    "Reject",
-    "Scheduler",
-    "Ticket",
-]
+        if reason == "insufficient_memory":
+            return Reject(ticket, reason, inf)
+        if reason == "draining":
+            return Reject(ticket, reason, 1.0)
+        station = self._stations.get(ticket.resident)
+        why = station.why_failed if station is not None and reason == "load_failed" else ""
+        if retry_after_s is None:
+            waiting = self._queue.tickets_of(ticket.model) + 1
+            retry_after_s = waiting * station.pace_s if station is not None else 1.0
+        return Reject(ticket, reason, max(1.0, retry_after_s), why)

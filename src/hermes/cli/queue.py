@@ -1,0 +1,45 @@
+"""`hermes queue`: what waits and what runs."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from hermes.cli.options import say
+from hermes.cli.remote import get, json_option, url_option
+
+
+@click.command("queue")
+@json_option
+@url_option
+def command(as_json: bool, url: str) -> None:
+    """Show the requests that wait and run, in the order of arrival. With a key: your own, or everybody's to operators.
+
+    \b
+    hermes queue
+    hermes queue --json | jq '.data[] | select(.state == "waiting")'
+    """
+    queue = get(url, "/v1/queue")
+    say(json.dumps(queue, indent=2) if as_json else "\n".join(_lines(queue)))
+
+
+def _lines(queue: dict[str, Any]) -> Iterator[str]:
+    yield f"{queue['running']} running, {queue['waiting']} waiting"
+    for request in queue["data"]:
+        who = f"{request['request_id']}  {request['model']}  {request['class']}  {request['user']}"
+        yield f"{who}  {_state(request)}, {_s(request['age_ms'])} old"
+
+
+def _state(request: dict[str, Any]) -> str:
+    match request["state"]:
+        case "waiting":
+            return f"waiting as number {request['position']}, about {_s(request['eta_ms'])} to go"
+        case "running":
+            return f"running on {request['backend']} for {_s(request['running_ms'])}"
+        case state:
+            return str(state)
+
+
+def _s(ms: int) -> str:
+    return f"{ms / 1000:.1f} s"

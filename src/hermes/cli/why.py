@@ -1,0 +1,66 @@
+"""`hermes why`: why a request waited."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from hermes.cli.options import say
+from hermes.cli.remote import get, json_option, url_option
+
+
+@click.command("why")
+@click.argument("request_id")
+@json_option
+@url_option
+def command(request_id: str, as_json: bool, url: str) -> None:
+    """Tell why a request waited: who was ahead, what ran, which models held the memory.
+
+    REQUEST_ID is the x-request-id of its answer, one of the last 10,000.
+
+    \b
+    hermes why 3f6c0a9d1b52e87f4a0c10000042
+    """
+    told = get(url, f"/v1/requests/{quote(request_id, safe='')}")
+    say(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told)))
+
+
+def _lines(told: dict[str, Any]) -> Iterator[str]:
+    yield f"{told['request_id']}: {told['model']}, {told['class']}, {_end(told)}"
+    why = told.get("why")
+    if why is None:
+        yield "it did not wait: there was a free slot when it came"
+        return
+    eta = f"about {_s(why['eta_ms'])}, in nine of ten cases at most {_s(why['eta_high_ms'])}"
+    waited = f"; it was {_s(told['queue_ms'])}" if "queue_ms" in told and told["queue_ms"] is not None else ""
+    yield f"when it came it was number {why['position']} in its line, and the wait was predicted as {eta}{waited}"
+    yield _MODEL_WAS[why["model_was"]]
+    if why["waiting"]:
+        yield f"in its line waited: {', '.join(f'{count} {name}' for name, count in why['waiting'].items())}"
+    for model in why["in_memory"]:
+        busy = f"{model['running']} of {model['slots']} slots in use, {model['waiting']} waiting"
+        yield f"in memory on {model['backend']}: {model['model']}, {busy}"
+    for change in why["changes"]:
+        verb = "was loading" if change["loading"] else "was about to load"
+        room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""
+        yield f"{change['backend']} {verb} {change['model']}{room}"
+
+
+_MODEL_WAS = {
+    "hit": "its model was loaded, and all its slots were in use",
+    "coming": "its model was not loaded yet, but on its way",
+    "absent": "its model was not loaded, and others held the memory",
+}
+
+
+def _end(told: dict[str, Any]) -> str:
+    if told["state"] != "done":
+        return str(told["state"])
+    code = f" ({told['code']})" if told["code"] else ""
+    return f"{told['outcome']}{code} after {_s(told['duration_ms'])}"
+
+
+def _s(ms: int) -> str:
+    return f"{ms / 1000:.1f} s"

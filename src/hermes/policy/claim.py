@@ -1,0 +1,88 @@
+"""What a request says in its head of its own urgency: its class, and by when it is of use.
+
+Ours are `x-hermes-class` and `x-hermes-deadline-ms`, taken strictly. The others come from clients that do not know us:
+`x-app: cli-bg` from Claude Code's background calls, `x-request-timeout` and the SDKs' own timeouts in seconds
+(`x-stainless-read-timeout` of the Python SDKs, `x-stainless-timeout` of the Node SDKs); what makes no sense there is
+as if it were not said.
+"""
+
+from collections.abc import Mapping
+from math import inf
+
+from msgspec import Struct
+
+from hermes.errors import BadRequest
+from hermes.principal import Class
+
+_CLASSES = {each.name.lower().encode("ascii"): each for each in Class}
+_MAX_S = 86400.0
+
+
+class Claim(Struct, frozen=True):
+    """`within_s` bounds the time from arrival, `whole_within_s` only that of a whole answer.
+
+    `urgency` holds against whatever the body says, `background` only where nothing else is said.
+    """
+
+    urgency: Class | None = None
+    background: bool = False
+    within_s: float = inf
+    whole_within_s: float = inf
+
+
+NO_CLAIM = Claim()
+# OpenAI's service tiers; others say nothing.
+_TIERS = {"priority": Class.INTERACTIVE, "default": Class.NORMAL, "auto": Class.NORMAL, "flex": Class.BATCH}
+
+
+def urgency(claim: Claim, service_tier: str, usual: Class, ceiling: Class) -> Class:
+    """The class of a request: what it asks for, else what is usual; never above the ceiling."""
+    asked = usual
+    if claim.urgency is not None:
+        asked = claim.urgency
+    elif service_tier in _TIERS:
+        asked = _TIERS[service_tier]
+    elif claim.background:
+        asked = _BACKGROUND
+    return max(ceiling, asked)
+
+
+_BACKGROUND = Class.NORMAL
+
+
+def read(headers: Mapping[bytes, bytes]) -> Claim:
+    """Raises BadRequest for a header of ours that cannot be understood."""
+    claim = Claim(
+        _urgency(headers),
+        headers.get(b"x-app") == b"cli-bg",
+        min(_deadline_s(headers), _seconds(headers.get(b"x-request-timeout"))),
+        min(map(_seconds, (headers.get(b"x-stainless-read-timeout"), headers.get(b"x-stainless-timeout")))),
+    )
+    return NO_CLAIM if claim == NO_CLAIM else claim
+
+
+def _urgency(headers: Mapping[bytes, bytes]) -> Class | None:
+    if (said := headers.get(b"x-hermes-class")) is None:
+        return None
+    if (urgency := _CLASSES.get(said.lower())) is None:
+        raise BadRequest("the header x-hermes-class must be interactive, normal or batch", param="x-hermes-class")
+    return urgency
+
+
+def _deadline_s(headers: Mapping[bytes, bytes]) -> float:
+    if (said := headers.get(b"x-hermes-deadline-ms")) is None:
+        return inf
+    if not (said.isdigit() and 0 < int(said[:20]) <= _MAX_S * 1000):
+        raise BadRequest(
+            "the header x-hermes-deadline-ms must be a whole number of milliseconds from now, above 0, at most a day",
+            param="x-hermes-deadline-ms",
+        )
+    return int(said) / 1000
+
+
+def _seconds(said: bytes | None) -> float:
+    try:
+        seconds = float(said or b"")
+    except ValueError:  # `not-given`, or nothing
+        return inf
+    return seconds if 0 < seconds <= _MAX_S else inf

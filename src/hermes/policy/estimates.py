@@ -1,0 +1,144 @@
+"""What was learned of how long things take: samples, quantiles, and how far predictions were off."""
+
+from bisect import bisect_right, insort
+from collections import deque
+from math import exp, log
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class Samples:
+    """The last `size` of a quantity, in order too. `first` stands for them until there are some."""
+
+    __slots__ = ("_recent", "_sorted", "_sum", "first", "size")
+
+    def __init__(self, first: float, size: int = 300) -> None:
+        self.first = first
+        self.size = size
+        self._recent: deque[float] = deque()
+        self._sorted: list[float] = []
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        if len(self._recent) == self.size:
+            oldest = self._recent.popleft()
+            del self._sorted[bisect_right(self._sorted, oldest) - 1]
+            self._sum -= oldest
+        self._recent.append(value)
+        insort(self._sorted, value)
+        self._sum += value
+
+    @property
+    def count(self) -> int:
+        return len(self._recent)
+
+    @property
+    def mean(self) -> float:
+        """The first estimate counts like one sample, so that one odd run does not decide."""
+        return (self.first + self._sum) / (1 + len(self._recent))
+
+    @property
+    def learned(self) -> float | None:
+        """None until something was seen."""
+        return self.mean if self._recent else None
+
+    def quantile(self, part: float) -> float:
+        """What `part` of the samples do not exceed."""
+        return self.left(0.0, part)
+
+    @property
+    def median(self) -> float:
+        return self._sorted[len(self._sorted) // 2] if self._sorted else self.first
+
+    def enough(self, waste: float) -> float:
+        """The least time at which runs could be cut so that those cut would take at most `waste` of all time."""
+        ordered, cut = self._sorted, 0
+        kept = self._sum
+        while cut < len(ordered):
+            limit = ordered[-1 - cut]
+            # `kept`: the time of all those that are not longer than `limit`, itself included.
+            if cut * limit > waste * (kept + cut * limit):
+                return ordered[-cut]
+            kept -= limit
+            cut += 1
+        return self.first if not ordered else ordered[0]
+
+    def left(self, spent: float, part: float) -> float:
+        """Of those that last longer than `spent`: what `part` of them still take from there."""
+        begin = bisect_right(self._sorted, spent)
+        longer = len(self._sorted) - begin
+        if not longer:
+            return max(self.first, self._sorted[-1] if self._sorted else 0.0) if not spent else self.mean
+        return self._sorted[min(begin + int(part * longer), len(self._sorted) - 1)] - spent
+
+
+class Average:
+    """An exponentially weighted mean; `first` until something was seen."""
+
+    __slots__ = ("_seen", "is_known", "value")
+
+    def __init__(self, first: float) -> None:
+        self.value = first
+        self.is_known = False  # seen, or told by who knows
+        self._seen = False
+
+    def first(self, value: float) -> None:
+        """An estimate from outside, which holds until something is seen."""
+        if not self._seen:
+            self.value, self.is_known = value, True
+
+    @property
+    def learned(self) -> float | None:
+        """None until something was seen."""
+        return self.value if self._seen else None
+
+    def add(self, value: float) -> None:
+        self.value = self.value + 0.3 * (value - self.value) if self._seen else value
+        self._seen = self.is_known = True
+
+
+class Outlook(Struct, frozen=True):
+    """When a waiting request will start: its place (1: the next), seconds from now, and the most in nine of ten."""
+
+    position: int
+    eta_s: float
+    eta_high_s: float
+
+
+class Calibration:
+    """How much longer waits are than was thought: the median and the ninth decile of actual / thought.
+
+    Quantiles are tracked by stochastic approximation on the logarithm (Robbins and Monro, 1951): no samples are kept.
+    """
+
+    __slots__ = ("_high", "_middle")
+
+    def __init__(self) -> None:
+        self._middle = 0.0
+        self._high = log(2.5)
+
+    def apply(self, thought_s: float) -> tuple[float, float]:
+        """The likely wait, and the one that nine of ten do not exceed."""
+        return thought_s * exp(self._middle), thought_s * exp(max(self._high, self._middle))
+
+    def learn(self, thought_s: float, actual_s: float) -> None:
+        if thought_s <= 0:
+            return
+        off = log(max(actual_s, 0.01) / thought_s)
+        self._middle += _STEP * (0.5 if off > self._middle else -0.5)
+        self._high += _STEP * (0.9 if off > self._high else -0.1)
+
+
+_STEP = 0.06
+
+
+_Learned = Annotated[float, Meta(ge=0, le=1e6)] | None
+
+
+class Learned(Struct, frozen=True, omit_defaults=True):
+    """What was learned of a model, in a few numbers: seconds for a load and a run, tokens of an answer."""
+
+    load_s: _Learned = None
+    service_s: _Learned = None
+    output_tokens: _Learned = None

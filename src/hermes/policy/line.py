@@ -1,0 +1,186 @@
+"""What waits in one place, and which of it goes next.
+
+A line has tickets that can run on the same backends under the same cap, so that what holds one of them up holds all of
+them up. The classes take turns by their weights. Within a class the ticket that must start first goes first, while all
+can start in time; when they cannot, or need not, the tenant that was served least. Of a tenant's own tickets those of
+the lowest priority go first, then who must start first, then who came first.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import inf
+from typing import Any
+
+from sortedcontainers import SortedList
+
+from hermes.policy.fairness import Shares
+from hermes.policy.ticket import Ticket
+from hermes.principal import Class
+
+# How many of the first to start are looked at for one whose tenant is not at its cap.
+_LOOK_AHEAD = 32
+
+IsCapped = Callable[[Ticket], bool]
+
+
+class Backlog:
+    """The tickets of one class in one line. `shares`: what its tenants were served, in other lines too.
+
+    `in_turns`: tenants take turns even while all could start in time.
+    """
+
+    __slots__ = ("_capped", "_in_turns", "_order", "_pushed", "_shares", "_tenants", "_turns", "start_by", "waiting")
+
+    def __init__(self, shares: Shares[str], *, in_turns: bool = False) -> None:
+        self._in_turns = in_turns
+        self.waiting = 0
+        self.start_by = inf  # when the first of them must start
+        self._shares = shares
+        self._order: SortedList[Any] = SortedList()  # of (start_by, sequence, ticket)
+        self._tenants: dict[str, list[tuple[float, float, int, Ticket]]] = {}
+        self._turns: list[tuple[float, int, str]] = []  # a heap; what is not true any more is dropped on top
+        self._pushed = 0
+        self._capped: set[str] = set()
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return (ticket for _, _, ticket in self._order)
+
+    def put(self, ticket: Ticket, at_head: bool) -> None:
+        self._order.add((ticket.start_by, ticket.sequence, ticket))
+        self.waiting += 1
+        self.start_by = min(self.start_by, ticket.start_by)
+        own = self._tenants.get(ticket.tenant)
+        if own is None:
+            own = self._tenants[ticket.tenant] = []
+            self._shares.enter(ticket.tenant)
+            self.turn(ticket.tenant)
+        insort(own, (-inf if at_head else ticket.priority, ticket.start_by, ticket.sequence, ticket))
+
+    def take(self, ticket: Ticket) -> None:
+        self._order.remove((ticket.start_by, ticket.sequence, ticket))
+        self.waiting -= 1
+        if ticket.start_by == self.start_by:
+            self.start_by = self._order[0][0] if self.waiting else inf
+        tenant = ticket.tenant
+        own = self._tenants[tenant]
+        place = 0
+        if own[0][-1] is not ticket:
+            place = bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
+            if place == len(own) or own[place][-1] is not ticket:  # it had its turn before, and went to the head
+                place = bisect_left(own, (-inf, ticket.start_by, ticket.sequence, ticket))
+        assert own[place][-1] is ticket
+        del own[place]
+        if not own:
+            del self._tenants[tenant]
+            self._capped.discard(tenant)
+            self._shares.leave(tenant)
+
+    def turn(self, tenant: str) -> None:
+        """Its counter has changed, or it may run again."""
+        if tenant in self._tenants:
+            self._capped.discard(tenant)
+            if len(self._turns) > 4 * len(self._tenants) + 64:
+                self._turns = [(self._shares.counter(each), 0, each) for each in self._tenants]
+                heapify(self._turns)
+                return
+            self._pushed += 1
+            heappush(self._turns, (self._shares.counter(tenant), self._pushed, tenant))
+
+    def head(self, now: float, pace_s: float, is_capped: IsCapped) -> Ticket | None:
+        """Who goes next; None if every tenant is at its cap. `pace_s` passes from one start to the next."""
+        turns, tenants = self._turns, self._tenants
+        while turns:
+            counter, _, tenant = turns[0]
+            if tenant in tenants and tenant not in self._capped and counter == self._shares.counter(tenant):
+                ticket = tenants[tenant][0][-1]
+                if not is_capped(ticket):
+                    break
+                self._capped.add(tenant)
+            heappop(turns)
+        else:
+            return None
+        self._shares.advance(counter)
+        if len(tenants) == 1 or self.crowded(now, pace_s):
+            return ticket
+        for _, _, urgent in islice(self._order, _LOOK_AHEAD):
+            if urgent.tenant not in self._capped and not is_capped(first := tenants[urgent.tenant][0][-1]):
+                return first
+        return ticket
+
+    def crowded(self, now: float, pace_s: float) -> bool:
+        """Whether not all can start in time, or none has a time to start by, or nobody is in a hurry."""
+        if self._in_turns:
+            return True
+        last_s: float = self._order[-1][0] - now
+        return last_s == inf or self.waiting * pace_s > last_s
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def first(self) -> Ticket:
+        ticket: Ticket = self._order[0][2]
+        return ticket
+
+    def in_time(self, when: float) -> int:
+        """How many could still start then."""
+        late: int = self._order.bisect_left((when, -1))
+        return self.waiting - late
+
+    def ahead(self, ticket: Ticket, now: float, pace_s: float) -> int:
+        """How many will start before this one, which waits here or is about to."""
+        if not self.waiting:
+            return 0
+        own = self._tenants.get(ticket.tenant, ())
+        if len(self._tenants) - bool(own) == 0:
+            return bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence))
+        if not self.crowded(now, pace_s):
+            place: int = self._order.bisect_left((ticket.start_by, ticket.sequence))
+            return place
+        mine = bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence))
+        # Turns go round: before my (n + 1)th, every other has about as many.
+        return mine + sum(min(len(theirs), mine + 1) for name, theirs in self._tenants.items() if name != ticket.tenant)
+
+
+class Line:
+    """`backlogs` by class. `candidates` are the backends that all of them can run on."""
+
+    __slots__ = ("backlogs", "candidates", "model", "waiting")
+
+    def __init__(self, model: str, candidates: tuple[str, ...], shares: tuple[Shares[str], ...]) -> None:
+        self.model = model
+        self.candidates = candidates
+        self.backlogs = tuple(Backlog(shares[each], in_turns=each is Class.BATCH) for each in Class)
+        self.waiting = 0
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return (ticket for backlog in self.backlogs for ticket in backlog)
+
+    def put(self, ticket: Ticket, at_head: bool) -> None:
+        self.backlogs[ticket.urgency].put(ticket, at_head)
+        self.waiting += 1
+
+    def take(self, ticket: Ticket) -> None:
+        self.backlogs[ticket.urgency].take(ticket)
+        self.waiting -= 1
+
+    def head(self, classes: Shares[Class], now: float, pace_s: float, is_capped: IsCapped) -> Ticket | None:
+        """Who goes next, by the turns of `classes`; None if nobody may."""
+        waiting = [each for each in Class if self.backlogs[each].waiting]
+        if waiting:
+            waiting.sort(key=classes.counter)
+            classes.advance(classes.counter(waiting[0]))
+        for each in waiting:
+            if (ticket := self.backlogs[each].head(now, pace_s, is_capped)) is not None:
+                return ticket
+        return None
+
+    def earliest(self) -> Ticket:
+        """The one that must start first."""
+        return min(
+            (backlog for backlog in self.backlogs if backlog.waiting), key=lambda backlog: backlog.start_by
+        ).first()
+
+    def start_by(self) -> float:
+        interactive, normal, batch = self.backlogs
+        return min(interactive.start_by, normal.start_by, batch.start_by)

@@ -1,0 +1,79 @@
+"""A server with memory for one of two models: it is asked for what was decided, and decides nothing itself."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hermes.policy.ticket import Load, Unload
+from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
+from hermes.simulator.models import GIB
+from tests.fakes.gateway import Hermes, hermes, prompt, scenario
+
+SIZE = {"memory_bytes": 6 * GIB, "load_s": 2.0, "slots": 2, "decode_tps": 10.0}
+MODELS = (SimulatedModel("one", **SIZE), SimulatedModel("two", **SIZE))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def simulated(**hardware: Any) -> AsyncIterator[tuple[Simulator, Hermes, list[Load | Unload]]]:
+    """A simulated server behind Hermes, and what Hermes decides about its memory. Only what is idle is unloaded."""
+    simulator = Simulator(SimulatorConfig(models=MODELS, memory_bytes=8 * GIB, speed=100.0, **hardware))
+    port = await simulator.start()
+    own = {"name": "b0", "url": f"http://127.0.0.1:{port}", "memory": "8GiB", "slots": 2}
+    try:
+        async with hermes(backends=[own]) as gateway:
+            backend, decided, running = gateway.runtime.fleet.backends["b0"], list[Load | Unload](), list[int]()
+            carry_out = backend.order
+
+            def order(order: Load | Unload) -> None:
+                decided.append(order)
+                running.append(gateway.running)
+                carry_out(order)
+
+            backend.order = order  # type: ignore[method-assign]
+            yield simulator, gateway, decided
+            assert not any(running)
+    finally:
+        await simulator.stop()
+
+
+@scenario
+async def test_what_is_loaded_is_what_was_decided_and_nothing_is_evicted_besides() -> None:
+    async with simulated() as (simulator, gateway, decided):
+        for _ in range(3):
+            calls = [
+                await gateway.open(f"/v1/llm/{name}", prompt(options={"max_tokens": 20})) for name in ("one", "two") * 4
+            ]
+            for call in calls:
+                assert (await call.reply()).status == 200
+        loads = [order for order in decided if isinstance(order, Load)]
+        assert {order.model for order in loads} == {"one:latest", "two:latest"}
+        assert simulator.stats.loads == len(loads)
+        assert simulator.stats.unloads == len(decided) - len(loads) == len(loads) - 1
+        assert simulator.stats.aborted_loads == 0
+        assert all(simulator.stats.model(name).running.most <= 2 for name in ("one", "two"))
+
+
+@scenario
+async def test_a_model_that_runs_is_never_taken_away() -> None:
+    async with simulated() as (simulator, gateway, decided):
+        first = await gateway.open("/v1/llm/one", prompt(stream=True, options={"max_tokens": 300}))
+        assert await first.head() == 200
+        other = await gateway.open("/v1/llm/two", prompt(options={"max_tokens": 5}))
+        await gateway.until_waiting(1)
+        await first.events()
+        assert first.whole
+        assert (await other.reply()).status == 200
+        assert decided == [Load("b0", "one:latest"), Unload("b0", "one:latest"), Load("b0", "two:latest")]
+        assert simulator.stats.aborted == 0
+
+
+@scenario
+async def test_who_leaves_while_its_model_is_loaded_leaves_a_loaded_model_behind() -> None:
+    async with simulated() as (simulator, gateway, decided):
+        call = await gateway.open("/v1/llm/one", prompt())
+        await gateway.until_waiting(1)
+        call.leave()
+        await gateway.until_waiting(0)
+        assert (await gateway.ask("/v1/llm/one", prompt(options={"max_tokens": 5}))).status == 200
+        assert decided == [Load("b0", "one:latest")]
+        assert simulator.stats.loads == 1

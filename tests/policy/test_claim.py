@@ -1,0 +1,47 @@
+"""What a request's head says of its urgency."""
+
+from math import inf
+
+import pytest
+
+from hermes.errors import BadRequest
+from hermes.policy.claim import NO_CLAIM, Claim, read
+from hermes.principal import Class
+
+
+@pytest.mark.parametrize(
+    ("headers", "claim"),
+    [
+        ({}, NO_CLAIM),
+        ({"x-hermes-class": "interactive"}, Claim(urgency=Class.INTERACTIVE)),
+        ({"x-hermes-class": "Batch"}, Claim(urgency=Class.BATCH)),
+        ({"x-app": "cli-bg"}, Claim(background=True)),
+        ({"x-app": "cli"}, NO_CLAIM),
+        ({"x-hermes-deadline-ms": "1500"}, Claim(within_s=1.5)),
+        ({"x-request-timeout": "2.5"}, Claim(within_s=2.5)),
+        ({"x-hermes-deadline-ms": "9000", "x-request-timeout": "4"}, Claim(within_s=4.0)),
+        ({"x-stainless-read-timeout": "600"}, Claim(whole_within_s=600.0)),
+        ({"x-stainless-timeout": "60", "x-stainless-read-timeout": "30"}, Claim(whole_within_s=30.0)),
+    ],
+)
+def test_a_head_says_how_urgent_its_request_is(headers: dict[str, str], claim: Claim) -> None:
+    assert read({name.encode(): value.encode() for name, value in headers.items()}) == claim
+
+
+@pytest.mark.parametrize("said", ["", "urgent", "0", "interactive,batch", "\xff"])
+def test_a_class_that_there_is_not_is_refused(said: str) -> None:
+    with pytest.raises(BadRequest, match="x-hermes-class must be interactive, normal or batch"):
+        read({b"x-hermes-class": said.encode("latin-1")})
+
+
+@pytest.mark.parametrize("said", ["", "0", "-1", "1.5", "1e3", "soon", "86400001", "9" * 100, "\xb2"])
+def test_a_deadline_that_is_none_is_refused(said: str) -> None:
+    with pytest.raises(BadRequest, match="x-hermes-deadline-ms must be a whole number"):
+        read({b"x-hermes-deadline-ms": said.encode("latin-1")})
+
+
+@pytest.mark.parametrize("said", ["", "not-given", "None", "-1", "0", "nan", "inf", "1e400", "\xff"])
+@pytest.mark.parametrize("name", [b"x-request-timeout", b"x-stainless-read-timeout", b"x-stainless-timeout"])
+def test_what_makes_no_sense_in_others_headers_is_as_if_not_said(name: bytes, said: str) -> None:
+    claim = read({name: said.encode("latin-1")})
+    assert (claim.within_s, claim.whole_within_s) == (inf, inf)

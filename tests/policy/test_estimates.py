@@ -1,0 +1,100 @@
+"""What is learned of how long things take: quantiles of the last samples, and how far predictions were off."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes.policy.estimates import Average, Calibration, Samples
+
+VALUES = st.lists(st.floats(0.01, 1000.0), max_size=60)
+
+
+def filled(values: list[float], first: float = 5.0, size: int = 300) -> Samples:
+    samples = Samples(first, size)
+    for value in values:
+        samples.add(value)
+    return samples
+
+
+@given(VALUES, st.floats(0.0, 0.99))
+def test_a_quantile_is_a_sample_that_so_many_do_not_exceed(values: list[float], part: float) -> None:
+    samples = filled(values, size=40)
+    kept = sorted(values[-40:])
+    if not kept:
+        assert samples.quantile(part) == 5.0
+        return
+    found = samples.quantile(part)
+    assert found in kept
+    assert sum(value <= found for value in kept) >= part * len(kept)
+    assert sum(value < found for value in kept) <= part * len(kept)
+
+
+@given(VALUES)
+def test_the_mean_is_that_of_the_last_samples_with_the_first_estimate_among_them(values: list[float]) -> None:
+    kept = values[-40:]
+    samples = filled(values, size=40)
+    assert samples.count == len(kept)
+    assert samples.mean == pytest.approx((5.0 + sum(kept)) / (1 + len(kept)))
+
+
+def test_only_the_last_samples_count() -> None:
+    assert filled([100.0] * 50 + [1.0] * 10, size=10).quantile(0.9) == 1.0
+
+
+def test_of_what_has_gone_on_for_a_while_only_longer_ones_tell_what_is_left() -> None:
+    samples = filled([1.0, 2.0, 4.0, 8.0])
+    assert samples.left(3.0, 0.0) == 1.0
+    assert samples.left(3.0, 0.5) == 5.0
+    assert samples.left(4.0, 0.5) == 4.0
+
+
+def test_what_goes_on_longer_than_any_before_goes_on_for_a_mean_more() -> None:
+    samples = filled([2.0, 2.0], first=5.0)
+    assert samples.left(2.0, 0.6) == samples.mean == 3.0
+
+
+def test_an_average_is_its_first_estimate_then_its_first_sample_then_moves_by_three_tenths() -> None:
+    average = Average(10.0)
+    average.first(4.0)
+    assert average.value == 4.0
+    average.add(20.0)
+    assert average.value == 20.0
+    average.add(30.0)
+    assert average.value == pytest.approx(23.0)
+    average.first(1.0)
+    assert average.value == pytest.approx(23.0)
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.0, 5.0])
+def test_calibration_finds_how_much_longer_waits_are_than_thought(factor: float) -> None:
+    dice = random.Random(1)
+    calibration = Calibration()
+    inside = off = 0
+    for number in range(6000):
+        thought = dice.uniform(1.0, 60.0)
+        actual = thought * factor * dice.lognormvariate(0.0, 0.3)
+        likely, high = calibration.apply(thought)
+        if number >= 1000:
+            inside += actual <= high
+            off += actual <= likely
+        calibration.learn(thought, actual)
+    assert 0.85 <= inside / 5000 <= 0.95
+    assert 0.45 <= off / 5000 <= 0.55
+
+
+def test_the_high_estimate_is_never_below_the_likely_one() -> None:
+    calibration = Calibration()
+    for _ in range(500):
+        calibration.learn(1.0, 1.0)
+        calibration.learn(1.0, 3.0)
+        likely, high = calibration.apply(10.0)
+        assert high >= likely
+
+
+def test_what_was_thought_to_take_no_time_teaches_nothing() -> None:
+    calibration = Calibration()
+    before = calibration.apply(10.0)
+    calibration.learn(0.0, 50.0)
+    assert calibration.apply(10.0) == before

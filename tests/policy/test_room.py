@@ -1,0 +1,102 @@
+"""What bounds a backend's memory besides bytes: how many models, and what was only thought to be there."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from hermes.policy.residency import Site, Station, Stay
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import PATIENT, BackendFacts, Bounds, Load, ModelBounds, Ticket, Unload
+
+
+def site(max_loaded: int | None, memory_bytes: int | None, *names: str, pinned: str = "") -> Site:
+    """With these models of one byte each in its memory."""
+    made = Site(BackendFacts("x", True, 2, {}, {}, memory_bytes, max_loaded=max_loaded))
+    for name in names:
+        station = Station(name)
+        station.pinned = name in pinned
+        made.stays[name] = station.stays["x"] = Stay(station, made, 0.0, 1)
+    return made
+
+
+def wanted(size_bytes: int = 1) -> Station:
+    station = Station("new")
+    station.size_bytes = size_bytes
+    return station
+
+
+@pytest.mark.parametrize(
+    ("max_loaded", "victims"),
+    [(None, [""]), (4, [""]), (3, ["a", "b", "c"]), (2, ["ab", "ac", "bc"]), (1, ["abc"])],
+)
+def test_models_are_counted_too(max_loaded: int | None, victims: list[str]) -> None:
+    found = site(max_loaded, None, "a", "b", "c").victims(wanted())
+    assert ["".join(stay.station.name for stay in some) for some in found] == victims
+
+
+def test_as_many_go_as_count_and_bytes_ask_for() -> None:
+    found = site(3, 4, "a", "b", "c").victims(wanted(3))
+    assert ["".join(stay.station.name for stay in some) for some in found] == ["ab", "ac", "bc"]
+
+
+def test_where_pinned_models_take_all_places_there_is_none() -> None:
+    box = site(2, None, "a", "b", pinned="ab")
+    assert not box.can_hold(wanted())
+    assert list(box.victims(wanted())) == []
+    assert site(2, None, "a", "b", pinned="a").can_hold(wanted())
+
+
+class Box:
+    """A scheduler in front of one backend, which has models of a byte each."""
+
+    def __init__(self, **facts: Any) -> None:
+        self.now = 0.0
+        self.facts = facts
+        self.scheduler = Scheduler(Bounds(), ModelBounds(), PATIENT)
+
+    def see(self, *loaded: str) -> list[object]:
+        self.now += 1
+        loaded_bytes, sizes = dict.fromkeys(loaded, 1), dict.fromkeys("abc", 1)
+        facts = replace(BackendFacts("x", True, 1, loaded_bytes, sizes, seen_at=self.now), **self.facts)
+        return list(self.scheduler.observe(facts, self.now))
+
+    def ask(self, model: str) -> list[object]:
+        self.now += 1
+        ticket = Ticket(model, model, "t", ("x",), 1, self.now, self.now + 1e6)
+        return [each for each in self.scheduler.offer(ticket, self.now) if isinstance(each, Load | Unload)]
+
+
+def test_the_last_place_is_taken_from_who_has_it() -> None:
+    box = Box(max_loaded=2)
+    box.see("a", "b")
+    assert [type(each) for each in box.ask("c")] == [Unload, Load]
+
+
+def test_of_an_upper_bound_it_is_learned_that_there_was_less() -> None:
+    """The backend let one go though there should have been room for three."""
+    box = Box(memory_bytes=3, may_be_less=True)
+    box.see("a", "b")
+    box.see("b", "c")
+    assert [type(each) for each in box.ask("a")] == [Unload, Load]
+
+
+def test_what_the_operator_says_is_not_learned_anew() -> None:
+    box = Box(memory_bytes=3)
+    box.see("a", "b")
+    box.see("b", "c")
+    assert box.ask("a") == [Load("x", "a")]
+
+
+def test_under_pressure_nothing_is_loaded_beside_what_is_there() -> None:
+    box = Box(pressed="no memory")
+    box.see("a")
+    assert box.ask("b") == []
+    box.facts = {}
+    assert Load("x", "b") in box.see("a")
+
+
+def test_under_pressure_one_may_take_anothers_place() -> None:
+    box = Box(pressed="no memory", max_loaded=1)
+    box.see("a")
+    assert box.ask("b") == [Unload("x", "a"), Load("x", "b")]
