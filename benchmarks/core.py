@@ -74,5 +74,22 @@ def cost_us(waiting: int, requests: int = 4000, runs: int = 3) -> float:
     return best
 
 
+def plot(costs: dict[str, float], file: str) -> None:
+    """Draw the costs over a logarithmic axis (needs matplotlib)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([int(waiting) for waiting in costs], list(costs.values()), marker="o", color="#0072b2")
+    axes.set(xscale="log", ylim=(0, None), xlabel="requests waiting", ylabel="us for one offer and one end")
+    axes.grid(alpha=0.3)
+    figure.savefig(file)
+
+
 if __name__ == "__main__":
-    print(json.dumps({waiting: round(cost_us(int(waiting)), 2) for waiting in sys.argv[1:] or ("1000",)}))
+    sizes = [argument for argument in sys.argv[1:] if argument.isdigit()] or ["1000"]
+    costs = {waiting: round(cost_us(int(waiting)), 2) for waiting in sizes}
+    print(json.dumps(costs))
+    for argument in sys.argv[1:]:
+        if not argument.isdigit():
+            plot(costs, argument)

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hermes.admission import Admission
-from hermes.errors import Draining, GatewayError, NoBackend, QueueFull, QueueTimeout
+from hermes.admission import Admission, refusal
+from hermes.errors import Draining, GatewayError, ModelNotFound, NoBackend, QueueFull, QueueTimeout
+from hermes.policy.estimates import Outlook
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import BackendFacts, Bounds, Load, ModelBounds, Ticket, Unload
+from hermes.policy.ticket import BackendFacts, Bounds, Load, ModelBounds, Reject, Ticket, Unload
 from tests.simulation.loop import VirtualLoop
 
 PATIENCE_S = 10.0
@@ -214,6 +215,96 @@ def test_who_comes_again_goes_first() -> None:
         await asyncio.gather(*others)
 
     assert play(scenario).admitted == ["b", "again", "c"]
+
+
+def test_who_waited_for_a_model_that_is_gone_is_told_which_and_not_to_come_again() -> None:
+    error = refusal(Reject(Ticket("m", "m", "t", ("x",), 1, 0.0, 1.0), "model_lost", 5.0))
+    assert (type(error), error.param, error.retry_after_s) == (ModelNotFound, "model", None)
+
+
+class Ear:
+    """Hears how things stand, every second, and what it hears is kept."""
+
+    def __init__(self, loop: VirtualLoop, every_s: float = 1.0) -> None:
+        self.every_s = every_s
+        self.heard: list[tuple[float, int]] = []
+        self._loop = loop
+
+    def tell(self, outlook: Outlook) -> None:
+        self.heard.append((self._loop.time() - 1000.0, outlook.position))
+
+
+def test_who_waits_hears_at_its_pace_how_things_stand_and_nothing_once_it_is_its_turn() -> None:
+    async def scenario(house: House) -> None:
+        ear = Ear(house.loop)
+        ahead = [house.visit("a", work_s=2.5), house.visit("b", work_s=1.2)]
+        await asyncio.sleep(0)
+        async with house.admission.admit(house.ticket(), ear):
+            assert house.loop.time() == 1003.7
+            await asyncio.sleep(5.0)
+        assert ear.heard == [(1.0, 2), (2.0, 2), (3.0, 1)]
+        await asyncio.gather(*ahead)
+
+    play(scenario)
+
+
+def test_who_need_not_wait_hears_nothing() -> None:
+    async def scenario(house: House) -> None:
+        ear = Ear(house.loop)
+        async with house.admission.admit(house.ticket(), ear):
+            await asyncio.sleep(5.0)
+        assert not ear.heard
+
+    play(scenario)
+
+
+def test_who_hears_of_it_is_told_at_the_deadline_all_the_same() -> None:
+    async def scenario(house: House) -> None:
+        first, ear = house.visit("a", work_s=60.0), Ear(house.loop, every_s=3.5)
+        await asyncio.sleep(0)
+        with pytest.raises(QueueTimeout):
+            async with house.admission.admit(house.ticket(patience_s=7.0), ear):
+                raise AssertionError("there is no slot")
+        assert house.loop.time() == 1007.0
+        await first
+
+    play(scenario)
+
+
+def test_a_place_is_given_back_when_telling_fails() -> None:
+    class Deaf(Ear):
+        def tell(self, outlook: Outlook) -> None:
+            raise RuntimeError
+
+    async def scenario(house: House) -> None:
+        first = house.visit("a", work_s=5.0)
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError):
+            async with house.admission.admit(house.ticket(), Deaf(house.loop)):
+                raise AssertionError("there is no slot")
+        assert (house.loop.time(), house.scheduler.waiting) == (1001.0, 0)
+        await first
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("leaves_at", [0.5, 1.0, 1.5, 2.0])
+def test_who_leaves_while_it_hears_how_things_stand_frees_its_place(leaves_at: float) -> None:
+    async def scenario(house: House) -> None:
+        async def listen() -> None:
+            async with house.admission.admit(house.ticket(), Ear(house.loop)):
+                await asyncio.sleep(1.0)
+
+        first, leaver = house.visit("a", work_s=2.0), house.loop.create_task(listen())
+        await asyncio.sleep(leaves_at)
+        leaver.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert house.scheduler.waiting == 0
+        await first
+        assert leaver.cancelled()
+
+    play(scenario)
 
 
 def test_any_number_of_tickets_share_one_timer() -> None:

@@ -1,5 +1,6 @@
 """What settings come to: each one that can be set reaches the room it is meant for."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from msgspec.structs import asdict
 
 from hermes import composition, config
 from hermes.config.build import build
+from hermes.errors import ConfigError
 from hermes.http.limits import Limits
 from hermes.http.wire import Deadlines
 from hermes.runtime import Runtime
@@ -83,3 +85,16 @@ def test_each_setting_of_a_model_is_somebodys(name: str) -> None:
         for each in (build({"models": {"gemma": {}}}), model)
     )
     assert before != after
+
+
+def test_the_process_stays_on_the_processors_it_is_given() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        composition.stay_on((min(before),))
+        assert os.sched_getaffinity(0) == {min(before)}
+        with pytest.raises(ConfigError, match=r"server.cpu_affinity: cannot run on \[4095\]; allowed here"):
+            composition.stay_on((4095,))
+    finally:
+        os.sched_setaffinity(0, before)
+    composition.stay_on(())
+    assert os.sched_getaffinity(0) == before

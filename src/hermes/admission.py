@@ -7,6 +7,7 @@ to the scheduler synchronously (invariant I2).
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -42,9 +43,9 @@ class Admission:
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # what is due at once gets a handle from uvloop that has no `when`
 
-    def admit(self, ticket: Ticket, beat: "Beat | None" = None, *, again: bool = False) -> "Lease":
+    def admit(self, ticket: Ticket, listener: "Listener | None" = None, *, again: bool = False) -> "Lease":
         """A slot for this ticket, to be used with `async with`. Raises what `refusal` tells."""
-        return Lease(self, ticket, again, beat)
+        return Lease(self, ticket, again, listener)
 
     def observe(self, facts: BackendFacts) -> None:
         self._apply(self.scheduler.observe(facts, self._loop.time()))
@@ -123,11 +124,12 @@ class Admission:
         self._apply(self.scheduler.expire(self._loop.time()))
 
 
-class Beat(Struct, frozen=True):
+class Listener(Protocol):
     """Who wants to hear how things stand, so often, while waiting."""
 
-    every_s: float
-    tell: Callable[[Outlook], None]
+    @property
+    def every_s(self) -> float: ...
+    def tell(self, outlook: Outlook) -> None: ...
 
 
 class Lease(Struct, frozen=True, eq=False):
@@ -136,7 +138,7 @@ class Lease(Struct, frozen=True, eq=False):
     admission: Admission
     ticket: Ticket
     again: bool
-    beat: Beat | None
+    listener: Listener | None
 
     # Neither is a coroutine of its own where there is nothing to wait for, as in nearly every case.
     def __aenter__(self) -> Awaitable[None]:
@@ -149,8 +151,8 @@ class Lease(Struct, frozen=True, eq=False):
 
     async def _wait(self, waiter: asyncio.Future[Admit | Reject | Expire]) -> None:
         try:
-            if self.beat is not None:
-                await self._keep_telling(waiter, self.beat)
+            if self.listener is not None:
+                await self._keep_telling(waiter, self.listener)
             if not isinstance(decision := await waiter, Admit):
                 raise refusal(decision)
         except BaseException:
@@ -159,9 +161,9 @@ class Lease(Struct, frozen=True, eq=False):
         finally:
             self.admission.forget(self.ticket)
 
-    async def _keep_telling(self, waiter: asyncio.Future[Admit | Reject | Expire], beat: Beat) -> None:
-        while not (await asyncio.wait((waiter,), timeout=beat.every_s))[0]:
-            beat.tell(self.admission.outlook(self.ticket))
+    async def _keep_telling(self, waiter: asyncio.Future[Admit | Reject | Expire], listener: Listener) -> None:
+        while not (await asyncio.wait((waiter,), timeout=listener.every_s))[0]:
+            listener.tell(self.admission.outlook(self.ticket))
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -175,6 +177,8 @@ def refusal(decision: Reject | Expire) -> GatewayError:
     model = decision.ticket.model
     if isinstance(decision, Expire):
         return QueueTimeout(f"the request for {model!r} waited in the queue until its time was over")
+    if decision.reason == "model_lost":
+        return ModelNotFound(f"no backend has the model {model!r} any more", param="model")
     kind, why = _REFUSALS[decision.reason]
     return kind(why.format(model=repr(model), why=decision.why), retry_after_s=decision.retry_after_s)
 
@@ -185,6 +189,5 @@ _REFUSALS: dict[str, tuple[type[GatewayError], str]] = {
     "queue_full": (QueueFull, "the queue for {model} is full"),
     "deadline_unreachable": (DeadlineUnreachable, "the request for {model} could not be answered in time"),
     "insufficient_memory": (InsufficientMemory, "no backend has the memory for {model}"),
-    "model_lost": (ModelNotFound, "no backend has the model {model} any more"),
     "load_failed": (LoadFailed, "{model} could not be loaded: {why}"),
 }

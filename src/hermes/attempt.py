@@ -7,6 +7,7 @@ content byte on an error ends the stream as the dialect's own error event, uncle
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol
 
 from msgspec import Struct
@@ -102,6 +103,8 @@ _WAIT = (
 
 def _wait_lines(exchange: Exchange, ticket: Ticket) -> bytes:
     """How long it waited, how long it was thought to when it came, where it runs, and how its model was found."""
+    if ticket.told is None and exchange.attempts == 1:  # it did not wait
+        return b"%b%d\r\n" % (_no_wait(exchange.backend), (exchange.ttft_s or 0.0) * 1000)
     told, queue_ms = ticket.told, int((exchange.queue_s or 0.0) * 1000)
     position, eta_ms = (0, 0) if told is None else (told.position, int(told.eta_s * 1000))
     load_ms, ttft_ms = int(ticket.load_s * 1000), int((exchange.ttft_s or 0.0) * 1000)
@@ -109,10 +112,16 @@ def _wait_lines(exchange: Exchange, ticket: Ticket) -> bytes:
     return lines.encode("ascii")
 
 
+@lru_cache(maxsize=256)
+def _no_wait(backend: str) -> bytes:
+    """What is the same for all that found their model loaded and a slot free there, up to the time it took."""
+    return (_WAIT % (0, 0, 0, backend, "hit", 0, 0, 0)).encode("ascii").removesuffix(b"0\r\n")
+
+
 def _wait_words(exchange: Exchange, ticket: Ticket) -> str:
     """The same on one line."""
     lines = _wait_lines(exchange, ticket).decode("ascii").split("\r\n")
-    return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-2])
+    return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-1])
 
 
 def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
@@ -220,12 +229,15 @@ class _Stream:
             self._response.start(200, stream_lines(self._job) + _wait_lines(self._job.exchange, self._ticket))
 
     def _complete(self, events: list[StreamEvent]) -> None:
+        if self._job.exchange.dismissed:
+            return  # its task is about to hear of it
         encoded = self._encoder.encode(events)
         if not self._sent:
             self._open()
         if self._was_kept_alive:  # its head went out before there was anything to tell
             encoded = self._encoder.aside(_wait_words(self._job.exchange, self._ticket)) + encoded
         self._response.end(encoded)
+        self._job.exchange.cancel = None  # what is still to be done is no business of the client's
 
     async def _drain(self) -> None:
         """Wait for a slow client, but not past the stream's own end: it holds a slot."""

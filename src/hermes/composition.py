@@ -58,6 +58,17 @@ def _connections_allowed() -> int:
     return max(16, (soft - RESERVED_FILES) // 2)
 
 
+def stay_on(cpus: tuple[int, ...]) -> None:
+    """Keep the process on these processors; on any, if none is named. Raises ConfigError for one there is not."""
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, AttributeError) as error:
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "none"
+        raise ConfigError(f"server.cpu_affinity: cannot run on {list(cpus)}; allowed here: {allowed}") from error
+
+
 def tls(server: settings.Server) -> ssl.SSLContext | None:
     """What makes it https. Raises ConfigError for a certificate that cannot be used."""
     if server.tls is None:

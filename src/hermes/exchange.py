@@ -1,17 +1,18 @@
 """One request's record, from arrival to log line: filled on the way, closed once, and given to the sinks."""
 
-import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hermes.chat import Usage
 from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
-from hermes.policy.ticket import Ticket
+from hermes.policy.estimates import Outlook
+from hermes.policy.ticket import Ticket, Why
+from hermes.principal import Class
 
 
 class Record(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -37,12 +38,15 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     ttft_ms: int | None = None
     tokens_in: int = 0
     tokens_out: int = 0
+    user: str = ""
+    urgency: str = field(default="", name="class")
+    loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
 
 
 Sink = Callable[[Record], None]
 
 _NO_USAGE = Usage()
-# Requests that can still be asked about when they are over: some 500 bytes each.
+# Requests that can still be asked about when they are over: some 300 bytes each.
 REMEMBERED = 10_000
 
 
@@ -64,8 +68,9 @@ class Exchange(Struct, eq=False, gc=False):
     ttft_s: float | None = None  # from arrival to the first content
     usage: Usage = _NO_USAGE
     ticket: Ticket | None = None
-    task: asyncio.Task[None] | None = None  # what answers it, as long as it does
+    cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
     dismissed: bool = False
+    looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
     outcome: Outcome = Outcome.OK
     code: str = ""
@@ -79,11 +84,13 @@ class Exchange(Struct, eq=False, gc=False):
         queue_s = total_s if self.queue_s is None else self.queue_s
         return {"queue_ms": round(queue_s * 1000, 3), "total_ms": round(total_s * 1000, 3)}
 
-    def dismiss(self) -> None:
-        """Send it away, whatever it is at."""
-        if self.task is not None:
-            self.dismissed = True
-            self.task.cancel()
+    def dismiss(self) -> bool:
+        """Send it away, whatever it is at. False: it has had its answer."""
+        if self.cancel is None:
+            return False
+        self.dismissed = True
+        self.cancel()
+        return True
 
     def id_line(self) -> bytes:
         """The header line that tells the client the request's id."""
@@ -101,11 +108,11 @@ class _Tally(Struct):
     tokens_out: Cell
 
 
-class Past(Struct, frozen=True, gc=False):
-    """A request that asked for tokens and is over."""
+class Waited(Struct, frozen=True, gc=False):
+    """A request that had to wait and is over."""
 
     record: Record
-    ticket: Ticket
+    why: Why
 
 
 class Journal:
@@ -120,7 +127,7 @@ class Journal:
         self._tallies: dict[tuple[str, str, Outcome], _Tally] = {}
         self.sinks: list[Sink] = []
         self.exchanges: dict[Exchange, None] = {}
-        self.recent: deque[Past] = deque(maxlen=REMEMBERED)
+        self.recent: deque[Record | Waited] = deque(maxlen=REMEMBERED)
         # Unguessable between processes, cheap within one.
         self._prefix = os.urandom(10).hex()
         self._count = 10_000_000  # so that ids are of one length, without the price of a format
@@ -144,7 +151,7 @@ class Journal:
             self._metrics.double_close.add(())
             return
         exchange.closed = True
-        exchange.task = None
+        exchange.cancel = None
         del self.exchanges[exchange]
         duration_s = now - exchange.arrived_at
         if exchange.model:
@@ -155,8 +162,8 @@ class Journal:
             record = _record(exchange, duration_s)
             for sink in self.sinks:
                 sink(record)
-            if exchange.ticket is not None:
-                self.recent.append(Past(record, exchange.ticket))
+            if (ticket := exchange.ticket) is not None:
+                self.recent.append(record if ticket.why is None else Waited(record, ticket.why))
 
     def _count_run(self, exchange: Exchange, duration_s: float) -> None:
         key = exchange.route, exchange.model, exchange.outcome
@@ -166,10 +173,16 @@ class Journal:
         tally.duration.observe(duration_s)
         if queue_s is not None:
             tally.queue_wait.observe(queue_s)
+            if exchange.attempts == 1 and (ticket := exchange.ticket) is not None and ticket.told is not None:
+                self._judge(ticket.told, queue_s, exchange.model)
         if ttft_s is not None:
             tally.ttft.observe(ttft_s)
         tally.tokens_in.value += usage.prompt_tokens
         tally.tokens_out.value += usage.completion_tokens
+
+    def _judge(self, told: Outlook, queue_s: float, model: str) -> None:
+        self._metrics.prediction_error.observe((model,), abs(told.eta_s - queue_s))
+        self._metrics.predictions.add((model, "yes" if queue_s <= told.eta_high_s else "no"))
 
     def _tally(self, key: tuple[str, str, Outcome]) -> _Tally:
         metrics, (_, model, outcome) = self._metrics, key
@@ -187,7 +200,7 @@ class Journal:
 
 
 def _record(exchange: Exchange, duration_s: float) -> Record:
-    queue_s, ttft_s, usage = exchange.queue_s, exchange.ttft_s, exchange.usage
+    queue_s, ttft_s, usage, ticket = exchange.queue_s, exchange.ttft_s, exchange.usage, exchange.ticket
     return Record(
         int(exchange.created_at * 1000) / 1000,  # `round` goes by way of text: 0.15 us more
         exchange.request_id,
@@ -206,4 +219,11 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         None if ttft_s is None else int(ttft_s * 1000),
         usage.prompt_tokens,
         usage.completion_tokens,
+        "" if ticket is None else ticket.tenant,
+        "" if ticket is None else CLASS_NAMES[ticket.urgency],
+        ticket.found if ticket is not None and exchange.attempts else "",
     )
+
+
+# By class. An Enum makes its members' names anew each time.
+CLASS_NAMES = tuple(each.name.lower() for each in Class)

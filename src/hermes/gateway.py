@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes import attempt
-from hermes.admission import Admission, Beat
+from hermes.admission import Admission
 from hermes.attempt import Job
 from hermes.chat import ChatRequest
 from hermes.dialects import ClientDialect, Meta
@@ -16,7 +16,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
-from hermes.policy.estimates import Outlook
+from hermes.policy.estimates import Average, Outlook
 from hermes.policy.retry import RetryBudget
 from hermes.policy.routing import (
     Candidates,
@@ -35,12 +35,30 @@ from hermes.principal import Principal
 _DO_NOT_RETRY = (b"x-should-retry", b"false")
 
 
+# Of English in common tokenizers; what comes to light where requests wait corrects it, model by model.
+USUAL_TOKENS_PER_BYTE = 0.25
+
+
 class _Route(Struct, frozen=True):
-    """How a model is served and by whom, and what fills in a request for it in one dialect."""
+    """How a model is served and by whom, what fills in a request in one dialect, and how long its prompts are."""
 
     service: Service
     found: Candidates
     filling: Filling
+    tokens_per_byte: Average
+
+
+class Heart(Struct, frozen=True):
+    """A stream that waits is begun, and told its place every so often, before anybody in between gives up on it."""
+
+    every_s: float
+    job: Job
+
+    def tell(self, outlook: Outlook) -> None:
+        response = self.job.response
+        if not response.started:
+            response.start(200, attempt.stream_lines(self.job))
+        response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000)))
 
 
 class Gateway:
@@ -61,6 +79,7 @@ class Gateway:
         self._heartbeat_s = heartbeat_s
         self._routes: dict[tuple[str, ClientDialect], _Route] = {}
         self._routes_of = -1
+        self._prompts: dict[str, Average] = {}  # tokens per byte, by resident
 
     async def complete(
         self,
@@ -90,10 +109,11 @@ class Gateway:
             size_bytes,
             exchange.arrived_at,
             exchange.arrived_at + within_s,
-            urgency(claim, request.service_tier, principal.usual, max(principal.ceiling, service.highest)),
+            urgency(claim, request.service_tier, principal, service.highest),
             request.priority,
             principal.weight,
             principal.max_running,
+            int(size_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
         )
         sampling = fill_in(request.sampling, route.filling)
@@ -101,40 +121,24 @@ class Gateway:
             request = replace(request, sampling=sampling)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
-        exchange.task = asyncio.current_task()
+        exchange.cancel = response.cancel
+        heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
         try:
-            await self._attempts(job, ticket)
+            while True:
+                try:
+                    async with self._admission.admit(ticket, heart, again=exchange.attempts > 0):
+                        await self._attempt(job, ticket)
+                    return
+                except BackendError as error:
+                    pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
+                except ModelNotFound as error:
+                    found, pause_s = await self._who_else(error, job), 0.0
+                    ticket = replace(ticket, resident=found.resident, candidates=found.names)
+                await asyncio.sleep(pause_s)
+                ticket = exchange.ticket = ticket.again()
         except BaseException as error:
             attempt.break_off(job, error)
             raise
-
-    async def _attempts(self, job: Job, ticket: Ticket) -> None:
-        """Until one has answered, or there may be no more."""
-        exchange = job.exchange
-        beat = self._heart(job) if job.request.stream and self._heartbeat_s else None
-        while True:
-            try:
-                async with self._admission.admit(ticket, beat, again=exchange.attempts > 0):
-                    await self._attempt(job, ticket)
-                return
-            except BackendError as error:
-                pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
-            except ModelNotFound as error:
-                found, pause_s = await self._who_else(error, job), 0.0
-                ticket = replace(ticket, resident=found.resident, candidates=found.names)
-            await asyncio.sleep(pause_s)
-            ticket = exchange.ticket = ticket.again()
-
-    def _heart(self, job: Job) -> Beat:
-        """A stream that waits is begun, and told its place, before anybody in between gives up on it."""
-
-        def beat(outlook: Outlook) -> None:
-            if not job.response.started:
-                job.response.start(200, attempt.stream_lines(job))
-            job.response.write(encoder.queued(outlook.position, int(outlook.eta_s * 1000)))
-
-        encoder = job.dialect.encoder(job.request, job.meta)
-        return Beat(self._heartbeat_s, beat)
 
     async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
@@ -151,15 +155,18 @@ class Gateway:
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:
             service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
-        route = self._routes[model, dialect] = _Route(service, found, filling(service, dialect.sampling_defaults))
+        tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
+        route = _Route(service, found, filling(service, dialect.sampling_defaults), tokens_per_byte)
+        self._routes[model, dialect] = route
         return route
 
     async def _who_else(self, error: ModelNotFound, job: Job) -> Candidates:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
-        attempts = job.exchange.attempts
-        if attempts > 1 or self._retries.withdraw(attempts) is None:
+        exchange = job.exchange
+        if exchange.looked_again or self._retries.withdraw(exchange.attempts) is None:
             error.headers += (_DO_NOT_RETRY,)
             raise error
+        exchange.looked_again = True
         await self._fleet.refresh()
         return (await self._route(job.request.model, job.dialect)).found
 
@@ -196,6 +203,8 @@ class Gateway:
         self._metrics.attempts.add((backend.name, "ok"))
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
+        if ticket.charged_tokens and usage.prompt_tokens:  # else nobody asks what it was thought to cost
+            self._prompts[ticket.resident].add(usage.prompt_tokens / ticket.size_bytes)
 
     def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""

@@ -122,6 +122,15 @@ class Metrics:
         self.queue_wait = Histogram(
             "hermes_queue_wait_seconds", "Seconds from arrival to a slot, of what got one.", ("model",), SECONDS
         )
+        self.prediction_error = Histogram(
+            "hermes_queue_prediction_error_seconds",
+            "How far the wait was from what was told at arrival, of what waited and got a slot.",
+            ("model",),
+            SECONDS,
+        )
+        self.predictions = Counter(
+            "hermes_queue_predictions", "Waits by whether they were within the upper estimate.", ("model", "covered")
+        )
         self.ttft = Histogram(
             "hermes_time_to_first_token_seconds", "Seconds from arrival to the first content byte.", ("model",), SECONDS
         )

@@ -107,6 +107,7 @@ class Runtime:
     async def start(self) -> None:
         """Listen and begin to watch the backends. Raises ConfigError (address in use, unreadable certificate)."""
         server = self.config.server
+        composition.stay_on(server.cpu_affinity)
         self._open_access_log()
         self._remember()
         self._watching = self._loop.create_task(self.fleet.run(), name="fleet")

@@ -34,6 +34,9 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
     ({"stream": True}, {"stream": True}),
     ({"stream_options": {"include_usage": True, "include_obfuscation": False}}, {"include_usage": True}),
     ({"stream_options": {}}, {"include_usage": False}),
+    ({"priority": -(2**31)}, {"priority": -(2**31)}),
+    ({"priority": None, "service_tier": None}, {"priority": 0, "service_tier": ""}),
+    ({"service_tier": "flex"}, {"service_tier": "flex"}),
     ({"max_tokens": 5}, {"sampling": Sampling(max_tokens=5)}),
     ({"max_tokens": 5, "max_completion_tokens": 7}, {"sampling": Sampling(max_tokens=7)}),
     (

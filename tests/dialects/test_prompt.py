@@ -192,6 +192,17 @@ def test_a_stream_that_fails_never_says_done(said: list[StreamEvent]) -> None:
     assert lines(encoder.encode([Failure("gone")]))[-1]["error"]["message"] == "gone"
 
 
+def test_a_stream_that_waits_is_told_its_place_in_a_line_of_its_own() -> None:
+    line = DIALECT.queued(3, 4200)
+    assert line.endswith(b"\n") and json.loads(line) == {"queued": {"position": 3, "eta_ms": 4200}}
+    assert DIALECT.encoder(parse(), META).aside("queue-ms=3") == b""  # a line of JSON has no comments
+
+
+def test_a_priority_is_understood() -> None:
+    assert parse(priority=-3).priority == -3
+    assert parse(priority=None).priority == parse().priority == 0
+
+
 def test_an_error_has_openais_shape() -> None:
     assert json.loads(DIALECT.render_error(BadRequest("no", param="prompt"), "r1")) == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "prompt", "code": "invalid_value"}

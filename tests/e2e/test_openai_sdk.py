@@ -154,6 +154,35 @@ async def test_what_hermes_has_retried_the_sdk_does_not_retry_again() -> None:
 
 
 @scenario
+async def test_the_sdks_own_timeout_is_the_deadline_of_a_whole_answer_and_not_of_a_stream() -> None:
+    async with ollama() as backend, hermes(backend) as gateway, sdk(gateway) as client:
+        backend.default = play(then=Then.STALL)
+        for stream, within_ms in ((False, 10_000), (True, 120_000)):
+            asking = asyncio.get_running_loop().create_task(
+                client.chat.completions.create(model="gemma", messages=HI, stream=stream)
+            )
+            await backend.request(int(stream))
+            (told,) = (await gateway.ask("/v1/queue")).json["data"]
+            assert within_ms - 5000 < told["deadline_ms"] <= within_ms
+            asking.cancel()
+            await asyncio.wait([asking])
+            await backend.asked[int(stream)].left.wait()
+
+
+@scenario
+async def test_who_is_sent_away_is_not_tried_again_by_the_sdk() -> None:
+    async with ollama() as backend, hermes(backend) as gateway, sdk(gateway, retries=2) as client:
+        backend.default = play(then=Then.STALL)
+        asking = asyncio.get_running_loop().create_task(client.chat.completions.create(model="gemma", messages=HI))
+        await backend.request(0)
+        (told,) = (await gateway.ask("/v1/queue")).json["data"]
+        assert (await gateway.ask(f"/v1/queue/{told['request_id']}", method="DELETE")).status == 200
+        with pytest.raises(openai.APIStatusError, match="sent away") as raised:
+            await asking
+        assert (raised.value.status_code, len(backend.asked)) == (499, 1)
+
+
+@scenario
 async def test_a_full_queue_is_waited_out_by_the_sdk() -> None:
     async with (
         ollama() as backend,

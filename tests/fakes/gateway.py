@@ -98,10 +98,10 @@ class Reply(Struct, frozen=True):
 
 
 def parse_events(body: bytes) -> Iterator[Any]:
-    """The JSON of each line or server-sent event; "[DONE]" is itself."""
+    """The JSON of each line or server-sent event; "[DONE]" is itself. Comments are none."""
     for line in body.split(b"\n"):
         data = line.removeprefix(b"data: ").strip()
-        if data:
+        if data and not data.startswith(b":"):
             yield "[DONE]" if data == b"[DONE]" else json.loads(data)
 
 

@@ -125,6 +125,24 @@ def test_a_bug_in_a_load_is_told_like_a_failure_and_the_next_order_is_carried_ou
     run(bug(), may_log_errors=True)
 
 
+def test_a_bug_in_who_hears_of_an_order_ends_nobody_who_carries_out_orders() -> None:
+    async def bug() -> None:
+        async with ollama("a:latest", "b:latest") as backend, working(cold(backend)) as (orders, ear):
+            in_turn(backend, fail(500, "broken"))
+            whole = ear.load_failed
+
+            def broken(*about: Any) -> None:
+                whole(*about)
+                raise KeyError("bug")
+
+            ear.load_failed = broken  # type: ignore[method-assign]
+            orders.order(Load("b0", "a:latest"))
+            orders.order(Load("b0", "b:latest"))
+            await until(lambda: ear.heard == ["failed a:latest", "loaded b:latest"])
+
+    run(bug(), may_log_errors=True)
+
+
 # --- for requests -----------------------------------------------------------------------------------------------------
 
 

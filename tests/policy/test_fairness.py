@@ -127,6 +127,17 @@ def test_a_refund_goes_to_whom_was_charged_too_much() -> None:
     assert first.count("cut") == pytest.approx(2 * first.count("full"), abs=4)
 
 
+def test_who_leaves_a_long_run_before_its_end_is_charged_for_as_long_as_it_ran() -> None:
+    core = scheduler(BackendFacts("x", True, 1))
+    first, long = ticket(), ticket()
+    for each in (first, long, ticket()):
+        core.offer(each, 0.0)
+    core.finish(first, 5.0)
+    thought = long.charged_tokens
+    core.cancel(long, 505.0)
+    assert long.charged_tokens == pytest.approx(100 * thought)
+
+
 # --- classes ----------------------------------------------------------------------------------------------------------
 
 WEIGHTS = {each: rules.weight for each, rules in zip(Class, PATIENT.classes, strict=True)}

@@ -1,5 +1,8 @@
 """What was learned before a restart: better than first estimates, and corrected by what comes."""
 
+import msgspec
+import pytest
+
 from hermes.policy.estimates import Learned
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import PATIENT, BackendFacts, Bounds, Load, ModelBounds, Ticket
@@ -46,3 +49,8 @@ def test_what_comes_corrects_it() -> None:
     assert now.load_s is not None and 6.0 < now.load_s < 16.0
     assert now.service_s is not None and now.service_s > 2.0
     assert now.output_tokens is not None and 100.0 < now.output_tokens < 300.0
+
+
+def test_a_run_that_takes_no_time_was_never_learned() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"service_s": 0}', type=Learned)

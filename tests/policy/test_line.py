@@ -1,5 +1,6 @@
 """The order within a line: classes take turns, tenants by what they were served, and of one tenant by priority."""
 
+import sys
 from math import inf
 
 import pytest
@@ -24,11 +25,11 @@ class Order:
         self.backlog = Backlog(self.shares)
         self._sequence = 0
 
-    def put(self, tenant: str = "t", start_by: float = inf, priority: int = 0, at_head: bool = False) -> Ticket:
+    def put(self, tenant: str = "t", start_by: float = inf, priority: float = 0) -> Ticket:
         self._sequence += 1
         made = ticket(tenant=tenant, priority=priority)
         made.start_by, made.sequence = start_by, self._sequence
-        self.backlog.put(made, at_head)
+        self.backlog.put(made)
         return made
 
     def head(self, now: float = 0.0, pace_s: float = 1.0, capped: str = "") -> Ticket | None:
@@ -58,7 +59,7 @@ def test_of_one_tenant_the_lowest_priority_goes_first_then_who_must_start_first_
 
 def test_who_comes_again_goes_before_any_priority() -> None:
     order = Order()
-    urgent, again = order.put(priority=-9), order.put(priority=5, at_head=True)
+    urgent, again = order.put(priority=-9), order.put(priority=-inf)
     assert order.take_all() == [again, urgent]
 
 
@@ -98,20 +99,20 @@ def test_a_tenant_at_its_cap_holds_nobody_up_and_comes_again_when_it_may(pace_s:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((5.0, 50.0, inf)), st.integers(-1, 1), st.booleans()))
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from((5.0, 50.0, inf)), st.sampled_from((-inf, -1, 0, 1))))
 )
 def test_what_was_put_comes_out_once_and_each_tenants_in_order(
-    drawn: list[tuple[str, float, int, bool]],
+    drawn: list[tuple[str, float, float]],
 ) -> None:
     order = Order()
-    made = [(order.put(*each), each[3]) for each in drawn]
+    made = [order.put(*each) for each in drawn]
     assert order.backlog.waiting == len(made)
     taken = order.take_all(cost=7.0)
     assert order.backlog.waiting == 0 and order.backlog.start_by == inf
     for tenant in "abc":
-        own = [(each, again) for each, again in made if each.tenant == tenant]
-        own.sort(key=lambda each: (-inf if each[1] else each[0].priority, each[0].start_by, each[0].sequence))
-        assert [each for each in taken if each.tenant == tenant] == [each for each, _ in own]
+        own = [each for each in made if each.tenant == tenant]
+        own.sort(key=lambda each: (each.priority, each.start_by, each.sequence))
+        assert [each for each in taken if each.tenant == tenant] == own
 
 
 @given(
@@ -130,6 +131,43 @@ def test_the_place_that_is_told_is_the_place_it_gets(drawn: list[tuple[str, floa
     assert told < len(made)
 
 
+@given(
+    st.lists(st.sampled_from("aaaabcd"), min_size=1, max_size=30),
+    st.lists(st.integers(0, 30)),
+)
+def test_in_turns_as_many_of_each_other_tenant_are_ahead_as_of_ones_own(drawn: list[str], left: list[int]) -> None:
+    order = Order()
+    made = [order.put(tenant, start_by=50.0) for tenant in drawn]
+    for number in left:
+        if number < len(made) - 1:
+            order.backlog.take(made.pop(number))
+    for each in made:
+        own = [other for other in made if other.tenant == each.tenant]
+        place = own.index(each)
+        others = [sum(other.tenant == name for other in made) for name in {*drawn} - {each.tenant}]
+        assert order.backlog.ahead(each, 0.0, 1e6) == place + sum(min(count, place + 1) for count in others)
+
+
+def test_a_place_is_told_as_soon_among_many_tenants() -> None:
+    order = Order()
+    for number in range(2000):
+        order.put(f"t{number}")
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    asked = ticket(tenant="new")
+    sys.setprofile(count)
+    try:
+        ahead = order.backlog.ahead(asked, 0.0, 1.0)
+    finally:
+        sys.setprofile(None)
+    assert ahead == 2000
+    assert calls < 30
+
+
 def test_how_many_can_still_start_at_a_time() -> None:
     order = Order()
     for start_by in (5.0, 10.0, 10.0, inf):
@@ -146,7 +184,7 @@ def test_classes_take_turns_by_what_they_were_served() -> None:
         made[each] = ticket(urgency=each, tenant=each.name)
         made[each].sequence = number
         classes.enter(each)
-        line.put(made[each], False)
+        line.put(made[each])
     classes.serve(Class.BATCH, 10.0)
     assert line.head(classes, 0.0, 1.0, nobody_is_capped) is made[Class.INTERACTIVE]
     classes.serve(Class.INTERACTIVE, 20.0)
@@ -159,7 +197,7 @@ def test_a_class_alone_moves_the_present_on_for_those_that_come() -> None:
     classes: Shares[Class] = Shares()
     classes.enter(Class.NORMAL)
     classes.serve(Class.NORMAL, 500.0)
-    line.put(ticket(), False)
+    line.put(ticket())
     line.head(classes, 0.0, 1.0, nobody_is_capped)
     classes.enter(Class.BATCH)
     assert classes.counter(Class.BATCH) == 500.0

@@ -79,7 +79,38 @@ def test_a_load_that_fails_twice_tells_its_waiters_why_and_the_model_backs_off_e
         now += 2 + back_off_s
     crowd(core, "m", 1, now)
     core.loaded("x", "m", now + 1)
-    assert core._stations["m"].failures == 0
+    assert not core._sites["x"].rests
+
+
+def test_a_model_that_has_failed_for_days_rests_as_long_as_ever() -> None:
+    core = scheduler(facts())
+    for number in range(1100):
+        now = 600.0 * number
+        assert told(core.offer(ticket("m", now), now)) == ["Load m x"]
+        core.failed("x", "m", "?", now)
+        assert told(core.failed("x", "m", "?", now)) == ["Reject m load_failed"]
+    [refused] = core.offer(ticket("m", now), now)
+    assert isinstance(refused, Reject) and refused.retry_after_s == 600.0
+
+
+def test_a_model_that_cannot_be_loaded_on_one_backend_is_loaded_on_another() -> None:
+    core = scheduler(facts("x"), facts("y"))
+    assert told(core.offer(ticket(on="xy"), 0.0)) == ["Load m x"]
+    core.failed("x", "m", "broken disk", 1.0)
+    assert told(core.failed("x", "m", "broken disk", 2.0)) == ["Load m y"]
+    assert told(core.offer(ticket(arrived_at=3.0, on="x"), 3.0)) == ["Reject m load_failed"]
+
+
+def test_a_model_is_loaded_where_it_may_run_though_it_is_loaded_where_it_may_not() -> None:
+    core = scheduler(facts("x", "m"), facts("y"), m=ModelBounds(load_s=10.0))
+    waiting = ticket(on="y", deadline=50.0)
+    assert told(core.offer(waiting, 0.0)) == ["Load m y"]
+    assert waiting.told is not None and waiting.told.eta_s == 10.0
+    core.unheard("y", "m", 1.0)
+    assert core.next_deadline() == 2.0
+    assert told(core.expire(2.0)) == ["Load m y"]
+    core.unheard("y", "m", 39.5)
+    assert core.next_deadline() == 40.0  # 10 s before its time
 
 
 def test_a_model_that_fails_to_load_here_goes_on_where_it_is_loaded() -> None:
@@ -197,6 +228,25 @@ def test_a_drain_ends_when_its_backend_goes() -> None:
     assert drained(core) == []
 
 
+@pytest.mark.parametrize("now", [120.0, 127.0])
+def test_a_drain_ends_when_what_runs_lasts_too_long_for_those_who_wait(now: float) -> None:
+    """They start by 131, and a load takes 5 s."""
+    core = scheduler(facts(loaded="v", memory=5, slots=2), rules=Rules(), m=ModelBounds(load_s=5.0))
+    for number in range(6):
+        short = ticket("v", 3.0 * number)
+        core.offer(short, 3.0 * number)
+        core.finish(short, 3.0 * number + 2.0)
+    core.offer(ticket("v", 100.0), 100.0)
+    for _ in range(4):
+        core.offer(ticket("m", 101.0, urgency=Class.INTERACTIVE), 101.0)
+    core.expire(101.2)
+    assert drained(core) == ["v"]
+    hopeless = ["Reject m deadline_unreachable"] * 4
+    assert told(core.offer(ticket("v", now), now)) == ["Admit v x", *(hopeless if now > 126.0 else ())]
+    assert drained(core) == []
+    assert told(core.expire(127.0)) == ([] if now > 126.0 else hopeless)
+
+
 def test_a_load_that_did_not_reach_its_backend_is_tried_again_and_its_waiters_wait_on() -> None:
     core = scheduler(facts())
     crowd(core, "m", 2, 0.0)
@@ -254,7 +304,7 @@ def test_a_load_whose_room_others_have_taken_meanwhile_is_weighed_anew() -> None
     core.offer(busy, 0.0)
     crowd(core, "m", 9, 1.0)
     core.observe(facts(loaded={"v": 5, "d": 4}, memory=9, sizes={"m": 9}, seen_at=2.0), 2.0)
-    assert told(core.finish(busy, 3.0)) == ["Unload v x", "Unload d x", "Load m x"]
+    assert told(core.finish(busy, 3.0)) == ["Unload d x", "Unload v x", "Load m x"]
 
 
 def test_a_look_that_began_before_the_load_was_done_unloads_nothing() -> None:
@@ -305,8 +355,8 @@ def test_a_model_that_somebody_unloads_still_fits_where_it_was() -> None:
 def test_what_is_larger_than_anything_seen_is_tried_alone_where_nobody_tells_of_memory() -> None:
     """Else it would never be known that it fits."""
     core = scheduler(facts(loaded={"a": 5, "b": 5}, memory=None, seen_at=1.0, sizes={"m": 20}))
-    core.observe(facts(loaded={"a": 5}, memory=None, seen_at=2.0, sizes={"m": 20}), 2.0)
-    assert told(core.offer(ticket("m", 3.0), 3.0)) == ["Unload a x", "Load m x"]
+    core.observe(facts(loaded={"a": 5, "c": 5}, memory=None, seen_at=2.0, sizes={"m": 20}), 2.0)
+    assert told(core.offer(ticket("m", 3.0), 3.0)) == ["Unload a x", "Unload c x", "Load m x"]
 
 
 def test_as_long_as_nothing_is_known_of_memory_everything_is_tried() -> None:
@@ -348,6 +398,45 @@ def test_a_swap_is_weighed_again_for_a_model_whose_only_backend_that_has_it_load
     assert core.next_deadline() == 3.0
 
 
+def slow_load(*loaded: str) -> Scheduler:
+    """A model is asked for that takes longer to load than it can be waited for."""
+    core = scheduler(
+        facts(loaded=loaded, memory=5), rules=Rules(load_waits=2.0), m=ModelBounds(load_s=130.0), d=ModelBounds()
+    )
+    done = ticket("v")
+    core.offer(done, 0.0)
+    core.finish(done, 10.0)
+    return core
+
+
+@pytest.mark.parametrize(("now", "orders"), [(400.0, ["Unload v x", "Load m x"]), (20.0, [])])
+def test_what_is_not_used_makes_room_for_a_model_that_nobody_can_wait_for(now: float, orders: list[str]) -> None:
+    """And may come again: else it could never be loaded."""
+    core = slow_load("v")
+    core.offer(ticket("m", now, deadline=now + 120.0), now)
+    assert told(core.expire(now))[0] == "Reject m deadline_unreachable"
+    due = core.next_deadline()
+    assert due is not None and now < due <= now + 1.0
+    assert told(core.expire(due)) == orders
+    assert core.next_deadline() is None
+
+
+@pytest.mark.parametrize("urgency", [Class.NORMAL, Class.BATCH])
+def test_what_waits_without_a_bound_holds_a_model_no_more_than_what_could_start_soon(urgency: Class) -> None:
+    core = scheduler(facts(loaded="v", memory=5), v=ModelBounds(service_s=5.0))
+    for _ in range(250):
+        core.offer(ticket("v", urgency=urgency), 0.0)
+    for _ in range(30):
+        core.offer(ticket("m", 1.0, urgency=Class.INTERACTIVE), 1.0)
+    core.expire(1.2)
+    assert drained(core) == ["v"]
+
+
+def test_a_request_counts_in_swaps_what_its_class_weighs() -> None:
+    made = station("a", 5)
+    assert made.counts == (1.0, 0.25, 0.0625)
+
+
 # --- the pieces -------------------------------------------------------------------------------------------------------
 
 
@@ -365,8 +454,12 @@ def site(memory_bytes: int | None, *loaded: Station) -> Site:
     return made
 
 
+def victims(where: Site, wanted: Station) -> list[tuple[Stay, ...]]:
+    return list(where.victims(where.lacks(wanted), list(where.stays.values())))
+
+
 @pytest.mark.parametrize(
-    ("memory_bytes", "wanted", "victims"),
+    ("memory_bytes", "wanted", "names"),
     [
         (24, 1, ["-"]),  # 6 + 8 + 9 = 23 are taken
         (24, 7, ["a", "b", "c"]),
@@ -378,22 +471,29 @@ def site(memory_bytes: int | None, *loaded: Station) -> Site:
         (None, 99, ["-"]),
     ],
 )
-def test_each_smallest_set_of_models_that_makes_room(memory_bytes: int | None, wanted: int, victims: list[str]) -> None:
+def test_each_smallest_set_of_models_that_makes_room(memory_bytes: int | None, wanted: int, names: list[str]) -> None:
     box = site(memory_bytes, station("a", 6), station("b", 8), station("c", 9))
-    found = ["+".join(stay.station.name for stay in some) or "-" for some in box.victims(station("m", wanted))]
-    assert found == victims
+    found = ["+".join(stay.station.name for stay in some) or "-" for some in victims(box, station("m", wanted))]
+    assert found == names
 
 
 def test_pinned_models_are_no_victims_and_leave_less_to_hold() -> None:
     box = site(24, station("a", 6, pinned=True), station("b", 8))
-    assert [[stay.station.name for stay in some] for some in box.victims(station("m", 12))] == [["b"]]
+    assert [[stay.station.name for stay in some] for some in victims(box, station("m", 12))] == [["b"]]
     assert box.can_hold(station("m", 18))
     assert not box.can_hold(station("m", 19))
 
 
 def test_of_many_small_models_all_go_where_four_are_not_enough() -> None:
     small = [station(f"s{number}", 1) for number in range(7)]
-    assert [len(some) for some in site(7, *small).victims(station("m", 7))] == [7]
+    assert [len(some) for some in victims(site(7, *small), station("m", 7))] == [7]
+
+
+def test_of_many_models_only_those_worth_least_are_tried_together() -> None:
+    many = [station(f"s{number}", 1) for number in range(40)]
+    found = victims(site(40, *many), station("m", 4))
+    assert {stay.station.name for some in found for stay in some[:-1]} < {f"s{number}" for number in range(8)}
+    assert len(found) == 70  # four of eight
 
 
 def test_the_swap_that_gains_most_is_chosen_and_none_that_gains_nothing() -> None:
@@ -408,7 +508,7 @@ def test_the_swap_that_gains_most_is_chosen_and_none_that_gains_nothing() -> Non
 
 def test_a_model_that_was_full_lately_is_worth_as_much_while_it_rests() -> None:
     busy = Stay(station("a", 5), site(10), 0.0, 5)
-    runs = [ticket("a"), ticket("a")]
+    runs = [ticket("a", urgency=Class.INTERACTIVE), ticket("a", urgency=Class.INTERACTIVE)]
     busy.station.stays["x"] = busy
     for each in runs:
         busy.start(each, 0.0)

@@ -26,24 +26,28 @@ def wanted(size_bytes: int = 1) -> Station:
     return station
 
 
+def going(box: Site, new: Station) -> list[tuple[Stay, ...]]:
+    return list(box.victims(box.lacks(new), list(box.stays.values())))
+
+
 @pytest.mark.parametrize(
     ("max_loaded", "victims"),
     [(None, [""]), (4, [""]), (3, ["a", "b", "c"]), (2, ["ab", "ac", "bc"]), (1, ["abc"])],
 )
 def test_models_are_counted_too(max_loaded: int | None, victims: list[str]) -> None:
-    found = site(max_loaded, None, "a", "b", "c").victims(wanted())
+    found = going(site(max_loaded, None, "a", "b", "c"), wanted())
     assert ["".join(stay.station.name for stay in some) for some in found] == victims
 
 
 def test_as_many_go_as_count_and_bytes_ask_for() -> None:
-    found = site(3, 4, "a", "b", "c").victims(wanted(3))
+    found = going(site(3, 4, "a", "b", "c"), wanted(3))
     assert ["".join(stay.station.name for stay in some) for some in found] == ["ab", "ac", "bc"]
 
 
 def test_where_pinned_models_take_all_places_there_is_none() -> None:
     box = site(2, None, "a", "b", pinned="ab")
     assert not box.can_hold(wanted())
-    assert list(box.victims(wanted())) == []
+    assert going(box, wanted()) == []
     assert site(2, None, "a", "b", pinned="a").can_hold(wanted())
 
 
@@ -63,8 +67,14 @@ class Box:
 
     def ask(self, model: str) -> list[object]:
         self.now += 1
-        ticket = Ticket(model, model, "t", ("x",), 1, self.now, self.now + 1e6)
+        ticket = self.asked = Ticket(model, model, "t", ("x",), 1, self.now, self.now + 1e6)
         return [each for each in self.scheduler.offer(ticket, self.now) if isinstance(each, Load | Unload)]
+
+    def load_ends(self) -> None:
+        """And who has asked for it leaves."""
+        self.now += 1
+        self.scheduler.loaded("x", self.asked.model, self.now)
+        self.scheduler.cancel(self.asked, self.now)
 
 
 def test_the_last_place_is_taken_from_who_has_it() -> None:
@@ -79,6 +89,35 @@ def test_of_an_upper_bound_it_is_learned_that_there_was_less() -> None:
     box.see("a", "b")
     box.see("b", "c")
     assert [type(each) for each in box.ask("a")] == [Unload, Load]
+
+
+def test_what_goes_while_another_is_loaded_has_gone_for_it() -> None:
+    """The load takes long, and nothing is listed until it has ended."""
+    box = Box(memory_bytes=3, may_be_less=True)
+    box.see("a")
+    assert box.ask("b") == [Load("x", "b")]
+    box.see()
+    box.load_ends()
+    assert [type(each) for each in box.ask("a")] == [Unload, Load]
+
+
+def test_what_has_gone_since_another_was_loaded_has_gone_for_it() -> None:
+    box = Box(memory_bytes=3, may_be_less=True)
+    box.see("a")
+    assert box.ask("b") == [Load("x", "b")]
+    box.load_ends()
+    box.see("b")
+    assert [type(each) for each in box.ask("a")] == [Unload, Load]
+
+
+def test_what_expires_tells_nothing_of_the_room() -> None:
+    box = Box(memory_bytes=3, may_be_less=True)
+    box.see("a", "b")
+    box.see("b")
+    box.see("b")
+    assert box.ask("c") == [Load("x", "c")]
+    box.load_ends()
+    assert box.ask("a") == [Load("x", "a")]
 
 
 def test_what_the_operator_says_is_not_learned_anew() -> None:

@@ -553,9 +553,9 @@ def test_a_request_that_comes_again_teaches_nothing_of_how_long_waits_are() -> N
     core.cancel(failed, 100.0)
     second = failed.again()
     assert core.offer(second, 100.0, again=True) == []
-    before = core._calibrations["hit"].apply(10.0)
+    before = core._stations["m"].calibrations["hit"].apply(10.0)
     assert started(core.finish(waiting, 100.1)) == [second]
-    assert core._calibrations["hit"].apply(10.0) == before
+    assert core._stations["m"].calibrations["hit"].apply(10.0) == before
 
 
 def test_a_request_that_comes_again_keeps_its_arrival_and_its_deadline() -> None:

@@ -94,8 +94,9 @@ class Machine(RuleBasedStateMachine):
         self.waiting: list[Ticket] = []
         self.again: set[Ticket] = set()
         self.outcomes: dict[Ticket, list[str]] = {}
-        self.failures: dict[str, int] = {}
-        self.backs_off_until: dict[str, float] = {}
+        self.failures: dict[tuple[str, str], int] = {}
+        self.backs_off_until: dict[tuple[str, str], float] = {}
+        self.missed: set[str] = set()  # models that somebody could not wait for
         self.plans: dict[str, object] = {}  # as of the end of the last event
         self.draining: set[tuple[str, str]] = set()
         self.closed = False
@@ -209,7 +210,7 @@ class Machine(RuleBasedStateMachine):
             assert self.scheduler.unheard(world.name, model, self.now) == []
             return
         if how == "well":
-            self.failures.pop(world.loading, None)
+            self.failures.pop((world.name, world.loading), None)
             model = world.has_loaded(self.now)
             self.check(self.scheduler.loaded(world.name, model, self.now))
             assert not self.scheduler.loaded(world.name, model, self.now), "a load ends once"
@@ -217,8 +218,8 @@ class Machine(RuleBasedStateMachine):
         model, tries = world.loading, world.tries
         if tries:
             world.has_stopped(self.now)
-            self.failures[model] = self.failures.get(model, 0) + 1
-            self.backs_off_until[model] = self.now + min(600.0, 15.0 * 2 ** (self.failures[model] - 1))
+            failures = self.failures[world.name, model] = self.failures.get((world.name, model), 0) + 1
+            self.backs_off_until[world.name, model] = self.now + min(600.0, 15.0 * 2 ** (failures - 1))
         else:
             world.loading, world.tries = "", 1
         decisions = self.scheduler.failed(world.name, model, "out of memory", self.now)
@@ -283,7 +284,9 @@ class Machine(RuleBasedStateMachine):
         self.outcomes[ticket] = []
         self.waiting.append(ticket)
         self.check(self.scheduler.offer(ticket, self.now, again=again), offered=ticket)
-        assert ticket.phase is not Phase.WAITING or (is_heard and self.up(ticket) and not self.is_full_for(ticket))
+        assert ticket.phase is not Phase.WAITING or (
+            is_heard and self.up(ticket) and (again or not self.is_full_for(ticket))
+        )
 
     def end(self, ticket: Ticket, decisions: list[Decision]) -> None:
         (self.running if ticket in self.running else self.waiting).remove(ticket)
@@ -335,7 +338,7 @@ class Machine(RuleBasedStateMachine):
         others = {name for name in self.places(ticket) if (name, ticket.resident) not in self.draining}
         assert backend != ticket.avoid or others <= {backend}
         assert (ticket.backend, ticket.started_at) == (decision.backend, self.now)
-        assert self.now < (ticket.deadline if ticket in self.again else self.start_by(ticket)), "too late"
+        assert self.now < self.start_by(ticket), "too late"
         assert not self.closed
 
     def check_turn(self, ticket: Ticket, offered: Ticket | None) -> None:
@@ -361,12 +364,14 @@ class Machine(RuleBasedStateMachine):
                 ]
             case "load_failed":
                 assert decision.why == "out of memory"
-                assert self.backs_off_until[ticket.resident] > self.now
-                assert not self.is_anywhere(ticket.resident)
+                assert not self.is_anywhere(ticket)
+                could = [name for name in self.up(ticket) if self.can_hold(name, ticket.resident)]
+                assert could and all(self.rests_until(name, ticket.resident) > self.now for name in could)
             case "deadline_unreachable":
-                is_absent = not self.is_anywhere(ticket.resident) and not self.is_coming(ticket.resident)
+                is_absent = not self.is_anywhere(ticket) and not self.is_coming(ticket.resident, ticket.candidates)
                 assert is_absent or self.rules.give_up < inf
                 assert self.start_by(ticket) < inf
+                self.missed.add(ticket.resident)
             case _:
                 raise AssertionError(reason)
 
@@ -378,8 +383,8 @@ class Machine(RuleBasedStateMachine):
         if not world.tries:
             deciding = [each for each in decisions if isinstance(each, Admit) and each.ticket.resident == model]
             asking = [ticket for ticket in self.waiting if ticket.resident == model]
-            assert asking or deciding, "nobody asks for it"
-            assert self.backs_off_until.get(model, 0.0) <= self.now
+            assert asking or deciding or model in self.missed, "nobody asks for it"
+            assert self.rests_until(world.name, model) <= self.now
             assert world.memory is None or sum(SIZES[each] for each in (*world.known, model)) <= world.memory, "no room"
         world.begins_to_load(model)
 
@@ -395,6 +400,9 @@ class Machine(RuleBasedStateMachine):
     # --- what the books say -----------------------------------------------------------------------------------------
 
     def start_by(self, ticket: Ticket) -> float:
+        """A request that comes again has started in time once."""
+        if ticket in self.again:
+            return ticket.deadline
         return min(ticket.deadline, ticket.arrived_at + self.rules.classes[ticket.urgency].max_wait_s)
 
     def up(self, ticket: Ticket) -> list[str]:
@@ -405,12 +413,17 @@ class Machine(RuleBasedStateMachine):
         world = self.worlds[backend]
         return not world.is_ours or model in world.known
 
-    def is_anywhere(self, model: str) -> bool:
-        stations = self.scheduler._stations
-        return bool(stations[model].stays) if model in stations else False
+    def is_anywhere(self, ticket: Ticket) -> bool:
+        """Whether its model is in the memory of a backend that it can run on."""
+        station = self.scheduler._stations.get(ticket.resident)
+        return station is not None and any(name in station.stays for name in self.up(ticket))
 
-    def is_coming(self, model: str) -> bool:
-        return any(world.loading == model for world in self.worlds.values())
+    def is_coming(self, model: str, backends: Container[str] = NAMES) -> bool:
+        return any(world.loading == model for world in self.worlds.values() if world.name in backends)
+
+    def rests_until(self, backend: str, model: str) -> float:
+        """It could not be loaded there."""
+        return self.backs_off_until.get((backend, model), 0.0)
 
     def is_pinned(self, model: str) -> bool:
         """As soon as it was asked for: before, nobody knows what the name stands for."""
@@ -513,14 +526,15 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_timer_is_set_for_whoever_waits(self) -> None:
         due = self.scheduler.next_deadline()
-        assert (due is None) is (not self.waiting)
+        assert due is not None or not self.waiting
         coming = {model for _, model in self.drains()} | {world.loading for world in self.worlds.values()}
         idle = {name for name in self.told if name not in dict(self.drains()) and not self.worlds[name].loading}
         for ticket in self.waiting:
             assert due is not None and due <= self.start_by(ticket)
             ours = [name for name in self.up(ticket) if name in idle and self.worlds[name].is_ours]
-            if ours and not self.is_anywhere(ticket.resident) and ticket.resident not in coming:
-                assert due <= max(self.now + SOON_S, self.backs_off_until.get(ticket.resident, 0.0))
+            if ours and not self.is_anywhere(ticket) and ticket.resident not in coming:
+                rest_s = min(self.rests_until(name, ticket.resident) for name in ours)
+                assert due <= max(self.now + SOON_S, rest_s)
 
     @invariant()
     def every_ticket_has_one_outcome_at_most(self) -> None:

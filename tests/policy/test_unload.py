@@ -89,3 +89,12 @@ def test_a_look_from_before_does_not_bring_it_back() -> None:
     box.unload("a")
     box.scheduler.observe(facts, box.now)
     assert box.scheduler.where("a") == {}
+
+
+def test_while_it_ends_what_it_runs_no_timer_fires_for_who_waits() -> None:
+    box = Box("a")
+    box.ask("a")
+    box.ask("a")
+    waiting, _ = box.ask("a")
+    box.unload("a")
+    assert box.scheduler.next_deadline() == waiting.deadline

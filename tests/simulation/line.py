@@ -60,6 +60,9 @@ class Client:
             self.resumed = self._loop.create_future()
             self._loop.call_later(self._slow_s, self._resume)
 
+    def cancel(self) -> None:
+        self.task.cancel()
+
     def response_ended(self, response: Response) -> None:
         self.answers.append(response)
 
@@ -87,7 +90,14 @@ class Client:
 
 
 class Line:
-    def __init__(self, loop: VirtualLoop, bounds: Bounds, backends: dict[str, SimulatedBackend], slots: int) -> None:
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        bounds: Bounds,
+        backends: dict[str, SimulatedBackend],
+        slots: int,
+        heartbeat_s: float = 0.0,
+    ) -> None:
         self.loop = loop
         self.backends = backends
         self.slots = slots
@@ -100,7 +110,7 @@ class Line:
         self.deadlines = Deadlines(loop)
         self.fleet = Fleet([self._backend(name) for name in backends], self.admission)
         self.clients: list[Client] = []
-        self.api = self._api()
+        self.api = self._api(heartbeat_s)
         loop.after_each_step = self.check
 
     def _backend(self, name: str) -> Backend:
@@ -113,10 +123,11 @@ class Line:
         self.admission.observe(backend.facts)
         return backend
 
-    def _api(self) -> Api:
+    def _api(self, heartbeat_s: float) -> Api:
         openai, prompt = OpenAI(), Prompt()
         service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
-        gateway = Gateway(Catalog({}, service), self.fleet, self.admission, RetryBudget(RetryPolicy()), self.metrics)
+        retries = RetryBudget(RetryPolicy())
+        gateway = Gateway(Catalog({}, service), self.fleet, self.admission, retries, self.metrics, heartbeat_s)
         inference = Inference(gateway, openai, prompt)
         table = RouteTable(
             (
@@ -143,6 +154,12 @@ class Line:
         self.clients.append(client)
         client.task = self.loop.create_task(self.api.handle(request, Response(client, request.head)), name=client.name)
         return client
+
+    def send_away(self, client: Client) -> None:
+        """What an operator may do to a request, if it has come, and is not over."""
+        for exchange in self.journal.exchanges:
+            if exchange.request_id == client.name:
+                exchange.dismiss()
 
     def switch(self, name: str, up: bool) -> None:
         backend = self.fleet.backends[name]
@@ -207,6 +224,8 @@ def check_answer(client: Client, record: Record | None) -> None:
         assert record is None or record.outcome is Outcome.CLIENT_GONE  # None: gone before its task began
         return
     assert record is not None and record.outcome is not Outcome.INTERNAL_ERROR
+    if client.lost and record.outcome is Outcome.CANCELLED:
+        return
     [response] = client.answers
     assert client.is_success == (record.outcome is Outcome.OK)
     assert record.status == response.status != 0
@@ -243,7 +262,8 @@ def draw(dice: random.Random, loop: VirtualLoop) -> Line:
         )
 
     backends = {name: SimulatedBackend(loop, connecting, script) for name in ("x", "y")[: dice.randint(1, 2)]}
-    line = Line(loop, Bounds(max_concurrent=dice.choice((None, 2))), backends, slots=dice.randint(1, 2))
+    bounds, slots = Bounds(max_concurrent=dice.choice((None, 2))), dice.randint(1, 2)
+    line = Line(loop, bounds, backends, slots, heartbeat_s=dice.choice((0.0, 0.05, 1.0)))
     for _ in range(dice.randint(3, 14)):
         loop.call_later(dice.random() * 6, lambda: draw_request(dice, line, odds))
     for _ in range(dice.choice((0, 0, 2))):
@@ -260,8 +280,9 @@ def draw_request(dice: random.Random, line: Line, odds: Odds) -> None:
         openai=dice.random() < 0.5,
         slow_s=dice.choice((0.0, 0.0, 0.5)),
     )
-    if dice.random() < odds.leave:
-        line.loop.at_step(line.loop.steps + dice.choice((1, 3, 10, 30, 80)) + dice.randrange(10), client.leave)
+    for action in (client.leave, lambda: line.send_away(client)):
+        if dice.random() < odds.leave:
+            line.loop.at_step(line.loop.steps + dice.choice((1, 3, 10, 30, 80)) + dice.randrange(10), action)
 
 
 def _no_orders(order: Load | Unload) -> None:

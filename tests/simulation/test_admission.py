@@ -25,7 +25,7 @@ def test_no_slot_leaks_in_any_crowd(seed: int) -> None:
 def test_the_crowds_see_every_outcome() -> None:
     """Else the seeds would prove little."""
     seen: Counter[str] = Counter()
-    for seed in range(100):
+    for seed in range(200):
         loop = VirtualLoop(seed)
         crowd = draw(random.Random(seed), loop)
         loop.run(crowd.rest())

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -43,6 +44,7 @@ def test_the_seeds_see_every_outcome() -> None:
         Outcome.UPSTREAM_ERROR,
         Outcome.UPSTREAM_TIMEOUT,
         Outcome.CLIENT_GONE,
+        Outcome.CANCELLED,
         Outcome.DRAINED,
     }
     assert seen.keys() == wanted, seen
@@ -60,29 +62,41 @@ SCRIPTS = {
 }
 CONNECTING = [Connecting(), Connecting(ending="refused"), Connecting(ending="dead")]
 CLIENTS = range(3)
+# Without signs of life for streams that wait, and with them.
+PACES = (0.0, 0.05)
 # A second cancellation comes at most this many steps after the first: by then the request is over.
 WINDOW = 3
 
 
-def play(*leaving: tuple[int, int], seed: int | None = None) -> Line:
-    """The scene, in which who leaves before which step."""
+def play(
+    *leaving: tuple[int, int],
+    sent_away: tuple[tuple[int, int], ...] = (),
+    seed: int | None = None,
+    heartbeat_s: float = 0.0,
+) -> Line:
+    """The scene, in which who leaves, or is sent away, before which step."""
     loop = VirtualLoop(seed)
     scripts = {client: iter(each) for client, each in SCRIPTS.items()}
     connecting = iter(CONNECTING)
     backend = SimulatedBackend(loop, lambda: next(connecting, Connecting()), lambda client: next(scripts[client]))
-    line = Line(loop, Bounds(), {"x": backend}, slots=1)
+    line = Line(loop, Bounds(), {"x": backend}, slots=1, heartbeat_s=heartbeat_s)
     line.ask(stream=True)
     line.ask(stream=True, slow_s=0.3, openai=True)
     line.ask(stream=False)
     for who, step in leaving:
         loop.at_step(step, line.clients[who].leave)
+    for who, step in sent_away:
+        loop.at_step(step, partial(line.send_away, line.clients[who]))
     loop.run(line.rest())
     line.check_end()
     return line
 
 
-def test_the_scene_is_as_told() -> None:
-    told = {record.request_id: (record.outcome, record.attempts) for record in play().records}
+@pytest.mark.parametrize("heartbeat_s", PACES)
+def test_the_scene_is_as_told(heartbeat_s: float) -> None:
+    line = play(heartbeat_s=heartbeat_s)
+    told = {record.request_id: (record.outcome, record.attempts) for record in line.records}
+    assert (b"queued" in line.clients[1].received) == bool(heartbeat_s)
     assert told == {
         "client-0": (Outcome.OK, 3),
         "client-1": (Outcome.UPSTREAM_ERROR, 2),
@@ -90,12 +104,33 @@ def test_the_scene_is_as_told() -> None:
     }
 
 
+@pytest.mark.parametrize("heartbeat_s", PACES)
 @pytest.mark.parametrize("seed", [None, 1])
-def test_a_client_that_leaves_at_any_step_leaves_nothing_behind(seed: int | None) -> None:
-    steps = play(seed=seed).loop.steps
-    lines = [play((who, step), seed=seed) for who in CLIENTS for step in range(steps)]
+def test_a_client_that_leaves_at_any_step_leaves_nothing_behind(seed: int | None, heartbeat_s: float) -> None:
+    steps = play(seed=seed, heartbeat_s=heartbeat_s).loop.steps
+    leaving = [(who, step) for who in CLIENTS for step in range(steps)]
+    lines = [play(each, seed=seed, heartbeat_s=heartbeat_s) for each in leaving]
     gone = [record for line in lines for record in line.records if record.outcome is Outcome.CLIENT_GONE]
     assert {record.attempts for record in gone} == {0, 1, 2, 3}
+    assert (200 in {record.status for record in gone if not record.attempts}) == bool(heartbeat_s)
+
+
+@pytest.mark.parametrize("heartbeat_s", PACES)
+def test_who_is_sent_away_at_any_step_leaves_nothing_behind(heartbeat_s: float) -> None:
+    steps = play(heartbeat_s=heartbeat_s).loop.steps
+    sent = [((who, step),) for who in CLIENTS for step in range(steps)]
+    lines = [play(sent_away=each, heartbeat_s=heartbeat_s) for each in sent]
+    gone = [record for line in lines for record in line.records if record.outcome is Outcome.CANCELLED]
+    assert {record.attempts for record in gone} == {0, 1, 2, 3}
+    assert {record.status for record in gone} == {200, 499}
+
+
+def test_who_leaves_as_it_is_sent_away_leaves_nothing_behind() -> None:
+    steps = play(heartbeat_s=PACES[1]).loop.steps
+    for who in CLIENTS:
+        for step in range(steps):
+            play((who, step), sent_away=((who, step),), heartbeat_s=PACES[1])
+            play((who, step + 1), sent_away=((who, step), (who, step + 1)), heartbeat_s=PACES[1])
 
 
 def test_a_client_that_is_cancelled_twice_at_any_steps_leaves_nothing_behind() -> None:

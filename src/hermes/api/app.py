@@ -88,7 +88,6 @@ class Api:
         except asyncio.CancelledError:
             if exchange.dismissed:
                 self._refuse(Dismissed("the request was sent away"), response, exchange, dialect)
-                _go_on()
                 return
             # Who cancelled? The client by leaving, or we at the end of a drain.
             exchange.outcome = Outcome.DRAINED if self.cutting else Outcome.CLIENT_GONE
@@ -138,13 +137,6 @@ class Api:
             )
         lines = content_line(b"application/json") + exchange.id_line() + render_headers(headers)
         response.send(error.status, lines, dialect.render_error(error, exchange.request_id))
-
-
-def _go_on() -> None:
-    """The task was cancelled, and has heard of it: its connection may have other requests."""
-    task = asyncio.current_task()
-    assert task is not None
-    task.uncancel()
 
 
 def _own_id(head: Head) -> str:

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict
 
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import CLASS_NAMES, Exchange, Journal, Waited
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Phase, Ticket, Why
 from hermes.principal import Principal
 
 _json = msgspec.json.Encoder().encode
+
+# Each takes some 11 us: all of a long queue would hold up everybody else (invariant I36).
+LISTED = 1000
 
 
 class Queue:
@@ -26,11 +28,12 @@ class Queue:
         self._clock = clock
 
     async def list(self, call: Call) -> None:
-        """In the order of arrival."""
-        told = [self._tell(exchange, ticket) for exchange, ticket in self._open(call.principal)]
-        states = [each["state"] for each in told]
-        counts = {"waiting": states.count(Phase.WAITING), "running": states.count(Phase.RUNNING)}
-        call.reply(_json({"object": "list", **counts, "data": told}))
+        """The first in the order of arrival, and how many there are."""
+        found = list(self._open(call.principal))
+        phases = [ticket.phase for _, ticket in found]
+        counts = {"waiting": phases.count(Phase.WAITING), "running": phases.count(Phase.RUNNING)}
+        told = [self._tell(exchange, ticket) for exchange, ticket in found[:LISTED]]
+        call.reply(_json({"object": "list", **counts, "has_more": len(found) > LISTED, "data": told}))
 
     async def get(self, call: Call) -> None:
         exchange, ticket = self._find(call)
@@ -40,26 +43,26 @@ class Queue:
         """Send a request away, whether it waits or runs."""
         exchange, ticket = self._find(call)
         told = self._tell(exchange, ticket)
-        exchange.dismiss()
+        if not exchange.dismiss():
+            raise _unknown(call)
         call.reply(_json({**told, "state": "cancelled"}))
 
     async def past(self, call: Call) -> None:
         """One that is open, or one of the last that were: how it went, and why it waited."""
         for exchange, ticket in self._open(call.principal):
             if exchange.request_id == call.named:
-                call.reply(_json(self._tell(exchange, ticket) | _why(ticket)))
+                call.reply(_json(self._tell(exchange, ticket) | _why(ticket.why)))
                 return
         for past in reversed(self._journal.recent):
-            record, ticket = past.record, past.ticket
-            if record.request_id == call.named and _may_see(call.principal, ticket):
-                told = {"state": "done", "class": ticket.urgency.name.lower(), "loaded": ticket.found}
-                call.reply(_json(asdict(record) | told | _why(ticket)))
+            record, why = (past.record, past.why) if isinstance(past, Waited) else (past, None)
+            if record.request_id == call.named and _may_see(call.principal, record.user):
+                call.reply(_json({"state": "done", **msgspec.to_builtins(record), **_why(why)}))
                 return
         raise _unknown(call)
 
     def _open(self, principal: Principal) -> Iterator[tuple[Exchange, Ticket]]:
         for exchange in self._journal.exchanges:
-            if exchange.ticket is not None and _may_see(principal, exchange.ticket):
+            if exchange.ticket is not None and _may_see(principal, exchange.ticket.tenant):
                 yield exchange, exchange.ticket
 
     def _find(self, call: Call) -> tuple[Exchange, Ticket]:
@@ -76,11 +79,12 @@ class Queue:
             "state": "retrying" if ticket.phase in (Phase.NEW, Phase.DONE) else ticket.phase,
             "model": exchange.model,
             "user": ticket.tenant,
-            "class": ticket.urgency.name.lower(),
+            "class": CLASS_NAMES[ticket.urgency],
             "stream": exchange.stream,
             "age_ms": _ms(now - exchange.arrived_at),
-            "deadline_ms": _ms(ticket.deadline - now),
         }
+        if not exchange.begun:  # a stream that has begun has met it
+            told["deadline_ms"] = _ms(ticket.deadline - now)
         if ticket.phase == Phase.WAITING:
             outlook = self._scheduler.outlook(ticket, now)
             told |= {"position": outlook.position, "eta_ms": _ms(outlook.eta_s), "eta_high_ms": _ms(outlook.eta_high_s)}
@@ -89,17 +93,16 @@ class Queue:
         return told
 
 
-def _may_see(principal: Principal, ticket: Ticket) -> bool:
-    return principal.admin or principal.tenant == ticket.tenant
+def _may_see(principal: Principal, user: str) -> bool:
+    return principal.admin or principal.tenant == user
 
 
 def _unknown(call: Call) -> RequestNotFound:
     return RequestNotFound(f"there is no request {call.named!r}, or it was too long ago", param="request_id")
 
 
-def _why(ticket: Ticket) -> dict[str, Any]:
-    """What it found when it began to wait; nothing if it did not."""
-    why: Why | None = ticket.why
+def _why(why: Why | None) -> dict[str, Any]:
+    """What a request found when it began to wait; nothing if it did not."""
     if why is None:
         return {}
     changes = [

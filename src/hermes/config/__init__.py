@@ -86,6 +86,7 @@ class Server(Struct, frozen=True):
     keep_alive_s: Seconds = 75
     write_timeout_s: Seconds = 60
     max_connections: CountOrZero = 0
+    cpu_affinity: tuple[CountOrZero, ...] = ()
     drain_timeout_s: Seconds = 30
     drain_grace_s: SecondsOrZero = 0
     state_dir: StateDir | None = None

@@ -34,9 +34,6 @@ class Encoder(Protocol):
     def text(self, text: str) -> bytes:
         """What `encode([TextDelta(text)])` gives, once the stream has begun: most of it is that."""
 
-    def queued(self, position: int, eta_ms: int) -> bytes:
-        """A sign of life while the request waits: its place, and when it will probably start. Not content."""
-
     def aside(self, text: str) -> bytes:
         """For people who look at the bytes: a line that no client takes for part of the answer; b"" without such."""
 
@@ -55,6 +52,9 @@ class ClientDialect(Protocol):
     def render_answer(self, answer: Answer, meta: Meta) -> bytes: ...
 
     def encoder(self, request: ChatRequest, meta: Meta) -> Encoder: ...
+
+    def queued(self, position: int, eta_ms: int) -> bytes:
+        """A sign of life in a stream that waits: its place, and when it will probably start. Not content."""
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes: ...
 

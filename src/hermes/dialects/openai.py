@@ -48,6 +48,9 @@ class OpenAI:
     def encoder(self, request: ChatRequest, meta: Meta) -> "ChunkEncoder":
         return ChunkEncoder(meta, request.include_usage)
 
+    def queued(self, position: int, eta_ms: int) -> bytes:
+        return sse.comment(f"queued position={position} eta_ms={eta_ms}")
+
     def render_error(self, error: GatewayError, request_id: str) -> bytes:
         return error_object(error)
 
@@ -132,9 +135,6 @@ class ChunkEncoder:
 
     def text(self, text: str) -> bytes:
         return self._text + _json(text) + self._text_end
-
-    def queued(self, position: int, eta_ms: int) -> bytes:
-        return sse.comment(f"queued position={position} eta_ms={eta_ms}")
 
     def aside(self, text: str) -> bytes:
         return sse.comment(text)

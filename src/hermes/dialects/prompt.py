@@ -40,6 +40,9 @@ class Prompt:
     def encoder(self, request: ChatRequest, meta: Meta) -> "LineEncoder":
         return LineEncoder(meta)
 
+    def queued(self, position: int, eta_ms: int) -> bytes:
+        return b'{"queued":{"position":%d,"eta_ms":%d}}\n' % (position, eta_ms)
+
     def render_error(self, error: GatewayError, request_id: str) -> bytes:
         return error_object(error)
 
@@ -65,9 +68,6 @@ class LineEncoder:
 
     def text(self, text: str) -> bytes:
         return b'{"delta":%s}\n' % _json(text)
-
-    def queued(self, position: int, eta_ms: int) -> bytes:
-        return b'{"queued":{"position":%d,"eta_ms":%d}}\n' % (position, eta_ms)
 
     def aside(self, text: str) -> bytes:
         return b""

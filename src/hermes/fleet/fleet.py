@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from math import inf
 from typing import Protocol
 
@@ -76,7 +77,7 @@ class Backend:
         self.inventory = Inventory("", {}, (), {})
         self.failures = 0
         self.seen_at = 0.0
-        self.changes = 0  # how often it came, went, or had other models than before
+        self.on_change: Callable[[], None] = lambda: None  # it came, went, or has other models than before
         self._failed_at = 0.0
         self._seen: object = None
         self._weights: dict[str, int] = {}  # what each model took when it was last loaded
@@ -167,7 +168,8 @@ class Backend:
             self._look.clear()
             looked, self._looked = self._looked, asyncio.Event()
             await self._probe()
-            self._tell(listener)
+            self._notice_change()
+            self._tell(lambda: listener.observe(self.facts))
             self._renew()
             looked.set()
             try:
@@ -219,13 +221,14 @@ class Backend:
             log.warning("backend %s could not load %s: %s", self.name, model, error.message)
             if isinstance(error, ModelNotFound):  # who hears of it asks again who has it
                 await self.look(PROBE_TIMEOUT_S)
-            listener.load_failed(self.name, model, error)
+            self._tell(partial(listener.load_failed, self.name, model, error))
         except Exception:  # who waits for the model must hear of it all the same
             log.exception("loading %s on backend %s met a bug", model, self.name)
-            listener.load_failed(self.name, model, GatewayError("loading it met a bug; the log has its cause"))
+            bug = GatewayError("loading it met a bug; the log has its cause")
+            self._tell(partial(listener.load_failed, self.name, model, bug))
         else:
             log.info("backend %s has loaded %s", self.name, model)
-            listener.loaded(self.name, model)
+            self._tell(partial(listener.loaded, self.name, model))
 
     async def _unload(self, model: str) -> None:
         """Where that fails the backend makes room by itself, or the next load fails, and is told of."""
@@ -307,13 +310,16 @@ class Backend:
             if self._patience is not None and not self._patience.expired():
                 self._patience.reschedule(now)
 
-    def _tell(self, listener: Listener) -> None:
+    def _notice_change(self) -> None:
         seen = self.state, self.inventory.names
-        self.changes += seen != self._seen
-        self._seen = seen
+        if seen != self._seen:
+            self._seen = seen
+            self.on_change()
+
+    def _tell(self, tell: Callable[[], None]) -> None:
         try:
-            listener.observe(self.facts)
-        except Exception:  # who listens must not end who watches
+            tell()
+        except Exception:  # who listens must not end who watches, or loads
             log.exception("telling of backend %s met a bug", self.name)
 
 
@@ -323,6 +329,9 @@ class Fleet:
     def __init__(self, backends: Iterable[Backend], listener: Listener) -> None:
         self.backends = {backend.name: backend for backend in backends}
         self._listener = listener
+        self.generation = 0  # grows with each backend that comes, goes, or has other models than before
+        for backend in self.backends.values():
+            backend.on_change = self._changed
 
     async def run(self) -> None:
         """Watch all backends, and do what is ordered, until cancelled."""
@@ -339,10 +348,8 @@ class Fleet:
     def order(self, order: Load | Unload) -> None:
         self.backends[order.backend].order(order)
 
-    @property
-    def generation(self) -> int:
-        """Grows with each backend that comes, goes, or has other models than before."""
-        return sum(backend.changes for backend in self.backends.values())
+    def _changed(self) -> None:
+        self.generation += 1
 
     @property
     def ready(self) -> bool:

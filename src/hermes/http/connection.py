@@ -223,6 +223,10 @@ class ServerConnection(asyncio.Protocol):
         if not self.lost:
             self._transport.write(data)
 
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
     def response_ended(self, response: Response) -> None:
         if self.lost or (response.keep_alive and not self._server.closing):
             return

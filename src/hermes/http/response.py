@@ -23,6 +23,7 @@ class Channel(Protocol):
     def date_line(self) -> bytes: ...
     def write(self, data: bytes) -> None: ...
     def response_ended(self, response: "Response") -> None: ...
+    def cancel(self) -> None: ...
 
 
 class Response:
@@ -70,6 +71,10 @@ class Response:
     async def drain(self) -> None:
         if self._connection.resumed is not None:
             await asyncio.shield(self._connection.resumed)  # whoever stops waiting must not cancel it for the next
+
+    def cancel(self) -> None:
+        """Whoever answers is cancelled."""
+        self._connection.cancel()
 
     def send(self, status: int, headers: bytes, body: bytes) -> None:
         """Answer whole. Raises RuntimeError where an answer has begun."""

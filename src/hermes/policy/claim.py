@@ -12,7 +12,7 @@ from math import inf
 from msgspec import Struct
 
 from hermes.errors import BadRequest
-from hermes.principal import Class
+from hermes.principal import Class, Principal
 
 _CLASSES = {each.name.lower().encode("ascii"): each for each in Class}
 _MAX_S = 86400.0
@@ -35,19 +35,18 @@ NO_CLAIM = Claim()
 _TIERS = {"priority": Class.INTERACTIVE, "default": Class.NORMAL, "auto": Class.NORMAL, "flex": Class.BATCH}
 
 
-def urgency(claim: Claim, service_tier: str, usual: Class, ceiling: Class) -> Class:
-    """The class of a request: what it asks for, else what is usual; never above the ceiling."""
-    asked = usual
-    if claim.urgency is not None:
-        asked = claim.urgency
-    elif service_tier in _TIERS:
-        asked = _TIERS[service_tier]
-    elif claim.background:
-        asked = _BACKGROUND
-    return max(ceiling, asked)
-
-
-_BACKGROUND = Class.NORMAL
+def urgency(claim: Claim, service_tier: str, principal: Principal, highest: Class) -> Class:
+    """The class of a request: what it asks for, else what is usual; never above the key's ceiling or the model's."""
+    asked = principal.usual
+    if claim is not NO_CLAIM or service_tier:
+        if claim.urgency is not None:
+            asked = claim.urgency
+        elif service_tier in _TIERS:
+            asked = _TIERS[service_tier]
+        elif claim.background:
+            asked = Class.NORMAL
+        asked = max(asked, principal.ceiling)
+    return max(asked, highest)
 
 
 def read(headers: Mapping[bytes, bytes]) -> Claim:
@@ -72,7 +71,7 @@ def _urgency(headers: Mapping[bytes, bytes]) -> Class | None:
 def _deadline_s(headers: Mapping[bytes, bytes]) -> float:
     if (said := headers.get(b"x-hermes-deadline-ms")) is None:
         return inf
-    if not (said.isdigit() and 0 < int(said[:20]) <= _MAX_S * 1000):
+    if not (len(said) <= 8 and said.isdigit() and 0 < int(said) <= _MAX_S * 1000):
         raise BadRequest(
             "the header x-hermes-deadline-ms must be a whole number of milliseconds from now, above 0, at most a day",
             param="x-hermes-deadline-ms",

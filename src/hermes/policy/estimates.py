@@ -43,10 +43,6 @@ class Samples:
         """None until something was seen."""
         return self.mean if self._recent else None
 
-    def quantile(self, part: float) -> float:
-        """What `part` of the samples do not exceed."""
-        return self.left(0.0, part)
-
     @property
     def median(self) -> float:
         return self._sorted[len(self._sorted) // 2] if self._sorted else self.first
@@ -65,11 +61,11 @@ class Samples:
         return self.first if not ordered else ordered[0]
 
     def left(self, spent: float, part: float) -> float:
-        """Of those that last longer than `spent`: what `part` of them still take from there."""
+        """Of those that last longer than `spent`: what `part` of them still take from there. Of none: as long again."""
         begin = bisect_right(self._sorted, spent)
         longer = len(self._sorted) - begin
         if not longer:
-            return max(self.first, self._sorted[-1] if self._sorted else 0.0) if not spent else self.mean
+            return max(self.first, self._sorted[-1] if self._sorted else 0.0) if not spent else max(self.mean, spent)
         return self._sorted[min(begin + int(part * longer), len(self._sorted) - 1)] - spent
 
 
@@ -125,20 +121,23 @@ class Calibration:
     def learn(self, thought_s: float, actual_s: float) -> None:
         if thought_s <= 0:
             return
-        off = log(max(actual_s, 0.01) / thought_s)
+        off = min(_MOST, max(-_MOST, log(max(actual_s, 0.01) / thought_s)))
         self._middle += _STEP * (0.5 if off > self._middle else -0.5)
         self._high += _STEP * (0.9 if off > self._high else -0.1)
 
 
 _STEP = 0.06
+# No prediction is off by more than this factor for long, whatever was learned: who is refused by it teaches nothing.
+_MOST = log(4.0)
 
 
 _Learned = Annotated[float, Meta(ge=0, le=1e6)] | None
+_LearnedTime = Annotated[float, Meta(gt=0, le=1e6)] | None
 
 
 class Learned(Struct, frozen=True, omit_defaults=True):
     """What was learned of a model, in a few numbers: seconds for a load and a run, tokens of an answer."""
 
     load_s: _Learned = None
-    service_s: _Learned = None
+    service_s: _LearnedTime = None
     output_tokens: _Learned = None

@@ -31,7 +31,18 @@ class Backlog:
     `in_turns`: tenants take turns even while all could start in time.
     """
 
-    __slots__ = ("_capped", "_in_turns", "_order", "_pushed", "_shares", "_tenants", "_turns", "start_by", "waiting")
+    __slots__ = (
+        "_capped",
+        "_having",
+        "_in_turns",
+        "_order",
+        "_pushed",
+        "_shares",
+        "_tenants",
+        "_turns",
+        "start_by",
+        "waiting",
+    )
 
     def __init__(self, shares: Shares[str], *, in_turns: bool = False) -> None:
         self._in_turns = in_turns
@@ -40,6 +51,7 @@ class Backlog:
         self._shares = shares
         self._order: SortedList[Any] = SortedList()  # of (start_by, sequence, ticket)
         self._tenants: dict[str, list[tuple[float, float, int, Ticket]]] = {}
+        self._having: list[int] = []  # how many tenants have one ticket or more, two or more, ...
         self._turns: list[tuple[float, int, str]] = []  # a heap; what is not true any more is dropped on top
         self._pushed = 0
         self._capped: set[str] = set()
@@ -47,7 +59,7 @@ class Backlog:
     def __iter__(self) -> Iterator[Ticket]:
         return (ticket for _, _, ticket in self._order)
 
-    def put(self, ticket: Ticket, at_head: bool) -> None:
+    def put(self, ticket: Ticket) -> None:
         self._order.add((ticket.start_by, ticket.sequence, ticket))
         self.waiting += 1
         self.start_by = min(self.start_by, ticket.start_by)
@@ -56,7 +68,10 @@ class Backlog:
             own = self._tenants[ticket.tenant] = []
             self._shares.enter(ticket.tenant)
             self.turn(ticket.tenant)
-        insort(own, (-inf if at_head else ticket.priority, ticket.start_by, ticket.sequence, ticket))
+        insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
+        if len(own) > len(self._having):
+            self._having.append(0)
+        self._having[len(own) - 1] += 1
 
     def take(self, ticket: Ticket) -> None:
         self._order.remove((ticket.start_by, ticket.sequence, ticket))
@@ -68,14 +83,17 @@ class Backlog:
         place = 0
         if own[0][-1] is not ticket:
             place = bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
-            if place == len(own) or own[place][-1] is not ticket:  # it had its turn before, and went to the head
-                place = bisect_left(own, (-inf, ticket.start_by, ticket.sequence, ticket))
         assert own[place][-1] is ticket
+        self._having[len(own) - 1] -= 1
+        if not self._having[-1]:
+            self._having.pop()
         del own[place]
         if not own:
             del self._tenants[tenant]
             self._capped.discard(tenant)
             self._shares.leave(tenant)
+        elif place == 0 and tenant in self._capped:
+            self.turn(tenant)  # the next of its tickets may have no cap
 
     def turn(self, tenant: str) -> None:
         """Its counter has changed, or it may run again."""
@@ -124,6 +142,8 @@ class Backlog:
 
     def in_time(self, when: float) -> int:
         """How many could still start then."""
+        if when <= self.start_by:
+            return self.waiting
         late: int = self._order.bisect_left((when, -1))
         return self.waiting - late
 
@@ -139,25 +159,31 @@ class Backlog:
             return place
         mine = bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence))
         # Turns go round: before my (n + 1)th, every other has about as many.
-        return mine + sum(min(len(theirs), mine + 1) for name, theirs in self._tenants.items() if name != ticket.tenant)
+        turns = mine + 1
+        if len(self._tenants) < turns:
+            rounds = sum(min(len(each), turns) for each in self._tenants.values())
+        else:
+            rounds = sum(self._having[:turns])
+        return mine + rounds - min(len(own), turns)
 
 
 class Line:
-    """`backlogs` by class. `candidates` are the backends that all of them can run on."""
+    """`backlogs` by class. `candidates` are the backends that all of them can run on; `slots` those they have now."""
 
-    __slots__ = ("backlogs", "candidates", "model", "waiting")
+    __slots__ = ("backlogs", "candidates", "model", "slots", "waiting")
 
     def __init__(self, model: str, candidates: tuple[str, ...], shares: tuple[Shares[str], ...]) -> None:
         self.model = model
         self.candidates = candidates
+        self.slots = 0
         self.backlogs = tuple(Backlog(shares[each], in_turns=each is Class.BATCH) for each in Class)
         self.waiting = 0
 
     def __iter__(self) -> Iterator[Ticket]:
         return (ticket for backlog in self.backlogs for ticket in backlog)
 
-    def put(self, ticket: Ticket, at_head: bool) -> None:
-        self.backlogs[ticket.urgency].put(ticket, at_head)
+    def put(self, ticket: Ticket) -> None:
+        self.backlogs[ticket.urgency].put(ticket)
         self.waiting += 1
 
     def take(self, ticket: Ticket) -> None:

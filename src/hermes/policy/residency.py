@@ -2,9 +2,9 @@
 
 A model stays until its memory is wanted. A swap is made when the index says that it lets more requests start in time
 than it holds up: `weight x (those of the model that could still start once it is loaded)` against, for each model that
-has to go, `weight x (3 x running + 4 x waiting)`. One whose slots were all in use lately counts as if they were, even
-while it rests: the next burst will want them. What has to go starts nothing new, ends what it runs, and is unloaded;
-nothing is cancelled. One load at a time per backend.
+has to go, `weight x (3 x running + 4 x waiting)`; requests count by the weights of their classes. One whose slots were
+all in use lately counts as if they were, even while it rests: the next burst will want them. What has to go starts
+nothing new, ends what it runs, and is unloaded; nothing is cancelled. One load at a time per backend.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ from math import exp, inf
 
 from msgspec import Struct
 
-from hermes.policy.estimates import Average, Samples
+from hermes.policy.estimates import Average, Calibration, Samples
 from hermes.policy.fairness import Shares
 from hermes.policy.line import Line
-from hermes.policy.ticket import BackendFacts, Ticket
+from hermes.policy.ticket import STANDARD, BackendFacts, Rules, Ticket
 from hermes.principal import Class
 
 # Flat optima, every one: see docs/scheduling.md.
@@ -26,7 +26,10 @@ IDLE_QUANTILE = 0.6
 LATELY_S = 60.0
 LATELY_STEP_S = 0.05
 FULLNESS = 4
-BATCH_COUNTS = 0.25
+# A model of which less ran lately is in nobody's way.
+HARDLY_USED = 0.02
+# Of those that wait, no more are counted than could start within so long.
+HELD_UP_S = 30.0
 
 FIRST_LOAD_S = 10.0
 FIRST_SERVICE_S = 5.0
@@ -39,9 +42,12 @@ SHARE_OF_LAST = 500.0
 
 # More victims for one load than this are not looked for, except all.
 MAX_VICTIMS = 4
+# Together with others only these go: of all that are loaded those that are worth least.
+MAX_TOGETHER = 8
 
 BACK_OFF_S = 15.0
 MAX_BACK_OFF_S = 600.0
+MAX_DOUBLINGS = 10
 
 
 class Station:
@@ -49,17 +55,17 @@ class Station:
 
     __slots__ = (
         "arrived",
-        "back_off_until",
+        "calibrations",
         "candidates",
         "classes",
-        "failures",
+        "counts",
         "in_time",
+        "is_slow",
         "learns_at",
         "lines",
         "load_s",
-        "missed_until",
+        "missed_at",
         "name",
-        "open_slots",
         "output_tokens",
         "pinned",
         "service_s",
@@ -67,19 +73,23 @@ class Station:
         "slots",
         "stays",
         "tenants",
+        "tried_at",
         "usual_slots",
         "waiting",
         "weight",
+        "whole_s",
         "why_failed",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, rules: Rules = STANDARD) -> None:
         self.name = name
+        heaviest = max(each.weight for each in rules.classes)
+        self.counts = tuple(each.weight / heaviest for each in rules.classes)  # what one of a class counts in swaps
         self.stays: dict[str, Stay] = {}  # by backend
         self.lines: dict[tuple[str, tuple[str, ...]], Line] = {}  # those where something waits
         self.waiting = 0
-        self.missed_until = -inf  # somebody was refused because it is not loaded, and may come again
-        self.open_slots = 0
+        self.missed_at = -inf  # somebody was refused because it is not loaded, and may come again
+        self.is_slow = False  # a load takes longer than they can wait
         self.usual_slots = 1  # those it had when it was last somewhere, or would have
         self.candidates: tuple[str, ...] = ()
         self.classes: Shares[Class] = Shares()
@@ -89,33 +99,53 @@ class Station:
         self.pinned = False
         self.load_s = Average(FIRST_LOAD_S)
         self.service_s = Samples(FIRST_SERVICE_S)
+        self.calibrations = {"hit": Calibration(), "coming": Calibration(), "absent": Calibration()}
+        self.whole_s = Samples(FIRST_SERVICE_S)  # of whole answers only
+        self.tried_at = -inf  # one that was likely to take too long
         self.learns_at = -inf
         self.output_tokens = Average(FIRST_OUTPUT_TOKENS)
         self.weight = 1.0
         self.arrived = 0.0
         self.in_time = 0.0
-        self.failures = 0
-        self.back_off_until = -inf
         self.why_failed = ""
-
-    @property
-    def pace_s(self) -> float:
-        """From one start to the next, when all slots are busy."""
-        return self.service_s.mean / (self.open_slots or self.usual_slots)
 
     def count_slots(self) -> None:
         """A stay has begun, ended or changed."""
-        self.open_slots = sum(stay.slots for stay in self.stays.values() if stay.open)
-        self.usual_slots = self.open_slots or self.usual_slots
+        self.usual_slots = sum(stay.slots for stay in self.stays.values() if stay.open) or self.usual_slots
+        for line in self.lines.values():
+            line.slots = self.slots_on(line.candidates)
 
-    def waiting_in_time(self, when: float, backend: str) -> float:
-        """How many that `backend` can serve could still start then; batch counts less."""
-        count = 0.0
+    @property
+    def load_known_s(self) -> float:
+        """Nobody is given up because of a load time that was never seen."""
+        return self.load_s.value if self.load_s.is_known else 0.0
+
+    def waiting_in_time(self, now: float, when: float, backend: str) -> float:
+        """How many that `backend` can serve could still start then, by their classes' weights.
+
+        Not those that start until then where the model is loaded already.
+        """
+        in_time: dict[tuple[str, ...], tuple[int, float]] = {}
         for line in self.lines.values():
             if backend in line.candidates:
-                interactive, normal, batch = line.backlogs
-                count += interactive.in_time(when) + normal.in_time(when) + BATCH_COUNTS * batch.in_time(when)
-        return count
+                number, count = in_time.get(line.candidates, (0, 0.0))
+                for backlog, counts in zip(line.backlogs, self.counts, strict=True):
+                    if some := backlog.waiting and backlog.in_time(when):
+                        number, count = number + some, count + some * counts
+                in_time[line.candidates] = number, count
+        rounds = (when - now) / max(self.service_s.mean, 0.001) + 1
+        return sum(
+            [
+                count * max(0.0, 1 - self.slots_on(candidates) * rounds / number)
+                for candidates, (number, count) in in_time.items()
+                if number
+            ]
+        )
+
+    def slots_on(self, backends: tuple[str, ...]) -> int:
+        """Where it can be run on these."""
+        stays = self.stays
+        return sum([stay.slots for name in backends if (stay := stays.get(name)) is not None and stay.open])
 
 
 class Stay:
@@ -124,6 +154,7 @@ class Stay:
     __slots__ = (
         "_lately",
         "_lately_at",
+        "_lately_counted",
         "draining",
         "found",
         "leaving",
@@ -148,6 +179,7 @@ class Stay:
         self.draining = False
         self.leaving = False  # an operator wants it gone, whoever else does not
         self._lately = 0.0
+        self._lately_counted = 0.0
         self._lately_at = since
         self.fit()
 
@@ -159,26 +191,50 @@ class Stay:
         self.station.count_slots()
 
     def start(self, ticket: Ticket, now: float) -> None:
-        self._note(now)
+        if now - self._lately_at >= LATELY_STEP_S:
+            self._note(now)
         self.running[ticket] = None
 
     def end(self, ticket: Ticket, now: float) -> None:
-        self._note(now)
+        if now - self._lately_at >= LATELY_STEP_S:
+            self._note(now)
         del self.running[ticket]
 
     def _note(self, now: float) -> None:
-        if now - self._lately_at < LATELY_STEP_S:
-            return
-        self._lately += (len(self.running) - self._lately) * (1 - exp((self._lately_at - now) / LATELY_S))
+        part = 1 - exp((self._lately_at - now) / LATELY_S)
+        self._lately += (len(self.running) - self._lately) * part
+        self._lately_counted += (self._counted - self._lately_counted) * part
         self._lately_at = now
+
+    @property
+    def is_unused(self) -> bool:
+        """Nothing waits for it, runs on it, or did lately."""
+        return not self.running and not self.station.waiting and self._lately < HARDLY_USED
+
+    @property
+    def _counted(self) -> float:
+        counts = self.station.counts
+        return sum([counts[run.urgency] for run in self.running])
 
     def worth(self, now: float) -> float:
         """What is lost if it has to go."""
         self._note(now)
         station = self.station
-        running = max(len(self.running), self.slots * (self._lately / self.slots) ** FULLNESS)
-        waiting = station.waiting / len(station.stays)
-        return station.weight * (RUNNING_COSTS * running + WAITING_COSTS * waiting)
+        lately = self._lately_counted * (self._lately / self.slots) ** (FULLNESS - 1)
+        return station.weight * (RUNNING_COSTS * max(self._counted, lately) + WAITING_COSTS * self._held_up())
+
+    def _held_up(self) -> float:
+        """Those that wait for it, its part of them if they may start elsewhere too."""
+        if not self.station.waiting:
+            return 0.0
+        most = self.slots * HELD_UP_S / max(self.station.service_s.mean, 0.001)
+        waiting = [0.0] * len(Class)
+        for line in self.station.lines.values():
+            if self.site.name in line.candidates:
+                places = sum(name in self.station.stays for name in line.candidates)
+                for each in Class:
+                    waiting[each] += line.backlogs[each].waiting / places
+        return sum(count * min(most, each) for count, each in zip(self.station.counts, waiting, strict=True))
 
     def idle_in_s(self, now: float) -> float:
         """How long until its runs have ended, probably."""
@@ -195,19 +251,35 @@ class Plan(Struct, eq=False):
     loading_since: float | None = None
     tries: int = 0
 
+    @property
+    def is_draining(self) -> bool:
+        return self.loading_since is None and bool(self.victims)
+
     def changes(self, model: str) -> bool:
         """Whether the model comes or goes by it."""
         return model == self.station.name or any(stay.station.name == model for stay in self.victims)
 
 
+class Rest(Struct):
+    """A model could not be loaded somewhere, and is not tried there again before `until`."""
+
+    failures: int = 0
+    until: float = -inf
+
+    def fail(self, now: float) -> None:
+        self.until = now + min(MAX_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(self.failures, MAX_DOUBLINGS))
+        self.failures += 1
+
+
 class Site:
     """One backend, what is in its memory, and the one change under way."""
 
-    __slots__ = ("changed_at", "chosen_at", "facts", "learned_bytes", "most_bytes", "plan", "stays")
+    __slots__ = ("changed_at", "chosen_at", "facts", "learned_bytes", "most_bytes", "plan", "rests", "stays")
 
     def __init__(self, facts: BackendFacts) -> None:
         self.facts = facts
         self.stays: dict[str, Stay] = {}  # by model
+        self.rests: dict[str, Rest] = {}  # by model
         self.plan: Plan | None = None
         self.learned_bytes: int | None = None
         self.most_bytes = 0  # ever seen loaded at once
@@ -227,6 +299,10 @@ class Site:
     def is_ours(self) -> bool:
         """Whether we decide what is in its memory."""
         return self.facts.loaded is not None
+
+    def rests_until(self, station: Station) -> float:
+        rest = self.rests.get(station.name)
+        return rest.until if rest is not None else -inf
 
     def size_of(self, station: Station) -> int:
         return station.size_bytes or self.facts.sizes.get(station.name, 0)
@@ -258,20 +334,25 @@ class Site:
             return 0
         return max(0, sum(stay not in going for stay in self.stays.values()) + 1 - self.facts.max_loaded)
 
-    def victims(self, station: Station) -> Iterator[tuple[Stay, ...]]:
-        """Each smallest set of models that have to go for this one; an empty one if there is room.
+    def lacks(self, station: Station) -> tuple[int, int]:
+        """How many bytes of room the model lacks, and how many places."""
+        return self.missing_bytes(station), self.surplus()
 
+    def victims(self, lacks: tuple[int, int], stays: Sequence[Stay]) -> Iterator[tuple[Stay, ...]]:
+        """Each smallest set of models that have to go for one that lacks so much; an empty one if there is room.
+
+        `stays` are those that are here, the least worth first: sets of several are looked for among a few only.
         Under pressure there is none for more than there was: what takes another's place takes nothing from anybody.
         """
-        missing, surplus = self.missing_bytes(station), self.surplus()
+        missing, surplus = lacks
         if not missing and not surplus:
             if not self.facts.pressed:
                 yield ()
             return
-        may_go = [stay for stay in self.stays.values() if not stay.station.pinned]
+        may_go = [stay for stay in stays if not stay.station.pinned]
         found: list[frozenset[Stay]] = []
         for count in (*range(1, min(MAX_VICTIMS, len(may_go) - 1) + 1), len(may_go)):
-            for some in combinations(may_go, count):
+            for some in combinations(may_go if count in (1, len(may_go)) else may_go[:MAX_TOGETHER], count):
                 enough = len(some) >= surplus and sum(stay.size_bytes for stay in some) >= missing
                 if enough and not any(map(frozenset(some).issuperset, found)):
                     found.append(frozenset(some))
@@ -282,22 +363,27 @@ def choose(site: Site, wanting: Sequence[Station], now: float) -> Plan | None:
     """The swap that gains most, if any gains."""
     best, most = None, 0.0
     losses = {stay: (stay.worth(now), stay.idle_in_s(now)) for stay in site.stays.values()}
+    stays = sorted(losses, key=lambda stay: losses[stay][0])
+    found: dict[tuple[int, int], list[tuple[Stay, ...]]] = {}
     for station in wanting:
-        if not station.waiting and best is None and next(site.victims(station), None) == ():
-            best = Plan(station, (), now)  # for those that could not wait for it, and may come again
+        lacks = site.lacks(station)
+        if lacks not in found:
+            found[lacks] = list(site.victims(lacks, stays))
+        if not station.waiting and best is None:  # for those that could not wait for it, and may come again
+            for victims in found[lacks]:
+                if not victims or (station.is_slow and all(stay.is_unused for stay in victims)):
+                    best = Plan(station, victims, now)
+                    break
         if station.weight * station.waiting <= most:
             continue
-        # Nobody is given up because of a load time that was never seen.
-        load_s = station.load_s.value if station.load_s.is_known else 0.0
-        elsewhere = station.open_slots / max(station.service_s.mean, 0.001)
-        for victims in site.victims(station):
+        ready_at = now + station.load_known_s
+        at_best = station.weight * station.waiting_in_time(now, ready_at, site.name)
+        for victims in found[lacks]:
             lost = sum(losses[stay][0] for stay in victims)
-            if station.weight * station.waiting - lost <= most:
+            if at_best - lost <= most:
                 continue
-            ready_at = now + load_s + max((losses[stay][1] for stay in victims), default=0.0)
-            waiting = station.waiting_in_time(ready_at, site.name)
-            if elsewhere:  # what runs already where it is loaded goes on meanwhile
-                waiting -= elsewhere * (ready_at - now) + station.open_slots
-            if station.weight * waiting - lost > most:
-                best, most = Plan(station, victims, now), station.weight * waiting - lost
+            idle_s = max((losses[stay][1] for stay in victims), default=0.0)
+            gain = station.weight * station.waiting_in_time(now, ready_at + idle_s, site.name) if idle_s else at_best
+            if gain - lost > most:
+                best, most = Plan(station, victims, now), gain - lost
     return best

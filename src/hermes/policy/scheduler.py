@@ -13,15 +13,16 @@ decisions come out, in the order they were made. Rules:
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
-from hermes.policy.estimates import Calibration, Learned, Outlook
+from hermes.policy.estimates import Learned, Outlook
+from hermes.policy.fairness import Shares
 from hermes.policy.line import Line
 from hermes.policy.queue import Queue
 from hermes.policy.residency import (
-    BACK_OFF_S,
-    MAX_BACK_OFF_S,
     MAX_WEIGHT,
     SHARE_OF_LAST,
     WEIGHT_STEP,
+    Plan,
+    Rest,
     Site,
     Station,
     Stay,
@@ -58,6 +59,8 @@ ENOUGH_RUNS = 5
 MISSED_S = 60.0
 # So much of its time is kept for a whole answer at most, however long some runs are: the rest it may wait.
 MOST_FOR_RUN = 0.8
+# Who is likely to be cut is let through so often, for it to be seen whether that is so.
+TRY_EVERY_S = 60.0
 # A run in so many seconds tells enough of how long runs take: thousands a second are all alike.
 LEARN_EVERY_S = 0.05
 # A run that its deadline has cut would have taken longer: probably so many times what it had.
@@ -96,7 +99,10 @@ class Scheduler:
         self._stations: dict[str, Station] = {}
         self._sites: dict[str, Site] = {}
         self._tenants: dict[str, _Tenant] = {}
-        self._calibrations = {"hit": Calibration(), "coming": Calibration(), "absent": Calibration()}
+        # Where the process has a cap, models hold each other up: what classes and tenants were served by all of them.
+        self._is_shared = bounds.max_concurrent is not None
+        self._classes: Shares[Class] = Shares()
+        self._shares: tuple[Shares[str], ...] = (Shares(), Shares(), Shares())
         self._waiting: dict[Station, None] = {}  # stations where something waits
         self._missed: dict[Station, None] = {}  # absent ones that somebody could not wait for
         self._running = 0
@@ -133,12 +139,12 @@ class Scheduler:
             return decisions
         if not again:
             self._count_arrival(station)
-        ticket.start_by = self._start_by(ticket, station)
+        ticket.start_by = self._start_by(ticket, station, again)
         self._sequence += 1
         ticket.sequence = self._sequence
-        if refusal := self._refusal(ticket, lane, station, now) or self._predict(ticket, station, now, again):
+        if refusal := self._refusal(ticket, lane, station, now, again) or self._predict(ticket, station, now, again):
             return [*decisions, refusal, *(self._weigh(now) if self._missed else ())]
-        self._put(ticket, station, again)
+        self._put(ticket, station)
         if changes := self._weigh(now, station):
             decisions += changes
             self._predict(ticket, station, now, again=True)
@@ -146,11 +152,9 @@ class Scheduler:
 
     def settle(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
         """A run's true tokens are known: its tenant's share is corrected by what was charged in advance."""
-        station = self._stations[ticket.resident]
-        station.output_tokens.add(output_tokens)
-        ticket.settled = True
+        ticket.settled, ticket.output_tokens = True, output_tokens
         if ticket.charged_tokens:
-            self._correct(ticket, station, prompt_tokens + output_tokens)
+            self._correct(ticket, self._stations[ticket.resident], prompt_tokens + output_tokens)
 
     def finish(self, ticket: Ticket, now: float) -> list[Decision]:
         """A run has ended by itself. Ending it again changes nothing (I2)."""
@@ -159,26 +163,32 @@ class Scheduler:
         station = self._stations[ticket.resident]
         if now >= station.learns_at:
             station.learns_at = now + LEARN_EVERY_S
-            station.service_s.add((now - ticket.started_at) * self._rules.service_error)
+            took_s = (now - ticket.started_at) * self._rules.service_error
+            station.service_s.add(took_s)
+            if ticket.whole:
+                station.whole_s.add(took_s)
+            if ticket.settled:
+                station.output_tokens.add(ticket.output_tokens)
         return self._end(ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> list[Decision]:
         """Its client has left, in whatever phase, or its run has failed: nothing is learned of how long it takes."""
         if ticket.phase is Phase.WAITING:
             self._take(ticket, Phase.DONE)
-            return self._advance_all(now)
+            return [*self._dispatch((self._stations[ticket.resident],), now), *self._advance_all(now)]
         if ticket.phase is not Phase.RUNNING:
             return []
         station, ran_s = self._stations[ticket.resident], now - ticket.started_at
         if ticket.whole and now >= ticket.deadline:
             station.service_s.add(CUT_RUNS_NEED * ran_s)
+            station.whole_s.add(CUT_RUNS_NEED * ran_s)
         if ticket.charged_tokens and not ticket.settled:
-            self._correct(ticket, station, ticket.charged_tokens * min(1.0, ran_s / station.service_s.mean))
+            self._correct(ticket, station, ticket.charged_tokens * ran_s / station.service_s.mean)
         return self._end(ticket, now)
 
     def expire(self, now: float) -> list[Decision]:
         """Time has passed: refuse what cannot start in time any more, and weigh again what to load."""
-        return [*self._send_hopeless(self._waiting, now), *self._weigh(now)]
+        return [*self._dispatch(self._waiting, now), *self._weigh(now)]
 
     # --- events: backends -------------------------------------------------------------------------------------------
 
@@ -199,13 +209,13 @@ class Scheduler:
         site = self._sites.get(facts.name)
         if site is None:
             site = self._sites[facts.name] = Site(facts)
-        site.facts = facts
+        seen_before, site.facts = site.facts.seen_at, facts
         if facts.loaded is None:
             for station in self._stations.values():
                 if facts.name in station.candidates:
-                    self._settle_in(station, site, now)
+                    self._move_in(station, site, now)
         else:
-            self._compare(site, facts.loaded, now)
+            self._compare(site, seen_before, now)
         for stay in site.stays.values():
             stay.fit()
         decisions: list[Decision] = []
@@ -224,8 +234,8 @@ class Scheduler:
         station, site.plan, site.changed_at = plan.station, None, now
         took_s = now - plan.loading_since
         station.load_s.add(took_s)
-        station.failures = 0
-        stay = self._settle_in(station, site, now)
+        site.rests.pop(model, None)
+        stay = self._move_in(station, site, now)
         stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
         return [*self._dispatch((station,), now), *self._weigh(now)]
 
@@ -239,10 +249,10 @@ class Scheduler:
             plan.tries, plan.loading_since = 1, now
             return [Load(backend, model)]
         station, site.plan = plan.station, None
-        station.failures += 1
         station.why_failed = why
-        station.back_off_until = now + min(MAX_BACK_OFF_S, BACK_OFF_S * 2.0 ** (station.failures - 1))
-        waiting = [] if station.stays else [ticket for line in station.lines.values() for ticket in line]
+        site.rests.setdefault(model, Rest()).fail(now)
+        hopeless = [line for line in station.lines.values() if self._rests_until(line.candidates, station) > now]
+        waiting = [ticket for line in hopeless for ticket in line]
         return [*self._send_away(waiting, "load_failed"), *self._weigh(now)]
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
@@ -278,22 +288,37 @@ class Scheduler:
     # --- questions --------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
-        """When `expire` should next be called; None while nothing waits."""
+        """When `expire` should next be called; None while nothing waits, and nothing is left to be weighed."""
         due = inf
         for station in self._waiting:
-            lead_s = self._lead_s(station)
             for line in station.lines.values():
-                due = min(due, line.start_by() - lead_s)
-            if not station.open_slots and not self._is_coming(station):
-                idle = [site.chosen_at for site in self._ours(station) if site.plan is None]
-                due = min(due, max(min(idle, default=inf) + WEIGH_EVERY_S, station.back_off_until))
+                if line.slots:
+                    due = min(due, line.start_by())
+                    continue
+                due = min(due, line.start_by() - self._lead_s(line.candidates, station))
+                if not self._is_coming(station):
+                    due = min(due, self._weighs_at(line.candidates, station))
+        for station in self._missed:
+            if station not in self._waiting and not self._is_coming(station):
+                due = min(due, self._weighs_at(station.candidates, station, since=station.missed_at))
         return due if due < inf else None
+
+    def _weighs_at(self, candidates: tuple[str, ...], station: Station, since: float = inf) -> float:
+        """When it is next asked whether to load it; only of backends where that was not asked after `since`."""
+        return min(
+            (
+                max(site.chosen_at + WEIGH_EVERY_S, site.rests_until(station))
+                for site in self._ours(candidates)
+                if site.plan is None and station.name not in site.stays and site.chosen_at <= since
+            ),
+            default=inf,
+        )
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """When a waiting ticket will start, as things are."""
         station = self._stations[ticket.resident]
         position, kind, thought_s = self._think(ticket, station, now)
-        return Outlook(position, *self._calibrations[kind].apply(thought_s))
+        return Outlook(position, *station.calibrations[kind].apply(thought_s))
 
     def explain(self, ticket: Ticket) -> Why | None:
         """Why a ticket waits that has just begun to; None if it does not."""
@@ -382,7 +407,7 @@ class Scheduler:
     def _station(self, resident: str) -> Station:
         station = self._stations.get(resident)
         if station is None:
-            station = self._stations[resident] = Station(resident)
+            station = self._stations[resident] = Station(resident, self._rules)
         return station
 
     def _join(self, lane: _Lane, station: Station, now: float) -> list[Decision]:
@@ -415,11 +440,11 @@ class Scheduler:
         for name in candidates:
             site = self._sites.get(name)
             if site is not None and not site.is_ours:
-                self._settle_in(station, site, now)
+                self._move_in(station, site, now)
             elif site is not None and not station.stays:
                 station.usual_slots = site.facts.slots or station.slots
 
-    def _settle_in(self, station: Station, site: Site, now: float) -> Stay:
+    def _move_in(self, station: Station, site: Site, now: float) -> Stay:
         stay = site.stays.get(station.name)
         if stay is None:
             stay = site.stays[station.name] = station.stays[site.name] = Stay(station, site, now, site.size_of(station))
@@ -431,34 +456,49 @@ class Scheduler:
         del stay.station.stays[stay.site.name]
         stay.station.count_slots()
 
-    def _compare(self, site: Site, loaded: "Iterable[str]", now: float) -> None:
-        """What is loaded against what was thought to be: others load and unload too."""
+    def _compare(self, site: Site, seen_before: float, now: float) -> None:
+        """What is loaded against what was thought to be: others load and unload too, and models expire."""
         facts = site.facts
         sizes = facts.loaded or {}
+        going = site.plan if site.plan is not None and site.plan.loading_since is not None else None
+        unsure = facts.memory_bytes is None or facts.may_be_less
+        has_loaded = going is not None or any(name not in site.stays for name in sizes)
+        has_loaded = has_loaded or (seen_before <= site.changed_at and bool(sizes))
         for stay in list(site.stays.values()):
             if stay.station.name not in sizes and not stay.running and stay.since < facts.seen_at:
-                unsure = facts.memory_bytes is None or facts.may_be_less
-                if not stay.draining and site.plan is None and unsure and sizes:
-                    # Gone though we let it stay: count on no more room than there has been.
+                if unsure and has_loaded and not stay.draining:
+                    # It went for another though we let it stay: count on no more room than there has been.
                     site.learned_bytes = site.most_bytes
                 self._move_out(stay)
-        going = site.plan if site.plan is not None and site.plan.loading_since is not None else None
         for name, size_bytes in sizes.items():
             if name not in site.stays:
                 if facts.seen_at < site.changed_at or (going is not None and going.changes(name)):
                     continue  # what was seen may be gone by now, or about to go or come
-                self._settle_in(self._station(name), site, now)
+                self._move_in(self._station(name), site, now)
             site.stays[name].size_bytes = size_bytes
         site.most_bytes = max(site.most_bytes, sum(sizes.values()))
         if site.learned_bytes is not None:
             site.learned_bytes = site.most_bytes
 
-    def _ours(self, station: Station) -> Iterator[Site]:
-        """The backends where it can be loaded, if we say so."""
-        for name in station.candidates:
+    def _ours(self, candidates: tuple[str, ...]) -> Iterator[Site]:
+        """Those of these backends that load what we say."""
+        for name in candidates:
             site = self._sites.get(name)
             if site is not None and site.facts.up and site.is_ours:
                 yield site
+
+    def _stays(self, candidates: tuple[str, ...], station: Station) -> list[Stay]:
+        """Where it is in memory, of these backends."""
+        stays = station.stays
+        return [stay for name in candidates if (stay := stays.get(name)) is not None and stay.site.facts.up]
+
+    def _rests_until(self, candidates: tuple[str, ...], station: Station) -> float:
+        """Until when it can be run on none of these backends, because it could not be loaded."""
+        if self._stays(candidates, station):
+            return -inf
+        return min(
+            (site.rests_until(station) for site in self._ours(candidates) if site.can_hold(station)), default=-inf
+        )
 
     def _lines(self) -> Iterator[Line]:
         return (line for station in self._waiting for line in station.lines.values())
@@ -501,10 +541,11 @@ class Scheduler:
         self._running += 1
         lane.running += 1
         stay.start(ticket, now)
-        if station.waiting:  # else nobody goes short of it
+        if self._waiting and (station.waiting or self._is_shared):  # else nobody goes short of it
             cost = ticket.charged_tokens = ticket.prompt_tokens + station.output_tokens.value
-            station.tenants[ticket.urgency].serve(ticket.tenant, cost / ticket.weight)
-            station.classes.serve(ticket.urgency, cost / self._rules.classes[ticket.urgency].weight)
+            for classes, tenants in self._ledgers(station):
+                classes.serve(ticket.urgency, cost / self._rules.classes[ticket.urgency].weight)
+                tenants[ticket.urgency].serve(ticket.tenant, cost / ticket.weight)
         if ticket.tenant_cap is not None:
             self._tenants.setdefault(ticket.tenant, _Tenant()).running += 1
         self._turn(ticket, station)
@@ -520,7 +561,7 @@ class Scheduler:
         left = self._let_go(stay, now) if stay.leaving else []
         if not self._queue.all.tickets and ticket.tenant_cap is None:
             return left
-        freed: Iterable[Station] = (station,) if self._bounds.max_concurrent is None else self._waiting
+        freed: Iterable[Station] = self._waiting if self._is_shared else (station,)
         if ticket.tenant_cap is not None:
             freed = self._uncap(ticket.tenant)
         decisions = [*left, *self._dispatch(freed, now)]
@@ -545,9 +586,16 @@ class Scheduler:
     def _correct(self, ticket: Ticket, station: Station, tokens: float) -> None:
         off = tokens - ticket.charged_tokens
         ticket.charged_tokens = tokens
-        station.classes.correct(ticket.urgency, off / self._rules.classes[ticket.urgency].weight)
-        station.tenants[ticket.urgency].correct(ticket.tenant, off / ticket.weight)
+        for classes, tenants in self._ledgers(station):
+            classes.correct(ticket.urgency, off / self._rules.classes[ticket.urgency].weight)
+            tenants[ticket.urgency].correct(ticket.tenant, off / ticket.weight)
         self._turn(ticket, station)
+
+    def _ledgers(self, station: Station) -> Iterator[tuple[Shares[Class], tuple[Shares[str], ...]]]:
+        """What was served, to classes and to tenants, of what is short: the model's slots, and the process's."""
+        yield station.classes, station.tenants
+        if self._is_shared:
+            yield self._classes, self._shares
 
     def _turn(self, ticket: Ticket, station: Station) -> None:
         """What its tenant was served has changed."""
@@ -555,13 +603,16 @@ class Scheduler:
             line.backlogs[ticket.urgency].turn(ticket.tenant)
 
     def _dispatch(self, stations: Iterable[Station], now: float) -> list[Decision]:
-        """Start all that can start, of several models the earliest arrival first."""
+        """Start all that can start; of several models, where that matters, who was served least by all of them."""
         if not self._queue.all.tickets:
             return []
         stations = [station for station in stations if station in self._waiting]
         decisions = self._send_hopeless(stations, now)
         while ready := [found for station in stations if (found := self._next(station, now))]:
-            ticket, stay, station = ready[0] if len(ready) == 1 else min(ready, key=lambda each: each[0].arrived_at)
+            ticket, stay, station = ready[0] if len(ready) == 1 else min(ready, key=self._served)
+            if self._is_shared:
+                self._classes.advance(self._classes.counter(ticket.urgency))
+                self._shares[ticket.urgency].advance(self._shares[ticket.urgency].counter(ticket.tenant))
             self._take(ticket, Phase.RUNNING)
             self._learn_wait(ticket, stay, now)
             self._count_in_time(station)
@@ -570,32 +621,55 @@ class Scheduler:
             decisions += self._advance_all(now)
         return decisions
 
+    def _served(self, ready: tuple[Ticket, Stay, Station]) -> tuple[float, float, float]:
+        """What its class and its tenant were served by all models, where that matters; and when it came."""
+        ticket = ready[0]
+        if not self._is_shared:
+            return 0.0, 0.0, ticket.arrived_at
+        counters = self._classes.counter(ticket.urgency), self._shares[ticket.urgency].counter(ticket.tenant)
+        return *counters, ticket.arrived_at
+
     def _next(self, station: Station, now: float) -> tuple[Ticket, Stay, Station] | None:
-        """Who of a model's lines starts next, and where: the class whose turn it is, then the earliest arrival."""
+        """Who of a model's lines starts next, and where.
+
+        The class whose turn it is; then, where tenants take turns, the one served least; then the earliest arrival.
+        """
         ready = [
             (head, stay, station)
             for line in station.lines.values()
-            if (head := line.head(station.classes, now, station.pace_s, self._is_capped))
+            if (head := line.head(station.classes, now, self._pace_s(line, station), self._is_capped))
             and (stay := self._place(head, self._lanes[head.model], station))
         ]
-        if len(ready) > 1:
-            return min(ready, key=lambda each: (station.classes.counter(each[0].urgency), each[0].arrived_at))
-        return ready[0] if ready else None
+        if len(ready) <= 1:
+            return ready[0] if ready else None
+        lines = [(head, station.lines[head.model, head.candidates]) for head, _, _ in ready]
+        in_turns = any(line.backlogs[head.urgency].crowded(now, self._pace_s(line, station)) for head, line in lines)
+
+        def turn(each: tuple[Ticket, Stay, Station]) -> tuple[float, float, float]:
+            ticket = each[0]
+            served = station.tenants[ticket.urgency].counter(ticket.tenant) if in_turns else 0.0
+            return station.classes.counter(ticket.urgency), served, ticket.arrived_at
+
+        return min(ready, key=turn)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
-    def _put(self, ticket: Ticket, station: Station, at_head: bool) -> None:
+    def _put(self, ticket: Ticket, station: Station) -> None:
         ticket.phase = Phase.WAITING
         key = ticket.model, ticket.candidates
         line = station.lines.get(key)
         if line is None:
             line = station.lines[key] = Line(ticket.model, ticket.candidates, station.tenants)
+            line.slots = station.slots_on(ticket.candidates)
             self._waiting[station] = None
         if not line.backlogs[ticket.urgency].waiting:
             station.classes.enter(ticket.urgency)
-        line.put(ticket, at_head)
+        line.put(ticket)
         station.waiting += 1
         self._queue.hold(ticket, 1)
+        if self._is_shared:
+            self._classes.enter(ticket.urgency)
+            self._shares[ticket.urgency].enter(ticket.tenant)
 
     def _take(self, ticket: Ticket, phase: str) -> None:
         """It waits no longer: it runs, or is done."""
@@ -612,35 +686,44 @@ class Scheduler:
             if not station.lines:
                 del self._waiting[station]
         self._queue.hold(ticket, -1)
+        if self._is_shared:
+            self._classes.leave(ticket.urgency)
+            self._shares[ticket.urgency].leave(ticket.tenant)
 
-    def _start_by(self, ticket: Ticket, station: Station) -> float:
-        """When it must start at the latest: within its class's longest wait, and so that it can end in time."""
+    def _start_by(self, ticket: Ticket, station: Station, again: bool) -> float:
+        """When it must start at the latest: so that it can end in time, and the first time within its longest wait."""
         rules = self._rules
         max_wait_s = rules.classes[ticket.urgency].max_wait_s
         if max_wait_s < inf:
             max_wait_s = max(max_wait_s, rules.load_waits * station.load_s.value)
-        by = min(ticket.arrived_at + max_wait_s, ticket.deadline)
-        if ticket.whole and rules.waste < 1 and station.service_s.count >= ENOUGH_RUNS:
-            needs_s = min(station.service_s.enough(rules.waste), MOST_FOR_RUN * (ticket.deadline - ticket.arrived_at))
+        by = ticket.deadline if again else min(ticket.arrived_at + max_wait_s, ticket.deadline)
+        if ticket.whole and rules.waste < 1 and station.whole_s.count >= ENOUGH_RUNS:
+            needs_s = min(station.whole_s.enough(rules.waste), MOST_FOR_RUN * (ticket.deadline - ticket.arrived_at))
             by = min(by, ticket.deadline - needs_s)
         return by
 
     def _is_too_long(self, ticket: Ticket, station: Station, now: float) -> bool:
-        """Whether a run probably lasts beyond the deadline. An idle model tries, or it would not learn."""
-        samples = station.service_s
-        if samples.count < ENOUGH_RUNS or not any(stay.running for stay in station.stays.values()):
+        """Whether a run probably lasts beyond the deadline. An idle model tries, others do now and then, to learn."""
+        samples = station.whole_s
+        if samples.count < ENOUGH_RUNS or now + samples.median <= ticket.deadline:
             return False
-        return now + samples.median > ticket.deadline
+        if now - station.tried_at < TRY_EVERY_S and any(stay.running for stay in station.stays.values()):
+            return True
+        station.tried_at = now
+        return False
 
-    def _lead_s(self, station: Station) -> float:
+    def _lead_s(self, candidates: tuple[str, ...], station: Station) -> float:
         """How long before its time a ticket has no chance any more: nothing is under way, and loading takes so long."""
-        if station.stays or not station.load_s.is_known or self._is_coming(station):
+        if not station.load_s.is_known or self._stays(candidates, station) or self._is_coming(station, candidates):
             return 0.0
         return station.load_s.value
 
-    def _is_coming(self, station: Station) -> bool:
-        """Whether it is being loaded, or room is made for it."""
-        return any(site.plan is not None and site.plan.station is station for site in self._sites.values())
+    def _is_coming(self, station: Station, candidates: tuple[str, ...] | None = None) -> bool:
+        """Whether it is being loaded, or room is made for it, on one of these backends, or any."""
+        return any(
+            site.plan is not None and site.plan.station is station and (candidates is None or site.name in candidates)
+            for site in self._sites.values()
+        )
 
     def _let_go(self, stay: Stay, now: float) -> list[Decision]:
         """It goes as soon as nothing runs on it."""
@@ -657,6 +740,11 @@ class Scheduler:
         decisions: list[Decision] = []
         if not self._waiting and not self._missed:
             return decisions
+        for site in self._sites.values():
+            if now - site.chosen_at >= WEIGH_AGAIN_S and (plan := site.plan) and plan.is_draining:
+                site.chosen_at = now
+                if self._is_in_vain(site, plan, now):
+                    decisions += [*self._abandon(site, now), *self._send_hopeless((plan.station,), now)]
         coming = {site.plan.station for site in self._sites.values() if site.plan}
         for site in self._sites.values():
             if not site.is_ours or not site.facts.up or site.plan is not None:
@@ -668,7 +756,7 @@ class Scheduler:
                 for station in (*self._waiting, *self._still_missed(now))
                 if site.name in station.candidates
                 and station.name not in site.stays
-                and now >= station.back_off_until
+                and now >= site.rests_until(station)
                 and station not in coming
             ]
             if not wanting:
@@ -683,14 +771,21 @@ class Scheduler:
                 decisions += self._advance(site, now)
         return decisions
 
-    def _miss(self, station: Station, now: float) -> None:
+    def _is_in_vain(self, site: Site, plan: Plan, now: float) -> bool:
+        """Whether the runs that are waited for last so long that nobody is left to load for."""
+        ready_at = now + plan.station.load_known_s + max(stay.idle_in_s(now) for stay in plan.victims)
+        return not plan.station.waiting_in_time(now, ready_at, site.name)
+
+    def _miss(self, ticket: Ticket, station: Station, now: float) -> None:
         """Somebody had to go because the model was not loaded: where there is room, it is loaded all the same."""
-        station.missed_until = now + MISSED_S
+        station.missed_at = now
+        station.is_slow = station.load_known_s >= ticket.start_by - ticket.arrived_at
         self._missed[station] = None
 
     def _still_missed(self, now: float) -> list[Station]:
-        for station in [station for station in self._missed if station.missed_until <= now or station.stays]:
-            del self._missed[station]
+        for station in list(self._missed):
+            if station.missed_at + MISSED_S <= now or self._stays(station.candidates, station):
+                del self._missed[station]
         return [station for station in self._missed if station not in self._waiting]
 
     def _advance(self, site: Site, now: float) -> list[Decision]:
@@ -698,9 +793,10 @@ class Scheduler:
         plan = site.plan
         if plan is None or plan.loading_since is not None:
             return []
-        if plan.victims and plan.station not in self._waiting:
+        is_busy = any(stay.running for stay in plan.victims)
+        if plan.victims and plan.station not in self._waiting and (is_busy or plan.station not in self._missed):
             return self._abandon(site, now)
-        if any(stay.running for stay in plan.victims):
+        if is_busy:
             return []
         # Others have loaded something meanwhile.
         if site.missing_bytes(plan.station, plan.victims) or site.surplus(plan.victims):
@@ -741,13 +837,30 @@ class Scheduler:
 
     # --- estimates --------------------------------------------------------------------------------------------------
 
+    def _slots(self, here: int, model: str, station: Station) -> int:
+        """How many can run at once, of a line that has so many slots here; of one that has none, as many as usual."""
+        slots = here or station.usual_slots
+        cap, process_cap = self._lanes[model].bounds.max_concurrency, self._bounds.max_concurrent
+        if cap is not None and cap < slots:
+            slots = cap
+        if process_cap is not None and process_cap < slots:
+            slots = process_cap
+        return slots or 1
+
+    def _pace_s(self, line: Line, station: Station) -> float:
+        """From one start to the next, when all these slots are busy."""
+        return station.service_s.mean / self._slots(line.slots, line.model, station)
+
     def _think(self, ticket: Ticket, station: Station, now: float) -> tuple[int, str, float]:
         """Its place in the line, how its model is found, and seconds until it starts, before calibration."""
         position = 1 + self._ahead(ticket, station, now)
-        if any(stay.open for stay in station.stays.values()):
-            return position, "hit", position * station.pace_s
-        rounds_s = max(0, position - station.usual_slots) * station.pace_s
-        for site in self._sites.values():
+        here = station.slots_on(ticket.candidates)
+        slots = self._slots(here, ticket.model, station)
+        pace_s = station.service_s.mean / slots
+        if here:
+            return position, "hit", position * pace_s
+        rounds_s = max(0, position - slots) * pace_s
+        for site in self._ours(ticket.candidates):
             plan = site.plan
             if plan is not None and plan.station is station:
                 load_s = station.load_s.value
@@ -755,14 +868,16 @@ class Scheduler:
                     return position, "coming", max(load_s + plan.loading_since - now, 0.1 * load_s) + rounds_s
                 idle_s = max((stay.idle_in_s(now) for stay in plan.victims), default=0.0)
                 return position, "coming", idle_s + load_s + rounds_s
-        idle_s = min((stay.idle_in_s(now) for site in self._ours(station) for stay in site.stays.values()), default=0.0)
+        idle_s = min(
+            (stay.idle_in_s(now) for site in self._ours(ticket.candidates) for stay in site.stays.values()), default=0.0
+        )
         return position, "absent", idle_s + station.load_s.value + rounds_s
 
     def _ahead(self, ticket: Ticket, station: Station, now: float) -> int:
         line = station.lines.get((ticket.model, ticket.candidates))
         if line is None:
             return 0
-        pace_s, classes = station.pace_s, self._rules.classes
+        pace_s, classes = self._pace_s(line, station), self._rules.classes
         own = line.backlogs[ticket.urgency].ahead(ticket, now, pace_s)
         others = 0
         for each in Class:
@@ -774,37 +889,38 @@ class Scheduler:
     def _predict(self, ticket: Ticket, station: Station, now: float, again: bool) -> Reject | None:
         """How long it will wait, for it to be told; or that this would be too long."""
         position, kind, thought_s = self._think(ticket, station, now)
-        eta_s, eta_high_s = self._calibrations[kind].apply(thought_s)
+        eta_s, eta_high_s = station.calibrations[kind].apply(thought_s)
         left_s = ticket.start_by - now
         is_known = station.service_s.count >= ENOUGH_RUNS and (kind == "hit" or station.load_s.is_known)
         if not again and (left_s <= 0 or (is_known and eta_s > self._rules.give_up * left_s)):
             if kind == "absent":
-                self._miss(station, now)
+                self._miss(ticket, station, now)
             return self._reject(ticket, "deadline_unreachable")
         ticket.kind, ticket.thought_s = kind, thought_s
         ticket.told = Outlook(position, eta_s, eta_high_s)
         return None
 
     def _learn_wait(self, ticket: Ticket, stay: Stay, now: float) -> None:
-        if ticket.told is not None and not ticket.avoid:  # else it arrived long before it began to wait
-            self._calibrations[ticket.kind].learn(ticket.thought_s, now - ticket.arrived_at)
+        # One that comes again arrived long before it began to wait; one with a cap may wait for its own runs.
+        if ticket.told is not None and not ticket.avoid and ticket.tenant_cap is None:
+            stay.station.calibrations[ticket.kind].learn(ticket.thought_s, now - ticket.arrived_at)
         if stay.since > ticket.arrived_at:
             ticket.found = stay.found
             ticket.load_s = min(stay.load_s, now - ticket.arrived_at)
 
     # --- refusing ---------------------------------------------------------------------------------------------------
 
-    def _refusal(self, ticket: Ticket, lane: _Lane, station: Station, now: float) -> Reject | None:
+    def _refusal(self, ticket: Ticket, lane: _Lane, station: Station, now: float, again: bool) -> Reject | None:
         """Why it may not even wait."""
         if not self._has_hope(ticket.candidates):
             return self._reject(ticket, "no_backend")
-        if not station.stays:
+        if not self._stays(ticket.candidates, station):
             sites = [self._sites[name] for name in ticket.candidates if name in self._sites]
             if not any(site.can_hold(station) for site in sites):
                 return self._reject(ticket, "insufficient_memory")
-            if now < station.back_off_until:
-                return self._reject(ticket, "load_failed", station.back_off_until - now)
-        if self._queue.is_full(ticket, lane.bounds.queue_limit):
+            if (until := self._rests_until(ticket.candidates, station)) > now:
+                return self._reject(ticket, "load_failed", until - now)
+        if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             return self._reject(ticket, "queue_full")
         return None
 
@@ -812,15 +928,15 @@ class Scheduler:
         """Refuse what cannot start in time any more."""
         decisions: list[Decision] = []
         for station in list(stations):
-            lead_s = self._lead_s(station)
             for line in list(station.lines.values()):
+                lead_s = self._lead_s(line.candidates, station)
                 while line.waiting and line.start_by() - lead_s <= now:
                     ticket = line.earliest()
                     self._take(ticket, Phase.DONE)
                     if ticket.start_by <= now:
                         decisions.append(Expire(ticket))
                     else:
-                        self._miss(station, now)
+                        self._miss(ticket, station, now)
                         decisions.append(self._reject(ticket, "deadline_unreachable"))
         if decisions:
             decisions += self._advance_all(now)
@@ -844,5 +960,8 @@ class Scheduler:
         why = station.why_failed if station is not None and reason == "load_failed" else ""
         if retry_after_s is None:
             waiting = self._queue.tickets_of(ticket.model) + 1
-            retry_after_s = waiting * station.pace_s if station is not None else 1.0
+            retry_after_s = 1.0
+            if station is not None:
+                slots = self._slots(station.slots_on(ticket.candidates), ticket.model, station)
+                retry_after_s = waiting * station.service_s.mean / slots
         return Reject(ticket, reason, max(1.0, retry_after_s), why)

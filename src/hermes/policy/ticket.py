@@ -38,7 +38,7 @@ class Ticket(Struct, eq=False, gc=False):
     arrived_at: float
     deadline: float
     urgency: Class = Class.NORMAL
-    priority: int = 0
+    priority: float = 0
     weight: float = 1.0
     tenant_cap: int | None = None
     prompt_tokens: int = 0
@@ -50,6 +50,7 @@ class Ticket(Struct, eq=False, gc=False):
     start_by: float = inf  # it starts by then, or never
     charged_tokens: float = 0.0
     settled: bool = False  # its true tokens are known
+    output_tokens: int = 0
     sequence: int = 0
     found: str = "hit"  # its model was loaded (`hit`), had to be loaded, or took another's place (`swap`)
     load_s: float = 0.0  # how much of its wait was loading
@@ -59,16 +60,18 @@ class Ticket(Struct, eq=False, gc=False):
     thought_s: float = 0.0
 
     def again(self) -> "Ticket":
-        """A new ticket for the next attempt, which avoids the backend that failed."""
+        """A new ticket for the next attempt: it avoids the backend that failed, and goes first of its tenant's."""
         return replace(
             self,
+            priority=-inf,
             avoid=self.backend,
             phase=Phase.NEW,
             backend="",
             started_at=0.0,
             charged_tokens=0.0,
             settled=False,
-            told=None,
+            found="hit",
+            load_s=0.0,
         )
 
 

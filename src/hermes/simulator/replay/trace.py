@@ -30,6 +30,7 @@ class _Line(Struct):
 
     created_at: float | None = None
     model: str = ""
+    user: str = ""
     key_id: str = ""
     tokens_in: _Tokens = 0
     tokens_out: _Tokens = 0
@@ -84,4 +85,4 @@ def _read_log(lines: Iterable[str]) -> Iterable[Arrival]:
         except msgspec.DecodeError as error:
             raise ValueError(f"line {number}: {error}") from error
         if line.created_at is not None and line.model and line.tokens_in + line.tokens_out > 0:
-            yield Arrival(line.created_at, line.tokens_in, line.tokens_out, line.model, line.key_id)
+            yield Arrival(line.created_at, line.tokens_in, line.tokens_out, line.model, line.user or line.key_id)
