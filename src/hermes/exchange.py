@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
 
-from msgspec import Struct, field
+from msgspec import Struct, field, msgpack
 
 from hermes.chat import Usage
 from hermes.errors import Outcome
@@ -46,7 +46,9 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
 Sink = Callable[[Record], None]
 
 _NO_USAGE = Usage()
-# Requests that can still be asked about when they are over: some 300 bytes each.
+_pack = msgpack.Encoder().encode
+_unpack = msgpack.Decoder(Why).decode
+# Requests that can still be asked about when they are over: some 300 bytes each, twice that if they waited.
 REMEMBERED = 10_000
 
 
@@ -112,7 +114,11 @@ class Waited(Struct, frozen=True, gc=False):
     """A request that had to wait and is over."""
 
     record: Record
-    why: Why
+    packed_why: bytes  # a tenth of the values that it is made of, of which there may be 10,000
+
+    @property
+    def why(self) -> Why:
+        return _unpack(self.packed_why)
 
 
 class Journal:
@@ -163,7 +169,7 @@ class Journal:
             for sink in self.sinks:
                 sink(record)
             if (ticket := exchange.ticket) is not None:
-                self.recent.append(record if ticket.why is None else Waited(record, ticket.why))
+                self.recent.append(record if ticket.why is None else Waited(record, _pack(ticket.why)))
 
     def _count_run(self, exchange: Exchange, duration_s: float) -> None:
         key = exchange.route, exchange.model, exchange.outcome
