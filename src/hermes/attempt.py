@@ -64,7 +64,7 @@ class Job(Struct, frozen=True):
 async def run(job: Job, server: Server, ticket: Ticket) -> None:
     """Have `server` answer `job` with the model that `ticket` is for.
 
-    Raises GatewayError; `job.exchange.ttft_s` then tells whether it is final: content has gone out.
+    Raises GatewayError; `job.exchange.begun` then tells whether it is final: content has gone out.
     """
     request, spoken, pool = job.request, server.dialect, server.pool
     path, body = spoken.render_request(request, ticket.resident)

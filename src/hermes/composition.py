@@ -25,7 +25,7 @@ from hermes.http.wire import Deadlines, render_headers
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
-from hermes.principal import ANONYMOUS, Class, Principal
+from hermes.principal import ANONYMOUS, CLASS_NAMES, Class, Principal
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -102,7 +102,7 @@ def _principal(key: settings.Key, config: settings.Config) -> Principal:
 
 
 def urgency(name: str) -> Class:
-    return Class[name.upper()]
+    return Class(CLASS_NAMES.index(name))
 
 
 # --- what is served, and by whom --------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ class ConfigError(HermesError):
     """A setting that cannot be used. The message carries the path, the value and a hint."""
 
 
+# What keeps the SDKs from trying again by themselves, as a header of the answer.
+DO_NOT_RETRY = (b"x-should-retry", b"false")
+
+
 class GatewayError(HermesError):
     """Ends one request. Subclasses fix the defaults; an instance may sharpen `code` and `param`."""
 

@@ -12,7 +12,7 @@ from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.policy.estimates import Outlook
 from hermes.policy.ticket import Ticket, Why
-from hermes.principal import Class
+from hermes.principal import CLASS_NAMES
 
 
 class Record(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -229,7 +229,3 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         "" if ticket is None else CLASS_NAMES[ticket.urgency],
         ticket.found if ticket is not None and exchange.attempts else "",
     )
-
-
-# By class. An Enum makes its members' names anew each time.
-CLASS_NAMES = tuple(each.name.lower() for each in Class)

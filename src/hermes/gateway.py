@@ -10,7 +10,15 @@ from hermes.admission import Admission
 from hermes.attempt import Job
 from hermes.chat import ChatRequest
 from hermes.dialects import ClientDialect, Meta
-from hermes.errors import BackendBusy, BackendError, BackendUnreachable, GatewayError, ModelNotFound, NoBackend
+from hermes.errors import (
+    DO_NOT_RETRY,
+    BackendBusy,
+    BackendError,
+    BackendUnreachable,
+    GatewayError,
+    ModelNotFound,
+    NoBackend,
+)
 from hermes.exchange import Exchange
 from hermes.fleet.fleet import Fleet
 from hermes.http.response import Response
@@ -30,10 +38,6 @@ from hermes.policy.routing import (
 )
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
-
-# In a storm the clients must not take over what we may not do.
-_DO_NOT_RETRY = (b"x-should-retry", b"false")
-
 
 # Of English in common tokenizers; what comes to light where requests wait corrects it, model by model.
 USUAL_TOKENS_PER_BYTE = 0.25
@@ -96,26 +100,9 @@ class Gateway:
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
-        service, found = route.service, route.found
+        service = route.service
         exchange.model, exchange.stream = service.model, request.stream
-        within_s = service.timeout_s
-        if claim is not NO_CLAIM:
-            within_s = min(within_s, claim.within_s, within_s if request.stream else claim.whole_within_s)
-        ticket = exchange.ticket = Ticket(
-            service.model,
-            found.resident,
-            principal.tenant,
-            found.names,
-            size_bytes,
-            exchange.arrived_at,
-            exchange.arrived_at + within_s,
-            urgency(claim, request.service_tier, principal, service.highest),
-            request.priority,
-            principal.weight,
-            principal.max_running,
-            int(size_bytes * route.tokens_per_byte.value),
-            whole=not request.stream,
-        )
+        ticket = exchange.ticket = _ticket(exchange.arrived_at, principal, route, request, size_bytes, claim)
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
@@ -164,7 +151,7 @@ class Gateway:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
         exchange = job.exchange
         if exchange.looked_again or self._retries.withdraw(exchange.attempts) is None:
-            error.headers += (_DO_NOT_RETRY,)
+            error.headers += (DO_NOT_RETRY,)
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
@@ -216,10 +203,35 @@ class Gateway:
             # A busy backend says when to come back.
             spent = spent or (pause_s is None and not isinstance(error, BackendBusy))
         if spent:
-            error.headers += (_DO_NOT_RETRY,)
+            error.headers += (DO_NOT_RETRY,)
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
+
+
+def _ticket(
+    arrived_at: float, principal: Principal, route: _Route, request: ChatRequest, size_bytes: int, claim: Claim
+) -> Ticket:
+    """The request as the scheduler sees it."""
+    service, found = route.service, route.found
+    within_s = service.timeout_s
+    if claim is not NO_CLAIM:
+        within_s = min(within_s, claim.within_s, within_s if request.stream else claim.whole_within_s)
+    return Ticket(
+        service.model,
+        found.resident,
+        principal.tenant,
+        found.names,
+        size_bytes,
+        arrived_at,
+        arrived_at + within_s,
+        urgency(claim, request.service_tier, principal, service.highest),
+        request.priority,
+        principal.weight,
+        principal.max_running,
+        int(size_bytes * route.tokens_per_byte.value),
+        whole=not request.stream,
+    )
 
 
 def _result_of(error: BaseException) -> str:

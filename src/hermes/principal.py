@@ -13,6 +13,10 @@ class Class(IntEnum):
     BATCH = 2
 
 
+# By class. An Enum makes its members' names anew each time.
+CLASS_NAMES = tuple(each.name.lower() for each in Class)
+
+
 class Principal(Struct, frozen=True):
     """`key_id` names the credential and may be logged; `tenant` is who shares limits and a place in the queue.
 

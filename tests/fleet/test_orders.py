@@ -107,6 +107,17 @@ async def test_an_unload_that_is_not_answered_is_given_up(monkeypatch: pytest.Mo
         await until(lambda: ear.heard == ["loaded b:latest"])
 
 
+@scenario
+async def test_a_load_that_failed_and_has_been_ordered_again_since_is_answered_once() -> None:
+    """The backend went down and came again meanwhile: the old failure must not be taken for the new order's."""
+    async with ollama("a:latest") as backend, working(backend) as (orders, ear):
+        in_turn(backend, fail(500, "no"))
+        for _ in range(2):
+            orders.order(Load("b0", "a:latest"))
+        await until(lambda: ear.heard == ["loaded a:latest"])
+        assert backend.orders == ["load a:latest"] * 2
+
+
 def test_a_bug_in_a_load_is_told_like_a_failure_and_the_next_order_is_carried_out() -> None:
     async def bug() -> None:
         async with ollama("a:latest", "b:latest") as backend, working(backend) as (orders, ear):

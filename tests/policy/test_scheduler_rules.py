@@ -499,8 +499,7 @@ class Machine(RuleBasedStateMachine):
         assert all(ticket.phase is Phase.WAITING for ticket in self.waiting)
         for tenant, (cap, _) in TENANTS.items():
             running = sum(ticket.tenant == tenant for ticket in self.running)
-            counted = scheduler._tenants.get(tenant)
-            assert cap is None or running == (counted.running if counted else 0) <= cap
+            assert cap is None or running == scheduler._tenants.get(tenant, 0) <= cap
 
     @invariant()
     def no_slot_is_idle_while_a_ticket_waits_that_could_take_it(self) -> None:

@@ -114,6 +114,8 @@ class Crowd:
 
     def _end_load(self, memory: Memory, order: Load, is_well: bool) -> None:
         if memory.loading is not order:  # it went down meanwhile
+            if memory.loading is not None and memory.loading.model == order.model:
+                return  # and has been ordered again since, as the fleet sees to it
             self.admission.load_failed(order.backend, order.model, BackendUnreachable("gone"))
             return
         memory.loading = None

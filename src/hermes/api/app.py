@@ -13,7 +13,7 @@ from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
-from hermes.errors import Dismissed, Draining, Forbidden, GatewayError, Outcome
+from hermes.errors import DO_NOT_RETRY, Dismissed, Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 # SDKs wait no longer than a minute; who would have to is told not to (inf: never worth it).
 MAX_RETRY_AFTER_S = 60.0
-_DO_NOT_RETRY = (b"x-should-retry", b"false")
 
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
@@ -126,8 +125,8 @@ class Api:
         if response.started:
             return  # an answer on its way has ended itself, uncleanly
         headers, after_s = error.headers, error.retry_after_s
-        if after_s is not None and after_s > MAX_RETRY_AFTER_S and _DO_NOT_RETRY not in headers:
-            headers += (_DO_NOT_RETRY,)
+        if after_s is not None and after_s > MAX_RETRY_AFTER_S and DO_NOT_RETRY not in headers:
+            headers += (DO_NOT_RETRY,)
         if after_s is not None and after_s < inf:
             # Whole seconds for everyone, milliseconds for the SDKs that read them first.
             after_s = min(after_s, MAX_RETRY_AFTER_S)

@@ -10,7 +10,7 @@ from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
 from hermes.errors import BackendError, BadRequest, GatewayError, ModelNotFound, NoBackend
-from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.fleet import LOAD_TIMEOUT_S, Backend, Fleet
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.ollama import PullProgress
 from hermes.http.response import Response
@@ -21,8 +21,6 @@ from hermes.principal import Class, Principal
 _json = msgspec.json.Encoder().encode
 
 
-# Ollama's own patience with a load, and so ours with a pull that makes no progress (OLLAMA_LOAD_TIMEOUT).
-LOAD_TIMEOUT_S = 300.0
 LOOK_TIMEOUT_S = 5.0
 
 

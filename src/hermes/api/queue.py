@@ -10,10 +10,10 @@ import msgspec
 
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
-from hermes.exchange import CLASS_NAMES, Exchange, Journal, Waited
+from hermes.exchange import Exchange, Journal, Waited
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Phase, Ticket, Why
-from hermes.principal import Principal
+from hermes.principal import CLASS_NAMES, Principal
 
 _json = msgspec.json.Encoder().encode
 
@@ -36,12 +36,11 @@ class Queue:
         call.reply(_json({"object": "list", **counts, "has_more": len(found) > LISTED, "data": told}))
 
     async def get(self, call: Call) -> None:
-        exchange, ticket = self._find(call)
-        call.reply(_json(self._tell(exchange, ticket)))
+        call.reply(_json(self._tell(*self._found(call))))
 
     async def cancel(self, call: Call) -> None:
         """Send a request away, whether it waits or runs."""
-        exchange, ticket = self._find(call)
+        exchange, ticket = self._found(call)
         told = self._tell(exchange, ticket)
         if not exchange.dismiss():
             raise _unknown(call)
@@ -49,10 +48,10 @@ class Queue:
 
     async def past(self, call: Call) -> None:
         """One that is open, or one of the last that were: how it went, and why it waited."""
-        for exchange, ticket in self._open(call.principal):
-            if exchange.request_id == call.named:
-                call.reply(_json(self._tell(exchange, ticket) | _why(ticket.why)))
-                return
+        if found := self._find(call):
+            exchange, ticket = found
+            call.reply(_json(self._tell(exchange, ticket) | _why(ticket.why)))
+            return
         for past in reversed(self._journal.recent):
             record, why = (past.record, past.why) if isinstance(past, Waited) else (past, None)
             if record.request_id == call.named and _may_see(call.principal, record.user):
@@ -65,11 +64,14 @@ class Queue:
             if exchange.ticket is not None and _may_see(principal, exchange.ticket.tenant):
                 yield exchange, exchange.ticket
 
-    def _find(self, call: Call) -> tuple[Exchange, Ticket]:
-        for exchange, ticket in self._open(call.principal):
-            if exchange.request_id == call.named:
-                return exchange, ticket
-        raise _unknown(call)
+    def _find(self, call: Call) -> tuple[Exchange, Ticket] | None:
+        """The oldest that is open and has this id."""
+        return next((found for found in self._open(call.principal) if found[0].request_id == call.named), None)
+
+    def _found(self, call: Call) -> tuple[Exchange, Ticket]:
+        if (found := self._find(call)) is None:
+            raise _unknown(call)
+        return found
 
     def _tell(self, exchange: Exchange, ticket: Ticket) -> dict[str, Any]:
         """Times in milliseconds."""

@@ -59,6 +59,10 @@ def say(text: str = "", nl: bool = True) -> None:
         fail(f"cannot write the answer: {error.strerror}", 1)
 
 
+def seconds(ms: int) -> str:
+    return f"{ms / 1000:.1f} s"
+
+
 def is_taken(error: BaseException | None) -> bool:
     """Whether listening failed because somebody else listens there."""
     return isinstance(error, OSError) and error.errno == errno.EADDRINUSE

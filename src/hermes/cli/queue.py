@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import say, seconds
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -28,18 +28,14 @@ def _lines(queue: dict[str, Any]) -> Iterator[str]:
     yield f"{queue['running']} running, {queue['waiting']} waiting"
     for request in queue["data"]:
         who = f"{request['request_id']}  {request['model']}  {request['class']}  {request['user']}"
-        yield f"{who}  {_state(request)}, {_s(request['age_ms'])} old"
+        yield f"{who}  {_state(request)}, {seconds(request['age_ms'])} old"
 
 
 def _state(request: dict[str, Any]) -> str:
     match request["state"]:
         case "waiting":
-            return f"waiting as number {request['position']}, about {_s(request['eta_ms'])} to go"
+            return f"waiting as number {request['position']}, about {seconds(request['eta_ms'])} to go"
         case "running":
-            return f"running on {request['backend']} for {_s(request['running_ms'])}"
+            return f"running on {request['backend']} for {seconds(request['running_ms'])}"
         case state:
             return str(state)
-
-
-def _s(ms: int) -> str:
-    return f"{ms / 1000:.1f} s"

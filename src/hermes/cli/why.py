@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import say, seconds
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -33,8 +33,8 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     if why is None:
         yield "it did not wait: there was a free slot when it came"
         return
-    eta = f"about {_s(why['eta_ms'])}, in nine of ten cases at most {_s(why['eta_high_ms'])}"
-    waited = f"; it was {_s(told['queue_ms'])}" if "queue_ms" in told and told["queue_ms"] is not None else ""
+    eta = f"about {seconds(why['eta_ms'])}, in nine of ten cases at most {seconds(why['eta_high_ms'])}"
+    waited = f"; it was {seconds(told['queue_ms'])}" if "queue_ms" in told and told["queue_ms"] is not None else ""
     yield f"when it came it was number {why['position']} in its line, and the wait was predicted as {eta}{waited}"
     yield _MODEL_WAS[why["model_was"]]
     if why["waiting"]:
@@ -59,8 +59,4 @@ def _end(told: dict[str, Any]) -> str:
     if told["state"] != "done":
         return str(told["state"])
     code = f" ({told['code']})" if told["code"] else ""
-    return f"{told['outcome']}{code} after {_s(told['duration_ms'])}"
-
-
-def _s(ms: int) -> str:
-    return f"{ms / 1000:.1f} s"
+    return f"{told['outcome']}{code} after {seconds(told['duration_ms'])}"

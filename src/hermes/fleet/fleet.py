@@ -26,7 +26,7 @@ HICCUP_S = 0.9
 PROBE_TIMEOUT_S = 5.0
 # Unknown names make us look again at most this often.
 REFRESH_S = 1.0
-# Ollama's own patience with a load (OLLAMA_LOAD_TIMEOUT).
+# Ollama's own patience with a load (OLLAMA_LOAD_TIMEOUT), and so ours with a pull that makes no progress.
 LOAD_TIMEOUT_S = 300.0
 UNLOAD_TIMEOUT_S = 10.0
 # A model that is loaded is kept at once. One that runs expires, for all that is told, until it falls idle.
@@ -84,6 +84,7 @@ class Backend:
         self._gone_at: dict[str, float] = {}  # what was unloaded, when; inf: it is about to be
         self._orders: asyncio.Queue[Load | Unload | _Renew] = asyncio.Queue()
         self._carried_out_at = -inf  # the last of them
+        self._asked: dict[str, Load] = {}  # the last load of each model that was ordered
         self._renewed: dict[str, float] = {}
         self._patience: asyncio.Timeout | None = None  # with the order that is being carried out
         self._said_to_be_simulated = simulated
@@ -184,6 +185,7 @@ class Backend:
             self._gone_at[order.model] = inf
         else:
             self._gone_at.pop(order.model, None)
+            self._asked[order.model] = order
         self._orders.put_nowait(order)
 
     @property
@@ -195,8 +197,8 @@ class Backend:
         """Carry out orders for ever."""
         while True:
             match await self._orders.get():
-                case Load(model=model):
-                    await self._load(model, listener)
+                case Load() as order:
+                    await self._load(order, listener)
                 case Unload(model=model):
                     await self._unload(model)
                 case _Renew(model=model):
@@ -214,21 +216,26 @@ class Backend:
         finally:
             self._patience = None
 
-    async def _load(self, model: str, listener: Listener) -> None:
+    async def _load(self, order: Load, listener: Listener) -> None:
+        """Tells how it went; not that it failed, where it has been ordered again since: that has its own answer."""
+        model = order.model
         try:
             await self._carry_out(self.driver.load(self._info(model), LOAD_TIMEOUT_S))
         except GatewayError as error:
             log.warning("backend %s could not load %s: %s", self.name, model, error.message)
             if isinstance(error, ModelNotFound):  # who hears of it asks again who has it
                 await self.look(PROBE_TIMEOUT_S)
-            self._tell(partial(listener.load_failed, self.name, model, error))
+            self._tell_failed(listener, order, error)
         except Exception:  # who waits for the model must hear of it all the same
             log.exception("loading %s on backend %s met a bug", model, self.name)
-            bug = GatewayError("loading it met a bug; the log has its cause")
-            self._tell(partial(listener.load_failed, self.name, model, bug))
+            self._tell_failed(listener, order, GatewayError("loading it met a bug; the log has its cause"))
         else:
             log.info("backend %s has loaded %s", self.name, model)
             self._tell(partial(listener.loaded, self.name, model))
+
+    def _tell_failed(self, listener: Listener, order: Load, error: GatewayError) -> None:
+        if self._asked[order.model] is order:
+            self._tell(partial(listener.load_failed, self.name, order.model, error))
 
     async def _unload(self, model: str) -> None:
         """Where that fails the backend makes room by itself, or the next load fails, and is told of."""

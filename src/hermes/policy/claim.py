@@ -12,9 +12,9 @@ from math import inf
 from msgspec import Struct
 
 from hermes.errors import BadRequest
-from hermes.principal import Class, Principal
+from hermes.principal import CLASS_NAMES, Class, Principal
 
-_CLASSES = {each.name.lower().encode("ascii"): each for each in Class}
+_CLASSES = {CLASS_NAMES[each].encode("ascii"): each for each in Class}
 _MAX_S = 86400.0
 
 

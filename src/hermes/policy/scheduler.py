@@ -1,11 +1,12 @@
 """Who runs next, and where: the scheduler's pure core.
 
-Events go in (`offer`, `settle`, `finish`, `cancel`, `expire`, `observe`, `loaded`, `failed`, `resize`, `close`),
-decisions come out, in the order they were made. Rules:
+Events go in: what requests do (`offer`, `settle`, `finish`, `cancel`), what backends do (`observe`, `loaded`,
+`failed`, `unheard`, `lost`), what operators do (`configure`, `resize`, `unload`, `close`), and time (`expire`).
+Decisions come out, in the order they were made. Rules:
 - No more runs of a model than its cap, none over a backend's slots, none over the process's or the tenant's cap (I1).
 - What waits is bounded by count and bytes: per model, per tenant, and in all (I4).
-- After every event, nothing waits that could run, unless its model has to go for another; nothing starts after the time
-  by which it had to, whatever was thought of how long things take.
+- After every event, nothing waits that could run, unless its model has to go for another; nothing that waits starts
+  after the time by which it had to, whatever was thought of how long things take.
 - Models do not hold each other up, except that there is not memory for all: `residency`.
 - A slot is taken and given back by synchronous changes of this object only, and giving it back twice is nothing (I2).
 """
@@ -47,7 +48,7 @@ from hermes.policy.ticket import (
     Unload,
     Why,
 )
-from hermes.principal import Class
+from hermes.principal import CLASS_NAMES, Class
 
 # While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that.
 WEIGH_EVERY_S = 1.0
@@ -78,15 +79,6 @@ class _Lane:
         self.station: Station | None = None
 
 
-class _Tenant:
-    """The runs of a tenant that has a cap."""
-
-    __slots__ = ("running",)
-
-    def __init__(self) -> None:
-        self.running = 0
-
-
 class Scheduler:
     """`bounds` are those of the process; `unlisted` those of every model that `configure` was not called for."""
 
@@ -98,7 +90,7 @@ class Scheduler:
         self._lanes: dict[str, _Lane] = {}
         self._stations: dict[str, Station] = {}
         self._sites: dict[str, Site] = {}
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: dict[str, int] = {}  # the runs of those that have a cap
         # Where the process has a cap, models hold each other up: what classes and tenants were served by all of them.
         self._is_shared = bounds.max_concurrent is not None
         self._classes: Shares[Class] = Shares()
@@ -325,7 +317,7 @@ class Scheduler:
         if ticket.told is None or ticket.phase is not Phase.WAITING:
             return None
         line = self._stations[ticket.resident].lines[ticket.model, ticket.candidates]
-        waiting = {each.name.lower(): line.backlogs[each].waiting for each in Class if line.backlogs[each].waiting}
+        waiting = {CLASS_NAMES[each]: line.backlogs[each].waiting for each in Class if line.backlogs[each].waiting}
         loaded = tuple(
             InMemory(site.name, stay.station.name, len(stay.running), stay.slots, stay.station.waiting)
             for site in self._sites.values()
@@ -510,10 +502,7 @@ class Scheduler:
 
     def _is_capped(self, ticket: Ticket) -> bool:
         cap = ticket.tenant_cap
-        if cap is None:
-            return False
-        tenant = self._tenants.get(ticket.tenant)
-        return tenant is not None and tenant.running >= cap
+        return cap is not None and self._tenants.get(ticket.tenant, 0) >= cap
 
     def _place(self, ticket: Ticket, lane: _Lane, station: Station) -> Stay | None:
         """Where to run: the least busy backend with a free slot; None if the ticket has to wait."""
@@ -547,7 +536,7 @@ class Scheduler:
                 classes.serve(ticket.urgency, cost / self._rules.classes[ticket.urgency].weight)
                 tenants[ticket.urgency].serve(ticket.tenant, cost / ticket.weight)
         if ticket.tenant_cap is not None:
-            self._tenants.setdefault(ticket.tenant, _Tenant()).running += 1
+            self._tenants[ticket.tenant] = self._tenants.get(ticket.tenant, 0) + 1
         self._turn(ticket, station)
         return Admit(ticket, ticket.backend)
 
@@ -573,9 +562,8 @@ class Scheduler:
 
     def _uncap(self, name: str) -> Iterable[Station]:
         """One run of a tenant with a cap has ended. The stations where it may go on."""
-        tenant = self._tenants[name]
-        tenant.running -= 1
-        if not tenant.running:
+        self._tenants[name] -= 1
+        if not self._tenants[name]:
             del self._tenants[name]
         for station in self._waiting:
             for line in station.lines.values():
