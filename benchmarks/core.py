@@ -8,6 +8,7 @@ import json
 import random
 import sys
 import time
+from itertools import cycle
 from math import inf
 
 from hermes.policy.scheduler import Scheduler
@@ -29,7 +30,11 @@ class Traffic:
     def __init__(self, waiting: int) -> None:
         rules = Rules((ClassRules(16.0, PATIENCE_S), ClassRules(4.0, PATIENCE_S), ClassRules(1.0)), give_up=inf)
         self.scheduler = Scheduler(Bounds(None, MANY, MANY, MANY, MANY), ModelBounds(queue_limit=MANY), rules)
-        self.random = random.Random(1)
+        # Drawn in advance: what is drawn costs as much as a good part of a decision.
+        draw = random.Random(1)
+        self.asked = cycle([(draw.choice(MODELS), draw.choice(TENANTS), draw.choice(CLASSES)) for _ in range(10_007)])
+        self.tokens = cycle([draw.randrange(400) for _ in range(9_973)])
+        self.places = cycle([draw.random() for _ in range(10_009)])
         self.now = 0.0
         self.running: list[Ticket] = []
         for number, backend in enumerate(BACKENDS):
@@ -41,17 +46,17 @@ class Traffic:
 
     def offer(self) -> None:
         self.now += 0.01
-        model, tenant, urgency = map(self.random.choice, (MODELS, TENANTS, CLASSES))
+        model, tenant, urgency = next(self.asked)
         deadline = self.now + PATIENCE_S
         ticket = Ticket(model, model, tenant, BACKENDS, 600, self.now, deadline, urgency, prompt_tokens=100)
         self.carry_out(self.scheduler.offer(ticket, self.now))
         self.scheduler.next_deadline()
 
     def end(self) -> None:
-        place = self.random.randrange(len(self.running))
+        place = int(next(self.places) * len(self.running))
         self.running[place], self.running[-1] = self.running[-1], self.running[place]
         ticket = self.running.pop()
-        self.scheduler.settle(ticket, 100, self.random.randrange(400))
+        self.scheduler.settle(ticket, 100, next(self.tokens))
         self.carry_out(self.scheduler.finish(ticket, self.now))
 
     def carry_out(self, decisions: list[Decision]) -> None:

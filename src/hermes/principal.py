@@ -13,7 +13,8 @@ class Class(IntEnum):
     BATCH = 2
 
 
-# By class. An Enum makes its members' names anew each time.
+# An Enum makes its members and their names anew each time.
+CLASSES = tuple(Class)
 CLASS_NAMES = tuple(each.name.lower() for each in Class)
 
 

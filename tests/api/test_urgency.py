@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hermes.policy.scheduler import ENOUGH_RUNS
+from hermes.policy.forecast import ENOUGH_RUNS
 from hermes.policy.ticket import Ticket
 from tests.fakes.backend import DONE, FakeOllama, Then, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, Call, Hermes, bearer, chat, hermes, key, prompt, scenario

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hermes.policy.residency import Site, Station, Stay
 from hermes.policy.scheduler import Scheduler
+from hermes.policy.site import Site
+from hermes.policy.station import Station, Stay
+from hermes.policy.swap import sets_of_victims
 from hermes.policy.ticket import PATIENT, BackendFacts, Bounds, Load, ModelBounds, Ticket, Unload
 
 
@@ -16,7 +18,7 @@ def site(max_loaded: int | None, memory_bytes: int | None, *names: str, pinned: 
     for name in names:
         station = Station(name)
         station.pinned = name in pinned
-        made.stays[name] = station.stays["x"] = Stay(station, made, 0.0, 1)
+        made.stays[name] = station.stays["x"] = Stay(station, made.facts, 0.0, 1)
     return made
 
 
@@ -27,7 +29,7 @@ def wanted(size_bytes: int = 1) -> Station:
 
 
 def going(box: Site, new: Station) -> list[tuple[Stay, ...]]:
-    return list(box.victims(box.lacks(new), list(box.stays.values())))
+    return list(sets_of_victims(box, box.missing_bytes(new), box.surplus(), list(box.stays.values())))
 
 
 @pytest.mark.parametrize(

@@ -320,13 +320,13 @@ class Machine(RuleBasedStateMachine):
         self.draining = self.all_draining()
 
     def all_plans(self) -> dict[str, object]:
-        return {name: site.plan for name, site in self.scheduler._sites.items()}
+        return {name: site.plan for name, site in self.scheduler._residency.sites.items()}
 
     def all_draining(self) -> set[tuple[str, str]]:
         """What has to go, by plans that are as old as the last event."""
         return {
             (name, model)
-            for name, site in self.scheduler._sites.items()
+            for name, site in self.scheduler._residency.sites.items()
             for model, stay in site.stays.items()
             if stay.draining and site.plan is self.plans.get(name)
         }
@@ -454,7 +454,7 @@ class Machine(RuleBasedStateMachine):
 
     def is_draining(self, backend: str, model: str) -> bool:
         """The one thing that no decision tells."""
-        stay = self.scheduler._sites[backend].stays.get(model)
+        stay = self.scheduler._residency.sites[backend].stays.get(model)
         return stay is not None and stay.draining
 
     def running_on(self, backend: str, ticket: Ticket) -> int:
@@ -480,7 +480,7 @@ class Machine(RuleBasedStateMachine):
 
     def drains(self) -> Iterator[tuple[str, str]]:
         """Backends where room is made, and for which model."""
-        for name, site in self.scheduler._sites.items():
+        for name, site in self.scheduler._residency.sites.items():
             if site.plan is not None and site.plan.loading_since is None:
                 yield name, site.plan.station.name
 
@@ -499,7 +499,7 @@ class Machine(RuleBasedStateMachine):
         assert all(ticket.phase is Phase.WAITING for ticket in self.waiting)
         for tenant, (cap, _) in TENANTS.items():
             running = sum(ticket.tenant == tenant for ticket in self.running)
-            assert cap is None or running == scheduler._tenants.get(tenant, 0) <= cap
+            assert cap is None or running == scheduler._slots._tenants.get(tenant, 0) <= cap
 
     @invariant()
     def no_slot_is_idle_while_a_ticket_waits_that_could_take_it(self) -> None:
@@ -508,7 +508,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def memory_is_as_told_and_never_overfull(self) -> None:
         for name in self.told:
-            world, site = self.worlds[name], self.scheduler._sites[name]
+            world, site = self.worlds[name], self.scheduler._residency.sites[name]
             if world.is_ours:
                 assert set(site.stays) == set(world.known)
                 assert world.memory is None or not world.up or world.taken <= world.memory
@@ -550,7 +550,11 @@ class Machine(RuleBasedStateMachine):
             self.books_agree()
         assert all(len(self.outcomes[ticket]) == 1 for ticket in self.outcomes)
         assert all(ticket.phase is Phase.DONE for ticket in self.outcomes)
-        assert not self.scheduler._tenants and not self.scheduler._waiting and not self.scheduler._queue._by_tenant
+        assert (
+            not self.scheduler._slots._tenants
+            and not self.scheduler._queue.stations
+            and not self.scheduler._queue._by_tenant
+        )
         for station in self.scheduler._stations.values():
             assert not station.lines and not station.classes._wanting
             assert not [shares for shares in station.tenants if shares._wanting]

@@ -9,16 +9,24 @@ from msgspec import Meta, Struct
 
 
 class Samples:
-    """The last `size` of a quantity, in order too. `first` stands for them until there are some."""
+    """The last `size` of a quantity, in order too. `first` stands for them until there are some.
 
-    __slots__ = ("_recent", "_sorted", "_sum", "first", "size")
+    In `mean` it counts like one sample, so that one odd run does not decide.
+    """
+
+    __slots__ = ("_recent", "_sorted", "_sum", "first", "mean", "size")
 
     def __init__(self, first: float, size: int = 300) -> None:
-        self.first = first
         self.size = size
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
         self._sum = 0.0
+        self.begin(first)
+
+    def begin(self, first: float) -> None:
+        """An estimate from outside."""
+        self.first = first
+        self.mean = (first + self._sum) / (1 + len(self._recent))
 
     def add(self, value: float) -> None:
         if len(self._recent) == self.size:
@@ -28,15 +36,11 @@ class Samples:
         self._recent.append(value)
         insort(self._sorted, value)
         self._sum += value
+        self.mean = (self.first + self._sum) / (1 + len(self._recent))
 
     @property
     def count(self) -> int:
         return len(self._recent)
-
-    @property
-    def mean(self) -> float:
-        """The first estimate counts like one sample, so that one odd run does not decide."""
-        return (self.first + self._sum) / (1 + len(self._recent))
 
     @property
     def learned(self) -> float | None:
@@ -94,6 +98,48 @@ class Average:
         self._seen = self.is_known = True
 
 
+class Rate:
+    """Seconds per token, where long ones count as much as they are long; 0 until something was seen."""
+
+    __slots__ = ("_seconds", "_tokens")
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._tokens = 0.0
+
+    def add(self, seconds: float, tokens: int) -> None:
+        self._seconds = self._seconds * _RATE_FADES + seconds
+        self._tokens = self._tokens * _RATE_FADES + tokens
+
+    def of(self, tokens: int) -> float:
+        """Seconds for so many."""
+        return self._seconds / self._tokens * tokens if self._tokens else 0.0
+
+
+class Lengths:
+    """How long answers are, in tokens: of each tenant seen lately, and of all of them."""
+
+    __slots__ = ("_by_tenant", "all")
+
+    def __init__(self, first: float) -> None:
+        self.all = Average(first)
+        self._by_tenant: dict[str, Average] = {}
+
+    def add(self, tenant: str, tokens: float) -> None:
+        self.all.add(tokens)
+        own = self._by_tenant.pop(tenant, None)  # the one seen last goes to the end
+        if own is None:
+            own = Average(self.all.value)
+            if len(self._by_tenant) >= _MOST_TENANTS:
+                del self._by_tenant[next(iter(self._by_tenant))]
+        own.add(tokens)
+        self._by_tenant[tenant] = own
+
+    def expected(self, tenant: str) -> float:
+        own = self._by_tenant.get(tenant)
+        return own.value if own is not None else self.all.value
+
+
 class Outlook(Struct, frozen=True):
     """When a waiting request will start: its place (1: the next), seconds from now, and the most in nine of ten."""
 
@@ -126,6 +172,9 @@ class Calibration:
         self._high += _STEP * (0.9 if off > self._high else -0.1)
 
 
+_RATE_FADES = 0.95
+# Of so many tenants it is kept how long their answers are.
+_MOST_TENANTS = 256
 _STEP = 0.06
 # No prediction is off by more than this factor for long, whatever was learned: who is refused by it teaches nothing.
 _MOST = log(4.0)

@@ -17,7 +17,7 @@ from sortedcontainers import SortedList
 
 from hermes.policy.fairness import Shares
 from hermes.policy.ticket import Ticket
-from hermes.principal import Class
+from hermes.principal import CLASSES, Class
 
 # How many of the first to start are looked at for one whose tenant is not at its cap.
 _LOOK_AHEAD = 32
@@ -170,14 +170,15 @@ class Backlog:
 class Line:
     """`backlogs` by class. `candidates` are the backends that all of them can run on; `slots` those they have now."""
 
-    __slots__ = ("backlogs", "candidates", "model", "slots", "waiting")
+    __slots__ = ("backlogs", "candidates", "model", "slots", "start_by", "waiting")
 
     def __init__(self, model: str, candidates: tuple[str, ...], shares: tuple[Shares[str], ...]) -> None:
         self.model = model
         self.candidates = candidates
         self.slots = 0
-        self.backlogs = tuple(Backlog(shares[each], in_turns=each is Class.BATCH) for each in Class)
+        self.backlogs = tuple(Backlog(shares[each], in_turns=each is Class.BATCH) for each in CLASSES)
         self.waiting = 0
+        self.start_by = inf  # when the first of them must start
 
     def __iter__(self) -> Iterator[Ticket]:
         return (ticket for backlog in self.backlogs for ticket in backlog)
@@ -185,16 +186,27 @@ class Line:
     def put(self, ticket: Ticket) -> None:
         self.backlogs[ticket.urgency].put(ticket)
         self.waiting += 1
+        if ticket.start_by < self.start_by:
+            self.start_by = ticket.start_by
 
     def take(self, ticket: Ticket) -> None:
         self.backlogs[ticket.urgency].take(ticket)
         self.waiting -= 1
+        if ticket.start_by == self.start_by:
+            interactive, normal, batch = self.backlogs
+            self.start_by = min(interactive.start_by, normal.start_by, batch.start_by)
+
+    def turn(self, tenant: str) -> None:
+        """It may run again."""
+        for backlog in self.backlogs:
+            backlog.turn(tenant)
 
     def head(self, classes: Shares[Class], now: float, pace_s: float, is_capped: IsCapped) -> Ticket | None:
         """Who goes next, by the turns of `classes`; None if nobody may."""
-        waiting = [each for each in Class if self.backlogs[each].waiting]
-        if waiting:
+        waiting = [each for each in CLASSES if self.backlogs[each].waiting]
+        if len(waiting) > 1:
             waiting.sort(key=classes.counter)
+        if waiting:
             classes.advance(classes.counter(waiting[0]))
         for each in waiting:
             if (ticket := self.backlogs[each].head(now, pace_s, is_capped)) is not None:
@@ -206,7 +218,3 @@ class Line:
         return min(
             (backlog for backlog in self.backlogs if backlog.waiting), key=lambda backlog: backlog.start_by
         ).first()
-
-    def start_by(self) -> float:
-        interactive, normal, batch = self.backlogs
-        return min(interactive.start_by, normal.start_by, batch.start_by)

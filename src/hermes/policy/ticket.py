@@ -48,6 +48,7 @@ class Ticket(Struct, eq=False, gc=False):
     backend: str = ""
     started_at: float = 0.0
     start_by: float = inf  # it starts by then, or never
+    begun: bool = False  # the first byte of its answer has come
     charged_tokens: float = 0.0
     settled: bool = False  # its true tokens are known
     output_tokens: int = 0
@@ -68,6 +69,7 @@ class Ticket(Struct, eq=False, gc=False):
             phase=Phase.NEW,
             backend="",
             started_at=0.0,
+            begun=False,
             charged_tokens=0.0,
             settled=False,
             found="hit",
@@ -176,7 +178,8 @@ class BackendFacts(Struct, frozen=True):
     `loaded` has the models in its memory with their bytes; None: it sees to that itself, whatever it has can be asked
     for. `sizes` has what its models may take, as far as is known. `memory_bytes`: room for models, None: unknown;
     `may_be_less`: that is an upper bound. `max_loaded`: so many models at once, None: as many as fit. `seen_at` is when
-    the look began. `pressed`: why nothing more should be loaded now, unless something else goes for it.
+    the look began. `pressed`: why nothing more should be loaded now, unless something else goes for it. `settles`: it
+    may read a prompt to its end though the client has left.
     """
 
     name: str
@@ -189,6 +192,7 @@ class BackendFacts(Struct, frozen=True):
     max_loaded: int | None = None
     may_be_less: bool = False
     pressed: str = ""
+    settles: bool = False
 
 
 class Occupancy(Struct, frozen=True):

@@ -1,0 +1,98 @@
+"""What runs, and what may: the caps of models, tenants and the process, and the slots of backends (invariant I1).
+
+A slot is taken and given back by synchronous changes of these objects only (invariant I2).
+"""
+
+from hermes.policy.station import Station, Stay
+from hermes.policy.ticket import ModelBounds, Ticket
+
+
+class Lane:
+    """One model's bounds and runs, under one of its names."""
+
+    __slots__ = ("bounds", "running", "station")
+
+    def __init__(self, bounds: ModelBounds) -> None:
+        self.bounds = bounds
+        self.running = 0
+        self.station: Station | None = None
+
+
+class Slots:
+    """`cap` is the process's; `unlisted` bounds every model that was not configured."""
+
+    def __init__(self, cap: int | None, unlisted: ModelBounds) -> None:
+        self.running = 0
+        self.lanes: dict[str, Lane] = {}
+        self.unlisted = unlisted
+        self._cap = cap
+        self._tenants: dict[str, int] = {}  # the runs of those that have a cap
+
+    def lane(self, model: str) -> Lane:
+        lane = self.lanes.get(model)
+        if lane is None:
+            lane = self.lanes[model] = Lane(self.unlisted)
+        return lane
+
+    def fit(self, station: Station) -> None:
+        """The bounds of one of its names have changed, or its names have."""
+        bounds = [lane.bounds for lane in self.lanes.values() if lane.station is station]
+        # Of a backend that does not say: the most that the operator says for any name, else one.
+        station.slots = max((each.max_concurrency or 1 for each in bounds), default=1)
+        station.pinned = any(each.pinned for each in bounds)
+        station.size_bytes = max((each.size_bytes or 0 for each in bounds), default=0)
+        for stay in station.stays.values():
+            stay.fit()
+
+    # --- starting and ending ----------------------------------------------------------------------------------------
+
+    def is_capped(self, ticket: Ticket) -> bool:
+        """Whether its tenant runs as much as it may."""
+        cap = ticket.tenant_cap
+        return cap is not None and self._tenants.get(ticket.tenant, 0) >= cap
+
+    def place(self, ticket: Ticket, lane: Lane, station: Station) -> Stay | None:
+        """Where to run: the least busy backend with a free slot; None if the ticket has to wait."""
+        cap = lane.bounds.max_concurrency
+        if (cap is not None and lane.running >= cap) or (self._cap is not None and self.running >= self._cap):
+            return None
+        if ticket.tenant_cap is not None and self.is_capped(ticket):
+            return None
+        best, fewest, avoid = None, 0, ticket.avoid
+        stays = station.stays
+        for name in ticket.candidates:
+            stay = stays.get(name)
+            if stay is None or not stay.open or stay.held >= stay.slots:
+                continue
+            # The one that has just failed comes last.
+            if best is None or best.backend == avoid or (stay.held < fewest and name != avoid):
+                best, fewest = stay, stay.held
+        return best
+
+    def start(self, ticket: Ticket, lane: Lane, stay: Stay, now: float) -> None:
+        self.running += 1
+        lane.running += 1
+        stay.start(ticket, now)
+        if ticket.tenant_cap is not None:
+            self._tenants[ticket.tenant] = self._tenants.get(ticket.tenant, 0) + 1
+
+    def end(self, ticket: Ticket, stay: Stay, now: float, settles_at: float) -> None:
+        self.running -= 1
+        self.lanes[ticket.model].running -= 1
+        stay.end(ticket, now, settles_at)
+        if ticket.tenant_cap is not None:
+            self._tenants[ticket.tenant] -= 1
+            if not self._tenants[ticket.tenant]:
+                del self._tenants[ticket.tenant]
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def most(self, here: int, model: str, station: Station) -> int:
+        """How many can run at once, of a line that has so many slots here; of one that has none, as many as usual."""
+        slots = here or station.usual_slots
+        cap = self.lanes[model].bounds.max_concurrency
+        if cap is not None and cap < slots:
+            slots = cap
+        if self._cap is not None and self._cap < slots:
+            slots = self._cap
+        return slots or 1
