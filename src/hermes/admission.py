@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from hermes.errors import (
+    BackendTimeout,
     BackendUnreachable,
     DeadlineUnreachable,
     Draining,
@@ -70,11 +71,15 @@ class Admission:
         """Send away what waits and whatever comes: the process is about to end."""
         self._apply(self.scheduler.close())
 
-    def leave(self, ticket: Ticket, *, done: bool = False) -> None:
-        """The ticket's holder is gone, in whatever phase it was; `done`: it has run to its end."""
-        end = self.scheduler.finish if done else self.scheduler.cancel
-        if decisions := end(ticket, self._loop.time()):
+    def done_with(self, ticket: Ticket) -> None:
+        """It has run to its end."""
+        if decisions := self.scheduler.finish(ticket, self._loop.time()):
             self._apply(decisions)
+
+    def leave(self, ticket: Ticket, error: BaseException | None = None) -> None:
+        """The ticket's holder is gone, in whatever phase it was; `error`: what its run ended with."""
+        broken_off = isinstance(error, asyncio.CancelledError | BackendTimeout)
+        self._apply(self.scheduler.cancel(ticket, self._loop.time(), broken_off=broken_off))
 
     def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Admit | Reject | Expire] | None:
         """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""
@@ -168,7 +173,10 @@ class Lease(Struct, frozen=True, eq=False):
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Awaitable[None]:
-        self.admission.leave(self.ticket, done=error is None)
+        if error is None:
+            self.admission.done_with(self.ticket)
+        else:
+            self.admission.leave(self.ticket, error)
         return self.admission.done
 
 

@@ -187,6 +187,9 @@ class Gateway:
             if isinstance(error, BackendUnreachable):
                 backend.suspect()
             raise
+        finally:
+            if job.request.stream and exchange.ttft_s is not None:
+                self._admission.scheduler.begun(ticket, exchange.arrived_at + exchange.ttft_s)
         self._metrics.attempts.add((backend.name, "ok"))
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)

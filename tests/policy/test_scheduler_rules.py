@@ -9,6 +9,7 @@ from math import inf
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import Struct
 
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
@@ -54,6 +55,15 @@ WHICH = st.integers(0, 1000)
 SOON_S = 1.0  # what has to be loaded is thought of again so often
 
 
+class Settling(Struct, frozen=True):
+    """A slot that a client has left. `since`: the model has been there; one that comes again has all its slots."""
+
+    backend: str
+    model: str
+    since: float | None
+    until: float
+
+
 class Machine(RuleBasedStateMachine):
     @initialize(
         bounds=BOUNDS,
@@ -83,8 +93,8 @@ class Machine(RuleBasedStateMachine):
         for model, known in self.model_bounds.items():
             self.scheduler.configure(model, known)
         self.worlds = {
-            "x": World("x", slots, True, memory, holds={"A"}),
-            "y": World("y", slots, is_ours, memory, holds={"B"}),
+            "x": World("x", slots, True, memory, holds={"A"}, settles=True),
+            "y": World("y", slots, is_ours, memory, holds={"B"}, settles=True),
             "z": World("z", 2, True, memory=None),
         }
         self.told: set[str] = set()  # backends that were ever heard of
@@ -99,6 +109,7 @@ class Machine(RuleBasedStateMachine):
         self.missed: set[str] = set()  # models that somebody could not wait for
         self.plans: dict[str, object] = {}  # as of the end of the last event
         self.draining: set[tuple[str, str]] = set()
+        self.settling: list[Settling] = []
         self.closed = False
         self.tell("x")
         self.tell("y")
@@ -160,6 +171,24 @@ class Machine(RuleBasedStateMachine):
             self.end(ticket, self.scheduler.finish(ticket, self.now))
 
     @rule(which=WHICH)
+    def begin(self, which: int) -> None:
+        """The first byte has come."""
+        if self.running:
+            self.scheduler.begun(self.running[which % len(self.running)], self.now)
+
+    @rule(which=WHICH)
+    def break_off(self, which: int) -> None:
+        """A client leaves: before the first byte, the backend goes on reading for a while."""
+        if self.running:
+            ticket = self.running[which % len(self.running)]
+            world, rate = self.worlds[ticket.backend], self.scheduler._stations[ticket.resident].prefill_s
+            until = ticket.started_at + rate.of(ticket.prompt_tokens)
+            if world.settles and not ticket.begun and until > self.now:
+                since = world.known[ticket.resident] if world.is_ours else None
+                self.settling.append(Settling(world.name, ticket.resident, since, until))
+            self.end(ticket, self.scheduler.cancel(ticket, self.now, broken_off=True))
+
+    @rule(which=WHICH)
     def offer_again(self, which: int) -> None:
         """An attempt has failed, and its request comes back."""
         if self.running:
@@ -189,6 +218,7 @@ class Machine(RuleBasedStateMachine):
         until = self.now + seconds
         while not is_late and (due := self.scheduler.next_deadline()) is not None and due <= until:
             self.now = max(self.now, due)
+            self.settling = [each for each in self.settling if each.until > self.now]
             self.check(self.scheduler.expire(self.now))
             again = self.scheduler.next_deadline()
             assert again is None or again > self.now, "a timer that fires again and again"
@@ -458,7 +488,14 @@ class Machine(RuleBasedStateMachine):
         return stay is not None and stay.draining
 
     def running_on(self, backend: str, ticket: Ticket) -> int:
-        return sum((other.backend, other.resident) == (backend, ticket.resident) for other in self.running)
+        """Settling slots are taken, too."""
+        here = (backend, ticket.resident)
+        return sum((other.backend, other.resident) == here for other in self.running) + self.settling_on(*here)
+
+    def settling_on(self, backend: str, model: str) -> int:
+        world = self.worlds[backend]
+        since = world.known.get(model) if world.is_ours else None
+        return sum((each.backend, each.model, each.since) == (backend, model, since) for each in self.settling)
 
     def slots(self, backend: str, ticket: Ticket) -> int:
         named = self.named.get(ticket.resident, set())
@@ -520,7 +557,8 @@ class Machine(RuleBasedStateMachine):
         for name, model in self.drains():
             assert [ticket for ticket in self.waiting if ticket.resident == model], "a drain for nobody"
             draining = [each for each in self.worlds[name].known if self.is_draining(name, each)]
-            assert [ticket for ticket in self.running if ticket.backend == name and ticket.resident in draining]
+            running = [ticket for ticket in self.running if ticket.backend == name and ticket.resident in draining]
+            assert running or any(self.settling_on(name, each) for each in draining)
 
     @invariant()
     def the_timer_is_set_for_whoever_waits(self) -> None:

@@ -32,13 +32,16 @@ class World(Struct):
     loading: str = ""
     tries: int = 0
     changed_at: float = -1.0
+    settles: bool = False
 
     def look(self, now: float) -> Look:
         return Look(now, {model: SIZES[model] for model in sorted(self.holds | self.leaving)} if self.up else {})
 
     def facts(self, look: Look) -> BackendFacts:
         loaded = look.loaded if self.is_ours else None
-        return BackendFacts(self.name, self.up, self.slots, loaded, SIZES, self.memory, look.began_at)
+        return BackendFacts(
+            self.name, self.up, self.slots, loaded, SIZES, self.memory, look.began_at, settles=self.settles
+        )
 
     def is_told(self, look: Look, busy: set[str]) -> None:
         """What is gone is gone, unless it is busy; what is new is new, unless the look is too old to tell."""

@@ -109,8 +109,7 @@ class Forecast:
         return others
 
     def settles_at(self, ticket: Ticket, stay: Stay) -> float:
-        """Until when the backend is likely to read on, if it does not notice that the client has left before the first
-        byte of the answer."""
+        """Until when a backend that does not notice that its client has left is likely to go on reading the prompt."""
         if not stay.settles or ticket.begun:
             return -inf
         return ticket.started_at + stay.station.prefill_s.of(ticket.prompt_tokens)
@@ -126,10 +125,10 @@ class Forecast:
             ticket.found = stay.found
             ticket.load_s = min(stay.load_s, now - ticket.arrived_at)
 
-    def learn_prefill(self, ticket: Ticket, station: Station, now: float) -> None:
-        """The first byte of its answer has come."""
+    def learn_prefill(self, ticket: Ticket, station: Station, when: float) -> None:
+        """The first byte of its answer came then."""
         if ticket.prompt_tokens:
-            station.prefill_s.add(now - ticket.started_at, ticket.prompt_tokens)
+            station.prefill_s.add(when - ticket.started_at, ticket.prompt_tokens)
 
     def learn_run(self, ticket: Ticket, station: Station, now: float) -> None:
         """It has ended by itself."""

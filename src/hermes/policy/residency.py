@@ -105,19 +105,19 @@ class Residency:
         stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
         self._freed[plan.station] = None
 
-    def failed(self, backend: str, model: str, why: str, now: float) -> list[Order]:
+    def failed(self, backend: str, model: str, why: str, now: float) -> Load | None:
         """It is tried once more; then the model rests."""
         site = self.sites[backend]
         plan = self._carried_out(site, model)
         if plan is None:
-            return []
+            return None
         if not plan.tries and site.facts.up:
             plan.tries, plan.loading_since = 1, now
-            return [Load(backend, model)]
+            return Load(backend, model)
         self._end(site)
         plan.station.why_failed = why
         site.rests.setdefault(model, Rest()).fail(now)
-        return []
+        return None
 
     def unheard(self, backend: str, model: str, now: float) -> None:
         """It has not reached its backend. Whether that is up is about to be seen."""

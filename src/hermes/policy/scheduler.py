@@ -99,11 +99,11 @@ class Scheduler:
                 self._forecast.tell(ticket, station, now, anyway=True)
         return decisions
 
-    def begun(self, ticket: Ticket, now: float) -> None:
-        """The first byte of a streamed answer has come."""
+    def begun(self, ticket: Ticket, when: float) -> None:
+        """The first byte of a streamed answer came then."""
         if ticket.phase is Phase.RUNNING and not ticket.begun:
             ticket.begun = True
-            self._forecast.learn_prefill(ticket, self._stations[ticket.resident], now)
+            self._forecast.learn_prefill(ticket, self._stations[ticket.resident], when)
 
     def settle(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
         """A run's true tokens are known: its tenant's share is corrected by what was charged in advance."""
@@ -119,8 +119,11 @@ class Scheduler:
         self._forecast.learn_run(ticket, station, now)
         return self._end(ticket, station, now)
 
-    def cancel(self, ticket: Ticket, now: float) -> list[Decision]:
-        """Its client has left, in whatever phase, or its run has failed: nothing is learned of how long it takes."""
+    def cancel(self, ticket: Ticket, now: float, *, broken_off: bool = False) -> list[Decision]:
+        """Its client has left, in whatever phase, or its run has failed: nothing is learned of how long it takes.
+
+        `broken_off`: the backend was at work for it, and may be for a while: its slot is *settling* until then.
+        """
         station = self._stations.get(ticket.resident)
         if station is None:
             return []
@@ -134,7 +137,8 @@ class Scheduler:
         if ticket.charged_tokens and not ticket.settled:
             part = (now - ticket.started_at) / station.service_s.mean
             self._correct(ticket, station, ticket.charged_tokens * part)
-        return self._end(ticket, station, now, self._forecast.settles_at(ticket, station.stays[ticket.backend]))
+        settles_at = self._forecast.settles_at(ticket, station.stays[ticket.backend]) if broken_off else -inf
+        return self._end(ticket, station, now, settles_at)
 
     def expire(self, now: float) -> list[Decision]:
         """Time has passed: refuse what cannot start in time any more, and weigh again what to load."""
@@ -173,13 +177,13 @@ class Scheduler:
 
     def failed(self, backend: str, model: str, why: str, now: float) -> list[Decision]:
         """A `Load` has failed. It is tried once more; then its waiters hear why, and the model backs off."""
-        decisions: list[Decision] = [*self._residency.failed(backend, model, why, now)]
+        if again := self._residency.failed(backend, model, why, now):
+            return [again]
         station = self._stations[model]
         hopeless = [
             line for line in station.lines.values() if self._residency.rests_until(line.candidates, station) > now
         ]
-        decisions += self._send_away([ticket for line in hopeless for ticket in line], "load_failed")
-        return decisions + self._follow(now)
+        return self._send_away([ticket for line in hopeless for ticket in line], "load_failed") + self._follow(now)
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
         """A `Load` did not reach its backend. Whether that is up is about to be seen; its waiters wait on."""
