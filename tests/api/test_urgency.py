@@ -260,6 +260,17 @@ OURS, TIMEOUT = "x-hermes-deadline-ms", "x-request-timeout"
 PYTHON, NODE = "x-stainless-read-timeout", "x-stainless-timeout"
 
 
+async def deadline_of(body: dict[str, Any], headers: dict[str, str], **sections: Any) -> float:
+    """Seconds that such a request has."""
+    async with ollama() as backend, hermes(backend, **sections) as gateway:
+        backend.default = play(then=Then.STALL)
+        call = await gateway.open(PROMPT, body, headers)
+        await backend.request(0)
+        (told,) = (await gateway.ask("/v1/queue")).json["data"]
+        call.leave()
+        return float(told["deadline_ms"]) / 1000
+
+
 @pytest.mark.parametrize(
     ("headers", "stream", "within_s"),
     [
@@ -279,13 +290,26 @@ PYTHON, NODE = "x-stainless-read-timeout", "x-stainless-timeout"
 )
 @scenario
 async def test_the_deadline_is_the_smallest_that_is_said(headers: dict[str, str], stream: bool, within_s: int) -> None:
-    async with ollama() as backend, hermes(backend, models={"gemma": {"timeout_s": 100}}) as gateway:
-        backend.default = play(then=Then.STALL)
-        call = await gateway.open(PROMPT, prompt(stream=stream), headers)
-        await backend.request(0)
-        (told,) = (await gateway.ask("/v1/queue")).json["data"]
-        assert within_s * 1000 - 2000 < told["deadline_ms"] <= within_s * 1000
-        call.leave()
+    deadline_s = await deadline_of(prompt(stream=stream), headers, models={"gemma": {"timeout_s": 100}})
+    assert deadline_s == pytest.approx(within_s, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "defaults", "headers", "within_s"),
+    [
+        ({"load_time_s": 70}, {}, {}, 140),
+        ({"load_time_s": 70}, {"timeout_s": 60}, {}, 140),
+        ({"load_time_s": 50}, {}, {}, 120),
+        ({"load_time_s": 70, "timeout_s": 120}, {}, {}, 120),
+        ({"load_time_s": 70}, {}, {OURS: "130000"}, 130),
+    ],
+)
+@scenario
+async def test_the_usual_timeout_lasts_for_two_loads_one_that_is_said_is_as_it_is_said(
+    settings: dict[str, Any], defaults: dict[str, Any], headers: dict[str, str], within_s: int
+) -> None:
+    deadline_s = await deadline_of(prompt(), headers, models={"gemma": settings}, defaults=defaults)
+    assert deadline_s == pytest.approx(within_s, abs=2)
 
 
 @pytest.mark.parametrize(("header", "said"), [(OURS, "200"), (TIMEOUT, "0.2"), (PYTHON, "0.2"), (NODE, "0.2")])

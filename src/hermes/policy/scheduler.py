@@ -355,6 +355,12 @@ class Scheduler:
                 victims = tuple(stay.station.name for stay in plan.victims)
                 yield Change(site.name, plan.station.name, victims, plan.decided_at, plan.loading_since)
 
+    def patience_s(self, model: str, resident: str) -> float:
+        """What no usual bound on a wait for a model should be below, by what is known of how long it loads."""
+        station = self._stations.get(resident)
+        load_s = (station.load_known_s if station is not None else 0.0) or self.bounds(model).load_s or 0.0
+        return self._rules.load_waits * load_s
+
     def where(self, resident: str) -> dict[str, int]:
         """The backends where a model is loaded, and how many runs it has there."""
         stays = self._station(resident).stays
