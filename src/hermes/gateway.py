@@ -11,7 +11,6 @@ from hermes.attempt import Job
 from hermes.chat import ChatRequest
 from hermes.dialects import ClientDialect, Meta
 from hermes.errors import (
-    DO_NOT_RETRY,
     BackendBusy,
     BackendError,
     BackendUnreachable,
@@ -154,7 +153,7 @@ class Gateway:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
         exchange = job.exchange
         if exchange.looked_again or self._retries.withdraw(exchange.attempts) is None:
-            error.headers += (DO_NOT_RETRY,)
+            error.should_retry = False
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
@@ -206,7 +205,7 @@ class Gateway:
             # A busy backend says when to come back.
             spent = spent or (pause_s is None and not isinstance(error, BackendBusy))
         if spent:
-            error.headers += (DO_NOT_RETRY,)
+            error.should_retry = False
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error

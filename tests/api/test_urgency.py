@@ -321,6 +321,7 @@ async def test_who_waits_past_the_deadline_it_has_said_gets_504(header: str, sai
         await backend.request(0)
         reply = await gateway.ask(PROMPT, prompt(), {header: said})
         assert (reply.status, reply.error["code"]) == (504, "queue_timeout")
+        assert reply.headers["x-should-retry"] == "false" and "retry-after" not in reply.headers
         record = await gateway.record()
         assert (record.outcome, record.attempts) == ("queue_timeout", 0)
         assert 200 <= record.duration_ms < 1500
@@ -379,7 +380,7 @@ async def test_what_cannot_be_in_time_is_refused_at_once(body: dict[str, Any]) -
             assert (reply.status, reply.error["code"]) == (503, "deadline_unreachable")
             assert 1 <= int(reply.headers["retry-after"]) <= 60
             assert 1000 <= int(reply.headers["retry-after-ms"]) <= 60_000
-            assert "x-should-retry" not in reply.headers
+            assert reply.headers["x-should-retry"] == "true"
         refused = gateway.records[told:]
         assert {record.outcome for record in refused} == {"deadline_refused"}
         assert median(record.duration_ms for record in refused) <= 10

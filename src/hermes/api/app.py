@@ -13,7 +13,7 @@ from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
-from hermes.errors import DO_NOT_RETRY, Dismissed, Draining, Forbidden, GatewayError, Outcome
+from hermes.errors import Dismissed, Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
@@ -124,9 +124,11 @@ class Api:
         exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False
         if response.started:
             return  # an answer on its way has ended itself, uncleanly
-        headers, after_s = error.headers, error.retry_after_s
-        if after_s is not None and after_s > MAX_RETRY_AFTER_S and DO_NOT_RETRY not in headers:
-            headers += (DO_NOT_RETRY,)
+        headers, after_s, should_retry = error.headers, error.retry_after_s, error.should_retry
+        if after_s is not None and after_s > MAX_RETRY_AFTER_S:
+            should_retry = False
+        if should_retry is not None:
+            headers += ((b"x-should-retry", b"true" if should_retry else b"false"),)
         if after_s is not None and after_s < inf:
             # Whole seconds for everyone, milliseconds for the SDKs that read them first.
             after_s = min(after_s, MAX_RETRY_AFTER_S)
