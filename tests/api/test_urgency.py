@@ -98,6 +98,18 @@ async def test_what_cannot_be_understood_is_400_and_names_the_header(
         assert not backend.asked
 
 
+@scenario
+async def test_what_cannot_be_understood_does_no_harm_where_nothing_waits_and_is_told_to_nobody_without_a_key() -> None:
+    nonsense = says("urgent") | {OURS: "soon"}
+    async with ollama() as backend, hermes(backend, keys=[key("ann")]) as gateway:
+        for path in ("/health", "/readyz"):
+            assert (await gateway.ask(path, headers=nonsense)).status == 200
+        for path in ("/v1/models", "/v1/queue", "/v1/status"):
+            assert (await gateway.ask(path, headers=nonsense | bearer("ann"))).status == 200
+        assert (await gateway.ask(PROMPT, prompt(), nonsense)).status == 401
+        assert (await gateway.ask(PROMPT, prompt(), nonsense | bearer("ann"))).status == 400
+
+
 @pytest.mark.parametrize(("path", "body"), [(PROMPT, prompt()), (CHAT, chat())])
 @pytest.mark.parametrize(
     ("said", "code"),
