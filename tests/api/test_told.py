@@ -196,3 +196,35 @@ async def test_who_waited_and_was_tried_again_is_told_of_its_first_wait() -> Non
         assert int(wait["queue-ms"]) >= 95 and int(wait["eta-ms"]) > 0
         assert (await runs.reply()).status == 200
         assert (await gateway.record(1)).attempts == 2
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+@scenario
+async def test_who_was_tried_again_and_had_to_wait_anew_is_told_what_it_was_told_when_it_came(
+    waits_first: bool,
+) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        free, go, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        ahead = 0
+        if waits_first:
+            await fill(gateway, backend, free)
+            backend.scripts.append(play("Hel", DONE))
+            await gateway.open(PROMPT, prompt())
+            await gateway.until_waiting(1)
+            ahead = 2
+        backend.scripts += [play(go, {"error": "out of memory"}), play(gone, "Hel", DONE)]
+        tried_twice = await gateway.open(PROMPT, prompt(), {"x-request-id": "tried-twice"})
+        await (gateway.until_waiting(2) if waits_first else backend.request(0))
+        await gateway.open(PROMPT, prompt())  # takes the slot when that fails
+        await gateway.until_waiting(ahead + 1)
+        free.set()
+        await backend.request(ahead)
+        go.set()
+        await backend.request(ahead + 1)
+        await gateway.until_waiting(1)
+        past = (await gateway.ask("/v1/requests/tried-twice")).json
+        gone.set()
+        reply = await tried_twice.reply()
+        wait = told(reply.headers)
+        assert (reply.status, wait["queue-position"], wait["eta-ms"] != "0") == (200, str(ahead), waits_first)
+        assert past["why"]["position"] == (ahead or 1)
