@@ -9,10 +9,24 @@ from math import inf
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import PATIENT, Admit, BackendFacts, Bounds, Class, Decision, Load, ModelBounds, Rules, Ticket
+from hermes.policy.ticket import (
+    Admit,
+    BackendFacts,
+    Bounds,
+    Class,
+    ClassRules,
+    Decision,
+    Load,
+    ModelBounds,
+    Rules,
+    Ticket,
+)
 
+# Only deadlines bound how long a request waits, and nobody is sent away for what is only thought.
+PATIENT = Rules((ClassRules(16.0), ClassRules(4.0), ClassRules(1.0)), give_up=inf, waste=1.0)
 UNBOUNDED = Bounds(queue_tickets=10**6, tenant_tickets=10**6)
 ROOM = ModelBounds(queue_limit=10**6)
 
@@ -58,6 +72,41 @@ def told(decisions: Iterable[Decision]) -> list[str]:
         last = getattr(each, "backend", "") or getattr(each, "reason", "")
         words.append(f"{type(each).__name__} {model} {last}".strip())
     return words
+
+
+class Box:
+    """A scheduler in front of one backend, whose models take a byte each. A second passes before each event."""
+
+    def __init__(self, *loaded: str, **facts: Any) -> None:
+        self.now = 0.0
+        self.facts = facts
+        self.core = scheduler()
+        if loaded:
+            self.see(*loaded)
+
+    def see(self, *loaded: str) -> list[Decision]:
+        self.now += 1
+        known = BackendFacts("x", True, 2, dict.fromkeys(loaded, 1), dict.fromkeys("abc", 1), seen_at=self.now)
+        return self.core.observe(replace(known, **self.facts), self.now)
+
+    def ask(self, model: str) -> tuple[Ticket, list[Decision]]:
+        self.now += 1
+        self.asked = ticket(model, self.now)
+        return self.asked, self.core.offer(self.asked, self.now)
+
+    def load_ends(self) -> None:
+        """And who has asked for it leaves."""
+        self.now += 1
+        self.core.loaded("x", self.asked.model, self.now)
+        self.core.cancel(self.asked, self.now)
+
+    def finish(self, run: Ticket) -> list[Decision]:
+        self.now += 1
+        return self.core.finish(run, self.now)
+
+    def unload(self, model: str) -> list[Decision]:
+        self.now += 1
+        return self.core.unload(model, self.now)
 
 
 class Job(Struct, frozen=True):

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.policy.fairness import Shares
-from hermes.policy.ticket import PATIENT, BackendFacts, Class
-from tests.policy.box import Job, Play, chats, scheduler, tenant, ticket, urgency
+from hermes.policy.ticket import BackendFacts, Class
+from tests.policy.box import PATIENT, Job, Play, chats, scheduler, tenant, ticket, urgency
 
 SLOTS = 4
 

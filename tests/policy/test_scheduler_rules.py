@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
-    PATIENT,
     Admit,
     Bounds,
     Class,
@@ -27,6 +26,7 @@ from hermes.policy.ticket import (
     Ticket,
     Unload,
 )
+from tests.policy.box import PATIENT
 from tests.policy.world import MEMORY, SIZES, Look, World
 
 RESIDENT = {"a": "A", "alias": "A", "b": "B", "d": "D", "pinned": "C", "huge": "Huge"}
