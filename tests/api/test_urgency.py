@@ -9,7 +9,7 @@ import pytest
 from hermes.policy.scheduler import ENOUGH_RUNS
 from hermes.policy.ticket import Ticket
 from tests.fakes.backend import DONE, FakeOllama, Then, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, Call, Hermes, bearer, chat, hermes, key, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, WHOLE, Call, Hermes, bearer, chat, hermes, key, prompt, scenario
 from tests.support import until
 
 # --- the class --------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ async def test_what_cannot_be_understood_does_no_harm_where_nothing_waits_and_is
         assert (await gateway.ask(PROMPT, prompt(), nonsense | bearer("ann"))).status == 400
 
 
-@pytest.mark.parametrize(("path", "body"), [(PROMPT, prompt()), (CHAT, chat())])
+@pytest.mark.parametrize(("path", "body"), WHOLE)
 @pytest.mark.parametrize(
     ("said", "code"),
     [
@@ -340,7 +340,7 @@ async def test_who_waits_past_the_deadline_it_has_said_gets_504(header: str, sai
         runs.leave()
 
 
-@pytest.mark.parametrize(("path", "body"), [(PROMPT, prompt()), (CHAT, chat())])
+@pytest.mark.parametrize(("path", "body"), WHOLE)
 @scenario
 async def test_a_whole_answer_that_is_not_whole_by_its_deadline_is_504_and_no_shortened_200(
     path: str, body: dict[str, Any]
