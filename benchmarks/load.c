@@ -9,7 +9,7 @@
  *   hold     opens as many requests as each line of standard input says, and says so when they are open: sent, or, with
  *            `events=1`, each with its first event; nothing may end
  *
- * An answer is good if its status is 200, its framing complete, its last line contains `end=TEXT`, and it had at least
+ * An answer is good if its status is `status=N` (200), its framing complete, its last line contains `end=TEXT`, and it had at least
  * `events=N` events: lines that begin with `{` (NDJSON, JSON) or `data:` (SSE), so both are counted by the same rule.
  * The CPU time of a process is its own CPU clock: nanoseconds, all threads, those that ended too.
  * The last line of standard output is JSON.
@@ -53,7 +53,7 @@ struct mark { uint64_t at_ns, own_ns, watched_ns[64]; long events, answers; };
 static enum mode mode;
 static int port = 4000, watched[64], watched_count;
 static const char *path = "/", *body_file = "", *end_text = "";
-static long connections = 32, requests = 1000, warmup, rate = 100, seconds = 3600, wanted_events;
+static long connections = 32, requests = 1000, warmup, rate = 100, seconds = 3600, wanted_events, status = 200;
 static long ramp_ms = 1000, settle_ms = 500, window_ms = 4000;
 static char extra_headers[4096], *request;
 static size_t request_size;
@@ -204,7 +204,7 @@ static size_t take_head(struct connection *c, const char *at, size_t size) {
     }
     end[2] = 0;
     char *length = strcasestr(c->text, "\r\ncontent-length:");
-    bool chunked = strcasestr(c->text, "\r\ntransfer-encoding: chunked"), good = !strncmp(c->text + 8, " 200", 4);
+    bool chunked = strcasestr(c->text, "\r\ntransfer-encoding: chunked"), good = strtol(c->text + 8, NULL, 10) == status;
     if (!good || (!chunked && !length)) {
         end[2] = '\r';
         ended(c, good ? "no framing" : "bad status");
@@ -336,7 +336,7 @@ static void read_argument(char *argument) {
     struct { const char *name; long *number; } numbers[] = {
         {"connections", &connections}, {"requests", &requests}, {"warmup", &warmup}, {"rate", &rate},
         {"seconds", &seconds}, {"events", &wanted_events}, {"ramp_ms", &ramp_ms}, {"settle_ms", &settle_ms},
-        {"window_ms", &window_ms}};
+        {"window_ms", &window_ms}, {"status", &status}};
     char *value = strchr(argument, '=');
     if (!value) { fprintf(stderr, "load: what is %s?\n", argument); exit(2); }
     *value++ = 0;

@@ -23,8 +23,11 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_ns(pid: int) -> int:
-    """CPU time of a process: all its threads, those that ended too (clock_getcpuclockid(3))."""
-    return time.clock_gettime_ns((~pid << 3) | 2)
+    """CPU time of a process: all its threads, those that ended too (clock_getcpuclockid(3)). 0: it is gone."""
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:  # Hermes asks other programs for the machine's memory as it starts
+        return 0
 
 
 def memory_kib(pids: list[int]) -> dict[str, int]:

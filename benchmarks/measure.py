@@ -1,15 +1,17 @@
 """What is measured, one function each: a program is asked in one way, and what it took is noted."""
 
+import contextlib
 import json
 import statistics
 import subprocess
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import machine
-from programs import ENVIRONMENT, Running, Subject, Workshop
+from programs import CROWD, ENVIRONMENT, Running, Subject, Workshop
 
 # One chunk in 50 ms: 20 tokens a second, what a model on one's own GPU gives.
 CHUNK_INTERVAL_MS = 50
@@ -48,11 +50,14 @@ class Bench:
     mock_pid: int
     samples: Samples
 
-    def load(self, mode: str, what: str, running: Running | Subject, stream: bool, **arguments: int) -> dict[str, Any]:
+    def load(
+        self, mode: str, what: str, running: Running | Subject, body: str, end: str = "", **arguments: int
+    ) -> dict[str, Any]:
         """One run of the load generator. Notes its errors, and what it and the mock took of their core."""
         subject = running if isinstance(running, Subject) else running.subject
         pids = [] if isinstance(running, Subject) else running.pids
-        command = self._command(mode, subject, chat(stream), subject.stream_end if stream else subject.whole_end)
+        end = end or (subject.stream_end if json.loads(body)["stream"] else subject.whole_end)
+        command = self._command(mode, subject, body, end)
         command += [f"watch={pid}" for pid in [self.mock_pid, *pids]]
         command += [f"{name}={value}" for name, value in arguments.items()]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -82,14 +87,14 @@ class Bench:
         """CPU time per whole answer: 32 connections, each asks again as soon as it is answered."""
         self.workshop.pace()
         sizes = {"connections": 32, "requests": requests, "warmup": requests // 10, "seconds": seconds}
-        result = self.load("closed", "whole answers", running, False, **sizes)
+        result = self.load("closed", "whole answers", running, chat(False), **sizes)
         self.samples.add("request_cpu_us", running.subject.name, result["cpu_us"] / max(1, result["answers"]))
 
     def saturation(self, running: Running, seconds: int) -> None:
         """Whole answers a second with 128 connections that never pause."""
         self.workshop.pace()
         sizes = {"connections": 128, "requests": 1_000_000, "warmup": 500, "seconds": seconds}
-        result = self.load("closed", "saturation", running, False, **sizes)
+        result = self.load("closed", "saturation", running, chat(False), **sizes)
         name = running.subject.name
         self.samples.add("saturation_rps", name, result["answers"] / result["seconds"])
         self.samples.add("saturation_core_percent", name, result["cpu_us"] / result["seconds"] / 1e4)
@@ -100,7 +105,7 @@ class Bench:
         self.workshop.pace(chunks=chunks, interval_ms=CHUNK_INTERVAL_MS)
         sizes = {"connections": streams, "requests": streams, "events": chunks + 1, "seconds": 60}
         times = {"ramp_ms": RAMP_MS, "settle_ms": SETTLE_MS, "window_ms": window_ms}
-        result = self.load("streams", f"{streams} streams", running, True, **sizes, **times)
+        result = self.load("streams", f"{streams} streams", running, chat(True), **sizes, **times)
         expected = streams * window_ms / CHUNK_INTERVAL_MS
         if abs(result["events"] / expected - 1) > 0.05:
             late = f"{result['events']} chunks arrived in the window, {expected:.0f} were due"
@@ -113,7 +118,7 @@ class Bench:
         direct = {}
         for program in programs:
             sizes = {"connections": 256, "requests": requests, "warmup": 50, "rate": 200, "events": 2, "seconds": 60}
-            times = self.load("rate", "first events", program, True, **sizes)["first_event_us"]
+            times = self.load("rate", "first events", program, chat(True), **sizes)["first_event_us"]
             name = program.name if isinstance(program, Subject) else program.subject.name
             for percentile in ("p50", "p99"):
                 self.samples.add(f"first_event_us_{percentile}", name, times[percentile])
@@ -122,6 +127,24 @@ class Bench:
                 else:
                     added = times[percentile] - direct[percentile]
                     self.samples.add(f"added_first_event_us_{percentile}", name, added)
+
+    def refusals(self, running: Running, requests: int) -> None:
+        """Time to the refusal while a crowd waits: of what would come too late, then of what is one too many."""
+        name, body = running.subject.name, chat(False, "crowded")
+        self.workshop.pace(chunks=4, interval_ms=CHUNK_INTERVAL_MS)
+        self.load("closed", "a few", running, chat(True, "crowded"), connections=1, requests=10)  # how long it takes
+        self.workshop.pace(hold=True)
+        # Those that wait have all day, so who is in a hurry would go first, if it were not of a lower class.
+        headers = ("x-hermes-class: batch", "x-hermes-deadline-ms: 100")
+        hurried = replace(running, subject=replace(running.subject, headers=headers))
+        sizes = {"connections": 256, "requests": requests, "warmup": 50, "rate": 500}
+        with self._holding(running, body, CROWD + 1, first_event=False) as hold:
+            for more, code, status in ((CROWD, "deadline_unreachable", 503), (1, "queue_full", 429)):
+                hold(more)
+                _wait_until_calm(running.pids)
+                times = self.load("rate", code, hurried, body, code, status=status, **sizes)["whole_us"]
+                for percentile in ("p50", "p99"):
+                    self.samples.add(f"{code}_ms_{percentile}", name, times[percentile] / 1000)
 
     def scheduler(self, subject: Subject) -> None:
         """What a decision costs, with the same Python, alone on the core of what is measured."""
@@ -150,7 +173,7 @@ class Bench:
     def a_few_requests(self, running: Running, answers: int = 50) -> None:
         self.workshop.pace(chunks=5, interval_ms=1)
         for stream in (False, True):
-            self.load("closed", "a few", running, stream, connections=min(5, answers), requests=answers)
+            self.load("closed", "a few", running, chat(stream), connections=min(5, answers), requests=answers)
 
     def idle_memory(self, running: Running, when: str) -> None:
         time.sleep(0.3)
@@ -169,23 +192,34 @@ class Bench:
         self.samples.add("queued_kib", running.subject.name, self._slope_kib(running, body, first_event=False))
 
     def _slope_kib(self, running: Running, body: str, *, first_event: bool) -> float:
-        command = self._command("hold", running.subject, body, end="")
-        command += [f"connections={HELD_STEP * HELD_STEPS}", f"events={int(first_event)}", "seconds=60"]
         counts, sizes_kib = [], []
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-            assert holder.stdin is not None and holder.stdout is not None
+        with self._holding(running, body, HELD_STEP * HELD_STEPS, first_event=first_event) as hold:
             for step in range(HELD_STEPS):
-                holder.stdin.write(f"{HELD_STEP}\n")
-                holder.stdin.flush()
-                json.loads(holder.stdout.readline())
+                hold(HELD_STEP)
                 _wait_until_calm(running.pids)
                 counts.append(HELD_STEP * (step + 1))
                 sizes_kib.append(machine.memory_kib(running.pids)["rss"])
-            holder.stdin.close()
-            result = json.loads(holder.stdout.readline())
+        return statistics.linear_regression(counts, sizes_kib).slope
+
+    @contextlib.contextmanager
+    def _holding(self, running: Running, body: str, most: int, *, first_event: bool) -> Iterator[Callable[[int], None]]:
+        """What is yielded opens so many more requests, that stay open until the block is left."""
+        command = self._command("hold", running.subject, body, end="")
+        command += [f"connections={most}", f"events={int(first_event)}", "seconds=60"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdin is not None and holder.stdout is not None
+            orders, results = holder.stdin, holder.stdout
+
+            def hold(count: int) -> None:
+                orders.write(f"{count}\n")
+                orders.flush()
+                json.loads(results.readline())
+
+            yield hold
+            orders.close()
+            result = json.loads(results.readline())
         if result["errors"]:
             self.samples.errors.append(f"{running.subject.name}, held: {result['first_error']}")
-        return statistics.linear_regression(counts, sizes_kib).slope
 
 
 def _wait_until_calm(pids: list[int]) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import machine
@@ -19,6 +18,8 @@ from interpreter import LOCK, best
 SOURCE = Path(__file__).parent
 # More than the streams and waiting requests that are held open at once.
 MANY = 8192
+# The queue of the model that is flooded.
+CROWD = 1000
 
 # What may change how a measured program behaves stays outside.
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -48,7 +49,7 @@ class Running:
     health_ms: float  # from exec to the first answer
     ready_ms: float  # from exec to being able to serve
 
-    @cached_property
+    @property
     def pids(self) -> list[int]:
         return machine.family(self.process.pid)
 
@@ -153,7 +154,11 @@ def hermes(workshop: Workshop) -> Subject:
     config = {
         "server": {"host": "127.0.0.1", "port": port, "state_dir": "off"},
         "backends": [backend],
-        "models": {"bench": unbounded | {"max_concurrency": MANY}, "single": unbounded | {"max_concurrency": 1}},
+        "models": {
+            "bench": unbounded | {"max_concurrency": MANY},
+            "single": unbounded | {"max_concurrency": 1},
+            "crowded": unbounded | {"max_concurrency": 1, "queue_limit": CROWD},
+        },
         "scheduling": {"normal": {"max_wait_s": 0}},
         "limits": {"queue_total": MANY, "per_tenant_queue": MANY},
         "logging": {"access_log": workshop.path("hermes.access.log")},

@@ -21,6 +21,10 @@ MEASURES = {
     "scheduler_us_10": "offer and end, 10 waiting, us",
     "scheduler_us_1000": "offer and end, 1,000 waiting, us",
     "scheduler_us_100000": "offer and end, 100,000 waiting, us",
+    "deadline_unreachable_ms_p50": "refusal (503) while 1,000 wait, p50, ms",
+    "deadline_unreachable_ms_p99": "refusal (503) while 1,000 wait, p99, ms",
+    "queue_full_ms_p50": "refusal (429) while 1,000 wait, p50, ms",
+    "queue_full_ms_p99": "refusal (429) while 1,000 wait, p99, ms",
     "saturation_rps": "whole answers a second, saturated",
     "saturation_core_percent": "  share of its core then, %",
     "idle_rss_mib_fresh": "RSS once ready, MiB",
@@ -66,6 +70,8 @@ TARGETS = [
     Target("CPU per chunk, 250 streams <= 1.5 x nginx", "chunk_cpu_us_250", 1.5, "nginx"),
     Target("CPU per chunk, 1,000 streams <= 1.25 x nginx", "chunk_cpu_us_1000", 1.25, "nginx"),
     Target("scheduling, 1,000 waiting <= 3 x nginx's answer", "scheduler_us_1000", 3, "nginx", "request_cpu_us"),
+    Target("refused as too late <= 10 ms, p99", "deadline_unreachable_ms_p99", 10),
+    Target("refused as too many <= 10 ms, p99", "queue_full_ms_p99", 10),
     Target("idle RSS <= 35 MiB", "idle_rss_mib_used", 35),
     Target("memory per open stream <= 16 KiB", "stream_kib", 16),
     Target("memory per queued request <= 8 KiB", "queued_kib", 8),
@@ -155,7 +161,7 @@ def _helpers(samples: Samples) -> Iterator[str]:
                 f"{program} {statistics.median(mocks):.0f} + {statistics.median(loads[program]):.0f}"
                 for program, mocks in by_program.items()
             )
-            yield f"  {what:16} " + ", ".join(shares)
+            yield f"  {what:20} " + ", ".join(shares)
 
 
 def _verdicts(samples: Samples, about: dict[str, Any]) -> Iterator[str]:

@@ -69,7 +69,10 @@ def _round(bench: Bench, subjects: Sequence[Subject], quick: bool) -> None:
         bench.first_events([programs.directly(bench.workshop), *all_running], requests=400 if quick else 1000)
         for running in all_running:
             bench.saturation(running, seconds=1 if quick else 3)
-    bench.scheduler(subjects[0] if subjects[0].name == "hermes" else subjects[1])
+    hermes = subjects[0] if subjects[0].name == "hermes" else subjects[1]
+    bench.scheduler(hermes)
+    with bench.workshop.running(hermes) as alone:
+        bench.refusals(alone, requests=500 if quick else 2000)
     for subject in subjects:
         _memory_and_start(bench, subject)
 

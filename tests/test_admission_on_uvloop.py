@@ -4,7 +4,8 @@ import asyncio
 
 from hermes.admission import Admission
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import PATIENT, BackendFacts, Bounds, ModelBounds, Ticket
+from hermes.policy.ticket import BackendFacts, Bounds, ModelBounds, Ticket
+from tests.policy.box import PATIENT
 from tests.support import run
 
 

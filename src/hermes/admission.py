@@ -83,6 +83,7 @@ class Admission:
 
     def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Admit | Reject | Expire] | None:
         """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""
+        told = ticket.told
         decisions = self.scheduler.offer(ticket, self._loop.time(), again=again)
         if ticket.phase is Phase.RUNNING and len(decisions) == 1:
             return None
@@ -92,7 +93,9 @@ class Admission:
         for decision in decisions:
             if isinstance(decision, Reject | Expire) and decision.ticket is ticket:
                 raise refusal(decision)
-        ticket.why = self.scheduler.explain(ticket)
+        ticket.why = ticket.why or self.scheduler.explain(ticket)
+        if again or told is not None:  # what it was told when it came stands
+            ticket.told = told
         self._waiters[ticket] = waiter = self._loop.create_future()
         self._arm()
         return waiter

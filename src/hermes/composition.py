@@ -161,18 +161,20 @@ def _size_bytes(model: settings.Model, config: settings.Config) -> int | None:
 
 
 def catalog(config: settings.Config) -> Catalog:
-    listed = {name: _service(name, model) for name, model in config.models.items()}
+    usual_s = config.defaults.timeout_s
+    listed = {name: _service(name, model, usual_s) for name, model in config.models.items()}
     unlisted = config.model("") if config.serve_unlisted else None
-    return Catalog(listed, _service("", unlisted) if unlisted else None)
+    return Catalog(listed, _service("", unlisted, usual_s) if unlisted else None)
 
 
-def _service(name: str, model: settings.Model) -> Service:
+def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Service:
     params = model.params
     return Service(
         model=name,
         backend_model=model.backend_model or name,
         backends=model.backends,
-        timeout_s=model.timeout_s,
+        timeout_s=model.timeout_s or usual_timeout_s,
+        awaits_load=model.timeout_s is None,
         stall_timeout_s=model.stall_timeout_s,
         max_stream_s=model.max_stream_s,
         sampling=Sampling(**{field: getattr(params, field) for field in params.__struct_fields__}),

@@ -38,18 +38,18 @@ class ConfigError(HermesError):
     """A setting that cannot be used. The message carries the path, the value and a hint."""
 
 
-# What keeps the SDKs from trying again by themselves, as a header of the answer.
-DO_NOT_RETRY = (b"x-should-retry", b"false")
-
-
 class GatewayError(HermesError):
-    """Ends one request. Subclasses fix the defaults; an instance may sharpen `code` and `param`."""
+    """Ends one request. Subclasses fix the defaults; an instance may sharpen `code` and `param`.
+
+    `should_retry` is what the SDKs are told; None: nothing, so that they try 408, 409, 429 and 5xx again.
+    """
 
     status = 500
     code = "internal_error"
     source: Source = "gateway"
     outcome = Outcome.INTERNAL_ERROR
     retryable = False
+    should_retry: bool | None = None
 
     def __init__(
         self,
@@ -146,12 +146,16 @@ class QueueFull(GatewayError):
 
 
 class QueueTimeout(GatewayError):
+    """Its time is over. By itself no SDK shall wait all that time again."""
+
+    should_retry = False
     status, code, outcome = 504, "queue_timeout", Outcome.QUEUE_TIMEOUT
 
 
 class DeadlineUnreachable(GatewayError):
-    """It would be too late: said before anything was spent on it."""
+    """It would be too late: said before anything was spent on it, and when it may be worth another try."""
 
+    should_retry = True
     status, code, outcome = 503, "deadline_unreachable", Outcome.DEADLINE_REFUSED
 
 

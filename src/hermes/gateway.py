@@ -11,7 +11,6 @@ from hermes.attempt import Job
 from hermes.chat import ChatRequest
 from hermes.dialects import ClientDialect, Meta
 from hermes.errors import (
-    DO_NOT_RETRY,
     BackendBusy,
     BackendError,
     BackendUnreachable,
@@ -102,7 +101,10 @@ class Gateway:
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
         service = route.service
         exchange.model, exchange.stream = service.model, request.stream
-        ticket = exchange.ticket = _ticket(exchange.arrived_at, principal, route, request, size_bytes, claim)
+        within_s = service.timeout_s
+        if service.awaits_load:
+            within_s = max(within_s, self._admission.scheduler.patience_s(service.model, route.found.resident))
+        ticket = exchange.ticket = _ticket(exchange.arrived_at, within_s, principal, route, request, size_bytes, claim)
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
@@ -151,7 +153,7 @@ class Gateway:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
         exchange = job.exchange
         if exchange.looked_again or self._retries.withdraw(exchange.attempts) is None:
-            error.headers += (DO_NOT_RETRY,)
+            error.should_retry = False
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
@@ -206,18 +208,23 @@ class Gateway:
             # A busy backend says when to come back.
             spent = spent or (pause_s is None and not isinstance(error, BackendBusy))
         if spent:
-            error.headers += (DO_NOT_RETRY,)
+            error.should_retry = False
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
 
 
 def _ticket(
-    arrived_at: float, principal: Principal, route: _Route, request: ChatRequest, size_bytes: int, claim: Claim
+    arrived_at: float,
+    within_s: float,
+    principal: Principal,
+    route: _Route,
+    request: ChatRequest,
+    size_bytes: int,
+    claim: Claim,
 ) -> Ticket:
-    """The request as the scheduler sees it."""
+    """The request as the scheduler sees it, whose time is over `within_s` of its arrival, or sooner if it says so."""
     service, found = route.service, route.found
-    within_s = service.timeout_s
     if claim is not NO_CLAIM:
         within_s = min(within_s, claim.within_s, within_s if request.stream else claim.whole_within_s)
     return Ticket(

@@ -9,7 +9,7 @@ import pytest
 from hermes.chat import ChatRequest
 from hermes.dialects.openai import OpenAI
 from tests.fakes.backend import DONE, Done, fail, ollama, play, speak
-from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, STREAMS, chat, hermes, prompt, scenario
 
 
 @scenario
@@ -70,7 +70,7 @@ async def test_a_streamed_chat_completion_ends_with_done_and_tells_usage_when_as
         assert (usage["choices"], usage["usage"]["completion_tokens"], done) == ([], 3, "[DONE]")
 
 
-@pytest.mark.parametrize(("path", "body"), [(PROMPT, prompt(stream=True)), (CHAT, chat(stream=True))])
+@pytest.mark.parametrize(("path", "body"), STREAMS)
 @scenario
 async def test_each_piece_is_passed_on_before_the_next_is_made(path: str, body: dict[str, Any]) -> None:
     async with ollama() as backend, hermes(backend) as gateway:

@@ -13,11 +13,14 @@ from tests.fakes.backend import DONE, Asked, FakeOllama, Then, fail, ollama, pla
 from tests.fakes.gateway import (
     CHAT,
     PROMPT,
+    STREAMS,
+    WHOLE,
     Call,
     Hermes,
     bearer,
     chat,
     hermes,
+    hold_slot,
     key,
     prompt,
     request_bytes,
@@ -26,12 +29,7 @@ from tests.fakes.gateway import (
 from tests.support import until
 
 KEYS = [key("ann"), key("bob"), key("ops", admin=True)]
-ASKED: list[tuple[str, dict[str, Any]]] = [
-    (PROMPT, prompt()),
-    (PROMPT, prompt(stream=True)),
-    (CHAT, chat()),
-    (CHAT, chat(stream=True)),
-]
+ASKED = WHOLE + STREAMS
 
 
 def named(name: str, user: str = "") -> dict[str, str]:
@@ -40,11 +38,7 @@ def named(name: str, user: str = "") -> dict[str, str]:
 
 async def hold(gateway: Hermes, backend: FakeOllama, name: str = "runs", user: str = "") -> Call:
     """Somebody has the slot, and keeps it."""
-    backend.scripts.append(play(then=Then.STALL))
-    asked = len(backend.asked)
-    call = await gateway.open(PROMPT, prompt(), named(name, user))
-    await backend.request(asked)
-    return call
+    return await hold_slot(gateway, backend, headers=named(name, user))
 
 
 async def queue(gateway: Hermes, user: str = "") -> list[dict[str, Any]]:
@@ -201,7 +195,7 @@ async def test_who_runs_and_has_got_nothing_is_told_so_and_its_backend_stops(pat
         assert (await gateway.ask(path, body, on=peer)).status == 200
 
 
-@pytest.mark.parametrize(("path", "body"), [each for each in ASKED if each[1].get("stream")])
+@pytest.mark.parametrize(("path", "body"), STREAMS)
 @scenario
 async def test_a_stream_that_is_sent_away_ends_uncleanly_with_the_error_event(path: str, body: dict[str, Any]) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
@@ -221,7 +215,7 @@ async def test_a_stream_that_is_sent_away_ends_uncleanly_with_the_error_event(pa
         assert (await gateway.ask(PROMPT, prompt())).status == 200
 
 
-@pytest.mark.parametrize(("path", "body"), [each for each in ASKED if each[1].get("stream")])
+@pytest.mark.parametrize(("path", "body"), STREAMS)
 @scenario
 async def test_a_stream_that_waits_with_signs_of_life_is_told_in_it(path: str, body: dict[str, Any]) -> None:
     async with ollama() as backend, hermes(backend, scheduling={"queue_heartbeat_s": 0.02}) as gateway:

@@ -8,15 +8,23 @@ import pytest
 
 from hermes.fleet import fleet
 from tests.fakes.backend import DONE, Asked, FakeOllama, Script, Then, fail, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, Call, Hermes, Reply, chat, hermes, prompt, request_bytes, scenario
+from tests.fakes.gateway import (
+    CHAT,
+    PROMPT,
+    STREAMS,
+    WHOLE,
+    Call,
+    Reply,
+    chat,
+    hermes,
+    hold_slot,
+    prompt,
+    request_bytes,
+    scenario,
+)
 
 TELLING = {"x-hermes-queue-ms", "x-hermes-queue-position", "x-hermes-eta-ms", "x-hermes-backend", "x-hermes-loaded"}
-ASKED: list[tuple[str, dict[str, Any]]] = [
-    (PROMPT, prompt()),
-    (PROMPT, prompt(stream=True)),
-    (CHAT, chat()),
-    (CHAT, chat(stream=True)),
-]
+ASKED = WHOLE + STREAMS
 
 
 def told(headers: dict[str, str]) -> dict[str, str]:
@@ -53,9 +61,7 @@ async def test_who_waited_is_told_how_long_and_how_long_it_was_thought_to(path: 
     async with ollama() as backend, hermes(backend) as gateway:
         free, go = asyncio.Event(), asyncio.Event()
         backend.default = play(go, "Hel", DONE)
-        backend.scripts.append(play(free, "Hel", DONE))
-        runs = await gateway.open(PROMPT, prompt())
-        await backend.request(0)
+        runs = await hold_slot(gateway, backend, free)
         first = await gateway.open(PROMPT, prompt())
         await gateway.until_waiting(1)
         waits = await gateway.open(path, body)
@@ -135,7 +141,7 @@ async def test_who_never_ran_is_told_nothing_of_it(path: str, body: Any, headers
         runs.leave()
 
 
-@pytest.mark.parametrize(("path", "body"), [ask for ask in ASKED if ask[1].get("stream")])
+@pytest.mark.parametrize(("path", "body"), STREAMS)
 @pytest.mark.parametrize("before", [(), (b"\n",), ("",)], ids=["nothing", "a blank line", "an empty piece"])
 @scenario
 async def test_a_stream_that_fails_before_its_first_byte_has_the_status_of_its_error(
@@ -174,18 +180,11 @@ async def test_after_a_failed_attempt_it_tells_of_the_one_that_answered(monkeypa
         assert told(reply.headers)["backend"] == record.backend
 
 
-async def fill(gateway: Hermes, backend: FakeOllama, free: asyncio.Event) -> Call:
-    backend.scripts.append(play(free, "Hel", DONE))
-    runs = await gateway.open(PROMPT, prompt())
-    await backend.request(0)
-    return runs
-
-
 @scenario
 async def test_who_waited_and_was_tried_again_is_told_of_its_first_wait() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         free = asyncio.Event()
-        runs = await fill(gateway, backend, free)
+        runs = await hold_slot(gateway, backend, free)
         backend.scripts.append(fail(500, "out of memory"))
         waits = await gateway.open(PROMPT, prompt())
         await gateway.until_waiting(1)
@@ -196,3 +195,35 @@ async def test_who_waited_and_was_tried_again_is_told_of_its_first_wait() -> Non
         assert int(wait["queue-ms"]) >= 95 and int(wait["eta-ms"]) > 0
         assert (await runs.reply()).status == 200
         assert (await gateway.record(1)).attempts == 2
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+@scenario
+async def test_who_was_tried_again_and_had_to_wait_anew_is_told_what_it_was_told_when_it_came(
+    waits_first: bool,
+) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        free, go, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        ahead = 0
+        if waits_first:
+            await hold_slot(gateway, backend, free)
+            backend.scripts.append(play("Hel", DONE))
+            await gateway.open(PROMPT, prompt())
+            await gateway.until_waiting(1)
+            ahead = 2
+        backend.scripts += [play(go, {"error": "out of memory"}), play(gone, "Hel", DONE)]
+        tried_twice = await gateway.open(PROMPT, prompt(), {"x-request-id": "tried-twice"})
+        await (gateway.until_waiting(2) if waits_first else backend.request(0))
+        await gateway.open(PROMPT, prompt())  # takes the slot when that fails
+        await gateway.until_waiting(ahead + 1)
+        free.set()
+        await backend.request(ahead)
+        go.set()
+        await backend.request(ahead + 1)
+        await gateway.until_waiting(1)
+        past = (await gateway.ask("/v1/requests/tried-twice")).json
+        gone.set()
+        reply = await tried_twice.reply()
+        wait = told(reply.headers)
+        assert (reply.status, wait["queue-position"], wait["eta-ms"] != "0") == (200, str(ahead), waits_first)
+        assert past["why"]["position"] == (ahead or 1)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, Hermes, Reply, chat, hermes, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, Hermes, Reply, chat, hermes, prompt, scenario
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 TOLD_TWICE = b'{"message":{"content":"Hel"},"done":true}\n{"message":{"content":"lo"},"done":true}\n'
@@ -84,12 +84,12 @@ NAMES = [fault.name for fault in FAULTS]
 
 
 def settings(fault: Fault) -> dict[str, Any]:
-    times = {"timeout_s": 0.3, "stall_timeout_s": 0.3} if fault.told == LATE else {}
+    times = {"timeout_s": 0.5, "stall_timeout_s": 0.5} if fault.told == LATE else {}
     return {"limits": {"max_attempts": 2}, "defaults": times}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
-@pytest.mark.parametrize(("path", "body"), [(PROMPT, prompt()), (CHAT, chat())], ids=["prompt", "openai"])
+@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai"])
 @scenario
 async def test_a_whole_answer_that_fails_is_an_error_status(path: str, body: dict[str, Any], fault: Fault) -> None:
     async with ollama() as backend, hermes(backend, **settings(fault)) as gateway:
@@ -101,9 +101,7 @@ async def test_a_whole_answer_that_fails_is_an_error_status(path: str, body: dic
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
-@pytest.mark.parametrize(
-    ("path", "body"), [(PROMPT, prompt(stream=True)), (CHAT, chat(stream=True))], ids=["prompt", "openai"]
-)
+@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai"])
 @scenario
 async def test_a_stream_that_fails_never_ends_as_if_it_had_not(path: str, body: dict[str, Any], fault: Fault) -> None:
     async with ollama() as backend, hermes(backend, **settings(fault)) as gateway:

@@ -9,21 +9,31 @@ import pytest
 
 from tests.e2e.test_openai_sdk import HI, sdk
 from tests.fakes.backend import DONE, Asked, FakeOllama, Script, Then, fail, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, Call, Hermes, chat, hermes, parse_events, prompt, request_bytes, scenario
+from tests.fakes.gateway import (
+    CHAT,
+    PROMPT,
+    STREAMS,
+    WHOLE,
+    Call,
+    Hermes,
+    chat,
+    hermes,
+    hold_slot,
+    parse_events,
+    prompt,
+    request_bytes,
+    scenario,
+)
 
 PACE_S = 0.05
 OFTEN = {"queue_heartbeat_s": PACE_S}
-STREAMS: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt(stream=True)), (CHAT, chat(stream=True))]
 BEAT = re.compile(rb": queued position=(\d+) eta_ms=(\d+)\n\n|" rb'\{"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n')
 
 
 async def busy(gateway: Hermes, backend: FakeOllama) -> asyncio.Event:
     """Somebody has the slot, until it is free."""
     free = asyncio.Event()
-    backend.scripts.append(play(free, DONE))
-    asked = len(backend.asked)
-    await gateway.open(PROMPT, prompt("holds the slot"))
-    await backend.request(asked)
+    await hold_slot(gateway, backend, free)
     return free
 
 
@@ -132,11 +142,7 @@ async def test_who_need_not_wait_so_long_sees_nothing_of_it(path: str, body: dic
         assert reply.headers["x-hermes-queue-position"] == "1"
 
 
-QUIET: list[tuple[float, str, dict[str, Any]]] = [
-    *((0, path, body) for path, body in STREAMS),
-    (PACE_S, PROMPT, prompt()),
-    (PACE_S, CHAT, chat()),
-]
+QUIET = [*((0, path, body) for path, body in STREAMS), *((PACE_S, path, body) for path, body in WHOLE)]
 
 
 @pytest.mark.parametrize(("heartbeat_s", "path", "body"), QUIET)

@@ -19,7 +19,7 @@ from hermes.config import Config
 from hermes.config.build import build
 from hermes.exchange import Record
 from hermes.runtime import Runtime
-from tests.fakes.backend import FakeOllama
+from tests.fakes.backend import DONE, FakeOllama, play
 from tests.http.peers import Peer, connect
 from tests.support import run, until
 
@@ -48,6 +48,11 @@ def prompt(text: str = "Hi", **more: Any) -> dict[str, Any]:
 
 def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+# Every way to ask for tokens.
+WHOLE: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt()), (CHAT, chat())]
+STREAMS: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt(stream=True)), (CHAT, chat(stream=True))]
 
 
 def request_bytes(method: str, path: str, body: Any, headers: Mapping[str, str]) -> bytes:
@@ -243,6 +248,20 @@ class Hermes:
         accepted = self.counted("hermes_requests_accepted_total")[()]
         assert sum(self.counted("hermes_requests_total").values()) == accepted
         assert self.counted("hermes_double_closes_total") == {(): 0.0}
+
+
+async def hold_slot(
+    gateway: Hermes,
+    backend: FakeOllama,
+    free: asyncio.Event | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Call:
+    """Somebody has the slot until it is `free`, or until they leave."""
+    backend.scripts.append(play(free or asyncio.Event(), "Hel", DONE))
+    asked = len(backend.asked)
+    call = await gateway.open(PROMPT, prompt("holds the slot"), headers)
+    await backend.request(asked)
+    return call
 
 
 def config(*fakes: FakeOllama, **sections: Any) -> Config:

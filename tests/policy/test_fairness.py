@@ -1,37 +1,16 @@
 """Fairness: tenants and classes are served by their weights, in tokens, whatever the others send (I7)."""
 
-import random
-from collections.abc import Callable
 from math import inf
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.policy.fairness import Shares
-from hermes.policy.ticket import PATIENT, BackendFacts, Class
-from tests.policy.box import Job, Play, scheduler, tenant, ticket, urgency
+from hermes.policy.ticket import BackendFacts, Class
+from tests.policy.box import PATIENT, Job, Play, chats, scheduler, tenant, ticket, urgency
 
 SLOTS = 4
-
-
-def chats(seed: int) -> Callable[..., list[Job]]:
-    """Requests with lengths as chats have them: log-normal, means about 1150 and 210 tokens."""
-    dice = random.Random(seed)
-
-    def make(count: int, small: bool = False, **more: Any) -> list[Job]:
-        made = []
-        for _ in range(count):
-            prompt = min(14_000, 1 + int(dice.lognormvariate(6.45, 1.1)))
-            output = min(1000, 1 + int(dice.lognormvariate(4.95, 0.9)))
-            if small:
-                prompt, output = min(prompt, 200), min(output, 40)
-            asked = ticket(**{"urgency": Class.BATCH, "deadline": inf, **more, "prompt_tokens": prompt})
-            made.append(Job(asked, output, prompt / 2000 + output / 40))
-        return made
-
-    return make
 
 
 def play(work: list[Job]) -> Play:

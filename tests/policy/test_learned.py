@@ -5,7 +5,8 @@ import pytest
 
 from hermes.policy.estimates import Learned
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import PATIENT, BackendFacts, Bounds, Load, ModelBounds, Ticket
+from hermes.policy.ticket import BackendFacts, Bounds, Load, ModelBounds, Ticket
+from tests.policy.box import PATIENT
 
 KNOWN = {"gemma:latest": Learned(6.0, 2.0, 300.0)}
 

@@ -9,7 +9,6 @@ import pytest
 
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
-    PATIENT,
     Admit,
     BackendFacts,
     Bounds,
@@ -21,6 +20,7 @@ from hermes.policy.ticket import (
     Reject,
     Ticket,
 )
+from tests.policy.box import PATIENT, ticket
 
 
 def scheduler(bounds: Bounds | None = None, unlisted: ModelBounds | None = None, **slots: int | None) -> Scheduler:
@@ -29,21 +29,6 @@ def scheduler(bounds: Bounds | None = None, unlisted: ModelBounds | None = None,
     for name, count in (slots or {"x": 1}).items():
         made.observe(BackendFacts(name, True, count), 0.0)
     return made
-
-
-def ticket(
-    model: str = "m",
-    arrived_at: float = 0.0,
-    *,
-    resident: str = "",
-    tenant: str = "t",
-    on: str = "x",
-    size_bytes: int = 1,
-    deadline: float = 1000.0,
-    tenant_cap: int | None = None,
-) -> Ticket:
-    backends = tuple(on)
-    return Ticket(model, resident or model, tenant, backends, size_bytes, arrived_at, deadline, tenant_cap=tenant_cap)
 
 
 def offer(to: Scheduler, *tickets: Ticket, now: float = 0.0) -> list[Decision]:

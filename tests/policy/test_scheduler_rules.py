@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
-    PATIENT,
     Admit,
     Bounds,
     Class,
@@ -28,6 +27,7 @@ from hermes.policy.ticket import (
     Ticket,
     Unload,
 )
+from tests.policy.box import PATIENT
 from tests.policy.world import MEMORY, SIZES, Look, World
 
 RESIDENT = {"a": "A", "alias": "A", "b": "B", "d": "D", "pinned": "C", "huge": "Huge"}

@@ -11,7 +11,6 @@ from hermes.admission import Admission
 from hermes.errors import BackendError, BackendUnreachable, GatewayError, Outcome
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
-    PATIENT,
     STANDARD,
     BackendFacts,
     Bounds,
@@ -22,6 +21,7 @@ from hermes.policy.ticket import (
     Ticket,
     Unload,
 )
+from tests.policy.box import PATIENT
 from tests.simulation.loop import VirtualLoop
 
 

@@ -13,14 +13,14 @@ from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
-from hermes.errors import DO_NOT_RETRY, Dismissed, Draining, Forbidden, GatewayError, Outcome
+from hermes.errors import Dismissed, Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import render_headers
 from hermes.metrics import Metrics
 from hermes.policy import claim
-from hermes.policy.claim import Claim
+from hermes.policy.claim import NO_CLAIM, Claim
 from hermes.principal import ANONYMOUS, Principal
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,14 @@ MAX_RETRY_AFTER_S = 60.0
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 
-class Passage(Struct, frozen=True):
+class Passage(Struct):
     """What a request's head alone decides: where it goes, and what goes on from it."""
 
     request_id: str  # the client's own; "": none that can be used
     route: Route
     named: str | None
     forwarded: bytes
-    claim: Claim
+    claim: Claim | None = None  # read where it counts, of who is let in
 
 
 class Api:
@@ -76,7 +76,9 @@ class Api:
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect = route.dialect
             principal = ANONYMOUS if route.access == "open" else self._let_in(route, head, exchange)
-            call = Call(request, response, exchange, principal, passage.named, passage.claim)
+            if route.queues and passage.claim is None:
+                passage.claim = claim.read(head.headers)
+            call = Call(request, response, exchange, principal, passage.named, passage.claim or NO_CLAIM)
             del head, passage  # the answer may take an hour
             await route.handler(call)
         except GatewayError as error:
@@ -108,7 +110,7 @@ class Api:
         self._door.check(head)
         match = self._table.match(head.method, head.path)
         forwarded = self._door.hop_line(head.headers.get(HOP_HEADER))
-        return Passage(request_id, match.route, match.named, forwarded, claim.read(head.headers))
+        return Passage(request_id, match.route, match.named, forwarded)
 
     def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
@@ -124,9 +126,11 @@ class Api:
         exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False
         if response.started:
             return  # an answer on its way has ended itself, uncleanly
-        headers, after_s = error.headers, error.retry_after_s
-        if after_s is not None and after_s > MAX_RETRY_AFTER_S and DO_NOT_RETRY not in headers:
-            headers += (DO_NOT_RETRY,)
+        headers, after_s, should_retry = error.headers, error.retry_after_s, error.should_retry
+        if after_s is not None and after_s > MAX_RETRY_AFTER_S:
+            should_retry = False
+        if should_retry is not None:
+            headers += ((b"x-should-retry", b"true" if should_retry else b"false"),)
         if after_s is not None and after_s < inf:
             # Whole seconds for everyone, milliseconds for the SDKs that read them first.
             after_s = min(after_s, MAX_RETRY_AFTER_S)

@@ -46,7 +46,7 @@ Handler = Callable[[Call], Awaitable[None]]
 class Route(Struct, frozen=True):
     """`path` may hold one `{model}` or `{request_id}`, which takes any number of segments.
 
-    `quiet` routes are not logged when well.
+    `quiet` routes are not logged when well. Requests of those that `queues` may say how urgent they are.
     """
 
     method: str
@@ -55,6 +55,7 @@ class Route(Struct, frozen=True):
     dialect: ClientDialect
     handler: Handler
     quiet: bool = False
+    queues: bool = False
 
 
 class Match(Struct, frozen=True):

@@ -14,9 +14,9 @@ def routes(
     inference: Inference, models: Models, ops: Ops, queue: Queue, openai: ClientDialect, prompt: ClientDialect
 ) -> Iterable[Route]:
     return (
-        Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),
-        Route("POST", "/v1/llm", "user", prompt, inference.prompt),
-        Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt),
+        Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),
+        Route("POST", "/v1/llm", "user", prompt, inference.prompt, queues=True),
+        Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt, queues=True),
         Route("POST", "/v1/llm/{model}/pull", "admin", prompt, models.pull),
         Route("POST", "/v1/llm/{model}/load", "admin", prompt, models.load),
         Route("POST", "/v1/llm/{model}/unload", "admin", prompt, models.unload),

@@ -84,7 +84,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--slots", type=_COUNT, default=4, metavar="N", help="Requests that a loaded model runs at once.")
 @click.option("--prefill", type=_POSITIVE, default=2000.0, metavar="N", help="Tokens of context read in a second.")
 @click.option("--decode", type=_POSITIVE, default=40.0, metavar="N", help="Tokens generated in a second.")
-@click.option("--max-wait", type=_POSITIVE, default=30.0, metavar="S", help="What starts later is lost.")
+@click.option("--max-wait", "max_wait_s", type=_POSITIVE, default=30.0, metavar="S", help="What starts later is lost.")
 @click.option("--tenants", type=_COUNT, default=1, metavar="N", help="So many ask; not for an access log, which tells.")
 @click.option(
     "--floor", type=_Number(min=0, max=1), default=0.0, metavar="X", help="Each model's part of the overall goodput."
@@ -97,6 +97,7 @@ _COUNT = click.IntRange(min=1)
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     trace: Path,
     policies: tuple[str, ...],
     rates: tuple[float, ...] | None,
@@ -107,16 +108,10 @@ def command(
     shares: tuple[float, ...],
     load_times: tuple[float, ...],
     sizes: tuple[float, ...],
-    memory: float,
-    slots: int,
-    prefill: float,
-    decode: float,
-    max_wait: float,
     tenants: int,
-    floor: float,
-    service_error: float,
     as_json: bool,
     plot: Path | None,
+    **box: Any,  # the options that a Box has by the same names
 ) -> None:
     """Run scheduling policies against a trace, in virtual time.
 
@@ -130,25 +125,16 @@ def command(
     """
     draw = _drawing(plot) if plot else None
     arrivals = _arrivals(trace, skip, requests)
-    asked_for = _asked_for(ctx, arrivals, shares)
-    load_times_s = _for_each(ctx, "load_times", load_times, len(asked_for))
-    every_size = _for_each(ctx, "sizes", sizes, len(asked_for))
-    models = tuple(
-        Model(name, load_s, size, share)
-        for (name, share), load_s, size in zip(asked_for, load_times_s, every_size, strict=True)
-    )
-    for model in models:
-        if model.size > memory:
-            fail(f"--sizes: model {model.name} takes {model.size:g}, and --memory is {memory:g}: it never fits", 2)
     study = Study(
         arrivals,
-        Box(models, memory, slots, prefill, decode, max_wait, floor, service_error),
+        Box(_models(ctx, arrivals, shares, load_times, sizes), **box),
         tuple(dict.fromkeys(policies)),
         rates or (None if arrivals[0].model else (0.8,)),
         tuple(dict.fromkeys(seeds)),
         tenants,
         burst,
     )
+    _check_that_all_fit(study.box)
     done = []
     shown: dict[str, Trial] = {}
     for trial in trials(study):
@@ -169,6 +155,28 @@ def _arrivals(path: Path, skip: int, most: int) -> list[Arrival]:
     if len(arrivals) <= skip:
         fail(f"--skip {skip}: there are only {len(arrivals)} requests in {path}", 2)
     return arrivals[skip : skip + most]
+
+
+def _models(
+    ctx: click.Context,
+    arrivals: list[Arrival],
+    shares: tuple[float, ...],
+    load_times: tuple[float, ...],
+    sizes: tuple[float, ...],
+) -> tuple[Model, ...]:
+    asked_for = _asked_for(ctx, arrivals, shares)
+    loads_s = _for_each(ctx, "load_times", load_times, len(asked_for))
+    every_size = _for_each(ctx, "sizes", sizes, len(asked_for))
+    return tuple(
+        Model(name, load_s, size, share)
+        for (name, share), load_s, size in zip(asked_for, loads_s, every_size, strict=True)
+    )
+
+
+def _check_that_all_fit(box: Box) -> None:
+    for model in box.models:
+        if model.size > box.memory:
+            fail(f"--sizes: model {model.name} takes {model.size:g}, and --memory is {box.memory:g}: it never fits", 2)
 
 
 def _is_given(ctx: click.Context, option: str) -> bool:

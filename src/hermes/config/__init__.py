@@ -175,13 +175,16 @@ class Defaults(Struct, frozen=True):
 
 
 class Model(Struct, frozen=True):
-    """One model under its public name, with the defaults already filled in. No `backends`: any that has it."""
+    """One model under its public name, with the defaults already filled in. No `backends`: any that has it.
+
+    All but `timeout_s`: the default one gives way to a long load, the model's own never.
+    """
 
     backend_model: ModelName | None = None
     backends: tuple[BackendName, ...] = ()
     max_concurrency: Count | None = None
     queue_limit: CountOrZero = 256
-    timeout_s: Seconds = 120
+    timeout_s: Seconds | None = None
     stall_timeout_s: Seconds = 60
     max_stream_s: Seconds = 3600
     memory_cost: Cost | None = None
@@ -264,4 +267,5 @@ class Config(Struct, frozen=True):
 
 def with_defaults(model: Model, defaults: Defaults, said: frozenset[str]) -> Model:
     """The model with `defaults` in place of whatever is not among the keys it `said` itself."""
-    return replace(model, **{key: getattr(defaults, key) for key in Defaults.__struct_fields__ if key not in said})
+    filled = (key for key in Defaults.__struct_fields__ if key not in said and key != "timeout_s")
+    return replace(model, **{key: getattr(defaults, key) for key in filled})

@@ -30,12 +30,16 @@ class Forecast:
 
     # --- deadlines --------------------------------------------------------------------------------------------------
 
+    def patience_s(self, load_s: float) -> float:
+        """What no usual bound on a wait should be below, for a model that takes so long to load."""
+        return self._rules.load_waits * load_s
+
     def start_by(self, ticket: Ticket, station: Station, again: bool) -> float:
         """When it must start at the latest: so that it can end in time, and the first time within its longest wait."""
         rules = self._rules
         max_wait_s = rules.classes[ticket.urgency].max_wait_s
         if max_wait_s < inf:
-            max_wait_s = max(max_wait_s, rules.load_waits * station.load_s.value)
+            max_wait_s = max(max_wait_s, self.patience_s(station.load_s.value))
         by = ticket.deadline if again else min(ticket.arrived_at + max_wait_s, ticket.deadline)
         if ticket.whole and rules.waste < 1 and station.whole_s.count >= ENOUGH_RUNS:
             needs_s = min(station.whole_s.enough(rules.waste), MOST_FOR_RUN * (ticket.deadline - ticket.arrived_at))

@@ -28,14 +28,16 @@ class Service(Struct, frozen=True):
     """How one model is served. `backend_model` is the backends' name for it; no `backends`: any that has it.
 
     `sampling` fills in where a request is silent; `max_output_tokens` is a ceiling. `timeout_s` counts from arrival
-    to the last byte of a whole answer, to the first content byte of a stream; then `stall_timeout_s` bounds each
-    silence and `max_stream_s` the whole stream. No request of it is of a class above `highest`.
+    to the last byte of a whole answer, to the first content byte of a stream; it is longer if the model takes long to
+    load and `awaits_load`. Then `stall_timeout_s` bounds each silence and `max_stream_s` the whole stream. No request
+    of it is of a class above `highest`.
     """
 
     model: str
     backend_model: str
     backends: tuple[str, ...] = ()
     timeout_s: float = 120.0
+    awaits_load: bool = False
     stall_timeout_s: float = 60.0
     max_stream_s: float = 3600.0
     sampling: Sampling = Sampling()

@@ -168,8 +168,6 @@ class Rules(Struct, frozen=True):
 
 
 STANDARD = Rules()
-# Only deadlines bound how long a request waits, and nobody is sent away for what is only thought.
-PATIENT = Rules((ClassRules(16.0), ClassRules(4.0), ClassRules(1.0)), give_up=inf, waste=1.0)
 
 
 class BackendFacts(Struct, frozen=True):

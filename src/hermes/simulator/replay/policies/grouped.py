@@ -3,36 +3,22 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from hermes.simulator.replay.actions import Action, Load, Start, Unload
+from hermes.simulator.replay.actions import Action, Start
 from hermes.simulator.replay.box import Box
-from hermes.simulator.replay.policies.memory import Memory
+from hermes.simulator.replay.policies.plain import Plain
 from hermes.simulator.replay.workload import Request
 
 
-class Grouped:
+class Grouped(Plain):
     """One queue for each model. The longest waiting of those whose model is absent has it loaded."""
 
     def __init__(self, box: Box) -> None:
-        self._memory = Memory(box)
+        super().__init__(box)
         self._queues: dict[str, deque[Request]] = {model.name: deque() for model in box.models}
 
     def arrived(self, request: Request, now: float) -> Iterable[Action]:
         self._queues[request.model].append(request)
         return self._serve(request.model, now)
-
-    def finished(self, request: Request, tokens_out: int, now: float) -> Iterable[Action]:
-        self._memory.finish(request.model)
-        return self._serve(request.model, now)
-
-    def loaded(self, model: str, now: float) -> Iterable[Action]:
-        self._memory.loaded(model)
-        return self._serve(model, now)
-
-    def wakes_at(self) -> float | None:
-        return None
-
-    def woken(self, now: float) -> Iterable[Action]:
-        return ()
 
     def _serve(self, model: str, now: float) -> Iterator[Action]:
         memory, queue = self._memory, self._queues[model]
@@ -42,15 +28,9 @@ class Grouped:
         if not memory.loading:
             yield from self._swap()
 
-    def _swap(self) -> Iterator[Action]:
-        memory = self._memory
-        absent = [queue[0] for model, queue in self._queues.items() if queue and model not in memory.running]
+    def _swap(self) -> list[Action]:
+        absent = [queue[0] for model, queue in self._queues.items() if queue and model not in self._memory.running]
         for head in sorted(absent, key=lambda request: request.number):
-            victims = memory.victims(head.model)
-            if victims is not None:
-                for name in victims:
-                    memory.unload(name)
-                    yield Unload(name)
-                memory.load(head.model)
-                yield Load(head.model)
-                return
+            if actions := self._memory.swap(head.model):
+                return actions
+        return []

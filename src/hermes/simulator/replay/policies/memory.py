@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 
+from hermes.simulator.replay.actions import Action, Load, Unload
 from hermes.simulator.replay.box import Box
 
 
@@ -47,12 +48,15 @@ class Memory:
         """What is idle, the longest unused first."""
         return sorted((name for name, running in self.running.items() if not running), key=self.used_at.__getitem__)
 
-    def victims(self, model: str) -> list[str] | None:
-        """The idle models that must go for it, the longest unused first; None: there are not enough."""
+    def swap(self, model: str) -> list[Action]:
+        """Load it in place of the idle models that must go, the longest unused first; nothing if they are too few."""
         idle = deque(self.least_used())
         gone: list[str] = []
         while not self.fits(model, gone):
             if not idle:
-                return None
+                return []
             gone.append(idle.popleft())
-        return gone
+        for name in gone:
+            self.unload(name)
+        self.load(model)
+        return [*map(Unload, gone), Load(model)]

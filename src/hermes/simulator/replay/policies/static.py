@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator
 
 from hermes.simulator.replay.actions import Action, Load, Refuse, Start, Unload
 from hermes.simulator.replay.box import Box
-from hermes.simulator.replay.policies.memory import Memory
+from hermes.simulator.replay.policies.plain import Plain
 from hermes.simulator.replay.workload import Request
 
 
-class Static:
+class Static(Plain):
     """The most used are those of the largest shares that fit together. What has waited past the bound is refused."""
 
     def __init__(self, box: Box) -> None:
-        self._memory = Memory(box)
+        super().__init__(box)
         self._max_wait_s = box.max_wait_s
         self._queues: dict[str, deque[Request]] = {}
         free = box.memory
@@ -27,23 +27,10 @@ class Static:
         if queue is None:
             return [Refuse(request), *self._settle_in()]
         queue.append(request)
-        return [*self._settle_in(), *self._serve(request.model, now)]
-
-    def finished(self, request: Request, tokens_out: int, now: float) -> Iterable[Action]:
-        self._memory.finish(request.model)
         return self._serve(request.model, now)
 
-    def loaded(self, model: str, now: float) -> Iterable[Action]:
-        self._memory.loaded(model)
-        return [*self._settle_in(), *self._serve(model, now)]
-
-    def wakes_at(self) -> float | None:
-        return None
-
-    def woken(self, now: float) -> Iterable[Action]:
-        return ()
-
     def _serve(self, model: str, now: float) -> Iterator[Action]:
+        yield from self._settle_in()
         memory, queue = self._memory, self._queues[model]
         while queue and memory.has_slot(model):
             request = queue.popleft()
