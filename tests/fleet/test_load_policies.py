@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
-from tests.fakes.backend import Asked, FakeOllama, loaded, ollama, speak
+from tests.fakes.backend import DONE, Asked, FakeOllama, fail, loaded, ollama, play, speak
 from tests.fakes.gateway import CHAT, PROMPT, Hermes, chat, hermes, prompt, scenario
 
 GEMMA = SimulatedModel("gemma", load_s=2.0, slots=2, decode_tps=10.0, context_length=32768)
@@ -129,6 +129,28 @@ async def test_what_a_longer_context_takes_and_whom_it_drives_out_is_seen() -> N
             assert gateway.runtime.scheduler.where("phi:latest") == {}
             assert (await gateway.ask("/v1/llm/phi", prompt())).status == 200
             assert server.orders == ["unload gemma:latest", "load phi:latest"]
+
+
+@pytest.mark.parametrize("policy", ["max", "passthrough"])
+@scenario
+async def test_a_context_that_cannot_be_loaded_is_nobody_elses_trouble(policy: str) -> None:
+    async with ollama() as server, hermes(server, models={"gemma": {"options_policy": policy}}) as gateway:
+        server.loaded = [loaded("gemma:latest", context=4096)]
+        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        server.scripts.append(fail(400, "out of memory"))
+        assert (await gateway.ask(PROMPT, prompt(options={"num_ctx": 32768}))).status == 400
+        server.loaded = []
+        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        loads: list[Any] = []
+
+        async def load(asked: Asked) -> None:
+            loads.append(asked.body.get("options"))
+            await (fail(500, "out of memory") if loads[-1] else play(DONE))(asked)
+
+        server.management["/api/generate"] = load
+        assert (await gateway.ask(PROMPT, prompt())).status == 200
+        assert loads == [{"num_ctx": 32768}, None]
+        assert "options" not in server.asked[-1].body
 
 
 def loads_anew(server: FakeOllama, size: int) -> Any:

@@ -46,6 +46,13 @@ def test_pinned_a_request_gets_what_the_server_found_best() -> None:
     assert said(terms(), **EVERYTHING) == {}
 
 
+def test_pinned_nothing_that_was_asked_for_is_loaded_later() -> None:
+    model = terms()
+    said(model, **EVERYTHING)
+    model.miss()
+    assert model.options == {}
+
+
 # --- max --------------------------------------------------------------------------------------------------------------
 
 
@@ -119,9 +126,9 @@ def test_who_asks_for_nothing_takes_what_was_loaded_for_another() -> None:
 
 
 def test_who_asks_for_nothing_gets_what_is_configured_whatever_another_has_asked_for() -> None:
-    model = terms("passthrough", options={"num_ctx": 4096})
-    said(model, num_ctx=2048)
-    assert model.options == {"num_ctx": 4096}
+    model = terms("passthrough", options={"num_ctx": 4096, "num_gpu": 5})
+    said(model, num_ctx=2048, num_gpu=3)
+    assert model.options == {"num_ctx": 4096, "num_gpu": 5}
 
 
 def test_what_is_seen_counts_more_than_what_was_asked_for() -> None:
