@@ -84,6 +84,19 @@ class Sampling(Struct, frozen=True, gc=False):
     repeat_penalty: float | None = None
 
 
+class LoadOptions(Struct, frozen=True, gc=False):
+    """What a backend may have to load the model anew for, by Ollama's names. A negative `keep_alive_s` is for ever."""
+
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    use_mmap: bool | None = None
+    draft_num_predict: int | None = None
+    keep_alive_s: float | None = None
+
+
 Thinking = Literal["off", "on", "low", "medium", "high", "max"]
 ToolChoice = Literal["auto", "none"]
 
@@ -93,8 +106,8 @@ class ChatRequest(Struct, frozen=True, gc=False):
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
     completion endpoint; `thinking` None leaves the choice to the backend. Of one user's requests those of the lowest
-    `priority` go first; `service_tier` is OpenAI's word for
-    how urgent it is, "" if it does not say.
+    `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
+    `load_options` are heeded is the configuration's to say.
     """
 
     model: str
@@ -111,6 +124,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     top_logprobs: int = 0
     priority: int = 0
     service_tier: str = ""
+    load_options: LoadOptions | None = None
 
 
 # --- what comes back ----------------------------------------------------------------------------------------------

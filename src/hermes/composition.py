@@ -16,12 +16,13 @@ from hermes import config as settings
 from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
-from hermes.fleet.ollama import NO_PINS, Ollama, Pins
+from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
 from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
 from hermes.http.origin import Origin
 from hermes.http.pool import Pool
 from hermes.http.wire import Deadlines, render_headers
+from hermes.policy.load_options import Pins
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
@@ -186,10 +187,18 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
 def pins(config: settings.Config, backend: settings.Backend) -> dict[str, Pins]:
     """What its models are loaded with, by its own names for them."""
     return {
-        model.backend_model or name: Pins(_said(model.options), model.keep_alive)
+        model.backend_model or name: _pins(model)
         for name, model in config.models.items()
         if not model.backends or backend.name in model.backends
     }
+
+
+def unlisted_pins(config: settings.Config) -> Pins:
+    return _pins(settings.with_defaults(settings.Model(), config.defaults, said=frozenset()))
+
+
+def _pins(model: settings.Model) -> Pins:
+    return Pins(_said(model.options), model.keep_alive, model.options_policy, model.max_num_ctx)
 
 
 def _said(options: settings.LoadOptions) -> dict[str, Any]:
@@ -219,13 +228,14 @@ def driver(
     deadlines: Deadlines,
     loop: asyncio.AbstractEventLoop,
     pins: Mapping[str, Pins] = NO_PINS,
+    unlisted: Pins = UNPINNED,
 ) -> Ollama:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
     if backend.api_key is not None:
         headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
     pool = Pool(origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s), deadlines, loop, headers)
-    return Ollama(pool, pins)
+    return Ollama(pool, pins, unlisted)
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

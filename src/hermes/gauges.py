@@ -31,6 +31,15 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     gauge("hermes_backend_up", "1 while the backend answers.", ("backend",), lambda: {
         (name,): float(backend.state == "up") for name, backend in fleet.backends.items()
     })  # fmt: skip
+    metrics.counter(
+        "hermes_model_reloads_avoided",
+        "Requests that the backend would have loaded the model anew for, had their load-time options been heeded.",
+        ("backend", "model"),
+        lambda: {
+            (name, model): float(terms.reloads_avoided)
+            for name, backend in fleet.backends.items() for model, terms in backend.driver.terms.items()
+        },
+    )  # fmt: skip
     gauge("hermes_model_loaded_bytes", "Memory of the models a backend has loaded.", ("backend", "model"), lambda: {
         (name, model.name): float(model.size_bytes)
         for name, backend in fleet.backends.items() for model in backend.inventory.loaded

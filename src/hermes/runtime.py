@@ -67,7 +67,8 @@ class Runtime:
     # --- composing --------------------------------------------------------------------------------------------------
 
     def _backend(self, backend: settings.Backend) -> Backend:
-        driver = composition.driver(backend, self._deadlines, self._loop, composition.pins(self.config, backend))
+        pins, unlisted = composition.pins(self.config, backend), composition.unlisted_pins(self.config)
+        driver = composition.driver(backend, self._deadlines, self._loop, pins, unlisted)
         return Backend(
             backend.name,
             backend.kind,

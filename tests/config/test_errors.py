@@ -86,6 +86,15 @@ Settle = Callable[..., Loaded]
             "models.b: the same model as 'a', which is loaded in one way",
         ),
         ("models: {m: {keep_alive: 1}, b: {backend_model: m, keep_alive: 2}}", "models.b: the same model as 'm'"),
+        (
+            "models: {m: {options_policy: max}, b: {backend_model: m, max_num_ctx: 9}}",
+            "give both the same options, options_policy, max_num_ctx and keep_alive",
+        ),
+        (
+            "{defaults: {max_num_ctx: 8}, models: {m: {options: {num_ctx: 9}}}}",
+            "models.m.options.num_ctx: 9 is more than its max_num_ctx: 8",
+        ),
+        ("models: {m: {options_policy: raise}}", "models.m.options_policy: 'raise' is not pin or max or passthrough"),
         ("models: {a: {options: {num_ctx: 0}}}", "models.a.options.num_ctx: 0 is not a whole number above 0"),
         ("models: {a: {options: {temperature: 1}}}", "models.a.options.temperature: unknown key; known: num_ctx"),
         ("models: {a: {keep_alive: -2}}", "models.a.keep_alive: -2 is not a time such as 10m, 0 to let go at once, or"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hermes.chat import ChatRequest, JsonFormat, Sampling, Tool
+from hermes.chat import ChatRequest, JsonFormat, LoadOptions, Sampling, Tool
 from hermes.dialects import ClientDialect
 from hermes.dialects.openai import OpenAI
 from hermes.errors import BadRequest
@@ -36,6 +36,9 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
     ({"stream_options": {}}, {"include_usage": False}),
     ({"priority": -(2**31)}, {"priority": -(2**31)}),
     ({"priority": None, "service_tier": None}, {"priority": 0, "service_tier": ""}),
+    ({"options": {"num_ctx": 8192, "mirostat": 1}}, {"load_options": LoadOptions(8192)}),
+    ({"keep_alive": "5m"}, {"load_options": LoadOptions(keep_alive_s=300.0)}),
+    ({"options": {}, "keep_alive": None}, {"load_options": None}),
     ({"service_tier": "flex"}, {"service_tier": "flex"}),
     ({"max_tokens": 5}, {"sampling": Sampling(max_tokens=5)}),
     ({"max_tokens": 5, "max_completion_tokens": 7}, {"sampling": Sampling(max_tokens=7)}),

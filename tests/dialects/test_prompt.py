@@ -12,6 +12,7 @@ from hermes.chat import (
     ChatRequest,
     Failure,
     JsonFormat,
+    LoadOptions,
     Message,
     ReasoningDelta,
     Sampling,
@@ -88,6 +89,12 @@ def test_no_model_and_two_models_are_refused(named: str | None, body: dict[str, 
         ({"think": True}, {"thinking": "on"}),
         ({"think": False}, {"thinking": "off"}),
         *[({"think": level}, {"thinking": level}) for level in ("on", "off", "low", "medium", "high", "max")],
+        ({"num_ctx": 8192}, {"load_options": LoadOptions(8192)}),
+        (
+            {"num_batch": 1, "num_gpu": -1, "main_gpu": 0, "num_thread": 2, "use_mmap": False, "draft_num_predict": 3},
+            {"load_options": LoadOptions(None, 1, -1, 0, 2, False, 3)},
+        ),
+        ({"num_ctx": None}, {}),
         ({"format": "json"}, {"json_format": JsonFormat()}),
         ({"format": {"type": "object"}}, {"json_format": JsonFormat({"type": "object"})}),
     ],
@@ -105,11 +112,13 @@ def test_options_are_understood(options: dict[str, Any], meant: dict[str, Any]) 
         ({"promt": "x"}, "promt", "did you mean `prompt`?"),
         ({"option": {}}, "option", "did you mean `options`?"),
         ({"temperature": 1}, "temperature", "did you mean `options.temperature`?"),
-        ({"messages": []}, "messages", "known are model, options, priority, prompt, stream, system"),
+        ({"messages": []}, "messages", "known are keep_alive, model, options, priority, prompt, stream, system"),
         ({"options": {"temprature": 1}}, "options.temprature", "did you mean `options.temperature`?"),
         ({"options": {"Seed": 1}}, "options.Seed", "did you mean `options.seed`?"),
         ({"options": {"steam": True}}, "options.steam", "did you mean `stream`?"),
-        ({"options": {"num_ctx": 4096}}, "options.num_ctx", "where the model is configured"),
+        ({"options": {"num_contex": 4096}}, "options.num_contex", "did you mean `options.num_ctx`?"),
+        ({"num_ctx": 4096}, "num_ctx", "did you mean `options.num_ctx`?"),
+        ({"options": {"keep_alive": 5}}, "options.keep_alive", "did you mean `keep_alive`?"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(body: dict[str, Any], param: str, hint: str) -> None:
@@ -196,6 +205,30 @@ def test_a_stream_that_waits_is_told_its_place_in_a_line_of_its_own() -> None:
     line = DIALECT.queued(3, 4200)
     assert line.endswith(b"\n") and json.loads(line) == {"queued": {"position": 3, "eta_ms": 4200}}
     assert DIALECT.encoder(parse(), META).aside("queue-ms=3") == b""  # a line of JSON has no comments
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (0, 0.0),
+        (-1, -1.0),
+        (300.5, 300.5),
+        ("0", 0.0),
+        ("-1s", -1.0),
+        ("90s", 90.0),
+        ("1h30m", 5400.0),
+        ("1.5m250ms", 90.25),
+        ("2\u00b5s", 2e-6),
+    ],
+)
+def test_how_long_a_model_is_to_stay_is_understood_as_ollama_has_it(said: Any, seconds: float) -> None:
+    asked = parse(keep_alive=said).load_options
+    assert asked == LoadOptions(keep_alive_s=pytest.approx(seconds))
+
+
+@pytest.mark.parametrize("said", ["", "5", "5 m", "m", "1h30", "--1s", "forever", "\u0665m", [], True, 1e300])
+def test_a_keep_alive_that_is_no_time_is_refused(said: Any) -> None:
+    assert refusal(keep_alive=said).param == "keep_alive"
 
 
 def test_a_priority_is_understood() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hermes.fleet import fleet
-from hermes.fleet.ollama import KEEP_ALIVE_S
+from hermes.policy.load_options import KEEP_ALIVE_S
 from tests.fakes.backend import Asked, FakeOllama, Script, answer, fail, loaded, ollama, play
 from tests.fakes.gateway import PROMPT, Hermes, hermes, prompt, scenario
 from tests.support import until

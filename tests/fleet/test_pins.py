@@ -112,7 +112,8 @@ async def test_what_we_load_anew_has_not_the_context_that_others_gave_it() -> No
         driver = gateway.runtime.fleet.backends["b0"].driver
         await driver.unload("gemma:latest", 2.0)
         await driver.load(ModelInfo("gemma:latest"), 2.0)
-        assert "options" not in backend.managed[-1].body
+        load = [asked.body for asked in backend.managed if asked.path == "/api/generate"][-1]
+        assert load["keep_alive"] and "options" not in load
 
 
 @scenario

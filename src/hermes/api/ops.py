@@ -90,12 +90,15 @@ class Ops:
     def _model(self, name: str) -> dict[str, object]:
         load, bounds = self._scheduler.occupancy(name), self._scheduler.bounds(name)
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
+        service = self._catalog.service(name)
+        asked = name if service is None else service.backend_model
         return {
             "active": load.running,
             "queued": load.waiting,
             "max_concurrency": bounds.max_concurrency,
             "queue_limit": bounds.queue_limit,
             "slots": slots,
+            "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
 
 

@@ -25,6 +25,7 @@ from hermes.config.kinds import (
     ModelName,
     Number0To1,
     Number0To2,
+    OptionsPolicy,
     Origin,
     Path,
     Penalty,
@@ -172,6 +173,8 @@ class Defaults(Struct, frozen=True):
     timeout_s: Seconds = 120
     stall_timeout_s: Seconds = 60
     max_stream_s: Seconds = 3600
+    options_policy: OptionsPolicy = "pin"
+    max_num_ctx: Count | None = None
 
 
 class Model(Struct, frozen=True):
@@ -191,6 +194,8 @@ class Model(Struct, frozen=True):
     load_time_s: Seconds | None = None
     decode_tps: Rate | None = None
     options: LoadOptions = LoadOptions()
+    options_policy: OptionsPolicy = "pin"
+    max_num_ctx: Count | None = None
     keep_alive: KeepAlive | None = None
     pinned: bool = False
     max_class: ClassName | None = None

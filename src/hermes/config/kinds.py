@@ -62,6 +62,7 @@ Cost = Annotated[
     Literal["low", "medium", "high"] | Bytes,
     Meta(description="low, medium, high or a size such as 14GiB", extra={"parse": parse_cost}),
 ]
+OptionsPolicy = Literal["pin", "max", "passthrough"]
 ClassName = Literal["interactive", "normal", "batch"]
 Weight = Annotated[float, Meta(gt=0, le=1000, description="a weight above 0, at most 1000")]
 BackendKind = Annotated[Literal["ollama"], Meta(description="ollama, the one kind that is supported so far")]

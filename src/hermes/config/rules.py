@@ -38,11 +38,23 @@ def _models(config: Config) -> Iterator[str]:
                 hint = f"did you mean {close}?" if close else f"there are: {', '.join(names)}"
                 yield f"{spell(('models', model, 'backends'))}: {name!r} is not the name of a backend, {hint}"
     for (name, one), (other, two) in combinations(config.models.items(), 2):
-        if _same(name, one, other, two) and (one.options, one.keep_alive) != (two.options, two.keep_alive):
+        if _same(name, one, other, two) and _loading(one) != _loading(two):
             yield (
                 f"{spell(('models', other))}: the same model as {name!r}, which is loaded in one way:"
-                " give both the same options and keep_alive"
+                f" give both the same {', '.join(_LOADING[:-1])} and {_LOADING[-1]}"
             )
+    for model, settings in config.models.items():
+        most = settings.max_num_ctx
+        if most is not None and most < (settings.options.num_ctx or 0):
+            where = spell(("models", model, "options", "num_ctx"))
+            yield f"{where}: {settings.options.num_ctx} is more than its max_num_ctx: {most}"
+
+
+_LOADING = ("options", "options_policy", "max_num_ctx", "keep_alive")
+
+
+def _loading(model: Model) -> tuple[object, ...]:
+    return tuple(getattr(model, key) for key in _LOADING)
 
 
 def _same(name: str, one: Model, other: str, two: Model) -> bool:

@@ -1,10 +1,11 @@
-"""What the client dialects' bodies have in common: ranges of sampling values, the model named, the tokens counted."""
+"""What the client dialects' bodies have in common: ranges of values, the model named, the tokens counted."""
 
+import re
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
-from hermes.chat import Usage
+from hermes.chat import LoadOptions, Usage
 from hermes.errors import BadRequest
 
 # Codes of OpenAI's that stand for a kind of fault.
@@ -19,6 +20,47 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 # As vLLM has it: any integer, the lowest goes first.
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+
+CountOrZero = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+KeepAlive = Annotated[float, Meta(ge=-(2**31), le=2**31 - 1)] | str
+
+
+class Loading(Struct):
+    """Load-time options by Ollama's names. -1 layers on the GPU are as many as fit."""
+
+    num_ctx: Count | None = None
+    num_batch: Count | None = None
+    num_gpu: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    main_gpu: CountOrZero | None = None
+    num_thread: CountOrZero | None = None
+    use_mmap: bool | None = None
+    draft_num_predict: CountOrZero | None = None
+
+
+def load_options(asked: Loading | None, keep_alive: float | str | None) -> LoadOptions | None:
+    """None where nothing is asked for, as by nearly every request."""
+    if asked is None and keep_alive is None:
+        return None
+    said = {} if asked is None else {name: getattr(asked, name) for name in _LOADING}
+    options = LoadOptions(**said, keep_alive_s=_seconds(keep_alive) if isinstance(keep_alive, str) else keep_alive)
+    return options if options != _NOTHING_ASKED else None
+
+
+_LOADING = Loading.__struct_fields__
+_NOTHING_ASKED = LoadOptions()
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_STEP = r"(\d{1,12}(?:\.\d{0,12})?)(" + "|".join(_SECONDS) + ")"
+_is_duration = re.compile(f"[+-]?(?:0|(?:{_STEP}){{1,8}})", re.ASCII).fullmatch
+_steps = re.compile(_STEP, re.ASCII).findall
+
+
+def _seconds(duration: str) -> float:
+    """Go's notation, such as `1h30m` or `-1s`."""
+    if not _is_duration(duration):
+        words = "`keep_alive` must be a number of seconds or a time such as 30s, 5m, 1h30m, or -1 for ever"
+        raise BadRequest(words, param="keep_alive")
+    total_s = sum(float(count) * _SECONDS[unit] for count, unit in _steps(duration))
+    return -total_s if duration.startswith("-") else total_s
 
 
 def stop_texts(stop: str | list[str] | None) -> tuple[str, ...]:

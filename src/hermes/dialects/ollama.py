@@ -1,8 +1,8 @@
 """Ollama's native API, the backend dialect: `/api/chat`, `/api/generate` for bare prompts, and what its errors mean.
 
 1. `truncate: false` always: an overlong prompt must fail, by default Ollama silently drops the oldest messages.
-2. Options come from `Sampling` and from the configuration, never from a client's own: a request whose load-time
-   options (`num_ctx` and the like) differ from the running ones makes Ollama load the model anew.
+2. Options come from `Sampling`, load-time options (`num_ctx` and the like) from elsewhere (`policy.load_options`): a
+   request whose own differ from the running ones makes Ollama load the model anew.
 3. A bare prompt goes to `/api/generate` only where no thinking can come: for models with a chat template of their own
    it leaves the thoughts in the result ("... first</think>Hello", seen on 0.33). `/api/chat` separates them.
 4. JSON without a schema is asked for by the widest schema: of `"json"` not every build's `/api/chat` takes notice.
@@ -86,7 +86,7 @@ def _nobody_knows(model: str) -> bool | None:
 
 
 class Ollama:
-    """`options` and `keep_alive` are pinned by the configuration.
+    """`options` and `keep_alive` are said of every request.
 
     `thinks`: whether the model of this name has the capability "thinking"; None where that is not known.
     """
@@ -99,14 +99,19 @@ class Ollama:
         max_line_bytes: int = 1 << 20,
         max_answer_bytes: int = 16 << 20,
     ) -> None:
-        self._pinned = dict(options or {})
+        self._said = options or {}
         self._keep_alive = keep_alive
         self._thinks = thinks
         self._max_line_bytes = max_line_bytes
         self._max_answer_bytes = max_answer_bytes
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
-        asked = _Asked(model, request.stream, False, self._options(request.sampling), self._keep_alive)
+        return self.render(request, model, self._said, self._keep_alive)
+
+    def render(
+        self, request: ChatRequest, model: str, options: Mapping[str, Any], keep_alive: float | str | None
+    ) -> tuple[str, bytes]:
+        asked = _Asked(model, request.stream, False, _options(request.sampling, options), keep_alive)
         if request.json_format is not None:
             schema = request.json_format.schema
             asked.format = {"type": "object"} if schema is None else schema
@@ -149,9 +154,10 @@ class Ollama:
             return False
         return [message.role for message in request.messages] in (["user"], ["system", "user"])
 
-    def _options(self, sampling: Sampling) -> _Options | dict[str, Any] | None:
-        options = _Options(*astuple(sampling)) if sampling != _NOTHING_ASKED else None
-        return {**msgspec.to_builtins(options or {}), **self._pinned} if self._pinned else options
+
+def _options(sampling: Sampling, said: Mapping[str, Any]) -> _Options | dict[str, Any] | None:
+    options = _Options(*astuple(sampling)) if sampling != _NOTHING_ASKED else None
+    return {**msgspec.to_builtins(options or {}), **said} if said else options
 
 
 _NOTHING_ASKED = Sampling()

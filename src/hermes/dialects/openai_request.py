@@ -84,6 +84,9 @@ class _Body(_Asked):
     modalities: list[str] | None = None
     functions: Any = None
     function_call: Any = None
+    # Ollama's own words, which its users add to this body.
+    options: fields.Loading | None = None
+    keep_alive: fields.KeepAlive | None = None
 
 
 KNOWN = frozenset(_Body.__struct_fields__)
@@ -122,6 +125,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
+        load_options=fields.load_options(asked.options, asked.keep_alive),
     )
 
 

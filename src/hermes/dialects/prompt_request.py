@@ -13,7 +13,7 @@ from hermes.dialects import fields, strict
 from hermes.errors import BadRequest
 
 
-class _Options(Struct):
+class _Options(fields.Loading):
     temperature: fields.Temperature | None = None
     top_p: fields.Share | None = None
     top_k: fields.Count | None = None
@@ -36,16 +36,13 @@ class _Body(Struct):
     stream: bool | None = None
     options: dict[str, Any] | None = None
     priority: fields.Priority | None = None
+    keep_alive: fields.KeepAlive | None = None
 
 
 KNOWN = frozenset(_Body.__struct_fields__)
 OPTIONS = frozenset(_Options.__struct_fields__)
+_LOADING = frozenset(fields.Loading.__struct_fields__)
 _PATHS = {name: name for name in KNOWN} | {name: f"options.{name}" for name in OPTIONS}
-
-# A request that changes one of these makes Ollama load the model anew.
-_LOAD_OPTIONS = frozenset(
-    ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict", "keep_alive")
-)
 
 
 def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
@@ -53,6 +50,7 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
     _refuse_unknown(tree, KNOWN, "")
     asked = strict.convert(tree, _Body)
     options = _options(asked.options) if asked.options else _Options()
+    loading = options if asked.options and not _LOADING.isdisjoint(asked.options) else None
     return ChatRequest(
         fields.one_model(asked.model, model),
         _messages(asked),
@@ -62,6 +60,7 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         json_format=_json_format(options.format),
         thinking=_thinking(options.think),
         priority=asked.priority or 0,
+        load_options=fields.load_options(loading, asked.keep_alive),
     )
 
 
@@ -73,8 +72,6 @@ def _refuse_unknown(tree: dict[str, Any], known: frozenset[str], at: str) -> Non
 
 
 def _hint(key: str, known: frozenset[str]) -> str:
-    if key in _LOAD_OPTIONS:
-        return "it is set where the model is configured, never by a request"
     name = key[:200].lower()
     near = get_close_matches(name, known, 1) or get_close_matches(name, _PATHS, 1)
     return f"did you mean `{_PATHS[near[0]]}`?" if near else f"known are {', '.join(sorted(known))}"

@@ -141,6 +141,11 @@ class Backend:
         """What it takes of the room. Of an unknown one: of the GPU's memory, if it is there."""
         return model.vram_bytes if self.room.kind == "gpu" else model.vram_bytes or model.size_bytes
 
+    def reloads_avoided(self, model: str) -> int:
+        """Of a model, by any of its names."""
+        resident = self.inventory.names.get(model)
+        return 0 if resident is None else self.driver.terms[resident].reloads_avoided
+
     async def find_room(self) -> None:
         """Ask this machine what a backend on it has for models, if nobody has said so."""
         await self._seen_once.wait()

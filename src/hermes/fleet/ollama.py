@@ -4,6 +4,7 @@ Shapes: Ollama's docs/api.md and server/routes.go (v0.33).
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -12,7 +13,6 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
 from hermes.chat import ChatRequest
 from hermes.dialects import strict
@@ -21,6 +21,7 @@ from hermes.dialects.ollama import Ollama as Dialect
 from hermes.errors import BackendError, BackendTimeout
 from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
 from hermes.http.pool import Pool
+from hermes.policy.load_options import KEEP_ALIVE_S, Pins, Terms
 
 T = TypeVar("T")
 
@@ -28,9 +29,6 @@ _Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 _MANAGEMENT_BYTES = 16 * 1024 * 1024
 
-# How long a model stays when nobody asks for it and nobody renews: we are gone. Ollama's own default is five minutes;
-# a restart of ours should find the models where they were.
-KEEP_ALIVE_S = 1800.0
 LOOK_AGAIN_S = 0.05
 
 
@@ -86,57 +84,46 @@ class PullProgress(Struct, frozen=True, omit_defaults=True):
     error: str = ""
 
 
-class Pins(Struct, frozen=True):
-    """What is the same for every request of a model: load-time options that differ make Ollama load it anew.
-
-    `keep_alive` None: the model stays until its memory is wanted.
-    """
-
-    options: dict[str, Any] = {}
-    keep_alive: float | None = None
-
-    @property
-    def stays(self) -> bool:
-        """Whether it is to stay loaded however long nobody asks."""
-        return self.keep_alive is None or self.keep_alive < 0
-
-    @property
-    def keep_alive_s(self) -> float:
-        return KEEP_ALIVE_S if self.keep_alive is None else self.keep_alive
-
-
 NO_PINS: Mapping[str, Pins] = MappingProxyType({})
-_UNPINNED = Pins()
+UNPINNED = Pins()
 
 
-class _Pinning(Dialect):
-    """Requests of a model that something is pinned for are rendered by a dialect of its own. `used` gets all models."""
+class _Agreed(Dialect):
+    """Requests say of load-time options what is agreed on for their model."""
 
-    def __init__(self, own: Mapping[str, Dialect], used: set[str], thinks: Callable[[str], bool | None]) -> None:
-        super().__init__(keep_alive=KEEP_ALIVE_S, thinks=thinks)
-        self._own = own
-        self._used = used
+    def __init__(self, terms: Callable[[str], Terms], thinks: Callable[[str], bool | None]) -> None:
+        super().__init__(thinks=thinks)
+        self._terms = terms
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
-        self._used.add(model)
-        own = self._own.get(model)
-        return super().render_request(request, model) if own is None else own.render_request(request, model)
+        terms = self._terms(model)
+        terms.kept = True
+        if request.load_options is None:
+            return self.render(request, model, terms.options, terms.keep_alive_s)
+        return self.render(request, model, *terms.agree(request.load_options))
+
+
+class _TermsOf(dict[str, Terms]):
+    """By full name. What is configured stands under any of a model's names."""
+
+    def __init__(self, pins: Mapping[str, Pins], unlisted: Pins) -> None:
+        super().__init__()
+        self._pins = pins
+        self._unlisted = unlisted
+
+    def __missing__(self, model: str) -> Terms:
+        pins = self._pins.get(model) or self._pins.get(model.removesuffix(":latest"), self._unlisted)
+        terms = self[model] = Terms(pins)
+        return terms
 
 
 class Ollama:
-    """One Ollama server. `pins` are by any of the model's names."""
+    """One Ollama server. `pins` are by any of the model's names; `unlisted` are those of all other models."""
 
-    dialect: Dialect
-
-    def __init__(self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS) -> None:
+    def __init__(self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS, unlisted: Pins = UNPINNED) -> None:
         self.pool = pool
-        self._pins = {name: said for name, said in pins.items() if said != Pins()}
-        self._configured: dict[str, Pins] = {}  # by full name, of the models that there are
-        self._pinned: dict[str, Pins] = {}  # the same, with what others have loaded them with
-        self._own: dict[str, Dialect] = {}  # the same
-        self._used: set[str] = set()  # by us, since they were loaded
-        self._brought: dict[str, int] = {}  # by us: models and the context they had then, 0 until it is seen
-        self.dialect = _Pinning(self._own, self._used, self._thinks)
+        self.terms = _TermsOf(pins, unlisted)
+        self.dialect: Dialect = _Agreed(self.terms.__getitem__, self._thinks)
         self._models: dict[str, ModelInfo] = {}  # as last listed
         self._shown: dict[str, _Show] = {}  # by digest: what a model can do does not change under one
 
@@ -162,41 +149,27 @@ class Ollama:
             )
             for model in running
         )
-        self._configured = {names[name]: pins for name, pins in self._pins.items() if name in names}
-        self._pin({**self._configured, **self._adopted(loaded)})
+        self._see(running, models)
         return Inventory(version.version, models, loaded, names, version.simulated, asked_at)
 
-    def _pin(self, pinned: dict[str, Pins]) -> None:
-        self._pinned = pinned
-        self._own.clear()
-        self._own |= {name: Dialect(pins.options, pins.keep_alive_s, self._thinks) for name, pins in pinned.items()}
-
-    def _adopted(self, loaded: tuple[LoadedModel, ...]) -> dict[str, Pins]:
-        """What others have loaded keeps the context they gave it: ours, unsaid, would have Ollama load it anew.
-
-        The context that is told is always one that fits (server/sched.go, needsReload).
-        """
-        brought = self._brought
-        self._brought = {
-            each.name: brought[each.name] or each.context_length for each in loaded if each.name in brought
-        }
-        adopted = {}
-        for model in loaded:
-            pins, context = self._configured.get(model.name, _UNPINNED), model.context_length
-            if context and context != self._brought.get(model.name) and "num_ctx" not in pins.options:
-                adopted[model.name] = replace(pins, options={**pins.options, "num_ctx": context})
-        return adopted
+    def _see(self, running: tuple[_Running, ...], models: Mapping[str, ModelInfo]) -> None:
+        contexts = {model.name: model.context_length for model in running}
+        for name in {*self.terms, *contexts}:
+            terms = self.terms[name]
+            if name in contexts:
+                terms.see(contexts[name], models[name].context_length if name in models else 0)
+            else:
+                terms.miss()
 
     def expiring(self, inventory: Inventory) -> list[str]:
         """Models that are to stay and would soon go. What others have loaded and only they use is theirs to keep."""
-        self._used &= {model.name for model in inventory.loaded}
+        loaded = {model.name for model in inventory.loaded}
+        for name, terms in self.terms.items():
+            terms.kept = terms.kept and name in loaded
         return [
             model.name
             for model in inventory.loaded
-            if model.name in self._used
-            and self._pinned.get(model.name, _UNPINNED).stays
-            and model.expires_in_s is not None
-            and model.expires_in_s < KEEP_ALIVE_S / 3
+            if self.terms[model.name].stays and model.expires_in_s is not None and model.expires_in_s < KEEP_ALIVE_S / 3
         ]
 
     def _thinks(self, model: str) -> bool | None:
@@ -221,18 +194,25 @@ class Ollama:
 
     async def load(self, model: ModelInfo, timeout_s: float) -> None:
         """Bring a model into memory, or have it stay: an empty prompt generates nothing. Raises BackendError."""
-        pins = self._pinned.get(model.name, _UNPINNED)
+        terms = self.terms[model.name]
         # A load that is not to be kept would be an unload.
-        keep_alive_s = pins.keep_alive_s or KEEP_ALIVE_S
+        keep_alive_s = terms.keep_alive_s or KEEP_ALIVE_S
         path, asked = "/api/generate", {"model": model.name, "stream": False, "keep_alive": keep_alive_s}
         if "embedding" in model.capabilities and "completion" not in model.capabilities:
             path, asked = "/api/embed", {"model": model.name, "input": [], "keep_alive": keep_alive_s}
-        if pins.options:
-            asked["options"] = pins.options
-        await self._tell_to(path, asked, asyncio.get_running_loop().time() + timeout_s)
-        self._used.add(model.name)
-        if "num_ctx" not in pins.options:
-            self._brought.setdefault(model.name, 0)
+        if terms.options:
+            asked["options"] = terms.options
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            await self._tell_to(path, asked, deadline)
+        except BackendError as error:
+            if type(error) is BackendError:  # it was heard, and not for want of time or permission
+                terms.failed()
+            raise
+        terms.loaded()
+        with contextlib.suppress(BackendError):  # what waits for it may ask for a context of its own
+            running, _ = await self._running(deadline)
+            self._see(running, self._models)
 
     async def unload(self, model: str, timeout_s: float) -> None:
         """Let a model go when its requests have ended, and wait until it has. Raises BackendError.
@@ -246,7 +226,7 @@ class Ollama:
             if loop.time() > deadline - LOOK_AGAIN_S:
                 raise BackendTimeout(f"it has not let {model!r} go within {timeout_s:.3g} s")
             await asyncio.sleep(LOOK_AGAIN_S)
-        self._pin({**self._pinned, model: self._configured.get(model, _UNPINNED)})
+        self.terms[model].miss()
 
     async def _tell_to(self, path: str, asked: dict[str, Any], deadline: float) -> None:
         body = msgspec.json.encode(asked)
