@@ -26,6 +26,7 @@ PURE_MAY_IMPORT = frozenset(
         "json",
         "math",
         "msgspec",
+        "operator",
         "re",
         "sortedcontainers",
         "typing",

@@ -26,7 +26,10 @@ Order = Load | Unload
 class Residency:
     """`waiting` are the stations where something waits. Those where something may start that could not are `freed`."""
 
-    def __init__(self, stations: Stations, waiting: dict[Station, None], freed: dict[Station, None]) -> None:
+    def __init__(
+        self, stations: Stations, waiting: dict[Station, None], freed: dict[Station, None], floor: float
+    ) -> None:
+        self._floor = floor
         self.sites: dict[str, Site] = {}
         self._stations = stations
         self._waiting = waiting
@@ -90,6 +93,12 @@ class Residency:
             elif site is not None and not station.stays:
                 station.usual_slots = site.facts.slots or station.slots
 
+    def spend(self, ticket: Ticket, station: Station, now: float) -> None:
+        """A run has ended while others wait."""
+        if self._floor:
+            site = self.sites[ticket.backend]
+            site.timeshare.spend(ticket, station.share(ticket), now - ticket.started_at, now)
+
     # --- how loads went ---------------------------------------------------------------------------------------------
 
     def loaded(self, backend: str, model: str, now: float) -> None:
@@ -100,6 +109,9 @@ class Residency:
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
         site.rests.pop(model, None)
+        if plan.payer is not None:
+            lost_s = sum(stay.slots * (took_s + stay.station.load_known_s) for stay in plan.victims)  # there and back
+            site.timeshare.spend(plan.payer, plan.station.share(plan.payer), lost_s, now)
         self._end(site, now)
         stay = site.move_in(plan.station, now)
         stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
@@ -194,7 +206,7 @@ class Residency:
                         self._freed[plan.station] = None
             elif site.is_ours and site.facts.up and (wanting := self._wanting(site, now)):
                 site.chosen_at = now
-                if (plan := choose(site, wanting, now)) is not None:
+                if (plan := choose(site, wanting, now, self._floor)) is not None:
                     site.plan = plan
                     self._plans[plan.station] = site
                     for stay in plan.victims:

@@ -50,7 +50,7 @@ class Scheduler:
         self._queue = Queue(bounds)
         self._slots = Slots(bounds.max_concurrent, unlisted)
         self._ledger = Ledger(rules, is_shared=bounds.max_concurrent is not None)
-        self._residency = Residency(self._stations, self._queue.stations, self._freed)
+        self._residency = Residency(self._stations, self._queue.stations, self._freed, rules.floor)
         self._forecast = Forecast(rules, self._residency, self._slots)
         self._floor = Floor(rules.floor)
         self._settling: dict[Stay, None] = {}
@@ -285,6 +285,7 @@ class Scheduler:
             self._settling[stay] = None
         if not self._queue.tickets and not stay.draining:
             return []
+        self._residency.spend(ticket, station, now)
         if ticket.tenant_cap is not None:
             for line in self._queue.lines:
                 line.turn(ticket.tenant)

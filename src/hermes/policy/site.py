@@ -5,7 +5,8 @@ from math import inf
 from msgspec import Struct
 
 from hermes.policy.station import Station, Stay
-from hermes.policy.ticket import BackendFacts
+from hermes.policy.ticket import BackendFacts, Ticket
+from hermes.policy.timeshare import Timeshare
 
 BACK_OFF_S = 15.0
 MAX_BACK_OFF_S = 600.0
@@ -13,13 +14,17 @@ MAX_DOUBLINGS = 10
 
 
 class Plan(Struct, eq=False):
-    """A model is to be loaded. `loading_since` is None while the victims end what they run."""
+    """A model is to be loaded. `loading_since` is None while the victims end what they run.
+
+    `payer`: the one that it is done for, whatever the index says.
+    """
 
     station: Station
     victims: tuple[Stay, ...]
     decided_at: float
     loading_since: float | None = None
     tries: int = 0
+    payer: Ticket | None = None
 
     @property
     def is_draining(self) -> bool:
@@ -49,7 +54,17 @@ class Rest(Struct):
 
 
 class Site:
-    __slots__ = ("changed_at", "chosen_at", "facts", "learned_bytes", "most_bytes", "plan", "rests", "stays")
+    __slots__ = (
+        "changed_at",
+        "chosen_at",
+        "facts",
+        "learned_bytes",
+        "most_bytes",
+        "plan",
+        "rests",
+        "stays",
+        "timeshare",
+    )
 
     def __init__(self, facts: BackendFacts) -> None:
         self.facts = facts
@@ -60,6 +75,7 @@ class Site:
         self.most_bytes = 0  # ever seen loaded at once
         self.changed_at = -inf  # when a load last ended; an older look tells nothing of what came or went
         self.chosen_at = -inf
+        self.timeshare = Timeshare()
 
     @property
     def name(self) -> str:

@@ -113,6 +113,10 @@ class Station:
         if known.output_tokens is not None:
             self.output_tokens.all.add(known.output_tokens)
 
+    def share(self, ticket: Ticket) -> float:
+        """The weight of its class and tenant beside others."""
+        return self.counts[ticket.urgency] * ticket.weight
+
     def turn(self, ticket: Ticket) -> None:
         """What its tenant was served has changed."""
         for line in self.lines.values():

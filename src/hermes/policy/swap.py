@@ -3,14 +3,17 @@
 A model stays until its memory is wanted. A swap is made when the index says that it lets more requests start in time
 than it holds up: `weight x (those of the model that could still start once it is loaded)` against, for each model that
 has to go, `weight x (3 x running + 4 x waiting)`; requests count by the weights of their classes. One whose slots were
-all in use lately counts as if they were, even while it rests: the next burst will want them.
+all in use lately counts as if they were, even while it rests: the next burst will want them. Where the index keeps
+somebody from a fair share of the backend's time, `timeshare` has the last word.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from operator import itemgetter
 
 from hermes.policy.site import Plan, Site
 from hermes.policy.station import Station, Stay
+from hermes.policy.ticket import Ticket
 from hermes.principal import CLASSES
 
 # Flat optima, every one: see docs/scheduling.md.
@@ -29,8 +32,8 @@ MAX_TOGETHER = 8
 _LEAST_S = 0.001
 
 
-def choose(site: Site, wanting: Sequence[Station], now: float) -> Plan | None:
-    """The swap that gains most, if any gains."""
+def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.0) -> Plan | None:
+    """The swap that gains most, if any gains; else one for somebody who is owed it (`timeshare`)."""
     best, most = None, 0.0
     losses = {stay: worth(stay, now) for stay in site.stays.values()}
     idles_in_s: dict[Stay, float] = {}
@@ -67,7 +70,25 @@ def choose(site: Site, wanting: Sequence[Station], now: float) -> Plan | None:
                 gain = station.weight * waiting_in_time(station, site.name, now, ready_at + idle_s)
             if gain - lost > most:
                 best, most = Plan(station, victims, now), gain - lost
+    if best is None and floor:
+        for station in wanting:
+            ways = found[site.missing_bytes(station), site.surplus()]
+            if ways and (ticket := _creditor(site, station, floor, now)):
+                cheapest = min(ways, key=itemgetter(0))[1]
+                idle_s = max([stay.idle_in_s(now) for stay in cheapest], default=0.0)
+                if now + idle_s + station.load_known_s <= ticket.start_by:
+                    return Plan(station, cheapest, now, payer=ticket)
     return best
+
+
+def _creditor(site: Site, station: Station, floor: float, now: float) -> Ticket | None:
+    """Of those that must start first and can nowhere else, one that is owed time here."""
+    for line in station.lines.values():
+        if site.name in line.candidates and not line.slots:
+            ticket = line.earliest()
+            if site.timeshare.owes(ticket, station.share(ticket), floor, now):
+                return ticket
+    return None
 
 
 def sets_of_victims(site: Site, missing: int, surplus: int, stays: Sequence[Stay]) -> Iterator[tuple[Stay, ...]]:

@@ -148,7 +148,8 @@ class ClassRules(Struct, frozen=True):
 class Rules(Struct, frozen=True):
     """How the scheduler decides. The defaults are those of docs/scheduling.md.
 
-    `floor`: no model's share of requests in time falls below this part of the overall share, if loads can help it.
+    `floor`: no model's share of requests in time falls below this part of the overall share, if loads can help it, and
+    no tenant's share of a backend's time below this part of a fair one.
     `give_up`: a newcomer is refused when its predicted wait is this many times what it has. `load_waits`: a class's
     longest wait is at least this many times what the model takes to load, or it could never be loaded. `waste`: how
     much of the time may go into whole answers that miss their deadlines, for all we know. `service_error` is for

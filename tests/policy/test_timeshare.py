@@ -1,0 +1,109 @@
+"""A backend's time: one tenant's endless backlog does not keep the memory from everybody else's models."""
+
+from random import Random
+
+import pytest
+from msgspec.structs import replace
+
+from hermes.policy.ticket import Bounds, Class, ClassRules, Rules
+from hermes.policy.timeshare import WINDOW_S, Timeshare
+from tests.policy.box import UNBOUNDED, Job, Play, facts, scheduler, ticket
+
+SERVER = Rules((ClassRules(16.0, 30.0), ClassRules(4.0, 120.0), ClassRules(1.0)), floor=0.5, load_waits=2.0)
+BOUNDS = Bounds(None, 4096, tenant_tickets=4096)
+
+
+def share_served(script: Class, editor: Class, every_s: float, rules: Rules = SERVER) -> tuple[float, float]:
+    """Of an editor's requests, and of a script's beside it: two a second, for a model that can serve 0.8.
+
+    There is memory for one model; a load takes 6 s, and the editor's model is another. Over half an hour.
+    """
+    draw, jobs, now = Random(1), [], 0.0
+    while now < 1800.0:
+        now += draw.expovariate(2.0)
+        flood = ticket("a", now, tenant="script", urgency=script, deadline=now + 600.0, prompt_tokens=500)
+        jobs.append(Job(flood, 200, draw.uniform(3.0, 7.0)))
+    now = 5.0
+    while now < 1800.0:
+        now += draw.expovariate(1 / every_s)
+        asked = ticket("b", now, tenant="editor", urgency=editor, deadline=now + 120.0, prompt_tokens=500)
+        jobs.append(Job(asked, 100, draw.uniform(1.0, 3.0)))
+    core = scheduler(facts(loaded="a", memory=5, slots=4), rules=rules, bounds=BOUNDS)
+    played = Play(core, sorted(jobs, key=lambda job: job.ticket.arrived_at), load_s=6.0).to_the_end()
+    served = [run.job.ticket.tenant for run in played.runs]
+
+    def part(tenant: str) -> float:
+        return served.count(tenant) / sum(job.ticket.tenant == tenant for job in jobs)
+
+    return part("editor"), part("script")
+
+
+@pytest.mark.parametrize("editor", [Class.INTERACTIVE, Class.NORMAL])
+@pytest.mark.parametrize("script", [Class.NORMAL, Class.BATCH])
+def test_an_editor_is_served_beside_a_script_that_floods_another_model(script: Class, editor: Class) -> None:
+    of_editor, of_script = share_served(script, editor, every_s=60.0)
+    assert of_editor >= 0.95
+    assert of_script >= 0.6 * 0.4  # of which there is capacity for 0.4
+
+
+def test_without_a_floor_the_flood_keeps_the_memory() -> None:
+    assert share_served(Class.NORMAL, Class.INTERACTIVE, 60.0, replace(SERVER, floor=0.0))[0] < 0.2
+
+
+def test_who_asks_for_more_than_half_of_its_share_pays_for_its_swaps_and_the_others_go_on() -> None:
+    """Each swap takes about 20 s: one in 10 s would take all the time that there is."""
+    of_editor, of_script = share_served(Class.NORMAL, Class.NORMAL, every_s=10.0)
+    assert 0.3 <= of_editor <= 0.9
+    assert of_script >= 0.5 * 0.4
+
+
+def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> None:
+    core = scheduler(facts(loaded="a", memory=5, slots=4), rules=SERVER, bounds=UNBOUNDED)
+    for number in range(200):
+        core.offer(ticket("a", number / 100, tenant="script"), number / 100)
+    core.offer(ticket("b", 2.0, tenant="editor"), 2.0)
+    site = core._residency.sites["x"]
+    assert site.plan is not None and site.plan.payer is not None and site.plan.payer.tenant == "editor"
+    for run in list(site.stays["a"].running):
+        core.finish(run, 4.0)
+    core.loaded("x", "b", 14.0)
+    [(spent_s, _, _)] = [spent for (_, tenant), spent in site.timeshare._spent.items() if tenant == "editor"]
+    assert spent_s == 4 * 10.0  # its load; what it takes to load the other again is not known yet
+
+
+# --- the sums ---------------------------------------------------------------------------------------------------------
+
+A, B, C = (ticket("m", tenant=name) for name in "abc")
+
+
+def test_who_has_had_less_than_its_part_of_a_fair_share_is_owed_time() -> None:
+    spent = Timeshare()
+    spent.spend(A, 1.0, 80.0, 0.0)
+    spent.spend(B, 1.0, 20.0, 0.0)
+    assert spent.owes(B, 1.0, 0.5, 0.0)
+    assert spent.owes(C, 1.0, 0.5, 0.0)
+    assert not spent.owes(A, 1.0, 0.5, 0.0)
+    spent.spend(B, 1.0, 10.0, 0.0)
+    assert not spent.owes(B, 1.0, 0.5, 0.0)  # 30 of 110, and a half of a half is 27.5
+    assert spent.owes(B, 4.0, 0.5, 0.0)  # its part of four fifths is 44
+
+
+def test_time_that_was_spent_long_ago_is_forgotten() -> None:
+    spent = Timeshare()
+    spent.spend(A, 1.0, 100.0, 0.0)
+    spent.spend(B, 1.0, 50.0, 3 * WINDOW_S)
+    assert spent.owes(A, 1.0, 0.5, 3 * WINDOW_S)
+    assert not spent.owes(B, 1.0, 0.5, 3 * WINDOW_S)
+
+
+def test_nobody_is_owed_time_of_a_backend_that_was_used_by_nobody_else() -> None:
+    spent = Timeshare()
+    spent.spend(A, 1.0, 100.0, 0.0)
+    assert not spent.owes(A, 1.0, 0.5, 0.0)
+
+
+def test_of_tenants_without_number_only_the_last_are_kept() -> None:
+    spent = Timeshare()
+    for number in range(1000):
+        spent.spend(ticket("m", tenant=str(number)), 1.0, 1.0, 0.0)
+    assert len(spent._spent) == 256 and (Class.NORMAL, "999") in spent._spent
