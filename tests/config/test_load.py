@@ -24,6 +24,7 @@ models:
   gemma:   {backend_model: "gemma3:12b", max_concurrency: 2, memory_cost: medium, timeout_s: 30, queue_limit: 64,
             params: {temperature: 0.7, max_tokens: 2048}, max_output_tokens: 8192}
   mistral: {max_concurrency: 1, memory_cost: 14GiB, timeout_s: 45, load_time_s: 12, decode_tps: 45}   # first estimates
+  coder:   {options: {num_ctx: 16384}, options_policy: max, max_num_ctx: 65536}   # a longer context if asked
 defaults: {queue_limit: 200, timeout_s: 120}
 """
 
@@ -41,6 +42,8 @@ def test_the_example_means_what_it_says(settle: Settle) -> None:
     assert (gemma.backend_model, gemma.max_concurrency, gemma.memory_cost) == ("gemma3:12b", 2, "medium")
     assert (gemma.params.temperature, gemma.params.max_tokens, gemma.max_output_tokens) == (0.7, 2048, 8192)
     assert (mistral.memory_cost, mistral.load_time_s, mistral.decode_tps) == (14 * 2**30, 12, 45)
+    coder = config.models["coder"]
+    assert (coder.options.num_ctx, coder.options_policy, coder.max_num_ctx) == (16384, "max", 65536)
 
 
 def test_a_model_takes_from_the_defaults_what_it_does_not_say(settle: Settle) -> None:
@@ -134,7 +137,7 @@ def test_mappings_join_and_lists_are_replaced(settle: Settle) -> None:
         EXAMPLE, {"HERMES_MODELS": '{"gemma": {"timeout_s": 5}}', "HERMES_BACKENDS": '[{"name":"a","url":"http://a"}]'}
     ).config
     assert (config.models["gemma"].timeout_s, config.models["gemma"].queue_limit) == (5, 64)
-    assert set(config.models) == {"gemma", "mistral"}
+    assert set(config.models) == {"gemma", "mistral", "coder"}
     assert [backend.name for backend in config.backends] == ["a"]
 
 

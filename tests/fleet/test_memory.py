@@ -262,3 +262,25 @@ async def test_a_model_larger_than_what_is_configured_is_refused() -> None:
             reply = await gateway.ask(PROMPT, prompt())
             assert (reply.status, reply.error["code"]) == (503, "insufficient_memory")
             assert reply.headers["x-should-retry"] == "false" and "retry-after" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("room", "vram_bytes", "part"),
+    [
+        (Room(8 * GIB, "nvidia-smi", "gpu"), GIB, 0.8),
+        (Room(8 * GIB, "configured", "said"), GIB, 0.8),
+        (Room(8 * GIB, "configured", "said"), 0, 1.0),
+        (Room(8 * GIB, "80% of the unified memory", "shared"), GIB, 1.0),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Room) else str(value),
+)
+@scenario
+async def test_of_a_gpus_memory_a_model_gets_a_part_of_what_others_leave(
+    room: Room, vram_bytes: int, part: float, found: list[Room]
+) -> None:
+    found.append(room)
+    async with ollama() as backend:
+        backend.loaded = [loaded("gemma:latest", GIB, vram_bytes)]
+        async with hermes(backend) as gateway:
+            await until(lambda: told(gateway).memory_bytes == 8 * GIB)
+            assert told(gateway).of_free == part

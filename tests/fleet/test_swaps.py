@@ -2,21 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+
+import pytest
 
 from hermes.policy.ticket import Load, Unload
 from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
 from hermes.simulator.models import GIB
 from tests.fakes.gateway import Hermes, hermes, prompt, scenario
 
-SIZE = {"memory_bytes": 6 * GIB, "load_s": 2.0, "slots": 2, "decode_tps": 10.0}
-MODELS = (SimulatedModel("one", **SIZE), SimulatedModel("two", **SIZE))  # type: ignore[arg-type]
-
 
 @asynccontextmanager
-async def simulated(**hardware: Any) -> AsyncIterator[tuple[Simulator, Hermes, list[Load | Unload]]]:
+async def simulated(size_bytes: int = 6 * GIB) -> AsyncIterator[tuple[Simulator, Hermes, list[Load | Unload]]]:
     """A simulated server behind Hermes, and what Hermes decides about its memory. Only what is idle is unloaded."""
-    simulator = Simulator(SimulatorConfig(models=MODELS, memory_bytes=8 * GIB, speed=100.0, **hardware))
+    one, two = (
+        SimulatedModel(name, memory_bytes=size_bytes, load_s=2.0, slots=2, decode_tps=10.0) for name in ("one", "two")
+    )
+    simulator = Simulator(SimulatorConfig(models=(one, two), memory_bytes=8 * GIB, speed=100.0))
     port = await simulator.start()
     own = {"name": "b0", "url": f"http://127.0.0.1:{port}", "memory": "8GiB", "slots": 2}
     try:
@@ -36,9 +37,10 @@ async def simulated(**hardware: Any) -> AsyncIterator[tuple[Simulator, Hermes, l
         await simulator.stop()
 
 
+@pytest.mark.parametrize("size_bytes", [6 * GIB, 39 * GIB // 10], ids=["no room", "not enough room to be free"])
 @scenario
-async def test_what_is_loaded_is_what_was_decided_and_nothing_is_evicted_besides() -> None:
-    async with simulated() as (simulator, gateway, decided):
+async def test_what_is_loaded_is_what_was_decided_and_nothing_is_evicted_besides(size_bytes: int) -> None:
+    async with simulated(size_bytes) as (simulator, gateway, decided):
         for _ in range(3):
             calls = [
                 await gateway.open(f"/v1/llm/{name}", prompt(options={"max_tokens": 20})) for name in ("one", "two") * 4

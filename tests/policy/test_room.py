@@ -1,6 +1,7 @@
 """What bounds a backend's memory besides bytes: how many models, and what was only thought to be there."""
 
 import pytest
+from msgspec.structs import replace
 
 from hermes.policy.site import Site
 from hermes.policy.station import Station, Stay
@@ -48,6 +49,31 @@ def test_where_pinned_models_take_all_places_there_is_none() -> None:
     assert not box.can_hold(wanted())
     assert going(box, wanted()) == []
     assert site(2, None, "a", "b", pinned="a").can_hold(wanted())
+
+
+def partly_free(memory_bytes: int, of_free: float, pinned: str = "", **sizes: int) -> Site:
+    box = site(None, memory_bytes, *sizes, pinned=pinned)
+    box.facts = replace(box.facts, of_free=of_free)
+    for name, size_bytes in sizes.items():
+        box.stays[name].size_bytes = size_bytes
+    return box
+
+
+@pytest.mark.parametrize(
+    ("size", "victims"),
+    [(8, [""]), (9, ["a", "b"]), (12, ["a", "b"]), (13, ["b"]), (16, ["b"]), (17, ["ab"]), (25, ["ab"]), (26, [])],
+)
+def test_beside_others_a_model_gets_a_part_of_what_they_leave(size: int, victims: list[str]) -> None:
+    """Alone it may take all that there is."""
+    box = partly_free(25, 0.8, a=5, b=10)
+    found = going(box, wanted(size)) if box.can_hold(wanted(size)) else []
+    assert ["".join(stay.station.name for stay in some) for some in found] == victims
+
+
+def test_beside_what_is_pinned_a_model_gets_a_part_of_what_that_leaves() -> None:
+    box = partly_free(25, 0.8, pinned="a", a=5, b=10)
+    assert not box.can_hold(wanted(17))
+    assert [stay.station.name for some in going(box, wanted(16)) for stay in some] == ["b"]
 
 
 def test_the_last_place_is_taken_from_who_has_it() -> None:

@@ -135,7 +135,13 @@ class Backend:
             max_loaded=self.max_loaded,
             may_be_less=room.is_found,
             pressed=self.pressed,
+            of_free=memory.OF_FREE_MEMORY if room.kind in ("said", "gpu") and self._has_gpu else 1.0,
         )
+
+    @property
+    def _has_gpu(self) -> bool:
+        """What runs on a GPU tells that there is one."""
+        return any(model.vram_bytes for model in self.inventory.loaded)
 
     def _weight(self, model: LoadedModel) -> int:
         """What it takes of the room. Of an unknown one: of the GPU's memory, if it is there."""
@@ -164,8 +170,8 @@ class Backend:
             log.info("loads on backend %s wait no longer for memory", self.name)
 
     def _mistrust(self) -> None:
-        """What runs on a GPU tells that there is one."""
-        if self.room.kind == "ram" and any(model.vram_bytes for model in self.inventory.loaded):
+        """The memory of the machine is not a GPU's."""
+        if self.room.kind == "ram" and self._has_gpu:
             self.room = memory.UNKNOWN
 
     async def watch(self, listener: Listener) -> None:

@@ -32,6 +32,10 @@ _MIB = 1 << 20
 # a GPU; without one it looks at nothing but their number, and would go on into swap).
 OF_SHARED_MEMORY = 0.8
 
+# Beside others it loads a model only if that takes at most so much of what they leave of a GPU's memory (the same). It
+# goes by an estimate of its own, which nobody is told: the file, and a context of 16 bits a value in every layer.
+OF_FREE_MEMORY = 0.8
+
 # macOS lets a GPU have about two thirds of a small machine's memory, three quarters of a big one's
 # (Metal's recommendedMaxWorkingSetSize), unless iogpu.wired_limit_mb says otherwise.
 _APPLE_SMALL_BYTES = 36 << 30

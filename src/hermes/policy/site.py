@@ -128,7 +128,11 @@ class Site:
         kept = [stay.size_bytes for stay in self.stays.values() if stay.station.pinned and stay.station != station]
         if max_loaded is not None and len(kept) >= max_loaded:
             return False
-        return memory_bytes is None or sum(kept) + self.size_of(station) <= memory_bytes
+        return memory_bytes is None or sum(kept) + self._needs(station, bool(kept)) <= memory_bytes
+
+    def _needs(self, station: Station, beside_others: bool) -> int:
+        size_bytes = self.size_of(station)
+        return int(size_bytes / self.facts.of_free) if beside_others else size_bytes
 
     def missing_bytes(self, station: Station, going: tuple[Stay, ...] = ()) -> int:
         """How much room the model lacks, when those that go are gone."""
@@ -136,8 +140,13 @@ class Site:
         if memory_bytes is None:
             return 0
         kept = [stay for stay in self.stays.values() if stay not in going]
-        missing = max(0, self.size_of(station) + sum([stay.size_bytes for stay in kept]) - memory_bytes)
-        if missing and (self.facts.memory_bytes is None or self.facts.may_be_less):
+        taken = sum([stay.size_bytes for stay in kept])
+        missing = max(0, self.size_of(station) + taken - memory_bytes)
+        told = self.facts.memory_bytes
+        if told is not None and self.facts.of_free < 1 and kept:
+            # Alone it needs no more than it takes.
+            missing = max(missing, min(self._needs(station, True) + taken - told, taken))
+        if missing and (told is None or self.facts.may_be_less):
             # There may be more than there was need of: alone, every model is tried.
             missing = min(missing, sum(stay.size_bytes for stay in kept if not stay.station.pinned))
         return missing

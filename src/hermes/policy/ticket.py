@@ -176,9 +176,10 @@ class BackendFacts(Struct, frozen=True):
 
     `loaded` has the models in its memory with their bytes; None: it sees to that itself, whatever it has can be asked
     for. `sizes` has what its models may take, as far as is known. `memory_bytes`: room for models, None: unknown;
-    `may_be_less`: that is an upper bound. `max_loaded`: so many models at once, None: as many as fit. `seen_at` is when
-    the look began. `pressed`: why nothing more should be loaded now, unless something else goes for it. `settles`: it
-    may read a prompt to its end though the client has left.
+    `may_be_less`: that is an upper bound; `of_free`: of what others leave of it a model gets no more than this part.
+    `max_loaded`: so many models at once, None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing
+    more should be loaded now, unless something else goes for it. `settles`: it may read a prompt to its end though the
+    client has left.
     """
 
     name: str
@@ -192,6 +193,7 @@ class BackendFacts(Struct, frozen=True):
     may_be_less: bool = False
     pressed: str = ""
     settles: bool = False
+    of_free: float = 1.0
 
 
 class Occupancy(Struct, frozen=True):
