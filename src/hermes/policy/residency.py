@@ -13,9 +13,11 @@ from hermes.policy.station import Station, Stations, Stay
 from hermes.policy.swap import choose, waiting_in_time
 from hermes.policy.ticket import BackendFacts, Change, InMemory, Load, Ticket, Unload
 
-# While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that.
+# While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that. The
+# more wait, the less one more of them tells.
 WEIGH_EVERY_S = 1.0
 WEIGH_AGAIN_S = 0.1
+FEW_WAITING = 200
 
 # Who was refused because of a load may come again within so long.
 MISSED_S = 60.0
@@ -186,17 +188,18 @@ class Residency:
         plan.loading_since = now
         return [*(Unload(site.name, stay.station.name) for stay in gone), Load(site.name, station.name)]
 
-    def weigh(self, now: float, arrived: Station | None = None) -> list[Order]:
-        """Decide what to load next, where nothing is under way. The first request for a model (`arrived`) tells more
-        than an event of any other kind: then it is weighed at once.
+    def weigh(self, now: float, waiting: int, arrived: Station | None = None) -> list[Order]:
+        """Decide what to load next, where nothing is under way and so many wait. The first request for a model
+        (`arrived`) tells more than an event of any other kind: then it is weighed at once.
         """
         if not self._waiting and not self._missed:
             return []
         is_first = arrived is not None and arrived.waiting == 1
+        again_s = WEIGH_AGAIN_S if waiting <= FEW_WAITING else min(WEIGH_EVERY_S, WEIGH_AGAIN_S * waiting / FEW_WAITING)
         orders: list[Order] = []
         for site in self.sites.values():
             plan = site.plan
-            if now - site.chosen_at < WEIGH_AGAIN_S and (plan is not None or not is_first):
+            if now - site.chosen_at < again_s and (plan is not None or not is_first):
                 continue
             if plan is not None:
                 if plan.is_draining:

@@ -220,7 +220,7 @@ class Scheduler:
             if self._residency.is_changing:
                 decisions += self._residency.advance(now)
             if not self._freed:
-                decisions += self._residency.weigh(now, arrived)
+                decisions += self._residency.weigh(now, self._queue.tickets, arrived)
                 if not self._freed:
                     return decisions
 
