@@ -22,7 +22,8 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
 from hermes.errors import ConfigError
 from hermes.exchange import Journal
-from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.backend import Backend
+from hermes.fleet.fleet import Fleet
 from hermes.gateway import Gateway
 from hermes.http.server import Server
 from hermes.http.wire import Deadlines

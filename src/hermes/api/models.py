@@ -10,9 +10,11 @@ from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
 from hermes.errors import BackendError, BadRequest, GatewayError, ModelNotFound, NoBackend
-from hermes.fleet.fleet import LOAD_TIMEOUT_S, Backend, Fleet
+from hermes.fleet.backend import Backend
+from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.ollama import PullProgress
+from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.http.response import Response
 from hermes.policy.routing import Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket

@@ -1,0 +1,182 @@
+"""What one backend is to load and unload: one order after the other, and how each has ended is told.
+
+Besides what is ordered, what is loaded and would soon go by itself is kept, where it is to stay.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
+from typing import Protocol
+
+from msgspec import Struct
+
+from hermes.errors import BackendUnreachable, GatewayError, ModelNotFound
+from hermes.fleet.backend import PROBE_TIMEOUT_S, Backend
+from hermes.fleet.inventory import ModelInfo
+from hermes.policy.ticket import BackendFacts, Load, Unload
+
+log = logging.getLogger(__name__)
+
+# Ollama's own patience with a load (OLLAMA_LOAD_TIMEOUT), and so ours with a pull that makes no progress.
+LOAD_TIMEOUT_S = 300.0
+UNLOAD_TIMEOUT_S = 10.0
+# A model that is loaded is kept at once. One that runs expires, for all that is told, until it falls idle.
+RENEW_TIMEOUT_S = 10.0
+RENEW_AGAIN_S = 60.0
+# One change is under way per backend, and operators unload what is loaded: a few orders wait at most. So many are those
+# of a backend that answers nothing, or of a bug.
+MAX_ORDERS = 256
+
+
+class _Renew(Struct, frozen=True):
+    """An order of our own: have a loaded model stay."""
+
+    model: str
+
+
+class Listener(Protocol):
+    """Who is told what the fleet sees, and how what it was asked to do has ended."""
+
+    def observe(self, facts: BackendFacts) -> None: ...
+    def loaded(self, backend: str, model: str) -> None: ...
+    def load_failed(self, backend: str, model: str, error: GatewayError) -> None: ...
+
+
+class Orders:
+    """What `backend` is to do. `looked` is to be called after each look at it."""
+
+    def __init__(self, backend: Backend, listener: Listener) -> None:
+        self._backend = backend
+        self._listener = listener
+        self._waiting: asyncio.Queue[Load | Unload | _Renew] = asyncio.Queue(MAX_ORDERS)
+        self._carried_out_at = -inf  # the last of them
+        self._asked: dict[str, Load] = {}  # the last load of each model that was ordered
+        self._renewed: dict[str, float] = {}
+        self._patience: asyncio.Timeout | None = None  # with the order that is being carried out
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is ordered or being carried out."""
+        return self._waiting.empty() and self._patience is None
+
+    def give(self, order: Load | Unload) -> None:
+        """To be carried out after all that was given before.
+
+        Where too many wait, a load has failed, and is told so; without an unload the next look sees the model again.
+        """
+        try:
+            self._waiting.put_nowait(order)
+        except asyncio.QueueFull:
+            log.warning("backend %s has %d orders waiting: it is not told to %s", self._backend.name, MAX_ORDERS, order)
+            if isinstance(order, Load):
+                self._asked[order.model] = order
+                why = GatewayError(f"{MAX_ORDERS} loads and unloads are waiting to be carried out")
+                # Never from within: who gives orders is not ready yet to hear of them.
+                asyncio.get_running_loop().call_soon(self._tell_failed, order, why)
+            return
+        if isinstance(order, Unload):
+            self._backend.gone_at[order.model] = inf
+        else:
+            self._backend.gone_at.pop(order.model, None)
+            self._asked[order.model] = order
+
+    def looked(self) -> None:
+        """What is down will end nothing; of what is up see to it that what is to stay does."""
+        if self._backend.state != "up":
+            self._give_up()
+        elif self.idle:
+            self._renew()
+
+    async def work(self) -> None:
+        """Carry out orders for ever."""
+        while True:
+            match await self._waiting.get():
+                case Load() as order:
+                    await self._load(order)
+                case Unload(model=model):
+                    await self._unload(model)
+                case _Renew(model=model):
+                    await self._keep(model)
+            self._carried_out_at = asyncio.get_running_loop().time()
+            self._backend.suspect()
+
+    async def _carry_out(self, order: Awaitable[None]) -> None:
+        """Raises BackendUnreachable if the backend goes down meanwhile: nobody may say so, and no answer ever come."""
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                await order
+        except TimeoutError as error:
+            raise BackendUnreachable(self._backend.error) from error
+        finally:
+            self._patience = None
+
+    def _give_up(self) -> None:
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def _load(self, order: Load) -> None:
+        """Tells how it went; not that it failed, where it has been ordered again since: that has its own answer."""
+        backend, model = self._backend, order.model
+        try:
+            await self._carry_out(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
+        except GatewayError as error:
+            log.warning("backend %s could not load %s: %s", backend.name, model, error.message)
+            if isinstance(error, ModelNotFound):  # who hears of it asks again who has it
+                await backend.look(PROBE_TIMEOUT_S)
+            self._tell_failed(order, error)
+        except Exception:  # who waits for the model must hear of it all the same
+            log.exception("loading %s on backend %s met a bug", model, backend.name)
+            self._tell_failed(order, GatewayError("loading it met a bug; the log has its cause"))
+        else:
+            log.info("backend %s has loaded %s", backend.name, model)
+            tell(backend, partial(self._listener.loaded, backend.name, model))
+
+    def _tell_failed(self, order: Load, error: GatewayError) -> None:
+        if self._asked[order.model] is order:
+            tell(self._backend, partial(self._listener.load_failed, self._backend.name, order.model, error))
+
+    async def _unload(self, model: str) -> None:
+        """Where that fails the backend makes room by itself, or the next load fails, and is told of."""
+        backend = self._backend
+        try:
+            await self._carry_out(backend.driver.unload(model, UNLOAD_TIMEOUT_S))
+        except GatewayError as error:
+            log.warning("backend %s could not unload %s: %s", backend.name, model, error.message)
+            backend.gone_at.pop(model, None)
+        else:
+            log.info("backend %s has unloaded %s", backend.name, model)
+            if model in backend.gone_at:
+                backend.gone_at[model] = asyncio.get_running_loop().time()
+
+    def _renew(self) -> None:
+        """Have what is about to expire stay.
+
+        Never something that may be gone by now, which that would load: nothing has changed since we looked, and what
+        is ordered later is carried out later.
+        """
+        now, inventory = asyncio.get_running_loop().time(), self._backend.inventory
+        if inventory.asked_at <= self._carried_out_at:
+            return
+        for model in self._backend.driver.expiring(inventory)[:MAX_ORDERS]:
+            if now - self._renewed.get(model, -inf) >= RENEW_AGAIN_S:
+                self._renewed[model] = now
+                self._waiting.put_nowait(_Renew(model))
+
+    async def _keep(self, model: str) -> None:
+        try:
+            await self._carry_out(self._backend.driver.load(self._info(model), RENEW_TIMEOUT_S))
+        except GatewayError as error:
+            log.warning("backend %s could not be told to keep %s: %s", self._backend.name, model, error.message)
+
+    def _info(self, model: str) -> ModelInfo:
+        return self._backend.inventory.models.get(model) or ModelInfo(model)
+
+
+def tell(backend: Backend, tell: Callable[[], None]) -> None:
+    """Who listens must not end who watches, or loads."""
+    try:
+        tell()
+    except Exception:
+        log.exception("telling of backend %s met a bug", backend.name)
