@@ -54,7 +54,7 @@ class Runtime:
         for name, model in config.models.items():
             self.scheduler.configure(name, composition.model_bounds(model, config))
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
-        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission)
+        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission, self.metrics)
         self.catalog = composition.catalog(config)
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)

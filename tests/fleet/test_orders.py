@@ -62,7 +62,7 @@ async def working(backend: FakeOllama, *names: str) -> AsyncIterator[tuple[Fleet
         seen, ear = gateway.runtime.fleet.backends["b0"], Ear()
         alone = Backend("b0", "ollama", backend.url, seen.driver, None, 5.0)
         alone.inventory = seen.inventory
-        fleet = Fleet([alone], ear)
+        fleet = Fleet([alone], ear, gateway.runtime.metrics)
         task = asyncio.get_running_loop().create_task(fleet.orders["b0"].work())
         try:
             yield fleet, ear
@@ -156,6 +156,46 @@ def test_a_bug_in_who_hears_of_an_order_ends_nobody_who_carries_out_orders() -> 
             await until(lambda: ear.heard == ["failed a:latest", "loaded b:latest"])
 
     run(bug(), may_log_errors=True)
+
+
+# --- counted ----------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_loads_are_counted_by_how_they_ended_and_timed_where_they_succeeded() -> None:
+    async with ollama("a:latest", "b:latest") as backend, hermes(cold(backend)) as gateway:
+        in_turn(backend, fail(500, "no"))
+        assert (await gateway.ask("/v1/llm/a", prompt())).status == 200
+        assert gateway.counted("hermes_model_loads_total") == {
+            ("b0", "a:latest", "failed"): 1.0,
+            ("b0", "a:latest", "loaded"): 1.0,
+        }
+        assert gateway.counted("hermes_model_load_seconds_count") == {("b0", "a:latest"): 1.0}
+        assert gateway.counted("hermes_model_unloads_total") == {}
+
+
+@scenario
+async def test_unloads_are_counted_by_whose_doing_they_are() -> None:
+    async with ollama("a:latest", "b:latest") as backend, hermes(backend) as gateway:
+        seen, orders = (gateway.runtime.fleet.backends["b0"], gateway.runtime.fleet.orders["b0"])
+        clock = asyncio.get_running_loop().time
+
+        async def look() -> None:
+            began = clock()
+            await until(lambda: clock() > began)  # it has a grain
+            await seen.look(2.0)
+
+        await gateway.ask("/v1/llm/a/unload", b"")
+        await until(lambda: orders.idle and "unload a:latest" in backend.orders)
+        await look()
+        assert gateway.counted("hermes_model_unloads_total") == {("b0", "a:latest", "hermes"): 1.0}
+        backend.loaded = []
+        await look()
+        await look()
+        assert gateway.counted("hermes_model_unloads_total") == {
+            ("b0", "a:latest", "hermes"): 1.0,
+            ("b0", "b:latest", "others"): 1.0,
+        }
 
 
 # --- bounded ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from functools import partial
 
 from hermes.fleet.backend import Backend
 from hermes.fleet.orders import Listener, Orders, tell
+from hermes.metrics import Metrics
 from hermes.policy.ticket import Load, Unload
 
 # Unknown names make us look again at most this often.
@@ -15,9 +16,9 @@ REFRESH_S = 1.0
 class Fleet:
     """What it sees, and how its orders ended, is told to `listener`."""
 
-    def __init__(self, backends: Iterable[Backend], listener: Listener) -> None:
+    def __init__(self, backends: Iterable[Backend], listener: Listener, metrics: Metrics) -> None:
         self.backends = {backend.name: backend for backend in backends}
-        self.orders = {name: Orders(backend, listener) for name, backend in self.backends.items()}
+        self.orders = {name: Orders(backend, listener, metrics) for name, backend in self.backends.items()}
         self._listener = listener
         self.generation = 0  # grows with each backend that comes, goes, or has other models than before
         for backend in self.backends.values():

@@ -15,6 +15,7 @@ from msgspec import Struct
 from hermes.errors import BackendUnreachable, GatewayError, ModelNotFound
 from hermes.fleet.backend import PROBE_TIMEOUT_S, Backend
 from hermes.fleet.inventory import ModelInfo
+from hermes.metrics import Metrics
 from hermes.policy.ticket import BackendFacts, Load, Unload
 
 log = logging.getLogger(__name__)
@@ -47,13 +48,15 @@ class Listener(Protocol):
 class Orders:
     """What `backend` is to do. `looked` is to be called after each look at it."""
 
-    def __init__(self, backend: Backend, listener: Listener) -> None:
+    def __init__(self, backend: Backend, listener: Listener, metrics: Metrics) -> None:
         self._backend = backend
         self._listener = listener
+        self._metrics = metrics
         self._waiting: asyncio.Queue[Load | Unload | _Renew] = asyncio.Queue(MAX_ORDERS)
         self._carried_out_at = -inf  # the last of them
         self._asked: dict[str, Load] = {}  # the last load of each model that was ordered
         self._renewed: dict[str, float] = {}
+        self._loaded: set[str] = set()  # at the last look, without what was unloaded since
         self._patience: asyncio.Timeout | None = None  # with the order that is being carried out
 
     @property
@@ -83,10 +86,14 @@ class Orders:
             self._asked[order.model] = order
 
     def looked(self) -> None:
-        """What is down will end nothing; of what is up see to it that what is to stay does."""
+        """What is down will end nothing. Of what is up it is told what went, and kept what is to stay.
+
+        Only where nothing has changed since we looked.
+        """
         if self._backend.state != "up":
             self._give_up()
-        elif self.idle:
+        elif self.idle and self._backend.inventory.asked_at > self._carried_out_at:
+            self._count_gone()
             self._renew()
 
     async def work(self) -> None:
@@ -118,7 +125,8 @@ class Orders:
 
     async def _load(self, order: Load) -> None:
         """Tells how it went; not that it failed, where it has been ordered again since: that has its own answer."""
-        backend, model = self._backend, order.model
+        backend, model, began = self._backend, order.model, asyncio.get_running_loop().time()
+        outcome = "failed"
         try:
             await self._carry_out(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
         except GatewayError as error:
@@ -131,7 +139,11 @@ class Orders:
             self._tell_failed(order, GatewayError("loading it met a bug; the log has its cause"))
         else:
             log.info("backend %s has loaded %s", backend.name, model)
+            outcome = "loaded"
+            self._metrics.load_time.observe((backend.name, model), asyncio.get_running_loop().time() - began)
             tell(backend, partial(self._listener.loaded, backend.name, model))
+        finally:
+            self._metrics.loads.add((backend.name, model, outcome))
 
     def _tell_failed(self, order: Load, error: GatewayError) -> None:
         if self._asked[order.model] is order:
@@ -147,19 +159,25 @@ class Orders:
             backend.gone_at.pop(model, None)
         else:
             log.info("backend %s has unloaded %s", backend.name, model)
+            self._metrics.unloads.add((backend.name, model, "hermes"))
+            self._loaded.discard(model)
             if model in backend.gone_at:
                 backend.gone_at[model] = asyncio.get_running_loop().time()
+
+    def _count_gone(self) -> None:
+        """What others have unloaded, or the backend itself: for another model, or because it ended."""
+        loaded = {model.name for model in self._backend.inventory.loaded}
+        for model in self._loaded - loaded:
+            self._metrics.unloads.add((self._backend.name, model, "others"))
+        self._loaded = loaded
 
     def _renew(self) -> None:
         """Have what is about to expire stay.
 
-        Never something that may be gone by now, which that would load: nothing has changed since we looked, and what
-        is ordered later is carried out later.
+        Never something that may be gone by now, which that would load; what is ordered later is carried out later.
         """
-        now, inventory = asyncio.get_running_loop().time(), self._backend.inventory
-        if inventory.asked_at <= self._carried_out_at:
-            return
-        for model in self._backend.driver.expiring(inventory)[:MAX_ORDERS]:
+        now = asyncio.get_running_loop().time()
+        for model in self._backend.driver.expiring(self._backend.inventory)[:MAX_ORDERS]:
             if now - self._renewed.get(model, -inf) >= RENEW_AGAIN_S:
                 self._renewed[model] = now
                 self._waiting.put_nowait(_Renew(model))
