@@ -163,7 +163,8 @@ def _size_bytes(model: settings.Model, config: settings.Config) -> int | None:
 def catalog(config: settings.Config) -> Catalog:
     listed = {name: _service(name, model) for name, model in config.models.items()}
     unlisted = config.model("") if config.serve_unlisted else None
-    return Catalog(listed, _service("", unlisted) if unlisted else None)
+    # A name that nobody has listed never makes anybody download anything.
+    return Catalog(listed, replace(_service("", unlisted), pulled=False) if unlisted else None)
 
 
 def _service(name: str, model: settings.Model) -> Service:
@@ -178,6 +179,7 @@ def _service(name: str, model: settings.Model) -> Service:
         sampling=Sampling(**{field: getattr(params, field) for field in params.__struct_fields__}),
         max_output_tokens=model.max_output_tokens,
         highest=urgency(model.max_class or "interactive"),
+        pulled=model.pull == "on_demand",
     )
 
 

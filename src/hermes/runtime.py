@@ -98,7 +98,7 @@ class Runtime:
         )
         prompt = Prompt()
         models = Models(self.catalog, self.fleet, self.admission, openai)
-        queue = Queue(self.journal, self.scheduler, self._loop.time)
+        queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         table = RouteTable(routes(Inference(gateway, openai, prompt), models, ops, queue, openai, prompt))
         door = Door(config.server.allowed_hosts, config.server.allowed_origins, instance=os.urandom(8).hex())
         return Api(table, door, composition.authenticator(config), self.journal, self.metrics, openai, self._loop.time)

@@ -112,6 +112,8 @@ def _backend(backend: Backend) -> dict[str, object]:
         "models": len(backend.inventory.models),
         "loaded": backend.inventory.loaded,
     }
+    if backend.pulling:
+        told["pulling"] = [{"model": name, "percent": each.percent} for name, each in backend.pulling.items()]
     if backend.pressed:
         told["pressed"] = f"loads wait: {backend.pressed}"
     if backend.error:

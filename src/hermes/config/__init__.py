@@ -29,6 +29,7 @@ from hermes.config.kinds import (
     Path,
     Penalty,
     Port,
+    PullRule,
     Rate,
     Seconds,
     SecondsOrZero,
@@ -172,6 +173,7 @@ class Defaults(Struct, frozen=True):
     timeout_s: Seconds = 120
     stall_timeout_s: Seconds = 60
     max_stream_s: Seconds = 3600
+    pull: PullRule = "never"
 
 
 class Model(Struct, frozen=True):
@@ -184,6 +186,7 @@ class Model(Struct, frozen=True):
     timeout_s: Seconds = 120
     stall_timeout_s: Seconds = 60
     max_stream_s: Seconds = 3600
+    pull: PullRule = "never"
     memory_cost: Cost | None = None
     load_time_s: Seconds | None = None
     decode_tps: Rate | None = None

@@ -63,6 +63,7 @@ Cost = Annotated[
     Meta(description="low, medium, high or a size such as 14GiB", extra={"parse": parse_cost}),
 ]
 ClassName = Literal["interactive", "normal", "batch"]
+PullRule = Literal["never", "on_demand"]
 Weight = Annotated[float, Meta(gt=0, le=1000, description="a weight above 0, at most 1000")]
 BackendKind = Annotated[Literal["ollama"], Meta(description="ollama, the one kind that is supported so far")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 
 from hermes import machine
-from hermes.errors import BackendError
+from hermes.errors import BackendError, BackendUnreachable
 from hermes.fleet import memory
+from hermes.fleet.download import Download
 from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.policy.ticket import BackendFacts
@@ -52,10 +53,12 @@ class Backend:
         self.failures = 0
         self.seen_at = 0.0
         self.gone_at: dict[str, float] = {}  # what we have unloaded, when; inf: it is about to be
+        self.pulling: dict[str, Download] = {}  # by model
         self.on_change: Callable[[], None] = lambda: None  # it came, went, or has other models than before
         self._failed_at = 0.0
         self._seen: object = None
         self._weights: dict[str, int] = {}  # what each model took when it was last loaded
+        self._patience: set[asyncio.Timeout] = set()  # with what it is asked for
         self._said_to_be_simulated = simulated
         self._look = asyncio.Event()
         self._seen_once = asyncio.Event()
@@ -83,6 +86,7 @@ class Backend:
     @property
     def facts(self) -> BackendFacts:
         room, asked_at, gone_at = self.room, self.inventory.asked_at, self.gone_at
+        now = asyncio.get_running_loop().time() if self.pulling else 0.0
         loaded = {
             model.name: self._weight(model)
             for model in self.inventory.loaded
@@ -104,6 +108,7 @@ class Backend:
             max_loaded=self.max_loaded,
             may_be_less=room.is_found,
             pressed=self.pressed,
+            pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
         )
 
     def _weight(self, model: LoadedModel) -> int:
@@ -161,6 +166,18 @@ class Backend:
         except TimeoutError:
             pass
 
+    async def while_up(self, ask: Awaitable[None]) -> None:
+        """Raises BackendUnreachable if the backend goes down meanwhile: nobody may say so, and no answer ever come."""
+        patience = asyncio.timeout(None)
+        self._patience.add(patience)
+        try:
+            async with patience:
+                await ask
+        except TimeoutError as error:
+            raise BackendUnreachable(self.error) from error
+        finally:
+            self._patience.discard(patience)
+
     async def _probe(self) -> None:
         before = self.state
         try:
@@ -189,6 +206,9 @@ class Backend:
             self._failed_at = now
         if self.failures >= FAILURES_UNTIL_DOWN or self.state == "starting":
             self.state = "down"
+            for patience in self._patience:
+                if not patience.expired():
+                    patience.reschedule(now)
 
     def _notice_change(self) -> None:
         seen = self.state, self.inventory.names

@@ -1,11 +1,14 @@
-"""All backends: a watcher and a worker each, which of them are up, and who has which model."""
+"""All backends: each watched, given orders and downloads; which are up, who has which model, and who fetches it."""
 
 import asyncio
 from collections.abc import Iterable
 from functools import partial
 
+from hermes.errors import GatewayError, NoBackend
 from hermes.fleet.backend import Backend
+from hermes.fleet.download import Download
 from hermes.fleet.orders import Listener, Orders, tell
+from hermes.fleet.pulls import Pulls
 from hermes.metrics import Metrics
 from hermes.policy.ticket import Load, Unload
 
@@ -19,6 +22,7 @@ class Fleet:
     def __init__(self, backends: Iterable[Backend], listener: Listener, metrics: Metrics) -> None:
         self.backends = {backend.name: backend for backend in backends}
         self.orders = {name: Orders(backend, listener, metrics) for name, backend in self.backends.items()}
+        self.pulls = {name: Pulls(backend, listener, metrics) for name, backend in self.backends.items()}
         self._listener = listener
         self.generation = 0  # grows with each backend that comes, goes, or has other models than before
         for backend in self.backends.values():
@@ -31,6 +35,7 @@ class Fleet:
                 for name, backend in self.backends.items():
                     group.create_task(backend.watch(partial(self._looked, backend)), name=f"watch {name}")
                     group.create_task(self.orders[name].work(), name=f"orders of {name}")
+                    group.create_task(self.pulls[name].work(), name=f"pulls of {name}")
                     group.create_task(backend.find_room(), name=f"room of {name}")
         finally:
             for backend in self.backends.values():
@@ -46,6 +51,37 @@ class Fleet:
 
     def _changed(self) -> None:
         self.generation += 1
+
+    def puller(self, model: str, allowed: tuple[str, ...]) -> Pulls:
+        """Who downloads a model: the backend that is at it, else where that did not fail lately. Raises NoBackend."""
+        names = allowed or tuple(self.backends)
+        up = [self.pulls[name] for name in names if name in self.backends and self.backends[name].state == "up"]
+        if not up:
+            raise NoBackend(f"no backend is up that could pull {model!r}", retry_after_s=1.0)
+        return min(up, key=lambda pulls: (model not in pulls.backend.pulling, pulls.rests_until(model)))
+
+    def fetch(self, model: str, allowed: tuple[str, ...]) -> str:
+        """See to it that a model that requests wait for is downloaded. Tells where.
+
+        Raises NoBackend, or why it could not be had, as long as that is not tried again.
+        """
+        pulls = self.puller(model, allowed)
+        if (failure := pulls.failure(model)) is not None:
+            raise failure
+        pulls.keep(model)
+        return pulls.backend.name
+
+    def download(self, model: str, backends: Iterable[str]) -> Download | None:
+        """The download of a model that one of these does not have yet."""
+        for name in backends:
+            backend = self.backends[name]
+            if model in backend.pulling and model not in backend.inventory.names:
+                return backend.pulling[model]
+        return None
+
+    def unfetched(self, model: str, backends: Iterable[str]) -> GatewayError | None:
+        """What to tell those that cannot wait until one of these has downloaded a model. None: they wait for none."""
+        return next(filter(None, (self.pulls[name].refusal(model) for name in backends)), None)
 
     @property
     def ready(self) -> bool:

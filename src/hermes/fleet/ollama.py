@@ -123,6 +123,11 @@ class _Pinning(Dialect):
         return super().render_request(request, model) if own is None else own.render_request(request, model)
 
 
+def full_name(model: str) -> str:
+    """The name that it has in lists once it is there: `gemma` is `gemma:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
 class Ollama:
     """One Ollama server. `pins` are by any of the model's names."""
 

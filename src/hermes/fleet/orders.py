@@ -5,14 +5,14 @@ Besides what is ordered, what is loaded and would soon go by itself is kept, whe
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import Protocol
 
 from msgspec import Struct
 
-from hermes.errors import BackendUnreachable, GatewayError, ModelNotFound
+from hermes.errors import GatewayError, ModelNotFound
 from hermes.fleet.backend import PROBE_TIMEOUT_S, Backend
 from hermes.fleet.inventory import ModelInfo
 from hermes.metrics import Metrics
@@ -20,7 +20,7 @@ from hermes.policy.ticket import BackendFacts, Load, Unload
 
 log = logging.getLogger(__name__)
 
-# Ollama's own patience with a load (OLLAMA_LOAD_TIMEOUT), and so ours with a pull that makes no progress.
+# Ollama's own patience with a load (OLLAMA_LOAD_TIMEOUT).
 LOAD_TIMEOUT_S = 300.0
 UNLOAD_TIMEOUT_S = 10.0
 # A model that is loaded is kept at once. One that runs expires, for all that is told, until it falls idle.
@@ -57,12 +57,12 @@ class Orders:
         self._asked: dict[str, Load] = {}  # the last load of each model that was ordered
         self._renewed: dict[str, float] = {}
         self._loaded: set[str] = set()  # at the last look, without what was unloaded since
-        self._patience: asyncio.Timeout | None = None  # with the order that is being carried out
+        self._busy = False
 
     @property
     def idle(self) -> bool:
         """Whether nothing is ordered or being carried out."""
-        return self._waiting.empty() and self._patience is None
+        return self._waiting.empty() and not self._busy
 
     def give(self, order: Load | Unload) -> None:
         """To be carried out after all that was given before.
@@ -86,49 +86,33 @@ class Orders:
             self._asked[order.model] = order
 
     def looked(self) -> None:
-        """What is down will end nothing. Of what is up it is told what went, and kept what is to stay.
-
-        Only where nothing has changed since we looked.
-        """
-        if self._backend.state != "up":
-            self._give_up()
-        elif self.idle and self._backend.inventory.asked_at > self._carried_out_at:
+        """See what went, and have what is to stay kept: where nothing has changed since we looked."""
+        backend = self._backend
+        if backend.state == "up" and self.idle and backend.inventory.asked_at > self._carried_out_at:
             self._count_gone()
             self._renew()
 
     async def work(self) -> None:
         """Carry out orders for ever."""
         while True:
-            match await self._waiting.get():
+            next_order = await self._waiting.get()
+            self._busy = True
+            match next_order:
                 case Load() as order:
                     await self._load(order)
                 case Unload(model=model):
                     await self._unload(model)
                 case _Renew(model=model):
                     await self._keep(model)
-            self._carried_out_at = asyncio.get_running_loop().time()
+            self._carried_out_at, self._busy = asyncio.get_running_loop().time(), False
             self._backend.suspect()
-
-    async def _carry_out(self, order: Awaitable[None]) -> None:
-        """Raises BackendUnreachable if the backend goes down meanwhile: nobody may say so, and no answer ever come."""
-        try:
-            async with asyncio.timeout(None) as self._patience:
-                await order
-        except TimeoutError as error:
-            raise BackendUnreachable(self._backend.error) from error
-        finally:
-            self._patience = None
-
-    def _give_up(self) -> None:
-        if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def _load(self, order: Load) -> None:
         """Tells how it went; not that it failed, where it has been ordered again since: that has its own answer."""
         backend, model, began = self._backend, order.model, asyncio.get_running_loop().time()
         outcome = "failed"
         try:
-            await self._carry_out(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
+            await backend.while_up(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
         except GatewayError as error:
             log.warning("backend %s could not load %s: %s", backend.name, model, error.message)
             if isinstance(error, ModelNotFound):  # who hears of it asks again who has it
@@ -153,7 +137,7 @@ class Orders:
         """Where that fails the backend makes room by itself, or the next load fails, and is told of."""
         backend = self._backend
         try:
-            await self._carry_out(backend.driver.unload(model, UNLOAD_TIMEOUT_S))
+            await backend.while_up(backend.driver.unload(model, UNLOAD_TIMEOUT_S))
         except GatewayError as error:
             log.warning("backend %s could not unload %s: %s", backend.name, model, error.message)
             backend.gone_at.pop(model, None)
@@ -184,7 +168,7 @@ class Orders:
 
     async def _keep(self, model: str) -> None:
         try:
-            await self._carry_out(self._backend.driver.load(self._info(model), RENEW_TIMEOUT_S))
+            await self._backend.while_up(self._backend.driver.load(self._info(model), RENEW_TIMEOUT_S))
         except GatewayError as error:
             log.warning("backend %s could not be told to keep %s: %s", self._backend.name, model, error.message)
 

@@ -99,7 +99,7 @@ class Station:
         self.pinned = False
         self.load_s = Average(FIRST_LOAD_S)
         self.service_s = Samples(FIRST_SERVICE_S)
-        self.calibrations = {"hit": Calibration(), "coming": Calibration(), "absent": Calibration()}
+        self.calibrations = {kind: Calibration() for kind in ("hit", "coming", "absent", "pulling")}
         self.whole_s = Samples(FIRST_SERVICE_S)  # of whole answers only
         self.tried_at = -inf  # one that was likely to take too long
         self.learns_at = -inf

@@ -302,6 +302,7 @@ class Scheduler:
                 max(site.chosen_at + WEIGH_EVERY_S, site.rests_until(station))
                 for site in self._ours(candidates)
                 if site.plan is None and station.name not in site.stays and site.chosen_at <= since
+                if station.name not in site.facts.pulling
             ),
             default=inf,
         )
@@ -744,6 +745,7 @@ class Scheduler:
                 for station in (*self._waiting, *self._still_missed(now))
                 if site.name in station.candidates
                 and station.name not in site.stays
+                and station.name not in site.facts.pulling
                 and now >= site.rests_until(station)
                 and station not in coming
             ]
@@ -849,6 +851,8 @@ class Scheduler:
             return position, "hit", position * pace_s
         rounds_s = max(0, position - slots) * pace_s
         for site in self._ours(ticket.candidates):
+            if (there_at := site.facts.pulling.get(station.name)) is not None:
+                return position, "pulling", max(0.0, there_at - now) + station.load_s.value + rounds_s
             plan = site.plan
             if plan is not None and plan.station is station:
                 load_s = station.load_s.value

@@ -176,7 +176,8 @@ class BackendFacts(Struct, frozen=True):
     `loaded` has the models in its memory with their bytes; None: it sees to that itself, whatever it has can be asked
     for. `sizes` has what its models may take, as far as is known. `memory_bytes`: room for models, None: unknown;
     `may_be_less`: that is an upper bound. `max_loaded`: so many models at once, None: as many as fit. `seen_at` is when
-    the look began. `pressed`: why nothing more should be loaded now, unless something else goes for it.
+    the look began. `pressed`: why nothing more should be loaded now, unless something else goes for it. `pulling`:
+    models on their way to its disk, which cannot be loaded yet, and when they will probably be there.
     """
 
     name: str
@@ -189,6 +190,7 @@ class BackendFacts(Struct, frozen=True):
     max_loaded: int | None = None
     may_be_less: bool = False
     pressed: str = ""
+    pulling: Mapping[str, float] = {}
 
 
 class Occupancy(Struct, frozen=True):
@@ -221,7 +223,7 @@ class InMemory(Struct, frozen=True):
 class Why(Struct, frozen=True):
     """What a request found when it began to wait: who waited in its line, by class; what was loaded; what was coming.
 
-    `found` is how its own model was: `hit` (loaded), `coming`, or `absent`.
+    `found` is how its own model was: `hit` (loaded), `coming`, `absent`, or `pulling`.
     """
 
     told: Outlook
