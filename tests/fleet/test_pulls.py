@@ -393,6 +393,19 @@ async def test_an_operators_pull_that_requests_have_come_to_wait_for_goes_on_wit
 
 
 @scenario
+async def test_who_comes_to_wait_for_a_pull_that_is_just_being_left_hears_so() -> None:
+    async with ollama() as backend, hermes(backend, models=ON_DEMAND) as gateway:
+        pulls(backend)
+        fleet = gateway.runtime.fleet
+        followed = fleet.pulls["b0"].follow("phi:latest")
+        await anext(followed)
+        await followed.aclose()
+        fleet.fetch("phi:latest", ())
+        await until(lambda: percent(gateway) is None)
+        assert "was broken off" in str(fleet.unfetched("phi:latest", ["b0"]))
+
+
+@scenario
 async def test_who_follows_a_pull_and_reads_slowly_misses_lines_but_not_the_end() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         many = [{**LAYER, "completed": number} for number in range(200)]
