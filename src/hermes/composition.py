@@ -165,7 +165,8 @@ def catalog(config: settings.Config) -> Catalog:
     usual_s = config.defaults.timeout_s
     listed = {name: _service(name, model, usual_s) for name, model in config.models.items()}
     unlisted = config.model("") if config.serve_unlisted else None
-    return Catalog(listed, _service("", unlisted, usual_s) if unlisted else None)
+    # A name that nobody has listed never makes anybody download anything.
+    return Catalog(listed, replace(_service("", unlisted, usual_s), pulled=False) if unlisted else None)
 
 
 def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Service:
@@ -181,6 +182,7 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         sampling=Sampling(**{field: getattr(params, field) for field in params.__struct_fields__}),
         max_output_tokens=model.max_output_tokens,
         highest=urgency(model.max_class or "interactive"),
+        pulled=model.pull == "on_demand",
     )
 
 

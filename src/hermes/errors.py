@@ -169,6 +169,18 @@ class LoadFailed(GatewayError):
     status, code, outcome = 503, "load_failed", Outcome.NO_BACKEND
 
 
+class PullFailed(GatewayError):
+    """Its model was to be downloaded for it."""
+
+    status, code, outcome = 503, "pull_failed", Outcome.NO_BACKEND
+
+
+class ModelPulling(GatewayError):
+    """Its model is being downloaded, which takes longer than it could wait."""
+
+    status, code, outcome = 503, "model_pulling", Outcome.NO_BACKEND
+
+
 class NoBackend(GatewayError):
     status, code, outcome = 503, "no_backend", Outcome.NO_BACKEND
 

@@ -14,12 +14,15 @@ from hermes.errors import (
     BackendBusy,
     BackendError,
     BackendUnreachable,
+    DeadlineUnreachable,
     GatewayError,
     ModelNotFound,
     NoBackend,
+    QueueTimeout,
 )
 from hermes.exchange import Exchange
 from hermes.fleet.fleet import Fleet
+from hermes.fleet.ollama import full_name
 from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
@@ -120,8 +123,8 @@ class Gateway:
                     return
                 except BackendError as error:
                     pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
-                except ModelNotFound as error:
-                    found, pause_s = await self._who_else(error, job), 0.0
+                except (ModelNotFound, QueueTimeout, DeadlineUnreachable) as error:
+                    found, pause_s = await self._who_else(error, ticket, job), 0.0
                     ticket = replace(ticket, resident=found.resident, candidates=found.names)
                 await asyncio.sleep(pause_s)
                 ticket = exchange.ticket = ticket.again()
@@ -138,20 +141,37 @@ class Gateway:
         if not found.names:
             await self._fleet.refresh()
             found = candidates(service, self._fleet.inventories())
+        if not found.names and service.pulled:
+            return self._pulled_route(service, dialect)
         if not found.names:
             if not self._fleet.ready:
                 raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:
             service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
-        tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
-        route = _Route(service, found, filling(service, dialect.sampling_defaults), tokens_per_byte)
-        self._routes[model, dialect] = route
+        route = self._routes[model, dialect] = self._route_to(service, found, dialect)
         return route
 
-    async def _who_else(self, error: ModelNotFound, job: Job) -> Candidates:
-        """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8)."""
+    def _route_to(self, service: Service, found: Candidates, dialect: ClientDialect) -> "_Route":
+        tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
+        return _Route(service, found, filling(service, dialect.sampling_defaults), tokens_per_byte)
+
+    def _pulled_route(self, service: Service, dialect: ClientDialect) -> "_Route":
+        """Nobody has the model yet: it is downloaded. Not remembered, so that each request sees to that."""
+        resident = full_name(service.backend_model)
+        found = Candidates((self._fleet.fetch(resident, service.backends),), resident)
+        return self._route_to(service, found, dialect)
+
+    async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job) -> Candidates:
+        """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8).
+
+        Raises why not, and how far it is, where the model is to be downloaded.
+        """
         exchange = job.exchange
+        if job.service.pulled and (unfetched := self._fleet.unfetched(ticket.resident, ticket.candidates)):
+            raise unfetched from error
+        if not isinstance(error, ModelNotFound):
+            raise error
         if exchange.looked_again or self._retries.withdraw(exchange.attempts) is None:
             error.should_retry = False
             raise error

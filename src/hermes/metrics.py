@@ -141,6 +141,18 @@ class Metrics:
         self.attempts = Counter(
             "hermes_backend_attempts", "Attempts at backends, by how they ended.", ("backend", "result")
         )
+        self.loads = Counter(
+            "hermes_model_loads", "Loads that were ordered, by how they ended.", ("backend", "model", "outcome")
+        )
+        self.load_time = Histogram(
+            "hermes_model_load_seconds", "How long the loads that succeeded took.", ("backend", "model"), SECONDS
+        )
+        self.unloads = Counter(
+            "hermes_model_unloads", "Models that left a backend's memory, by whose doing.", ("backend", "model", "by")
+        )
+        self.pulls = Counter(
+            "hermes_model_pulls", "Downloads of models, by how they ended.", ("backend", "model", "outcome")
+        )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")

@@ -22,7 +22,8 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
 from hermes.errors import ConfigError
 from hermes.exchange import Journal
-from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.backend import Backend
+from hermes.fleet.fleet import Fleet
 from hermes.gateway import Gateway
 from hermes.http.server import Server
 from hermes.http.wire import Deadlines
@@ -53,7 +54,7 @@ class Runtime:
         for name, model in config.models.items():
             self.scheduler.configure(name, composition.model_bounds(model, config))
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
-        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission)
+        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission, self.metrics)
         self.catalog = composition.catalog(config)
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
@@ -98,7 +99,7 @@ class Runtime:
         )
         prompt = Prompt()
         models = Models(self.catalog, self.fleet, self.admission, openai)
-        queue = Queue(self.journal, self.scheduler, self._loop.time)
+        queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         table = RouteTable(routes(Inference(gateway, openai, prompt), models, ops, queue, openai, prompt))
         door = Door(config.server.allowed_hosts, config.server.allowed_origins, instance=os.urandom(8).hex())
         return Api(table, door, composition.authenticator(config), self.journal, self.metrics, openai, self._loop.time)

@@ -347,9 +347,11 @@ async def test_a_model_that_could_not_be_unloaded_is_there_as_before() -> None:
 async def test_what_others_load_after_an_unload_is_seen() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         await gateway.ask(UNLOAD, b"")
-        seen = gateway.runtime.fleet.backends["b0"]
-        await until(lambda: seen.idle and not backend.loaded)
-        backend.loaded = [loaded("gemma:latest")]
+        fleet = gateway.runtime.fleet
+        seen, orders = fleet.backends["b0"], fleet.orders["b0"]
+        await until(lambda: orders.idle and not backend.loaded)
+        clock, backend.loaded = asyncio.get_running_loop().time, [loaded("gemma:latest")]
+        await until(lambda: clock() > seen.gone_at["gemma:latest"])  # it has a grain
         await seen.look(2.0)
         assert gateway.runtime.scheduler.where("gemma:latest") == {"b0": 0}
 

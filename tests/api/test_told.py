@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from hermes.fleet import fleet
 from tests.fakes.backend import DONE, Asked, FakeOllama, Script, Then, fail, ollama, play
 from tests.fakes.gateway import (
     CHAT,
@@ -169,7 +168,7 @@ async def test_a_client_of_http_1_0_is_told_the_same(path: str, body: dict[str, 
 
 @scenario
 async def test_after_a_failed_attempt_it_tells_of_the_one_that_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "HICCUP_S", 0.0)
+    monkeypatch.setattr("hermes.fleet.backend.HICCUP_S", 0.0)
     async with ollama() as one, ollama() as two, hermes(one, two) as gateway:
         one.default = two.default = play("Hel", DONE)
         one.scripts.append(fail(500, "out of memory"))

@@ -409,6 +409,21 @@ async def test_status_shows_what_waits(verb: Run) -> None:
 
 
 @scenario
+async def test_status_queue_and_why_show_how_far_a_model_is_that_is_waited_for(verb: Run) -> None:
+    layer = {"status": "pulling", "digest": "sha256:0", "total": 1000, "completed": 430}
+    async with ollama() as backend, hermes(backend, models={"phi": {"pull": "on_demand"}}) as gateway:
+        backend.management["/api/pull"] = play(layer, then=Then.STALL)
+        call = await gateway.open("/v1/llm/phi", {"prompt": "Hi"}, {"x-request-id": "mine"})
+        pulling = gateway.runtime.fleet.backends["b0"].pulling
+        await until(lambda: gateway.waiting == 1 and pulling["phi:latest"].percent == 43)
+        assert "  pulling phi:latest: 43 %" in (await ask(verb, gateway, "status")).stdout
+        assert "(its model is being pulled, 43 %)" in (await ask(verb, gateway, "queue")).stdout
+        told = (await ask(verb, gateway, "why", "mine")).stdout
+        assert "its model is being pulled: 43 %" in told and "its model was being pulled" in told
+        call.leave()
+
+
+@scenario
 async def test_a_key_comes_from_the_environment(verb: Run, tmp_path: Path) -> None:
     from hashlib import sha256
 

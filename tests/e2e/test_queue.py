@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from hermes.errors import Outcome
-from hermes.fleet import fleet
 from tests.fakes.backend import DONE, FakeOllama, Then, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, Call, Hermes, chat, hermes, prompt, scenario
 
@@ -107,7 +106,7 @@ async def test_who_waits_past_its_deadline_gets_504_and_never_starts() -> None:
 
 @scenario
 async def test_a_queue_that_nobody_can_serve_any_more_is_sent_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "HICCUP_S", 0.0)
+    monkeypatch.setattr("hermes.fleet.backend.HICCUP_S", 0.0)
     async with ollama() as backend, hermes(backend) as gateway:
         backend.default = play(then=Then.STALL)
         _, waiting = await in_turn(gateway, backend, "runs", "waits")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hermes.fleet import fleet
 from hermes.policy.load_options import KEEP_ALIVE_S
+from hermes.policy.ticket import Load, Unload
 from tests.fakes.backend import Asked, FakeOllama, Script, answer, fail, loaded, ollama, play
 from tests.fakes.gateway import PROMPT, Hermes, hermes, prompt, scenario
 from tests.support import until
@@ -21,7 +21,7 @@ async def look(gateway: Hermes) -> None:
     began = clock()
     await until(lambda: clock() > began)  # it has a grain
     await backend.look(2.0)
-    await until(lambda: backend.idle)
+    await until(lambda: gateway.runtime.fleet.orders["b0"].idle)
 
 
 def expire(backend: FakeOllama, seconds: float, name: str = "gemma:latest") -> None:
@@ -75,7 +75,7 @@ async def test_a_model_that_we_have_loaded_is_renewed_though_nobody_has_used_it(
             call.leave()
             await gateway.until_waiting(0)
             gate.set()
-            await until(lambda: gateway.runtime.fleet.backends["b0"].idle)
+            await until(lambda: gateway.runtime.fleet.orders["b0"].idle)
             expire(backend, 60)
             await look(gateway)
             assert renewals(backend) == [KEEP_ALIVE_S] * 2
@@ -154,8 +154,8 @@ async def test_a_model_that_may_have_gone_since_the_look_is_not_renewed() -> Non
         seen = gateway.runtime.fleet.backends["b0"]
         seen.suspect()
         await listed.wait()
-        gateway.runtime.fleet.order(fleet.Unload("b0", "gemma:latest"))
-        await until(lambda: seen.idle and not backend.loaded)
+        gateway.runtime.fleet.order(Unload("b0", "gemma:latest"))
+        await until(lambda: gateway.runtime.fleet.orders["b0"].idle and not backend.loaded)
         tell.set()
         await look(gateway)
         assert backend.orders == ["unload gemma:latest"]
@@ -212,8 +212,8 @@ async def test_the_next_load_waits_until_what_had_to_go_is_gone() -> None:
     async with ollama("a:latest", "b:latest") as backend, hermes(backend) as gateway:
         backend.management["/api/generate"] = play({"done": True, "done_reason": "unload"})
         orders = gateway.runtime.fleet
-        orders.order(fleet.Unload("b0", "a:latest"))
-        orders.order(fleet.Load("b0", "b:latest"))
+        orders.order(Unload("b0", "a:latest"))
+        orders.order(Load("b0", "b:latest"))
         looks = len([asked for asked in backend.managed if asked.path == "/api/ps"])
         await until(lambda: len([asked for asked in backend.managed if asked.path == "/api/ps"]) > looks + 2)
         assert backend.orders == ["unload a:latest"]

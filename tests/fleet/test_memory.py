@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from hermes import machine
-from hermes.fleet import fleet, memory
+from hermes.fleet import memory
 from hermes.fleet.memory import Room, find, is_here, read_nvidia, read_rocm
+from hermes.policy.ticket import BackendFacts
 from tests.fakes.backend import FakeOllama, loaded, model, ollama, play
 from tests.fakes.gateway import PROMPT, Hermes, hermes, prompt, scenario
 from tests.support import run, until
@@ -153,7 +154,7 @@ def test_only_a_backend_on_this_machine_has_its_memory(url: str, here: bool) -> 
     assert is_here(url) is here
 
 
-def told(gateway: Hermes) -> fleet.BackendFacts:
+def told(gateway: Hermes) -> BackendFacts:
     return gateway.runtime.fleet.backends["b0"].facts
 
 
@@ -208,7 +209,7 @@ async def test_the_memory_of_a_simulated_machine_is_not_ours(found: list[Room]) 
             assert told(gateway).memory_bytes is None
 
 
-async def with_loaded(gateway: Hermes, backend: FakeOllama, size: int, vram: int) -> fleet.BackendFacts:
+async def with_loaded(gateway: Hermes, backend: FakeOllama, size: int, vram: int) -> BackendFacts:
     backend.loaded = [loaded("gemma:latest", size, vram)]
     await gateway.runtime.fleet.backends["b0"].look(2.0)
     return told(gateway)

@@ -9,7 +9,10 @@ import pytest
 
 from hermes import machine
 from hermes.errors import BackendUnreachable, GatewayError
-from hermes.fleet import fleet, memory
+from hermes.fleet import memory
+from hermes.fleet.backend import Backend
+from hermes.fleet.fleet import Fleet
+from hermes.fleet.orders import MAX_ORDERS
 from hermes.policy.ticket import BackendFacts, Load, Unload
 from tests.fakes.backend import DONE, Asked, FakeOllama, Script, Step, Then, fail, loaded, ollama, play
 from tests.fakes.gateway import PROMPT, hermes, prompt, scenario
@@ -53,15 +56,16 @@ def in_turn(backend: FakeOllama, *scripts: Script) -> None:
 
 
 @asynccontextmanager
-async def working(backend: FakeOllama, *names: str) -> AsyncIterator[tuple[fleet.Fleet, Ear]]:
+async def working(backend: FakeOllama, *names: str) -> AsyncIterator[tuple[Fleet, Ear]]:
     """A fleet of one backend, `b0`, without a scheduler."""
     async with hermes(backend) as gateway:  # for its driver
         seen, ear = gateway.runtime.fleet.backends["b0"], Ear()
-        alone = fleet.Backend("b0", "ollama", backend.url, seen.driver, None, 5.0)
+        alone = Backend("b0", "ollama", backend.url, seen.driver, None, 5.0)
         alone.inventory = seen.inventory
-        task = asyncio.get_running_loop().create_task(alone.work(ear))
+        fleet = Fleet([alone], ear, gateway.runtime.metrics)
+        task = asyncio.get_running_loop().create_task(fleet.orders["b0"].work())
         try:
-            yield fleet.Fleet([alone], ear), ear
+            yield fleet, ear
         finally:
             task.cancel()
 
@@ -99,7 +103,7 @@ async def test_an_unload_that_fails_holds_up_nothing() -> None:
 
 @scenario
 async def test_an_unload_that_is_not_answered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "UNLOAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("hermes.fleet.orders.UNLOAD_TIMEOUT_S", 0.05)
     async with ollama("a:latest", "b:latest") as backend, working(backend) as (orders, ear):
         in_turn(backend, play(then=Then.STALL))
         orders.order(Unload("b0", "a:latest"))
@@ -152,6 +156,70 @@ def test_a_bug_in_who_hears_of_an_order_ends_nobody_who_carries_out_orders() -> 
             await until(lambda: ear.heard == ["failed a:latest", "loaded b:latest"])
 
     run(bug(), may_log_errors=True)
+
+
+# --- counted ----------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_loads_are_counted_by_how_they_ended_and_timed_where_they_succeeded() -> None:
+    async with ollama("a:latest", "b:latest") as backend, hermes(cold(backend)) as gateway:
+        in_turn(backend, fail(500, "no"))
+        assert (await gateway.ask("/v1/llm/a", prompt())).status == 200
+        assert gateway.counted("hermes_model_loads_total") == {
+            ("b0", "a:latest", "failed"): 1.0,
+            ("b0", "a:latest", "loaded"): 1.0,
+        }
+        assert gateway.counted("hermes_model_load_seconds_count") == {("b0", "a:latest"): 1.0}
+        assert gateway.counted("hermes_model_unloads_total") == {}
+
+
+@scenario
+async def test_unloads_are_counted_by_whose_doing_they_are() -> None:
+    async with ollama("a:latest", "b:latest") as backend, hermes(backend) as gateway:
+        seen, orders = (gateway.runtime.fleet.backends["b0"], gateway.runtime.fleet.orders["b0"])
+        clock = asyncio.get_running_loop().time
+
+        async def look() -> None:
+            began = clock()
+            await until(lambda: clock() > began)  # it has a grain
+            await seen.look(2.0)
+
+        await gateway.ask("/v1/llm/a/unload", b"")
+        await until(lambda: orders.idle and "unload a:latest" in backend.orders)
+        await look()
+        assert gateway.counted("hermes_model_unloads_total") == {("b0", "a:latest", "hermes"): 1.0}
+        backend.loaded = []
+        await look()
+        await look()
+        assert gateway.counted("hermes_model_unloads_total") == {
+            ("b0", "a:latest", "hermes"): 1.0,
+            ("b0", "b:latest", "others"): 1.0,
+        }
+
+
+# --- bounded ----------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_past_so_many_orders_a_load_has_failed_and_an_unload_has_not_been() -> None:
+    """I4: a backend that answers nothing must not make the orders for it grow without bound."""
+    async with ollama("a:latest", "b:latest") as backend, working(backend) as (orders, ear):
+        gate, seen = asyncio.Event(), orders.backends["b0"]
+        in_turn(backend, play(gate, LOADED))
+        orders.order(Load("b0", "a:latest"))
+        await until(lambda: backend.orders == ["load a:latest"])
+        for _ in range(MAX_ORDERS):
+            orders.order(Load("b0", "a:latest"))
+        orders.order(Load("b0", "b:latest"))
+        assert ear.heard == [], "who gives an order does not hear of it from within"
+        await until(lambda: ear.heard == ["failed b:latest"])
+        assert f"{MAX_ORDERS} loads and unloads are waiting" in ear.errors[0].message
+        orders.order(Unload("b0", "b:latest"))
+        assert seen.facts.loaded and "b:latest" in seen.facts.loaded
+        gate.set()
+        await until(lambda: orders.orders["b0"].idle)
+        assert backend.orders == ["load a:latest"] * (MAX_ORDERS + 1)
 
 
 # --- for requests -----------------------------------------------------------------------------------------------------
@@ -248,8 +316,8 @@ async def test_a_load_that_cannot_reach_the_backend_waits_until_it_is_back(monke
 
 @scenario
 async def test_who_waits_for_a_load_during_which_the_backend_dies_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "RETRY_S", 0.01)
-    monkeypatch.setattr(fleet, "HICCUP_S", 0.009)
+    monkeypatch.setattr("hermes.fleet.backend.RETRY_S", 0.01)
+    monkeypatch.setattr("hermes.fleet.backend.HICCUP_S", 0.009)
     async with ollama() as backend, hermes(cold(backend)) as gateway:
         backend.management["/api/generate"] = play(then=Then.STALL)
         call = await gateway.open(PROMPT, prompt())
@@ -268,8 +336,8 @@ async def test_a_load_that_a_silent_backend_will_never_end_does_not_hold_up_what
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A machine that lost its power resets no connection."""
-    monkeypatch.setattr(fleet, "RETRY_S", 0.01)
-    monkeypatch.setattr(fleet, "HICCUP_S", 0.009)
+    monkeypatch.setattr("hermes.fleet.backend.RETRY_S", 0.01)
+    monkeypatch.setattr("hermes.fleet.backend.HICCUP_S", 0.009)
     async with ollama() as backend, hermes(cold(backend)) as gateway:
         backend.management["/api/generate"] = play(then=Then.STALL)
         call = await gateway.open(PROMPT, prompt())

@@ -22,15 +22,15 @@ async def simulated(size_bytes: int = 6 * GIB) -> AsyncIterator[tuple[Simulator,
     own = {"name": "b0", "url": f"http://127.0.0.1:{port}", "memory": "8GiB", "slots": 2}
     try:
         async with hermes(backends=[own]) as gateway:
-            backend, decided, running = gateway.runtime.fleet.backends["b0"], list[Load | Unload](), list[int]()
-            carry_out = backend.order
+            orders, decided, running = gateway.runtime.fleet.orders["b0"], list[Load | Unload](), list[int]()
+            carry_out = orders.give
 
             def order(order: Load | Unload) -> None:
                 decided.append(order)
                 running.append(gateway.running)
                 carry_out(order)
 
-            backend.order = order  # type: ignore[method-assign]
+            orders.give = order  # type: ignore[method-assign]
             yield simulator, gateway, decided
             assert not any(running)
     finally:

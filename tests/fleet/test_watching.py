@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hermes.config import Secret
-from hermes.fleet import fleet
+from hermes.fleet.backend import RETRY_S, Backend
 from hermes.fleet.inventory import Inventory
 from hermes.policy.ticket import BackendFacts
 from tests.fakes.backend import Script, Then, answer, endless, fail, loaded, model, ollama, play
@@ -14,15 +14,15 @@ from tests.fakes.gateway import PROMPT, Hermes, hermes, prompt, scenario
 from tests.support import run, until
 
 
-def seen(gateway: Hermes, name: str = "b0") -> fleet.Backend:
+def seen(gateway: Hermes, name: str = "b0") -> Backend:
     return gateway.runtime.fleet.backends[name]
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second is a hundredth of one."""
-    monkeypatch.setattr(fleet, "RETRY_S", 0.01)
-    monkeypatch.setattr(fleet, "HICCUP_S", 0.009)
+    monkeypatch.setattr("hermes.fleet.backend.RETRY_S", 0.01)
+    monkeypatch.setattr("hermes.fleet.backend.HICCUP_S", 0.009)
 
 
 @scenario
@@ -31,7 +31,7 @@ async def test_one_lost_probe_is_a_hiccup_and_two_in_turn_mean_down() -> None:
         await backend.vanish()
         await seen(gateway).look(2.0)
         assert (seen(gateway).state, seen(gateway).failures) == ("up", 1)
-        await until(lambda: seen(gateway).state == "down", limit_s=fleet.RETRY_S + 1)
+        await until(lambda: seen(gateway).state == "down", limit_s=RETRY_S + 1)
         assert (seen(gateway).failures, seen(gateway).error) == (2, "the backend cannot be reached")
         await backend.listen()
         await seen(gateway).look(2.0)
@@ -70,7 +70,7 @@ async def test_a_backend_that_comes_back_is_noticed_without_being_asked() -> Non
         async with hermes(backend) as gateway:
             assert seen(gateway).state == "down"
             await backend.listen()
-            await until(lambda: seen(gateway).state == "up", limit_s=fleet.RETRY_S + 1)
+            await until(lambda: seen(gateway).state == "up", limit_s=RETRY_S + 1)
 
 
 @scenario
@@ -140,7 +140,7 @@ async def test_what_is_no_ollama_is_down_and_harms_no_other(path: str, name: str
 @scenario
 async def test_a_probe_that_takes_too_long_has_failed(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ollama can hang with its port open."""
-    monkeypatch.setattr(fleet, "PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("hermes.fleet.backend.PROBE_TIMEOUT_S", 0.1)
     async with ollama() as backend:
         backend.management["/api/version"] = script
         async with hermes(backend) as gateway:

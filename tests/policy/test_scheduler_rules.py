@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
 
+from hermes.policy.forecast import MOST_SETTLING_S
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
     Admit,
@@ -182,7 +183,7 @@ class Machine(RuleBasedStateMachine):
         if self.running:
             ticket = self.running[which % len(self.running)]
             world, rate = self.worlds[ticket.backend], self.scheduler._stations[ticket.resident].prefill_s
-            until = ticket.started_at + rate.of(ticket.prompt_tokens)
+            until = ticket.started_at + min(rate.of(ticket.prompt_tokens), MOST_SETTLING_S)
             if world.settles and not ticket.begun and until > self.now:
                 since = world.known[ticket.resident] if world.is_ours else None
                 self.settling.append(Settling(world.name, ticket.resident, since, until))

@@ -35,6 +35,14 @@ def test_after_an_abort_before_the_first_byte_a_slot_is_free_when_the_prompt_has
     assert core.next_deadline() is None
 
 
+def test_no_prompt_is_thought_to_be_read_for_more_than_a_minute() -> None:
+    core = practised(scheduler(DEAF))
+    left = prompt(100.0, tokens=100_000)
+    core.offer(left, 100.0)
+    core.cancel(left, 102.0, broken_off=True)
+    assert core.next_deadline() == 160.0
+
+
 def test_who_comes_while_a_slot_settles_waits_too() -> None:
     core = practised(scheduler(DEAF))
     left = prompt(100.0)

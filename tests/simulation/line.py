@@ -17,7 +17,8 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
 from hermes.errors import Outcome
 from hermes.exchange import Journal, Record
-from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.backend import Backend
+from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.gateway import Gateway
@@ -108,7 +109,7 @@ class Line:
         self.scheduler = Scheduler(bounds, ModelBounds(queue_limit=6))
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.deadlines = Deadlines(loop)
-        self.fleet = Fleet([self._backend(name) for name in backends], self.admission)
+        self.fleet = Fleet([self._backend(name) for name in backends], self.admission, self.metrics)
         self.clients: list[Client] = []
         self.api = self._api(heartbeat_s)
         loop.after_each_step = self.check

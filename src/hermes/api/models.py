@@ -9,10 +9,11 @@ import msgspec
 from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
-from hermes.errors import BackendError, BadRequest, GatewayError, ModelNotFound, NoBackend
-from hermes.fleet.fleet import LOAD_TIMEOUT_S, Backend, Fleet
+from hermes.errors import BadRequest, GatewayError, ModelNotFound, NoBackend
+from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import ModelInfo
-from hermes.fleet.ollama import PullProgress
+from hermes.fleet.ollama import PullProgress, full_name
+from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.http.response import Response
 from hermes.policy.routing import Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket
@@ -76,35 +77,21 @@ class Models:
             )
         wanted = strict.convert(tree, _PullBody)
         service = self._service(call.model)
-        backend = self._puller(service.backends)
+        model = full_name(service.backend_model)
+        pulls = self._fleet.puller(model, service.backends)
         progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
         try:
-            await self._pull(backend, service.backend_model, progress)
+            async with aclosing(pulls.follow(model)) as lines:
+                async for line in lines:
+                    await progress.tell(line)
             if wanted.load:
                 await progress.tell(PullProgress(status="loading"))
                 await self._bring(service, self._found(service), call.principal)
-                await backend.look(LOOK_TIMEOUT_S)
+                await pulls.backend.look(LOOK_TIMEOUT_S)
         except GatewayError as error:
             progress.fail(self._dialect.render_error(error, call.exchange.request_id))
             raise
         progress.end({"done": True, "model": call.model, "loaded": wanted.load})
-
-    def _puller(self, allowed: tuple[str, ...]) -> Backend:
-        for backend in self._fleet.backends.values():
-            if backend.state == "up" and (not allowed or backend.name in allowed):
-                return backend
-        raise NoBackend("no backend is up that could pull it", retry_after_s=1.0)
-
-    async def _pull(self, backend: Backend, model: str, progress: "_Progress") -> None:
-        last = PullProgress()
-        async with aclosing(backend.driver.pull(model, LOAD_TIMEOUT_S)) as lines:
-            async for last in lines:
-                if last.error:
-                    raise BackendError(f"the backend could not pull {model!r}: {last.error}", code="pull_failed")
-                await progress.tell(last)
-        if last.status != "success":
-            raise BackendError(f"the backend broke off pulling {model!r}", code="pull_failed")
-        await backend.look(LOOK_TIMEOUT_S)
 
     # --- loading ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from hermes import __version__, machine, metrics
 from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.errors import Draining, NoBackend
-from hermes.fleet.fleet import Backend, Fleet
+from hermes.fleet.backend import Backend
+from hermes.fleet.fleet import Fleet
 from hermes.metrics import Metrics
 from hermes.policy.routing import Catalog
 from hermes.policy.ticket import Bounds
@@ -114,6 +115,8 @@ def _backend(backend: Backend) -> dict[str, object]:
         "models": len(backend.inventory.models),
         "loaded": backend.inventory.loaded,
     }
+    if backend.pulling:
+        told["pulling"] = [{"model": name, "percent": each.percent} for name, each in backend.pulling.items()]
     if backend.pressed:
         told["pressed"] = f"loads wait: {backend.pressed}"
     if backend.error:

@@ -11,6 +11,7 @@ import msgspec
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
 from hermes.exchange import Exchange, Journal, Waited
+from hermes.fleet.fleet import Fleet
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
@@ -22,9 +23,10 @@ LISTED = 1000
 
 
 class Queue:
-    def __init__(self, journal: Journal, scheduler: Scheduler, clock: Callable[[], float]) -> None:
+    def __init__(self, journal: Journal, scheduler: Scheduler, fleet: Fleet, clock: Callable[[], float]) -> None:
         self._journal = journal
         self._scheduler = scheduler
+        self._fleet = fleet
         self._clock = clock
 
     async def list(self, call: Call) -> None:
@@ -90,6 +92,8 @@ class Queue:
         if ticket.phase == Phase.WAITING:
             outlook = self._scheduler.outlook(ticket, now)
             told |= {"position": outlook.position, "eta_ms": _ms(outlook.eta_s), "eta_high_ms": _ms(outlook.eta_high_s)}
+            if (download := self._fleet.download(ticket.resident, ticket.candidates)) is not None:
+                told["pulled_percent"] = download.percent
         elif ticket.phase == Phase.RUNNING:
             told |= {"backend": ticket.backend, "running_ms": _ms(now - ticket.started_at), "loaded": ticket.found}
         return told

@@ -34,7 +34,10 @@ def _lines(queue: dict[str, Any]) -> Iterator[str]:
 def _state(request: dict[str, Any]) -> str:
     match request["state"]:
         case "waiting":
-            return f"waiting as number {request['position']}, about {seconds(request['eta_ms'])} to go"
+            pulled = (
+                f" (its model is being pulled, {request['pulled_percent']} %)" if "pulled_percent" in request else ""
+            )
+            return f"waiting as number {request['position']}{pulled}, about {seconds(request['eta_ms'])} to go"
         case "running":
             return f"running on {request['backend']} for {seconds(request['running_ms'])}"
         case state:

@@ -35,6 +35,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"backend {backend['name']} ({kind}): {backend['state']}{error}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
+        for pull in backend.get("pulling", ()):
+            yield f"  pulling {pull['model']}: {pull['percent']} %"
         if backend.get("hint"):
             yield f"  hint: {backend['hint']}"
     for name, model in status["models"].items():

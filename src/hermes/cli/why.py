@@ -29,6 +29,8 @@ def command(request_id: str, as_json: bool, url: str) -> None:
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"{told['request_id']}: {told['model']}, {told['class']}, {_end(told)}"
+    if "pulled_percent" in told:
+        yield f"its model is being pulled: {told['pulled_percent']} %"
     why = told.get("why")
     if why is None:
         yield "it did not wait: there was a free slot when it came"
@@ -51,6 +53,7 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
 _MODEL_WAS = {
     "hit": "its model was loaded, and all its slots were in use",
     "coming": "its model was not loaded yet, but on its way",
+    "pulling": "its model was being pulled",
     "absent": "its model was not loaded, and others held the memory",
 }
 

@@ -30,6 +30,7 @@ from hermes.config.kinds import (
     Path,
     Penalty,
     Port,
+    PullRule,
     Rate,
     Seconds,
     SecondsOrZero,
@@ -175,6 +176,7 @@ class Defaults(Struct, frozen=True):
     max_stream_s: Seconds = 3600
     options_policy: OptionsPolicy = "pin"
     max_num_ctx: Count | None = None
+    pull: PullRule = "never"
 
 
 class Model(Struct, frozen=True):
@@ -190,6 +192,7 @@ class Model(Struct, frozen=True):
     timeout_s: Seconds | None = None
     stall_timeout_s: Seconds = 60
     max_stream_s: Seconds = 3600
+    pull: PullRule = "never"
     memory_cost: Cost | None = None
     load_time_s: Seconds | None = None
     decode_tps: Rate | None = None

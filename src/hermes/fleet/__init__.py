@@ -1,1 +1,1 @@
-"""The backends as they are: watched, asked, reported. The fleet executes and observes; it decides nothing."""
+"""The backends as they are: watched, asked, reported. The fleet executes and observes; it decides only who pulls."""

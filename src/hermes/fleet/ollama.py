@@ -117,8 +117,15 @@ class _TermsOf(dict[str, Terms]):
         return terms
 
 
+def full_name(model: str) -> str:
+    """The name that it has in lists once it is there: `gemma` is `gemma:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
 class Ollama:
     """One Ollama server. `pins` are by any of the model's names; `unlisted` are those of all other models."""
+
+    settles = True  # it reads a prompt to its end, whoever has left meanwhile
 
     def __init__(self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS, unlisted: Pins = UNPINNED) -> None:
         self.pool = pool

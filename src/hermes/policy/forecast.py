@@ -18,6 +18,8 @@ MOST_FOR_RUN = 0.8
 TRY_EVERY_S = 60.0
 # A run in so many seconds tells enough of how long runs take: thousands a second are all alike.
 LEARN_EVERY_S = 0.05
+# A prompt that nobody waits for any more is thought to be read for no longer than this.
+MOST_SETTLING_S = 60.0
 # A run that its deadline has cut would have taken longer: probably so many times what it had.
 CUT_RUNS_NEED = 1.5
 
@@ -97,6 +99,8 @@ class Forecast:
         rounds_s = max(0, position - slots) * pace_s
         if plan := self._residency.coming(ticket.candidates, station):
             return position, "coming", plan.ready_in_s(now) + rounds_s
+        if (there_at := self._residency.pulled_at(ticket.candidates, station)) is not None:
+            return position, "pulling", max(0.0, there_at - now) + station.load_s.value + rounds_s
         sites = self._residency.ours(ticket.candidates)
         idle_s = min((stay.idle_in_s(now) for site in sites for stay in site.stays.values()), default=0.0)
         return position, "absent", idle_s + station.load_s.value + rounds_s
@@ -116,7 +120,7 @@ class Forecast:
         """Until when a backend that does not notice that its client has left is likely to go on reading the prompt."""
         if not stay.settles or ticket.begun:
             return -inf
-        return ticket.started_at + stay.station.prefill_s.of(ticket.prompt_tokens)
+        return ticket.started_at + min(stay.station.prefill_s.of(ticket.prompt_tokens), MOST_SETTLING_S)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 

@@ -225,6 +225,7 @@ class Residency:
             for station in wanting
             if station.name not in site.stays
             and site.name in station.candidates
+            and station.name not in site.facts.pulling
             and station not in self._plans
             and (not site.rests or now >= site.rests_until(station))
         ]
@@ -294,6 +295,11 @@ class Residency:
         site = self._plans.get(station)
         return site.plan if site is not None and site.name in candidates else None
 
+    def pulled_at(self, candidates: tuple[str, ...], station: Station) -> float | None:
+        """When it will probably be on a disk of theirs, if it is on its way there."""
+        arrivals = (site.facts.pulling.get(station.name) for site in self.ours(candidates))
+        return min((when for when in arrivals if when is not None), default=None)
+
     def rests_until(self, candidates: tuple[str, ...], station: Station) -> float:
         """Until when it can be run on none of these backends, because it could not be loaded."""
         if station.stays_on(candidates):
@@ -317,6 +323,7 @@ class Residency:
                 max(site.chosen_at + WEIGH_EVERY_S, site.rests_until(station))
                 for site in self.ours(candidates)
                 if site.plan is None and station.name not in site.stays and site.chosen_at <= since
+                if station.name not in site.facts.pulling
             ),
             default=inf,
         )

@@ -81,7 +81,7 @@ class Station:
         self.whole_s = Samples(FIRST_SERVICE_S)  # of whole answers only
         self.prefill_s = Rate()  # from a start to the first byte, per token of the prompt
         self.output_tokens = Lengths(FIRST_OUTPUT_TOKENS)
-        self.calibrations = {"hit": Calibration(), "coming": Calibration(), "absent": Calibration()}
+        self.calibrations = {kind: Calibration() for kind in ("hit", "coming", "absent", "pulling")}
         self.learns_at = -inf
         self.tried_at = -inf  # one that was likely to take too long
         # Its share of requests in time beside other models': `floor`.

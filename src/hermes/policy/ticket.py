@@ -178,7 +178,8 @@ class BackendFacts(Struct, frozen=True):
     for. `sizes` has what its models may take, as far as is known. `memory_bytes`: room for models, None: unknown;
     `may_be_less`: that is an upper bound; `of_free`: of what others leave of it a model gets no more than this part.
     `max_loaded`: so many models at once, None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing
-    more should be loaded now, unless something else goes for it. `settles`: it may read a prompt to its end though the
+    more should be loaded now, unless something else goes for it. `pulling`: models on their way to its disk, which
+    cannot be loaded yet, and when they will probably be there. `settles`: it may read a prompt to its end though the
     client has left.
     """
 
@@ -194,6 +195,7 @@ class BackendFacts(Struct, frozen=True):
     pressed: str = ""
     settles: bool = False
     of_free: float = 1.0
+    pulling: Mapping[str, float] = {}
 
 
 class Occupancy(Struct, frozen=True):
@@ -226,7 +228,7 @@ class InMemory(Struct, frozen=True):
 class Why(Struct, frozen=True):
     """What a request found when it began to wait: who waited in its line, by class; what was loaded; what was coming.
 
-    `found` is how its own model was: `hit` (loaded), `coming`, or `absent`.
+    `found` is how its own model was: `hit` (loaded), `coming`, `absent`, or `pulling`.
     """
 
     told: Outlook

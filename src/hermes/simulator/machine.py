@@ -23,7 +23,7 @@ from hermes.simulator.stats import Abort, Stats
 
 
 class Machine:
-    """`outage` befalls every request while it is set, also those that only look."""
+    """`outage` befalls every request while it is set, also those that only look; `pull_fault` befalls pulls."""
 
     def __init__(self, config: SimulatorConfig, stats: Stats, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
@@ -33,6 +33,7 @@ class Machine:
         self.scheduler = Scheduler(config, self.clock, stats, loop)
         self.rng = random.Random(config.seed)  # noqa: S311 - ids and jitter
         self.outage: Fault | None = None
+        self.pull_fault: Fault | None = None
         self._chance = Chance(config.faults, config.seed)
 
     def inference_fault(self, header: str, prompt: str) -> Fault | None:

@@ -11,7 +11,7 @@ from hermes.simulator.reply import RunnerCrashed
 async def pull(machine: Machine, name: str, streaming: bool, header: str, response: Response) -> None:
     """Answer /api/pull. What is not in the registry is told after `pulling manifest`, so as a line if streaming."""
     lines = machine.library.pull(name)
-    fault = machine.fault(header)
+    fault = machine.fault(header) or machine.pull_fault
     reply = machine.reply(response, True, fault)
     progress: dict[str, object] = {}
     try:

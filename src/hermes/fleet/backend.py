@@ -1,0 +1,229 @@
+"""One backend as it is seen: probed for ever; whether it is up, what it has, what is loaded, what room there is."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+
+from hermes import machine
+from hermes.errors import BackendError, BackendUnreachable
+from hermes.fleet import memory
+from hermes.fleet.download import Download
+from hermes.fleet.inventory import Inventory, LoadedModel
+from hermes.fleet.ollama import Ollama
+from hermes.policy.ticket import BackendFacts
+
+log = logging.getLogger(__name__)
+
+# One lost probe is a hiccup; two in a row, a second apart, mean down. What fails in between is of the same hiccup: a
+# failed request makes us look again at once, and several may fail while a server restarts.
+FAILURES_UNTIL_DOWN = 2
+RETRY_S = 1.0
+HICCUP_S = 0.9
+PROBE_TIMEOUT_S = 5.0
+
+
+class Backend:
+    """One backend as it is seen now. `state` is `starting` until the first probe has ended."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        url: str,
+        driver: Ollama,
+        slots: int | None,
+        interval_s: float,
+        simulated: bool = False,
+        memory_bytes: int | None = None,
+        max_loaded: int | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.url = url
+        self.driver = driver
+        self.slots = slots
+        self.interval_s = interval_s
+        self.room = memory.said(memory_bytes)
+        self.max_loaded = max_loaded
+        self.pressed = ""  # why nothing more should be loaded
+        self.state = "starting"
+        self.error = ""
+        self.inventory = Inventory("", {}, (), {})
+        self.failures = 0
+        self.seen_at = 0.0
+        self.gone_at: dict[str, float] = {}  # what we have unloaded, when; inf: it is about to be
+        self.pulling: dict[str, Download] = {}  # by model
+        self.on_change: Callable[[], None] = lambda: None  # it came, went, or has other models than before
+        self._failed_at = 0.0
+        self._seen: object = None
+        self._weights: dict[str, int] = {}  # what each model took when it was last loaded
+        self._patience: set[asyncio.Timeout] = set()  # with what it is asked for
+        self._said_to_be_simulated = simulated
+        self._look = asyncio.Event()
+        self._seen_once = asyncio.Event()
+        self._looked = asyncio.Event()  # the end of the probe that begins next
+
+    @property
+    def simulated(self) -> bool:
+        """By its own word or the operator's."""
+        return self.inventory.simulated or self._said_to_be_simulated
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether this machine's memory is what it loads models into."""
+        return memory.is_here(self.url) and not self.simulated
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """What each model took when it was last loaded, as far as is known, in bytes."""
+        return dict(self._weights)
+
+    def learn(self, weights: Mapping[str, int]) -> None:
+        """What was known earlier."""
+        self._weights = {**weights, **self._weights}
+
+    @property
+    def facts(self) -> BackendFacts:
+        room, asked_at, gone_at = self.room, self.inventory.asked_at, self.gone_at
+        now = asyncio.get_running_loop().time() if self.pulling else 0.0
+        loaded = {
+            model.name: self._weight(model)
+            for model in self.inventory.loaded
+            if asked_at > gone_at.get(model.name, -inf)  # what is seen may be gone by now, or about to go
+        }
+        self._weights |= loaded
+        sizes = {name: self._weights.get(name, info.size_bytes) for name, info in self.inventory.models.items()}
+        if room.is_found and room.capacity_bytes is not None:
+            # What does not fit is run partly by the processors: it takes all there is, and is refused to nobody.
+            sizes = {name: min(size_bytes, room.capacity_bytes) for name, size_bytes in sizes.items()}
+        return BackendFacts(
+            self.name,
+            self.state == "up",
+            self.slots,
+            loaded,
+            sizes,
+            room.capacity_bytes,
+            asked_at,
+            max_loaded=self.max_loaded,
+            may_be_less=room.is_found,
+            pressed=self.pressed,
+            settles=self.driver.settles,
+            of_free=memory.OF_FREE_MEMORY if room.kind in ("said", "gpu") and self._has_gpu else 1.0,
+            pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
+        )
+
+    @property
+    def _has_gpu(self) -> bool:
+        """What runs on a GPU tells that there is one."""
+        return any(model.vram_bytes for model in self.inventory.loaded)
+
+    def reloads_avoided(self, model: str) -> int:
+        """Of a model, by any of its names."""
+        resident = self.inventory.names.get(model)
+        return 0 if resident is None else self.driver.terms[resident].reloads_avoided
+
+    def _weight(self, model: LoadedModel) -> int:
+        """What it takes of the room. Of an unknown one: of the GPU's memory, if it is there."""
+        return model.vram_bytes if self.room.kind == "gpu" else model.vram_bytes or model.size_bytes
+
+    async def find_room(self) -> None:
+        """Ask this machine what a backend on it has for models, if nobody has said so."""
+        await self._seen_once.wait()
+        if self.room.capacity_bytes is None and self._is_here:
+            self.room = await memory.find(sum(model.vram_bytes for model in self.inventory.loaded))
+            self._mistrust()
+            log.info("backend %s has %s bytes for models (%s)", self.name, self.room.capacity_bytes, self.room.source)
+            self._look.set()
+
+    def _feel(self) -> None:
+        """Whether memory has become scarce where it runs, if that is here."""
+        before, self.pressed = self.pressed, machine.pressure() if self._is_here else ""
+        if self.pressed and not before:
+            log.warning("loads on backend %s wait: %s", self.name, self.pressed)
+        elif before and not self.pressed:
+            log.info("loads on backend %s wait no longer for memory", self.name)
+
+    def _mistrust(self) -> None:
+        """The memory of the machine is not a GPU's."""
+        if self.room.kind == "ram" and self._has_gpu:
+            self.room = memory.UNKNOWN
+
+    async def watch(self, looked: Callable[[], None]) -> None:
+        """Probe for ever: regularly, and at once when somebody asks. `looked` is called after each probe."""
+        while True:
+            self._look.clear()
+            ended, self._looked = self._looked, asyncio.Event()
+            await self._probe()
+            self._notice_change()
+            looked()
+            ended.set()
+            try:
+                async with asyncio.timeout(RETRY_S if self.failures else self.interval_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+
+    def suspect(self) -> None:
+        """An attempt could not reach it: look now rather than at the next turn."""
+        self._look.set()
+
+    async def look(self, timeout_s: float) -> None:
+        """Look again from now on, and wait until that is done or `timeout_s` is over."""
+        looked = self._looked
+        self._look.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await looked.wait()
+        except TimeoutError:
+            pass
+
+    async def while_up(self, ask: Awaitable[None]) -> None:
+        """Raises BackendUnreachable if the backend goes down meanwhile: nobody may say so, and no answer ever come."""
+        patience = asyncio.timeout(None)
+        self._patience.add(patience)
+        try:
+            async with patience:
+                await ask
+        except TimeoutError as error:
+            raise BackendUnreachable(self.error) from error
+        finally:
+            self._patience.discard(patience)
+
+    async def _probe(self) -> None:
+        before = self.state
+        try:
+            self.inventory = await self.driver.inventory(PROBE_TIMEOUT_S)
+        except BackendError as error:
+            self._failed(error.message)
+        except Exception:  # one backend's watcher must not end the others'
+            log.exception("looking at backend %s met a bug", self.name)
+            self._failed("looking at it met a bug; the log has its cause")
+        else:
+            self.failures = 0
+            self.error = ""
+            self.state = "up"
+            self._mistrust()
+            self._feel()
+            self._seen_once.set()
+        self.seen_at = asyncio.get_running_loop().time()
+        if self.state != before:
+            log.info("backend %s is %s%s", self.name, self.state, f": {self.error}" if self.error else "")
+
+    def _failed(self, why: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self.error = why
+        if not self.failures or now - self._failed_at >= HICCUP_S:
+            self.failures += 1
+            self._failed_at = now
+        if self.failures >= FAILURES_UNTIL_DOWN or self.state == "starting":
+            self.state = "down"
+            for patience in self._patience:
+                if not patience.expired():
+                    patience.reschedule(now)
+
+    def _notice_change(self) -> None:
+        seen = self.state, self.inventory.names
+        if seen != self._seen:
+            self._seen = seen
+            self.on_change()
