@@ -3,6 +3,7 @@
 from math import inf
 
 import pytest
+from msgspec.structs import replace
 
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.site import Plan, Site
@@ -487,6 +488,15 @@ def test_each_smallest_set_of_models_that_makes_room(memory_bytes: int | None, w
     box = site(memory_bytes, station("a", 6), station("b", 8), station("c", 9))
     found = ["+".join(stay.station.name for stay in some) or "-" for some in victims(box, station("m", wanted))]
     assert found == names
+
+
+def test_a_model_that_is_pinned_under_another_name_stays_before_anybody_has_asked_for_it() -> None:
+    loaded = replace(facts(loaded="v", memory=5), names={"chat": "v", "v": "v"})
+    core = scheduler(loaded, rules=Rules(), chat=ModelBounds(pinned=True))
+    assert told(crowd(core, "m", 9, 0.0)[1]) == ["Reject m insufficient_memory"] * 9
+    other = scheduler(loaded, rules=Rules(), talk=ModelBounds(pinned=True, backend_model="v"))
+    assert told(crowd(other, "m", 9, 0.0)[1]) == ["Reject m insufficient_memory"] * 9
+    assert "Load m x" in told(crowd(scheduler(loaded, rules=Rules()), "m", 9, 0.0)[1])
 
 
 def test_pinned_models_are_no_victims_and_leave_less_to_hold() -> None:

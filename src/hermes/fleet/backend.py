@@ -110,6 +110,7 @@ class Backend:
             pressed=self.pressed,
             settles=self.driver.settles,
             of_free=memory.OF_FREE_MEMORY if room.kind in ("said", "gpu") and self._has_gpu else 1.0,
+            names=self.inventory.names,
             pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
         )
 

@@ -167,6 +167,9 @@ class Scheduler:
     def observe(self, facts: BackendFacts, now: float) -> list[Decision]:
         """A backend has come, gone or changed. What no live backend can serve is refused now, not after its wait."""
         self._residency.observe(facts, now)
+        for model, lane in self._slots.lanes.items():
+            if lane.station is None and (resident := facts.names.get(lane.bounds.backend_model or model)):
+                self._join(lane, resident)  # what is pinned stays from now on, whether anybody asks for it or not
         hopeless = [line for line in self._queue.lines if not self._residency.has_hope(line.candidates)]
         return self._send_away([ticket for line in hopeless for ticket in line], "no_backend") + self._follow(now)
 

@@ -128,6 +128,7 @@ class ModelBounds(Struct, frozen=True):
     """What is known of a model before anything was seen of it: None where nothing is.
 
     `load_s` and `service_s` are first estimates, of a load and of a run; `size_bytes` is what it takes when loaded.
+    `backend_model`: what backends know it by, if not by the same name.
     """
 
     max_concurrency: int | None = None
@@ -136,6 +137,7 @@ class ModelBounds(Struct, frozen=True):
     load_s: float | None = None
     service_s: float | None = None
     size_bytes: int | None = None
+    backend_model: str = ""
 
 
 class ClassRules(Struct, frozen=True):
@@ -175,12 +177,12 @@ class BackendFacts(Struct, frozen=True):
     """What the fleet sees of a backend. `slots`: parallel requests per loaded model; None where it cannot be asked.
 
     `loaded` has the models in its memory with their bytes; None: it sees to that itself, whatever it has can be asked
-    for. `sizes` has what its models may take, as far as is known. `memory_bytes`: room for models, None: unknown;
-    `may_be_less`: that is an upper bound; `of_free`: of what others leave of it a model gets no more than this part.
-    `max_loaded`: so many models at once, None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing
-    more should be loaded now, unless something else goes for it. `pulling`: models on their way to its disk, which
-    cannot be loaded yet, and when they will probably be there. `settles`: it may read a prompt to its end though the
-    client has left.
+    for. `names` has the full names of its models by all their names; `sizes` what they may take, as far as is known.
+    `memory_bytes`: room for models, None: unknown; `may_be_less`: that is an upper bound; `of_free`: of what others
+    leave of it a model gets no more than this part. `max_loaded`: so many models at once, None: as many as fit.
+    `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless something else goes for
+    it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they will probably be there.
+    `settles`: it may read a prompt to its end though the client has left.
     """
 
     name: str
@@ -196,6 +198,7 @@ class BackendFacts(Struct, frozen=True):
     settles: bool = False
     of_free: float = 1.0
     pulling: Mapping[str, float] = {}
+    names: Mapping[str, str] = {}
 
 
 class Occupancy(Struct, frozen=True):
