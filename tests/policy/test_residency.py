@@ -402,13 +402,14 @@ def test_a_swap_is_weighed_again_for_a_model_whose_only_backend_that_has_it_load
 
 
 def test_how_patient_a_usual_timeout_has_to_be_is_twice_the_load_as_it_was_seen_else_as_it_was_said() -> None:
-    core = scheduler(facts(), rules=Rules(load_waits=2.0), m=ModelBounds(load_s=130.0))
-    assert (core.patience_s("m", "m"), core.patience_s("a", "a")) == (260.0, 0.0)
+    named = replace(facts(), names={"m": "m"})
+    core = scheduler(named, rules=Rules(load_waits=2.0), m=ModelBounds(load_s=130.0))
+    assert (core.patience_s("m"), core.patience_s("a")) == (260.0, 0.0)
     for model in "ma":
         core.offer(ticket(model), 0.0)
-        assert core.patience_s(model, model) == (260.0 if model == "m" else 0.0)
+        assert core.patience_s(model) == (260.0 if model == "m" else 0.0)
         core.loaded("x", model, 40.0)
-    assert [core.patience_s(model, model) for model in "ma"] == [80.0, 80.0]
+    assert [core.patience_s(model) for model in "ma"] == [80.0, 80.0]
 
 
 def slow_load(*loaded: str) -> Scheduler:

@@ -437,11 +437,12 @@ class Scheduler:
         """What is under way in the backends' memories."""
         return self._residency.changes()
 
-    def patience_s(self, model: str, resident: str) -> float:
+    def patience_s(self, resident: str) -> float:
         """What no usual bound on a wait for a model should be below, by what is known of how long it loads."""
         station = self._stations.get(resident)
-        load_s = (station.load_known_s if station is not None else 0.0) or self.bounds(model).load_s or 0.0
-        return self._forecast.patience_s(load_s)
+        if station is None or not station.load_s.is_known:
+            return 0.0
+        return self._forecast.patience_s(station.load_s.value)
 
     def where(self, resident: str) -> dict[str, int]:
         """The backends where a model is loaded, and how many runs it has there."""
