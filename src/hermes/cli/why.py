@@ -42,7 +42,8 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     if why["waiting"]:
         yield f"in its line waited: {', '.join(f'{count} {name}' for name, count in why['waiting'].items())}"
     for model in why["in_memory"]:
-        busy = f"{model['running']} of {model['slots']} slots in use, {model['waiting']} waiting"
+        settling = f", {model['settling']} still reading for clients that have left" if model["settling"] else ""
+        busy = f"{model['running']} of {model['slots']} slots in use{settling}, {model['waiting']} waiting"
         yield f"in memory on {model['backend']}: {model['model']}, {busy}"
     for change in why["changes"]:
         verb = "was loading" if change["loading"] else "was about to load"
@@ -51,7 +52,7 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
 
 
 _MODEL_WAS = {
-    "hit": "its model was loaded, and all its slots were in use",
+    "hit": "its model was loaded, and none of its slots was free",
     "coming": "its model was not loaded yet, but on its way",
     "pulling": "its model was being pulled",
     "absent": "its model was not loaded, and others held the memory",
