@@ -444,6 +444,19 @@ async def test_status_and_why_tell_what_is_loaded_in_whose_place(verb: Run) -> N
 
 
 @scenario
+async def test_queue_says_that_there_are_more_than_it_lists(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.api.queue.LISTED", 2)
+    async with ollama() as backend, hermes(backend) as gateway:
+        calls = [await hold_slot(gateway, backend)]
+        calls += [await gateway.open("/v1/llm/gemma", {"prompt": "Hi"}) for _ in range(2)]
+        await gateway.until_waiting(2)
+        lines = (await ask(verb, gateway, "queue")).stdout.splitlines()
+        assert (len(lines), lines[-1]) == (4, "... and more: these are the first 2")
+        for call in calls:
+            call.leave()
+
+
+@scenario
 async def test_why_tells_who_was_refused_from_who_had_no_need_to_wait(verb: Run) -> None:
     async with ollama() as backend, hermes(backend, defaults={"queue_limit": 0}) as gateway:
         runs = await hold_slot(gateway, backend, headers={"x-request-id": "runs"})

@@ -29,6 +29,8 @@ def _lines(queue: dict[str, Any]) -> Iterator[str]:
     for request in queue["data"]:
         who = f"{request['request_id']}  {request['model']}  {request['class']}  {request['user']}"
         yield f"{who}  {state(request)}, {seconds(request['age_ms'])} old"
+    if queue["has_more"]:
+        yield f"... and more: these are the first {len(queue['data'])}"
 
 
 def state(request: dict[str, Any]) -> str:
