@@ -546,3 +546,19 @@ def test_a_model_that_was_full_lately_is_worth_as_much_while_it_rests() -> None:
 def test_a_plan_is_compared_by_what_it_is_not_by_what_it_says() -> None:
     one = station("a", 1)
     assert Plan(one, (), 0.0) != Plan(one, (), 0.0)
+
+
+def test_who_waits_though_nothing_is_under_way_is_told_that_it_may_take_as_long_again() -> None:
+    core = scheduler(facts(loaded="a", memory=5))
+    for number in range(50):
+        core.offer(ticket("a", number / 100, tenant="script"), number / 100)
+    waits = ticket("b", 1.0, tenant="script")
+    core.offer(waits, 1.0)
+    assert core.explain(waits) is not None and waits.kind == "absent"
+    assert core.outlook(waits, 1.0) == waits.told
+    stay = core._residency.sites["x"].stays["a"]
+    for second in range(2, 42):
+        for run in list(stay.running):
+            core.finish(run, float(second))
+    later = core.outlook(waits, 41.0)
+    assert later.eta_s >= 40.0 and later.eta_high_s >= later.eta_s

@@ -49,7 +49,10 @@ def test_who_comes_while_a_slot_settles_waits_too() -> None:
     core.offer(left, 100.0)
     core.cancel(left, 102.0, broken_off=True)
     assert core.next_deadline() == 110.0
-    assert told(core.offer(prompt(103.0), 103.0)) == []
+    comes = prompt(103.0)
+    assert told(core.offer(comes, 103.0)) == []
+    why = core.explain(comes)
+    assert why is not None and [(each.running, each.settling, each.slots) for each in why.loaded] == [(0, 1, 1)]
     assert told(core.expire(110.0)) == ["Admit m x"]
 
 

@@ -13,29 +13,40 @@ SERVER = Rules((ClassRules(16.0, 30.0), ClassRules(4.0, 120.0), ClassRules(1.0))
 BOUNDS = Bounds(None, 4096, tenant_tickets=4096)
 
 
-def share_served(script: Class, editor: Class, every_s: float, rules: Rules = SERVER) -> tuple[float, float]:
+def share_served(
+    script: Class,
+    editor: Class,
+    every_s: float,
+    rules: Rules = SERVER,
+    tenants: tuple[str, str] = ("script", "editor"),
+    also: float = 0.0,
+) -> tuple[float, float]:
     """Of an editor's requests, and of a script's beside it: two a second, for a model that can serve 0.8.
 
-    There is memory for one model; a load takes 6 s, and the editor's model is another. Over half an hour.
+    There is memory for one model; a load takes 6 s, and the editor's model is another, for which the script asks too,
+    `also` times a second. Over half an hour.
     """
     draw, jobs, now = Random(1), [], 0.0
-    while now < 1800.0:
-        now += draw.expovariate(2.0)
-        flood = ticket("a", now, tenant="script", urgency=script, deadline=now + 600.0, prompt_tokens=500)
-        jobs.append(Job(flood, 200, draw.uniform(3.0, 7.0)))
+    for model, rate in ("a", 2.0), ("b", also):
+        while rate and now < 1800.0:
+            now += draw.expovariate(rate)
+            flood = ticket(model, now, tenant=tenants[0], urgency=script, deadline=now + 600.0, prompt_tokens=500)
+            jobs.append(Job(flood, 200, draw.uniform(3.0, 7.0)))
+        now = 0.0
     now = 5.0
     while now < 1800.0:
         now += draw.expovariate(1 / every_s)
-        asked = ticket("b", now, tenant="editor", urgency=editor, deadline=now + 120.0, prompt_tokens=500)
+        asked = ticket("b", now, tenant=tenants[1], urgency=editor, deadline=now + 120.0, prompt_tokens=500)
         jobs.append(Job(asked, 100, draw.uniform(1.0, 3.0)))
     core = scheduler(facts(loaded="a", memory=5, slots=4), rules=rules, bounds=BOUNDS)
     played = Play(core, sorted(jobs, key=lambda job: job.ticket.arrived_at), load_s=6.0).to_the_end()
-    served = [run.job.ticket.tenant for run in played.runs]
+    served = [(run.job.ticket.model, run.job.ticket.tenant) for run in played.runs]
+    asked_for = [(job.ticket.model, job.ticket.tenant) for job in jobs]
 
-    def part(tenant: str) -> float:
-        return served.count(tenant) / sum(job.ticket.tenant == tenant for job in jobs)
+    def part(model: str, tenant: str) -> float:
+        return served.count((model, tenant)) / asked_for.count((model, tenant))
 
-    return part("editor"), part("script")
+    return part("b", tenants[1]), part("a", tenants[0])
 
 
 @pytest.mark.parametrize("editor", [Class.INTERACTIVE, Class.NORMAL])
@@ -44,6 +55,20 @@ def test_an_editor_is_served_beside_a_script_that_floods_another_model(script: C
     of_editor, of_script = share_served(script, editor, every_s=60.0)
     assert of_editor >= 0.95
     assert of_script >= 0.6 * 0.4  # of which there is capacity for 0.4
+
+
+@pytest.mark.parametrize("also", [0.1, 0.3, 1.0])
+def test_an_editor_is_served_though_the_script_waits_for_its_model_too(also: float) -> None:
+    """The script's wait longer, so they must start first; it is not them that a swap is owed."""
+    assert share_served(Class.NORMAL, Class.INTERACTIVE, 60.0, also=also)[0] >= 0.95
+
+
+@pytest.mark.parametrize(("every_s", "least"), [(30.0, 0.8), (60.0, 0.95)])
+def test_where_nobody_tells_a_script_from_an_editor_their_models_do(every_s: float, least: float) -> None:
+    """Without keys everybody is one tenant."""
+    of_editor, of_script = share_served(Class.NORMAL, Class.NORMAL, every_s, tenants=("all", "all"))
+    assert of_editor >= least
+    assert of_script >= 0.7 * 0.4
 
 
 def test_without_a_floor_the_flood_keeps_the_memory() -> None:
@@ -67,7 +92,7 @@ def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> Non
     for run in list(site.stays["a"].running):
         core.finish(run, 4.0)
     core.loaded("x", "b", 14.0)
-    [(spent_s, _, _)] = [spent for (_, tenant), spent in site.timeshare._spent.items() if tenant == "editor"]
+    spent_s, _, _ = site.timeshare._of_tenants._spent[Class.NORMAL, "editor"]
     assert spent_s == 4 * 10.0  # its load; what it takes to load the other again is not known yet
 
 
@@ -102,8 +127,21 @@ def test_nobody_is_owed_time_of_a_backend_that_was_used_by_nobody_else() -> None
     assert not spent.owes(A, 1.0, 0.5, 0.0)
 
 
+def test_a_model_is_owed_half_as_much_of_its_classs_time_and_nothing_of_anothers() -> None:
+    spent, x, y = Timeshare(), ticket("x"), ticket("y")
+    spent.spend(x, 1.0, 90.0, 0.0)
+    spent.spend(y, 1.0, 10.0, 0.0)
+    assert spent.owes(y, 1.0, 0.5, 0.0)
+    spent.spend(y, 1.0, 5.0, 0.0)
+    assert not spent.owes(y, 1.0, 0.5, 0.0)  # 15 of 105, and a quarter of a half is 13
+    job = ticket("z", urgency=Class.BATCH)
+    spent.spend(job, 1.0, 20.0, 0.0)
+    assert not spent.owes(job, 1 / 16, 0.5, 0.0)
+
+
 def test_of_tenants_without_number_only_the_last_are_kept() -> None:
     spent = Timeshare()
     for number in range(1000):
         spent.spend(ticket("m", tenant=str(number)), 1.0, 1.0, 0.0)
-    assert len(spent._spent) == 256 and (Class.NORMAL, "999") in spent._spent
+    kept = spent._of_tenants._spent
+    assert len(kept) == 256 and (Class.NORMAL, "999") in kept

@@ -7,6 +7,7 @@ import msgspec
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
+from hermes.api.queue import tell_change
 from hermes.api.routes import Call
 from hermes.errors import Draining, NoBackend
 from hermes.fleet.backend import Backend
@@ -80,7 +81,7 @@ class Ops:
                 "queue_bytes": self._bounds.queue_bytes,
                 "connections": self._connections(),
             },
-            "backends": [_backend(backend) for backend in self._fleet.backends.values()],
+            "backends": [self._backend(backend) for backend in self._fleet.backends.values()],
             "models": {name: self._model(name) for name in sorted({*self._catalog.listed, *scheduler.models()})},
             "process": machine.process(),
             "machine": machine.machine(),
@@ -101,6 +102,12 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
+
+    def _backend(self, backend: Backend) -> dict[str, object]:
+        told = _backend(backend)
+        if changes := [tell_change(each) for each in self._scheduler.changes() if each.backend == backend.name]:
+            told["changes"] = changes
+        return told
 
 
 def _backend(backend: Backend) -> dict[str, object]:

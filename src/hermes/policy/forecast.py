@@ -79,8 +79,10 @@ class Forecast:
         return True
 
     def outlook(self, ticket: Ticket, station: Station, now: float) -> Outlook:
-        """As things are now."""
+        """As things are now. Where nothing is under way it may well take as long again as it has: others come first."""
         position, kind, thought_s = self._think(ticket, station, now)
+        if kind == "absent":
+            thought_s = max(thought_s, now - ticket.arrived_at)
         return Outlook(position, *station.calibrations[kind].apply(thought_s))
 
     def drained_in_s(self, ticket: Ticket, station: Station, waiting: int) -> float:

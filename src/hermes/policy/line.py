@@ -59,6 +59,10 @@ class Backlog:
     def __iter__(self) -> Iterator[Ticket]:
         return (ticket for _, _, ticket in self._order)
 
+    def firsts(self) -> Iterator[Ticket]:
+        """Each tenant's next; those who have waited longest without a break first."""
+        return (own[0][-1] for own in self._tenants.values())
+
     def put(self, ticket: Ticket) -> None:
         self._order.add((ticket.start_by, ticket.sequence, ticket))
         self.waiting += 1

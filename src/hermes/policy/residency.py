@@ -342,4 +342,11 @@ class Residency:
     def in_memory(self) -> Iterator[InMemory]:
         for site in self.sites.values():
             for stay in site.stays.values():
-                yield InMemory(site.name, stay.station.name, len(stay.running), stay.slots, stay.station.waiting)
+                yield InMemory(
+                    site.name,
+                    stay.station.name,
+                    len(stay.running),
+                    len(stay.settling),
+                    stay.slots,
+                    stay.station.waiting,
+                )

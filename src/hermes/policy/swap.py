@@ -8,7 +8,7 @@ somebody from a fair share of the backend's time, `timeshare` has the last word.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from operator import itemgetter
 
 from hermes.policy.site import Plan, Site
@@ -27,6 +27,9 @@ HELD_UP_S = 30.0
 MAX_VICTIMS = 4
 # Together with others only these go: of all that are loaded those that are worth least.
 MAX_TOGETHER = 8
+
+# Who is owed time is looked for among so many tenants of a class.
+LOOKED_AT = 32
 
 # A run takes at least so long, for what is reckoned with it.
 _LEAST_S = 0.001
@@ -73,21 +76,24 @@ def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.
     if best is None and floor:
         for station in wanting:
             ways = found[site.missing_bytes(station), site.surplus()]
-            if ways and (ticket := _creditor(site, station, floor, now)):
+            if ways:
                 cheapest = min(ways, key=itemgetter(0))[1]
                 idle_s = max([stay.idle_in_s(now) for stay in cheapest], default=0.0)
-                if now + idle_s + station.load_known_s <= ticket.start_by:
+                ready_at = now + idle_s + station.load_known_s
+                if ticket := _creditor(site, station, floor, now, ready_at):
                     return Plan(station, cheapest, now, payer=ticket)
     return best
 
 
-def _creditor(site: Site, station: Station, floor: float, now: float) -> Ticket | None:
-    """Of those that must start first and can nowhere else, one that is owed time here."""
+def _creditor(site: Site, station: Station, floor: float, now: float, ready_at: float) -> Ticket | None:
+    """One that is owed time here, can start nowhere else, and still can when the model is there."""
     for line in station.lines.values():
-        if site.name in line.candidates and not line.slots:
-            ticket = line.earliest()
-            if site.timeshare.owes(ticket, station.share(ticket), floor, now):
-                return ticket
+        if site.name not in line.candidates or line.slots:
+            continue
+        for backlog in line.backlogs:
+            for ticket in islice(backlog.firsts(), LOOKED_AT):
+                if ready_at <= ticket.start_by and site.timeshare.owes(ticket, station.share(ticket), floor, now):
+                    return ticket
     return None
 
 

@@ -219,11 +219,15 @@ class Change(Struct, frozen=True):
 
 
 class InMemory(Struct, frozen=True):
-    """A model in a backend's memory, and how much there was to do for it."""
+    """A model in a backend's memory, and how much there was to do for it.
+
+    `settling`: slots where the backend may still read for a client that has left.
+    """
 
     backend: str
     model: str
     running: int
+    settling: int
     slots: int
     waiting: int
 
