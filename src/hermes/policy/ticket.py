@@ -48,9 +48,9 @@ class Ticket(Struct, eq=False, gc=False):
     backend: str = ""
     started_at: float = 0.0
     start_by: float = inf  # it starts by then, or never
-    begun: bool = False  # the first byte of its answer has come
+    begun_at: float | None = None  # the first byte of its answer has come: when
     charged_tokens: float = 0.0
-    settled: bool = False  # its true tokens are known
+    settled: bool = False  # its true tokens are known, `prompt_tokens` too
     output_tokens: int = 0
     sequence: int = 0
     found: str = "hit"  # its model was loaded (`hit`), had to be loaded, or took another's place (`swap`)
@@ -69,7 +69,7 @@ class Ticket(Struct, eq=False, gc=False):
             phase=Phase.NEW,
             backend="",
             started_at=0.0,
-            begun=False,
+            begun_at=None,
             charged_tokens=0.0,
             settled=False,
             found="hit",
@@ -128,6 +128,7 @@ class ModelBounds(Struct, frozen=True):
     """What is known of a model before anything was seen of it: None where nothing is.
 
     `load_s` and `service_s` are first estimates, of a load and of a run; `size_bytes` is what it takes when loaded.
+    `adaptive`: how many of them each backend does well at once is found out, up to the cap.
     """
 
     max_concurrency: int | None = None
@@ -136,6 +137,7 @@ class ModelBounds(Struct, frozen=True):
     load_s: float | None = None
     service_s: float | None = None
     size_bytes: int | None = None
+    adaptive: bool = False
 
 
 class ClassRules(Struct, frozen=True):
