@@ -145,6 +145,7 @@ def model_bounds(model: settings.Model, config: settings.Config) -> ModelBounds:
         model.load_time_s,
         USUAL_OUTPUT_TOKENS / model.decode_tps if model.decode_tps else None,
         _size_bytes(model, config),
+        model.adaptive_concurrency,
     )
 
 
