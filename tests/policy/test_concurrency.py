@@ -149,6 +149,12 @@ class Desk:
             del self.at_work[:-1]
         return changed
 
+    def pause(self, seconds: float) -> None:
+        for each in self.at_work:
+            self.found.ended(each, self.now, wanted=True)
+        self.now += seconds
+        self.at_work = [self.start() for _ in range(self.found.limit)]
+
     def turns(self, count: int, **how: Any) -> bool:
         return True in [self.turn(**how) for _ in range(count)]
 
@@ -177,14 +183,17 @@ def test_short_runs_are_watched_for_a_while_all_the_same() -> None:
 def test_what_was_seen_long_ago_is_forgotten() -> None:
     desk = Desk()
     assert not desk.turns(ENOUGH - 2)
-    desk.now += STALE_S + 2
+    desk.pause(STALE_S + 1)
     assert not desk.turns(ENOUGH - 2)
     assert desk.turns(2)
     assert desk.found.limit > FIRST
-    desk.now += STALE_S + 2
-    desk.at_work = [desk.start() for _ in range(desk.found.limit)]
+    desk.pause(STALE_S + 1)
     assert desk.turn()
     assert desk.found.limit == FIRST
+
+
+def test_long_runs_tell_something_however_long() -> None:
+    assert Desk().turns(ENOUGH, took_s=2 * STALE_S)
 
 
 # --- in the scheduler -------------------------------------------------------------------------------------------------

@@ -100,10 +100,9 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
-        if bounds.adaptive:
+        if found := self._scheduler.concurrency(name):
             told["adaptive"] = {
-                backend: {"limit": known.limit, "cap": known.cap, "why": known.why}
-                for backend, known in self._scheduler.concurrency(name).items()
+                backend: {"limit": known.limit, "cap": known.cap, "why": known.why} for backend, known in found.items()
             }
         return told
 

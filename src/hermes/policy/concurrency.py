@@ -36,7 +36,7 @@ LEAST_STRIDE, MOST_STRIDE = 0.2, 1.0
 # When neither more nor less is better, nothing is tried for so many measurements, unless throughput changes by so much.
 REST = 8
 CHANGED = 1.3
-# What was seen so long ago was seen of other times.
+# What was seen so long before a run began was seen of other times.
 STALE_S = 600.0
 
 
@@ -143,7 +143,7 @@ class Concurrency:
     def _learn(self, run: Ticket, took_s: float, filled: float, now: float, wanted: bool) -> None:
         if not run.output_tokens:
             return
-        if now - self._learned_at > STALE_S:
+        if run.started_at - self._learned_at > STALE_S:
             self._begin_at(self.settled)
         self._learned_at = now
         level = self._level
