@@ -50,6 +50,10 @@ def test_a_cap_below_the_knee_is_reached_and_never_exceeded() -> None:
     assert max(each.limit for each in play.moments) == 10
 
 
+def test_at_its_cap_less_is_tried() -> None:
+    assert Play(Slots(1), 400, cap=FIRST).found.settled == 1
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", [Slots, Batching])
 def test_it_follows_a_knee_that_moves(kind: type[Slots] | type[Batching], seed: int) -> None:
@@ -134,12 +138,14 @@ class Desk:
         self.found.started(made, self.now)
         return made
 
-    def turn(self, *, settled: bool = True, full: bool = True, alone: bool = False, took_s: float = 1.0) -> bool:
+    def turn(
+        self, *, settled: bool = True, full: bool = True, alone: bool = False, took_s: float = 1.0, tokens: int = 40
+    ) -> bool:
         """Each is done, others take their places; `alone`: the last is left so. Whether the limit has changed."""
         self.now += took_s
         changed = False
         for each in self.at_work:
-            each.settled, each.output_tokens = settled, 40
+            each.settled, each.output_tokens = settled, tokens
             changed |= self.found.ended(each, self.now, wanted=True)
         self.at_work = [self.start() for _ in range(self.found.limit if full else FIRST - 1)]
         if alone:
@@ -167,6 +173,7 @@ def test_runs_that_end_well_beside_as_many_as_may_run_tell_something() -> None:
     assert not Desk().turns(ENOUGH - 2)
     assert Desk().turns(ENOUGH)
     assert not Desk().turns(2 * ENOUGH, settled=False)
+    assert not Desk().turns(2 * ENOUGH, tokens=0)
     how: dict[str, Any]
     for how in ({"full": False}, {"alone": True}):
         desk = Desk()

@@ -622,5 +622,5 @@ test_the_rules_hold_for_any_sequence_of_events = pytest.mark.usefixtures("eager"
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that adapt change after every few runs."""
-    for name, value in {"FIRST": 2, "LEAST_RUNS": 1, "ROUNDS": 1, "LEAST_S": 0.0, "FULL": 0.1, "REST": 1}.items():
+    for name, value in {"FIRST": 2, "LEAST_RUNS": 1, "LEAST_S": 0.0, "FULL": 0.1, "REST": 1}.items():
         monkeypatch.setattr(concurrency, name, value)

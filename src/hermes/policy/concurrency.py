@@ -1,11 +1,11 @@
 """How many runs of a model its backend does well at once: tried out while it works, between 1 and a cap.
 
 Throughput is compared, by Little's law: the runs at once times the tokens per second of each, as a quotient of sums,
-from which lengths drop out; a token read counts as much as it takes beside one written. A level is measured over a
-dozen runs or more that had it in full use all the while, then another is tried, and kept or left. More at once is worth
-it where it gives at least half as much more throughput (the knee of Kleinrock, 1979: there throughput over time per
-answer is greatest), and is not where it gives less than a quarter, or first bytes come later by more than it is more:
-they wait for a slot in the backend. In between things stay as they are.
+from which lengths drop out; a token read counts as much as it takes beside one written. A level is measured over some
+runs that had it in full use all the while, then another is tried, and kept or left. More at once is worth it where it
+gives at least half as much more throughput (the knee of Kleinrock, 1979: there throughput over time per answer is
+greatest), and is not where it gives less than a quarter, or first bytes come later by more than it is more: they wait
+for a slot in the backend. In between things stay as they are.
 
 Vegas (of TCP; of Netflix's concurrency-limits) and Envoy's filter compare the time of an answer with that of one alone.
 Here that would stop at once: of eight that are batched each is slower than one alone, and six times as much is done.
@@ -19,9 +19,8 @@ from hermes.policy.estimates import Reading
 from hermes.policy.ticket import Ticket
 
 FIRST = 4
-# A level is measured over so many runs, so many times as many as run at once, and so long, whichever is most.
+# A level is measured over so many runs, and so long at least.
 LEAST_RUNS = 16
-ROUNDS = 2
 LEAST_S = 5.0
 # A run tells something if so much of the limit was in use beside it.
 FULL = 0.9
@@ -150,7 +149,7 @@ class Concurrency:
         level.since = level.since or now
         level.add(run, took_s, filled)
         self._reading.add(run.output_tokens, run.prompt_tokens, took_s)
-        if level.runs < max(LEAST_RUNS, ROUNDS * self.limit) or now - level.since < LEAST_S:
+        if level.runs < LEAST_RUNS or now - level.since < LEAST_S:
             return
         if self.limit == self.settled:
             self._look(level)
