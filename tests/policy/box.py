@@ -37,7 +37,7 @@ def facts(
     *,
     memory: int | None = 10,
     sizes: Mapping[str, int] | None = None,
-    slots: int = 1,
+    slots: int | None = 1,
     up: bool = True,
     seen_at: float = 0.0,
 ) -> BackendFacts:

@@ -94,7 +94,7 @@ class Ops:
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
         service = self._catalog.service(name)
         asked = name if service is None else service.backend_model
-        return {
+        told: dict[str, object] = {
             "active": load.running,
             "queued": load.waiting,
             "max_concurrency": bounds.max_concurrency,
@@ -102,6 +102,11 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
+        if found := self._scheduler.concurrency(name):
+            told["adaptive"] = {
+                backend: {"limit": known.limit, "cap": known.cap, "why": known.why} for backend, known in found.items()
+            }
+        return told
 
     def _backend(self, backend: Backend) -> dict[str, object]:
         told = _backend(backend)

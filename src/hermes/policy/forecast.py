@@ -120,7 +120,7 @@ class Forecast:
 
     def settles_at(self, ticket: Ticket, stay: Stay) -> float:
         """Until when a backend that does not notice that its client has left is likely to go on reading the prompt."""
-        if not stay.settles or ticket.begun:
+        if not stay.settles or ticket.begun_at is not None:
             return -inf
         return ticket.started_at + min(stay.station.prefill_s.of(ticket.prompt_tokens), MOST_SETTLING_S)
 

@@ -14,6 +14,7 @@ Decisions come out, in the order they were made. Rules:
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
+from hermes.policy.concurrency import Concurrency
 from hermes.policy.estimates import Learned, Outlook
 from hermes.policy.floor import Floor
 from hermes.policy.forecast import Forecast
@@ -101,13 +102,13 @@ class Scheduler:
 
     def begun(self, ticket: Ticket, when: float) -> None:
         """The first byte of a streamed answer came then."""
-        if ticket.phase is Phase.RUNNING and not ticket.begun:
-            ticket.begun = True
+        if ticket.phase is Phase.RUNNING and ticket.begun_at is None:
+            ticket.begun_at = when
             self._forecast.learn_prefill(ticket, self._stations[ticket.resident], when)
 
     def settle(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
         """A run's true tokens are known: its tenant's share is corrected by what was charged in advance."""
-        ticket.settled, ticket.output_tokens = True, output_tokens
+        ticket.settled, ticket.prompt_tokens, ticket.output_tokens = True, prompt_tokens, output_tokens
         if ticket.charged_tokens:
             self._correct(ticket, self._stations[ticket.resident], prompt_tokens + output_tokens)
 
@@ -450,8 +451,20 @@ class Scheduler:
         stays = station.stays.values() if station is not None else ()
         return {stay.backend: len(stay.running) for stay in stays if stay.up}
 
+    def concurrency(self, model: str) -> Mapping[str, Concurrency]:
+        """What was found out of how many runs of it each backend does well at once; empty where that is not asked."""
+        lane = self._slots.lanes.get(model)
+        station = lane.station if lane is not None else None
+        return station.concurrency if station is not None and station.adaptive else {}
+
+    def limits(self) -> Iterator[tuple[str, str, int]]:
+        """Backend, model and how many of its runs are let there at once, where that is found out."""
+        for station in self._stations.values():
+            if station.adaptive:
+                yield from ((backend, station.name, known.limit) for backend, known in station.concurrency.items())
+
     def slots(self, model: str, backend: str) -> int:
-        """How many runs of a model a backend takes at once."""
+        """How many runs of a model a backend takes at once, at most."""
         site, lane = self._residency.sites.get(backend), self._slots.lanes.get(model)
         own = lane.bounds.max_concurrency if lane else None
         return (site.facts.slots if site else None) or (lane.station.slots if lane and lane.station else own) or 1
