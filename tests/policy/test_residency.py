@@ -221,6 +221,20 @@ def test_a_drain_ends_when_those_who_waited_have_started_elsewhere() -> None:
     assert told(core.offer(ticket("v", 3.0, on="xy"), 3.0)) == ["Admit v y"]
 
 
+def test_a_drain_ends_when_those_who_still_wait_cannot_run_there() -> None:
+    """Another name of the model is served elsewhere."""
+    core = scheduler(facts("x", "v", memory=5), facts("y", "w", memory=5))
+    core.offer(ticket("v", on="x"), 0.0)
+    core.offer(ticket("w", on="y"), 0.0)
+    core.offer(ticket("alias", resident="m", on="y"), 0.1)
+    waiting, _ = crowd(core, "m", 9, 1.0, on="x")
+    assert drained(core, "x") == ["v"]
+    for each in waiting:
+        core.cancel(each, 3.0)
+    assert drained(core, "x") == []
+    assert core.next_deadline() == 4.0
+
+
 def test_a_drain_ends_when_its_backend_goes() -> None:
     core = scheduler(facts("x", "v", memory=5), facts("y", "v", memory=0))
     busy = ticket("v", on="x")
@@ -307,6 +321,28 @@ def test_a_load_whose_room_others_have_taken_meanwhile_is_weighed_anew() -> None
     crowd(core, "m", 9, 1.0)
     core.observe(facts(loaded={"v": 5, "d": 4}, memory=9, sizes={"m": 9}, seen_at=2.0), 2.0)
     assert told(core.finish(busy, 3.0)) == ["Unload d x", "Unload v x", "Load m x"]
+
+
+def test_whose_time_is_over_when_others_have_taken_the_room_is_told_at_once() -> None:
+    core = scheduler(facts(loaded="v", memory=5), rules=Rules(), m=ModelBounds(load_s=12.0))
+    busy = ticket("v")
+    core.offer(busy, 0.0)
+    for _ in range(4):
+        core.offer(ticket("m", urgency=Class.INTERACTIVE), 0.0)
+    core.expire(0.2)
+    assert drained(core) == ["v"]
+    assert told(core.observe(facts(loaded="vw", memory=5, seen_at=5.0), 5.0)) == []
+    assert told(core.finish(busy, 20.0)) == ["Reject m deadline_unreachable"] * 4
+
+
+def test_whose_time_is_over_when_its_model_has_to_go_is_told_at_once() -> None:
+    core = scheduler(facts(loaded="v", memory=5), rules=Rules(), v=ModelBounds(load_s=12.0))
+    busy, waits = ticket("v"), ticket("v", urgency=Class.INTERACTIVE)
+    core.offer(busy, 0.0)
+    core.offer(waits, 0.0)
+    crowd(core, "m", 40, 1.0)
+    assert drained(core) == ["v"]
+    assert told(core.finish(busy, 20.0)) == ["Unload v x", "Load m x", "Reject v deadline_unreachable"]
 
 
 def test_a_look_that_began_before_the_load_was_done_unloads_nothing() -> None:

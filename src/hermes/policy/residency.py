@@ -162,9 +162,8 @@ class Residency:
             del self._leaving[stay]
             site = self.sites[stay.backend]
             if site.has(stay):
-                site.move_out(stay)
+                orders.append(self._take_out(stay, site))
                 site.changed_at = now
-                orders.append(Unload(site.name, stay.station.name))
         for site in list(self._plans.values()):
             if site.plan is not None and site.plan.loading_since is None:
                 orders += self._advance(site, site.plan, now)
@@ -173,7 +172,8 @@ class Residency:
     def _advance(self, site: Site, plan: Plan, now: float) -> list[Order]:
         station, victims = plan.station, plan.victims
         is_busy = any(stay.held for stay in victims)
-        is_wanted = station in self._waiting or (station in self._missed and not is_busy)
+        is_wanted = any(site.name in line.candidates for line in station.lines.values())
+        is_wanted = is_wanted or (station in self._missed and not is_busy)
         if victims and not is_wanted:
             self._abandon(site, now)
             return []
@@ -182,11 +182,14 @@ class Residency:
         if site.missing_bytes(station, victims) or site.surplus(victims):  # others have loaded something meanwhile
             self._abandon(site, now)
             return []
-        gone = [stay for stay in victims if site.has(stay)]  # or others unloaded it
-        for stay in gone:
-            site.move_out(stay)
         plan.loading_since = now
-        return [*(Unload(site.name, stay.station.name) for stay in gone), Load(site.name, station.name)]
+        unloads = [self._take_out(stay, site) for stay in victims if site.has(stay)]  # or others unloaded it
+        return [*unloads, Load(site.name, station.name)]
+
+    def _take_out(self, stay: Stay, site: Site) -> Unload:
+        site.move_out(stay)
+        self._freed[stay.station] = None  # for some that wait for it, it may be too late now
+        return Unload(site.name, stay.station.name)
 
     def weigh(self, now: float, waiting: int, arrived: Station | None = None) -> list[Order]:
         """Decide what to load next, where nothing is under way and so many wait. The first request for a model
@@ -206,7 +209,6 @@ class Residency:
                     site.chosen_at = now
                     if self._is_in_vain(site, plan, now):
                         self._abandon(site, now)
-                        self._freed[plan.station] = None
             elif site.is_ours and site.facts.up and (wanting := self._wanting(site, now)):
                 site.chosen_at = now
                 if (plan := choose(site, wanting, now, self._floor)) is not None:
@@ -240,6 +242,7 @@ class Residency:
         plan = site.plan
         assert plan is not None
         self._end(site, now)
+        self._freed[plan.station] = None  # for some that wait for it, it may be too late now
         for stay in plan.victims:
             stay.drain(False)
             self._freed[stay.station] = None
