@@ -1,6 +1,6 @@
 """Residency: what is loaded, what has to go for it, and what happens when that fails or others meddle."""
 
-from math import inf
+from math import inf, nextafter
 
 import pytest
 
@@ -178,6 +178,17 @@ def test_a_swap_that_gains_nothing_is_not_made_and_weighed_again_soon() -> None:
     assert core.next_deadline() == 3.0
 
 
+def test_however_the_time_is_rounded_the_timer_that_weighs_a_swap_again_has_something_to_do() -> None:
+    """From 128 on a float has one binary digit less for what is behind the point."""
+    now = nextafter(127.5, inf)
+    core = scheduler(facts(loaded="v", memory=5))
+    crowd(core, "v", 2100, 1.0)
+    core.offer(ticket("m", now), now)
+    assert core.next_deadline() == now + 1.0
+    assert core.expire(now + 1.0) == []
+    assert core.next_deadline() == now + 2.0
+
+
 def test_a_pinned_model_never_goes() -> None:
     core = scheduler(facts(loaded="v", memory=5), v=ModelBounds(pinned=True))
     core.finish(done := ticket("v"), 1.0) if core.offer(done := ticket("v"), 0.0) else None
@@ -192,6 +203,15 @@ def test_what_can_never_fit_is_refused_at_once_and_what_can_somewhere_is_not() -
     core = scheduler(facts("x", sizes=sizes), facts("y", sizes=sizes, memory=12))
     assert told(core.offer(ticket("m", on="x"), 0.0)) == ["Reject m insufficient_memory"]
     assert told(core.offer(ticket("m", on="xy"), 0.0)) == ["Load m y"]
+
+
+def test_what_is_seen_to_be_too_large_while_it_is_waited_for_is_refused_then() -> None:
+    core = scheduler(facts(loaded="v", sizes={"v": 5}, memory=5))
+    core.offer(ticket("v"), 0.0)
+    core.offer(ticket("m"), 0.0)
+    assert told(core.observe(facts(loaded="v", sizes={"v": 5, "m": 6}, memory=5, seen_at=1.0), 1.0)) == [
+        "Reject m insufficient_memory"
+    ]
 
 
 def test_a_drain_ends_when_nobody_waits_for_the_load_any_more() -> None:

@@ -567,6 +567,17 @@ def test_closing_sends_away_what_waits_and_what_comes_and_lets_runs_end() -> Non
     assert core.close() == []
 
 
+def test_nothing_is_loaded_after_closing_for_who_could_not_wait() -> None:
+    core = Scheduler(Bounds(), ModelBounds(), PATIENT)
+    core.configure("m", ModelBounds(load_s=130.0))
+    core.observe(BackendFacts("x", True, 1, {"v": 5}, {"m": 5}, 5), 0.0)
+    core.offer(ticket("m", deadline=100.0), 0.0)
+    assert refused(core.expire(0.0)) == ["deadline_unreachable"]
+    core.close()
+    assert core.next_deadline() is None
+    assert core.expire(60.0) == []
+
+
 # --- determinism ------------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,8 @@ class Backlog:
             self._shares.enter(ticket.tenant)
             self.turn(ticket.tenant)
         insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
+        if own[0][-1] is ticket and ticket.tenant in self._capped:
+            self.turn(ticket.tenant)  # it may have no cap
         if len(own) > len(self._having):
             self._having.append(0)
         self._having[len(own) - 1] += 1

@@ -202,7 +202,7 @@ class Residency:
         orders: list[Order] = []
         for site in self.sites.values():
             plan = site.plan
-            if now - site.chosen_at < again_s and (plan is not None or not is_first):
+            if now < site.chosen_at + again_s and (plan is not None or not is_first):
                 continue
             if plan is not None:
                 if plan.is_draining:
@@ -271,6 +271,10 @@ class Residency:
         station.is_slow = station.load_known_s >= ticket.start_by - ticket.arrived_at
         self._missed[station] = None
 
+    def miss_nobody(self) -> None:
+        """Who could not wait need not come again."""
+        self._missed.clear()
+
     def _still_missed(self, now: float) -> list[Station]:
         for station in list(self._missed):
             if station.missed_at + MISSED_S <= now or station.stays_on(station.candidates):
@@ -286,12 +290,14 @@ class Residency:
             if site is not None and site.facts.up and site.is_ours:
                 yield site
 
-    def has_hope(self, candidates: tuple[str, ...]) -> bool:
-        """Whether any of these backends is there."""
-        return any(name in self.sites and self.sites[name].facts.up for name in candidates)
-
-    def could_hold(self, candidates: tuple[str, ...], station: Station) -> bool:
-        return any(name in self.sites and self.sites[name].can_hold(station) for name in candidates)
+    def cannot_have(self, candidates: tuple[str, ...], station: Station) -> str:
+        """Why the model can be run on none of these backends, whoever waits for it; else nothing."""
+        sites = [self.sites[name] for name in candidates if name in self.sites]
+        if not any(site.facts.up for site in sites):
+            return "no_backend"
+        if not station.stays_on(candidates) and not any(site.can_hold(station) for site in sites):
+            return "insufficient_memory"
+        return ""
 
     def coming(self, candidates: tuple[str, ...], station: Station) -> Plan | None:
         """What is under way to have it on one of these backends."""
