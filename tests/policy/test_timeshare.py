@@ -71,6 +71,19 @@ def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> Non
     assert spent_s == 4 * 10.0  # its load; what it takes to load the other again is not known yet
 
 
+def test_who_is_owed_time_gets_its_swap_also_behind_who_floods_that_model_too() -> None:
+    core = scheduler(facts(loaded="a", memory=5, slots=4), rules=SERVER, bounds=UNBOUNDED)
+    for number in range(200):
+        core.offer(ticket("a", number / 100, tenant="script"), number / 100)
+    site = core._residency.sites["x"]
+    for run in list(site.stays["a"].running):
+        core.finish(run, 40.0)
+    core.offer(ticket("b", 41.0, tenant="script"), 41.0)
+    assert site.plan is None
+    core.offer(ticket("b", 42.0, tenant="editor"), 42.0)
+    assert site.plan is not None and site.plan.payer is not None and site.plan.payer.tenant == "editor"
+
+
 # --- the sums ---------------------------------------------------------------------------------------------------------
 
 A, B, C = (ticket("m", tenant=name) for name in "abc")
@@ -80,26 +93,26 @@ def test_who_has_had_less_than_its_part_of_a_fair_share_is_owed_time() -> None:
     spent = Timeshare()
     spent.spend(A, 1.0, 80.0, 0.0)
     spent.spend(B, 1.0, 20.0, 0.0)
-    assert spent.owes(B, 1.0, 0.5, 0.0)
-    assert spent.owes(C, 1.0, 0.5, 0.0)
-    assert not spent.owes(A, 1.0, 0.5, 0.0)
+    assert spent.balance(0.0).owes(B, 1.0, 0.5)
+    assert spent.balance(0.0).owes(C, 1.0, 0.5)
+    assert not spent.balance(0.0).owes(A, 1.0, 0.5)
     spent.spend(B, 1.0, 10.0, 0.0)
-    assert not spent.owes(B, 1.0, 0.5, 0.0)  # 30 of 110, and a half of a half is 27.5
-    assert spent.owes(B, 4.0, 0.5, 0.0)  # its part of four fifths is 44
+    assert not spent.balance(0.0).owes(B, 1.0, 0.5)  # 30 of 110, and a half of a half is 27.5
+    assert spent.balance(0.0).owes(B, 4.0, 0.5)  # its part of four fifths is 44
 
 
 def test_time_that_was_spent_long_ago_is_forgotten() -> None:
     spent = Timeshare()
     spent.spend(A, 1.0, 100.0, 0.0)
     spent.spend(B, 1.0, 50.0, 3 * WINDOW_S)
-    assert spent.owes(A, 1.0, 0.5, 3 * WINDOW_S)
-    assert not spent.owes(B, 1.0, 0.5, 3 * WINDOW_S)
+    assert spent.balance(3 * WINDOW_S).owes(A, 1.0, 0.5)
+    assert not spent.balance(3 * WINDOW_S).owes(B, 1.0, 0.5)
 
 
 def test_nobody_is_owed_time_of_a_backend_that_was_used_by_nobody_else() -> None:
     spent = Timeshare()
     spent.spend(A, 1.0, 100.0, 0.0)
-    assert not spent.owes(A, 1.0, 0.5, 0.0)
+    assert not spent.balance(0.0).owes(A, 1.0, 0.5)
 
 
 def test_of_tenants_without_number_only_the_last_are_kept() -> None:

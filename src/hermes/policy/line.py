@@ -142,6 +142,10 @@ class Backlog:
         ticket: Ticket = self._order[0][2]
         return ticket
 
+    def firsts(self) -> Iterator[Ticket]:
+        """Of each tenant the one that goes first."""
+        return (own[0][-1] for own in self._tenants.values())
+
     def in_time(self, when: float) -> int:
         """How many could still start then."""
         if when <= self.start_by:

@@ -7,6 +7,8 @@ gets the swap that it waits for, and pays for it with the time that the swap tak
 
 from math import exp
 
+from msgspec import Struct
+
 from hermes.policy.ticket import Ticket
 from hermes.principal import Class
 
@@ -32,14 +34,22 @@ class Timeshare:
         if len(self._spent) > _MOST_PARTIES:
             del self._spent[next(iter(self._spent))]
 
-    def owes(self, ticket: Ticket, weight: float, part: float, now: float) -> bool:
+    def balance(self, now: float) -> "Balance":
+        spent_s = {party: spent_s * exp((when - now) / WINDOW_S) for party, (spent_s, when, _) in self._spent.items()}
+        weights = {party: self._spent[party][2] for party, each_s in spent_s.items() if each_s >= _HARDLY_S}
+        return Balance(spent_s, weights, sum(spent_s.values()), sum(weights.values()))
+
+
+class Balance(Struct, frozen=True):
+    """Whose the time was, as of now; the weights of those who had any to speak of."""
+
+    spent_s: dict[_Party, float]
+    weights: dict[_Party, float]
+    total_s: float
+    total_weight: float
+
+    def owes(self, ticket: Ticket, weight: float, part: float) -> bool:
         """Whether its class and tenant have had less than this part of their share."""
-        own, own_s, total_s, weights = (ticket.urgency, ticket.tenant), 0.0, 0.0, weight
-        for party, (spent_s, when, each) in self._spent.items():
-            spent_s *= exp((when - now) / WINDOW_S)
-            if party == own:
-                own_s = spent_s
-            elif spent_s >= _HARDLY_S:
-                weights += each
-            total_s += spent_s
-        return own_s < part * weight / weights * max(total_s, _HARDLY_S)
+        party = ticket.urgency, ticket.tenant
+        of_all = weight / (self.total_weight - self.weights.get(party, 0.0) + weight)
+        return self.spent_s.get(party, 0.0) < part * of_all * max(self.total_s, _HARDLY_S)
