@@ -5,7 +5,9 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from hermes.policy.ticket import Bounds, Class, ClassRules, Rules
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.site import Site
+from hermes.policy.ticket import Bounds, Class, ClassRules, Rules, Ticket
 from hermes.policy.timeshare import WINDOW_S, Timeshare
 from tests.policy.box import UNBOUNDED, Job, Play, facts, scheduler, ticket
 
@@ -57,18 +59,46 @@ def test_who_asks_for_more_than_half_of_its_share_pays_for_its_swaps_and_the_oth
     assert of_script >= 0.5 * 0.4
 
 
-def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> None:
+def swap_for_an_editor() -> tuple[Scheduler, Ticket, Site]:
+    """It waits for a swap at 2.0, for which four runs have to end."""
     core = scheduler(facts(loaded="a", memory=5, slots=4), rules=SERVER, bounds=UNBOUNDED)
     for number in range(200):
         core.offer(ticket("a", number / 100, tenant="script"), number / 100)
-    core.offer(ticket("b", 2.0, tenant="editor"), 2.0)
+    asked = ticket("b", 2.0, tenant="editor")
+    core.offer(asked, 2.0)
     site = core._residency.sites["x"]
-    assert site.plan is not None and site.plan.payer is not None and site.plan.payer.tenant == "editor"
+    assert site.plan is not None and site.plan.payer is asked
+    return core, asked, site
+
+
+def paid_s(site: Site) -> float:
+    return sum(spent_s for (_, tenant), (spent_s, _, _) in site.timeshare._spent.items() if tenant == "editor")
+
+
+def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> None:
+    core, _, site = swap_for_an_editor()
     for run in list(site.stays["a"].running):
         core.finish(run, 4.0)
     core.loaded("x", "b", 14.0)
-    [(spent_s, _, _)] = [spent for (_, tenant), spent in site.timeshare._spent.items() if tenant == "editor"]
-    assert spent_s == 4 * 10.0  # its load; what it takes to load the other again is not known yet
+    assert paid_s(site) == 4 * 10.0  # its load; what it takes to load the other again is not known yet
+
+
+def test_a_load_that_fails_is_paid_for_too() -> None:
+    core, _, site = swap_for_an_editor()
+    for run in list(site.stays["a"].running):
+        core.finish(run, 4.0)
+    core.failed("x", "b", "out of memory", 5.0)
+    core.failed("x", "b", "out of memory", 14.0)
+    assert paid_s(site) == 4 * 9.0
+
+
+def test_who_leaves_before_its_swap_pays_for_the_slots_that_were_kept_free_for_it() -> None:
+    core, asked, site = swap_for_an_editor()
+    for run in list(site.stays["a"].running)[:3]:
+        core.finish(run, 4.0)
+    core.cancel(asked, 7.0)
+    assert site.plan is None
+    assert paid_s(site) == 3 * 5.0
 
 
 def test_who_is_owed_time_gets_its_swap_also_behind_who_floods_that_model_too() -> None:

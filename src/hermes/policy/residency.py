@@ -111,9 +111,7 @@ class Residency:
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
         site.rests.pop(model, None)
-        if plan.payer is not None:
-            lost_s = sum(stay.slots * (took_s + stay.station.load_known_s) for stay in plan.victims)  # there and back
-            site.timeshare.spend(plan.payer, plan.station.share(plan.payer), lost_s, now)
+        self._charge(site, plan, now)
         self._end(site, now)
         stay = site.move_in(plan.station, now)
         stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
@@ -128,6 +126,7 @@ class Residency:
         if not plan.tries and site.facts.up:
             plan.tries, plan.loading_since = 1, now
             return Load(backend, model)
+        self._charge(site, plan, now)
         self._end(site)
         plan.station.why_failed = why
         site.rests.setdefault(model, Rest()).fail(now)
@@ -241,11 +240,24 @@ class Residency:
         """Nobody waits for what was to be loaded, or it cannot be."""
         plan = site.plan
         assert plan is not None
+        self._charge(site, plan, now)
         self._end(site, now)
         self._freed[plan.station] = None  # for some that wait for it, it may be too late now
         for stay in plan.victims:
             stay.drain(False)
             self._freed[stay.station] = None
+
+    def _charge(self, site: Site, plan: Plan, now: float) -> None:
+        """For whom a swap is made whatever the index says, pays for the time that it takes, however it ends."""
+        if plan.payer is None:
+            return
+        if plan.loading_since is None:
+            idle_s = now - plan.decided_at
+            lost_s = sum(max(0, stay.slots - stay.held) * idle_s for stay in plan.victims)
+        else:
+            load_s = now - plan.loading_since
+            lost_s = sum(stay.slots * (load_s + stay.station.load_known_s) for stay in plan.victims)  # there and back
+        site.timeshare.spend(plan.payer, plan.station.share(plan.payer), lost_s, now)
 
     def _end(self, site: Site, changed_at: float | None = None) -> None:
         """Nothing is under way there any more."""
