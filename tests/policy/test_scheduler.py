@@ -18,6 +18,7 @@ from hermes.policy.ticket import (
     Occupancy,
     Phase,
     Reject,
+    Rules,
     Ticket,
 )
 from tests.policy.box import PATIENT, ticket
@@ -541,6 +542,19 @@ def test_a_request_that_comes_again_teaches_nothing_of_how_long_waits_are() -> N
     before = core._stations["m"].calibrations["hit"].apply(10.0)
     assert started(core.finish(waiting, 100.1)) == [second]
     assert core._stations["m"].calibrations["hit"].apply(10.0) == before
+
+
+def test_a_request_that_comes_again_counts_once_among_those_that_its_model_has_served_in_time() -> None:
+    core = Scheduler(Bounds(), ModelBounds(), Rules(floor=0.5))
+    core.observe(BackendFacts("x", True, 1), 0.0)
+    first, failed, third = ticket(), ticket(), ticket()
+    offer(core, first, failed, third)
+    core.finish(first, 1.0)
+    assert started(core.cancel(failed, 2.0)) == [third]
+    assert core.offer(second := failed.again(), 2.0, again=True) == []
+    assert started(core.finish(third, 3.0)) == [second]
+    station = core._stations["m"]
+    assert station.in_time == 2.0  # the first found nobody who waited, and is not counted
 
 
 def test_a_request_that_comes_again_keeps_its_arrival_and_its_deadline() -> None:

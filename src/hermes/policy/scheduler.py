@@ -240,7 +240,8 @@ class Scheduler:
             self._ledger.advance(ticket)
             self._take(ticket, Phase.RUNNING)
             self._forecast.learn_wait(ticket, stay, now)
-            self._floor.started(station)
+            if not ticket.avoid:  # it has started before
+                self._floor.started(station)
             decisions.append(self._start(ticket, self._slots.lanes[ticket.model], station, stay, now))
         return decisions
 

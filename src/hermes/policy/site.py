@@ -152,7 +152,7 @@ class Site:
         return missing
 
     def lacks(self, station: Station) -> tuple[int, int]:
-        """How many bytes and how many models have to go for it. Under pressure it takes no more than what goes gives."""
+        """How many bytes and models have to go for it. Under pressure it takes no more than what goes gives."""
         missing, surplus = self.missing_bytes(station), self.surplus()
         if self.facts.pressed and (missing or surplus):
             missing = max(missing, self.size_of(station))
