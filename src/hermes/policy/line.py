@@ -65,8 +65,8 @@ class Backlog:
         self.start_by = min(self.start_by, ticket.start_by)
         own = self._tenants.get(ticket.tenant)
         if own is None:
+            self._shares.enter(ticket.tenant, self._least())
             own = self._tenants[ticket.tenant] = []
-            self._shares.enter(ticket.tenant)
             self.turn(ticket.tenant)
         insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
         if own[0][-1] is ticket and ticket.tenant in self._capped:
@@ -110,15 +110,13 @@ class Backlog:
 
     def head(self, now: float, pace_s: float, is_capped: IsCapped) -> Ticket | None:
         """Who goes next; None if every tenant is at its cap. `pace_s` passes from one start to the next."""
-        turns, tenants = self._turns, self._tenants
-        while turns:
-            counter, _, tenant = turns[0]
-            if tenant in tenants and tenant not in self._capped and counter == self._shares.counter(tenant):
-                ticket = tenants[tenant][0][-1]
-                if not is_capped(ticket):
-                    break
-                self._capped.add(tenant)
-            heappop(turns)
+        tenants = self._tenants
+        while (counter := self._least()) < inf:
+            tenant = self._turns[0][-1]
+            ticket = tenants[tenant][0][-1]
+            if not is_capped(ticket):
+                break
+            self._capped.add(tenant)
         else:
             return None
         self._shares.advance(counter)
@@ -128,6 +126,16 @@ class Backlog:
             if urgent.tenant not in self._capped and not is_capped(first := tenants[urgent.tenant][0][-1]):
                 return first
         return ticket
+
+    def _least(self) -> float:
+        """The counter of the tenant whose turn it is, which is on top of the heap then; inf if there is none."""
+        turns = self._turns
+        while turns:
+            counter, _, tenant = turns[0]
+            if tenant in self._tenants and tenant not in self._capped and counter == self._shares.counter(tenant):
+                return counter
+            heappop(turns)
+        return inf
 
     def crowded(self, now: float, pace_s: float) -> bool:
         """Whether not all can start in time, or none has a time to start by, or nobody is in a hurry."""
@@ -218,6 +226,10 @@ class Line:
             if (ticket := self.backlogs[each].head(now, pace_s, is_capped)) is not None:
                 return ticket
         return None
+
+    def least(self, classes: Shares[Class]) -> float:
+        """The smallest counter of the classes that wait here; inf if none does."""
+        return min([classes.counter(each) for each in CLASSES if self.backlogs[each].waiting], default=inf)
 
     def earliest(self) -> Ticket:
         """The one that must start first."""
