@@ -31,7 +31,7 @@ class Shares(Generic[P]):
         return self._counters[party]
 
     def enter(self, party: P, least: float = inf) -> None:
-        """It begins to wait, in one more place; `least` is the smallest counter of those that wait there.
+        """It begins to wait, in one more place; `least` is about the smallest counter of those that wait there.
 
         Where nobody but they can be served it begins with them, however far ahead others are elsewhere.
         """

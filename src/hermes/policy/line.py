@@ -65,7 +65,7 @@ class Backlog:
         self.start_by = min(self.start_by, ticket.start_by)
         own = self._tenants.get(ticket.tenant)
         if own is None:
-            self._shares.enter(ticket.tenant, self._least())
+            self._shares.enter(ticket.tenant, self._turns[0][0] if self._turns and self._tenants else inf)
             own = self._tenants[ticket.tenant] = []
             self.turn(ticket.tenant)
         insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
@@ -110,13 +110,15 @@ class Backlog:
 
     def head(self, now: float, pace_s: float, is_capped: IsCapped) -> Ticket | None:
         """Who goes next; None if every tenant is at its cap. `pace_s` passes from one start to the next."""
-        tenants = self._tenants
-        while (counter := self._least()) < inf:
-            tenant = self._turns[0][-1]
-            ticket = tenants[tenant][0][-1]
-            if not is_capped(ticket):
-                break
-            self._capped.add(tenant)
+        turns, tenants = self._turns, self._tenants
+        while turns:
+            counter, _, tenant = turns[0]
+            if tenant in tenants and tenant not in self._capped and counter == self._shares.counter(tenant):
+                ticket = tenants[tenant][0][-1]
+                if not is_capped(ticket):
+                    break
+                self._capped.add(tenant)
+            heappop(turns)
         else:
             return None
         self._shares.advance(counter)
@@ -126,16 +128,6 @@ class Backlog:
             if urgent.tenant not in self._capped and not is_capped(first := tenants[urgent.tenant][0][-1]):
                 return first
         return ticket
-
-    def _least(self) -> float:
-        """The counter of the tenant whose turn it is, which is on top of the heap then; inf if there is none."""
-        turns = self._turns
-        while turns:
-            counter, _, tenant = turns[0]
-            if tenant in self._tenants and tenant not in self._capped and counter == self._shares.counter(tenant):
-                return counter
-            heappop(turns)
-        return inf
 
     def crowded(self, now: float, pace_s: float) -> bool:
         """Whether not all can start in time, or none has a time to start by, or nobody is in a hurry."""
