@@ -567,7 +567,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def room_is_made_only_for_who_waits_and_by_who_is_busy(self) -> None:
         for name, model in self.drains():
-            assert [ticket for ticket in self.waiting if ticket.resident == model], "a drain for nobody"
+            asking = [ticket for ticket in self.waiting if ticket.resident == model]
+            assert [ticket for ticket in asking if name in ticket.candidates], "a drain for nobody"
             draining = [each for each in self.worlds[name].known if self.is_draining(name, each)]
             running = [ticket for ticket in self.running if ticket.backend == name and ticket.resident in draining]
             assert running or any(self.settling_on(name, each) for each in draining)

@@ -5,7 +5,9 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from hermes.policy.ticket import Bounds, Class, ClassRules, Rules
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.site import Site
+from hermes.policy.ticket import Bounds, Class, ClassRules, Rules, Ticket
 from hermes.policy.timeshare import WINDOW_S, Timeshare
 from tests.policy.box import UNBOUNDED, Job, Play, facts, scheduler, ticket
 
@@ -82,18 +84,61 @@ def test_who_asks_for_more_than_half_of_its_share_pays_for_its_swaps_and_the_oth
     assert of_script >= 0.5 * 0.4
 
 
-def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> None:
+def swap_for_an_editor() -> tuple[Scheduler, Ticket, Site]:
+    """It waits for a swap at 2.0, for which four runs have to end."""
     core = scheduler(facts(loaded="a", memory=5, slots=4), rules=SERVER, bounds=UNBOUNDED)
     for number in range(200):
         core.offer(ticket("a", number / 100, tenant="script"), number / 100)
-    core.offer(ticket("b", 2.0, tenant="editor"), 2.0)
+    asked = ticket("b", 2.0, tenant="editor")
+    core.offer(asked, 2.0)
     site = core._residency.sites["x"]
-    assert site.plan is not None and site.plan.payer is not None and site.plan.payer.tenant == "editor"
+    assert site.plan is not None and site.plan.payer is asked
+    return core, asked, site
+
+
+def paid_s(site: Site) -> float:
+    return sum(
+        spent_s for (_, tenant), (spent_s, _, _) in site.timeshare._of_tenants.by_party.items() if tenant == "editor"
+    )
+
+
+def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> None:
+    core, _, site = swap_for_an_editor()
     for run in list(site.stays["a"].running):
         core.finish(run, 4.0)
     core.loaded("x", "b", 14.0)
-    spent_s, _, _ = site.timeshare._of_tenants._spent[Class.NORMAL, "editor"]
-    assert spent_s == 4 * 10.0  # its load; what it takes to load the other again is not known yet
+    assert paid_s(site) == 4 * 10.0  # its load; what it takes to load the other again is not known yet
+
+
+def test_a_load_that_fails_is_paid_for_too() -> None:
+    core, _, site = swap_for_an_editor()
+    for run in list(site.stays["a"].running):
+        core.finish(run, 4.0)
+    core.failed("x", "b", "out of memory", 5.0)
+    core.failed("x", "b", "out of memory", 14.0)
+    assert paid_s(site) == 4 * 9.0
+
+
+def test_who_leaves_before_its_swap_pays_for_the_slots_that_were_kept_free_for_it() -> None:
+    core, asked, site = swap_for_an_editor()
+    for run in list(site.stays["a"].running)[:3]:
+        core.finish(run, 4.0)
+    core.cancel(asked, 7.0)
+    assert site.plan is None
+    assert paid_s(site) == 3 * 5.0
+
+
+def test_who_is_owed_time_gets_its_swap_also_behind_who_floods_that_model_too() -> None:
+    core = scheduler(facts(loaded="a", memory=5, slots=4), rules=SERVER, bounds=UNBOUNDED)
+    for number in range(200):
+        core.offer(ticket("a", number / 100, tenant="script"), number / 100)
+    site = core._residency.sites["x"]
+    for run in list(site.stays["a"].running):
+        core.finish(run, 40.0)
+    core.offer(ticket("b", 41.0, tenant="script", deadline=50.0), 41.0)
+    assert site.plan is None  # when the others have ended, its time is over
+    core.offer(ticket("b", 42.0, tenant="editor"), 42.0)
+    assert site.plan is not None and site.plan.payer is not None and site.plan.payer.tenant == "editor"
 
 
 # --- the sums ---------------------------------------------------------------------------------------------------------
@@ -105,43 +150,43 @@ def test_who_has_had_less_than_its_part_of_a_fair_share_is_owed_time() -> None:
     spent = Timeshare()
     spent.spend(A, 1.0, 80.0, 0.0)
     spent.spend(B, 1.0, 20.0, 0.0)
-    assert spent.owes(B, 1.0, 0.5, 0.0)
-    assert spent.owes(C, 1.0, 0.5, 0.0)
-    assert not spent.owes(A, 1.0, 0.5, 0.0)
+    assert spent.balance(0.0).owes(B, 1.0, 0.5)
+    assert spent.balance(0.0).owes(C, 1.0, 0.5)
+    assert not spent.balance(0.0).owes(A, 1.0, 0.5)
     spent.spend(B, 1.0, 10.0, 0.0)
-    assert not spent.owes(B, 1.0, 0.5, 0.0)  # 30 of 110, and a half of a half is 27.5
-    assert spent.owes(B, 4.0, 0.5, 0.0)  # its part of four fifths is 44
+    assert not spent.balance(0.0).owes(B, 1.0, 0.5)  # 30 of 110, and a half of a half is 27.5
+    assert spent.balance(0.0).owes(B, 4.0, 0.5)  # its part of four fifths is 44
 
 
 def test_time_that_was_spent_long_ago_is_forgotten() -> None:
     spent = Timeshare()
     spent.spend(A, 1.0, 100.0, 0.0)
     spent.spend(B, 1.0, 50.0, 3 * WINDOW_S)
-    assert spent.owes(A, 1.0, 0.5, 3 * WINDOW_S)
-    assert not spent.owes(B, 1.0, 0.5, 3 * WINDOW_S)
+    assert spent.balance(3 * WINDOW_S).owes(A, 1.0, 0.5)
+    assert not spent.balance(3 * WINDOW_S).owes(B, 1.0, 0.5)
 
 
 def test_nobody_is_owed_time_of_a_backend_that_was_used_by_nobody_else() -> None:
     spent = Timeshare()
     spent.spend(A, 1.0, 100.0, 0.0)
-    assert not spent.owes(A, 1.0, 0.5, 0.0)
+    assert not spent.balance(0.0).owes(A, 1.0, 0.5)
 
 
-def test_a_model_is_owed_half_as_much_of_its_classs_time_and_nothing_of_anothers() -> None:
+def test_a_model_is_owed_by_the_square_of_its_share_of_its_classs_time_and_nothing_of_anothers() -> None:
     spent, x, y = Timeshare(), ticket("x"), ticket("y")
     spent.spend(x, 1.0, 90.0, 0.0)
     spent.spend(y, 1.0, 10.0, 0.0)
-    assert spent.owes(y, 1.0, 0.5, 0.0)
+    assert spent.balance(0.0).owes(y, 1.0, 0.5)
     spent.spend(y, 1.0, 5.0, 0.0)
-    assert not spent.owes(y, 1.0, 0.5, 0.0)  # 15 of 105, and a quarter of a half is 13
+    assert not spent.balance(0.0).owes(y, 1.0, 0.5)  # 15 of 105, and a half of a quarter is 13
     job = ticket("z", urgency=Class.BATCH)
     spent.spend(job, 1.0, 20.0, 0.0)
-    assert not spent.owes(job, 1 / 16, 0.5, 0.0)
+    assert not spent.balance(0.0).owes(job, 1 / 16, 0.5)
 
 
 def test_of_tenants_without_number_only_the_last_are_kept() -> None:
     spent = Timeshare()
     for number in range(1000):
         spent.spend(ticket("m", tenant=str(number)), 1.0, 1.0, 0.0)
-    kept = spent._of_tenants._spent
+    kept = spent._of_tenants.by_party
     assert len(kept) == 256 and (Class.NORMAL, "999") in kept

@@ -171,8 +171,11 @@ class Scheduler:
         for model, lane in self._slots.lanes.items():
             if lane.station is None and (resident := facts.names.get(lane.bounds.backend_model or model)):
                 self._join(lane, resident)  # what is pinned stays from now on, whether anybody asks for it or not
-        hopeless = [line for line in self._queue.lines if not self._residency.has_hope(line.candidates)]
-        return self._send_away([ticket for line in hopeless for ticket in line], "no_backend") + self._follow(now)
+        decisions: list[Decision] = []
+        for line, station in list(self._queue.lines.items()):
+            if reason := self._residency.cannot_have(line.candidates, station):
+                decisions += self._send_away(list(line), reason)
+        return decisions + self._follow(now)
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
         """A `Load` is done."""
@@ -208,6 +211,7 @@ class Scheduler:
     def close(self) -> list[Decision]:
         """The process is about to end: nothing starts any more, and nothing waits (invariant I33)."""
         self._closed = True
+        self._residency.miss_nobody()
         return self._send_away([ticket for line in self._queue.lines for ticket in line], "draining")
 
     # --- what follows -----------------------------------------------------------------------------------------------
@@ -240,7 +244,8 @@ class Scheduler:
             self._ledger.advance(ticket)
             self._take(ticket, Phase.RUNNING)
             self._forecast.learn_wait(ticket, stay, now)
-            self._floor.started(station)
+            if not ticket.avoid:  # it has started before
+                self._floor.started(station)
             decisions.append(self._start(ticket, self._slots.lanes[ticket.model], station, stay, now))
         return decisions
 
@@ -329,13 +334,10 @@ class Scheduler:
     def _refusal(self, ticket: Ticket, lane: Lane, station: Station, now: float, again: bool) -> Reject | None:
         """Why it may not even wait. Else it is told how long."""
         residency = self._residency
-        if not residency.has_hope(ticket.candidates):
-            return self._reject(ticket, "no_backend")
-        if not station.stays_on(ticket.candidates):
-            if not residency.could_hold(ticket.candidates, station):
-                return self._reject(ticket, "insufficient_memory")
-            if (until := residency.rests_until(ticket.candidates, station)) > now:
-                return self._reject(ticket, "load_failed", until - now)
+        if reason := residency.cannot_have(ticket.candidates, station):
+            return self._reject(ticket, reason)
+        if (until := residency.rests_until(ticket.candidates, station)) > now:
+            return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):

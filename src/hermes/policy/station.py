@@ -269,8 +269,8 @@ class Stay:
 
     @property
     def is_unused(self) -> bool:
-        """Nothing waits for it, runs on it, or did lately."""
-        return not self.running and not self.station.waiting and self._lately < HARDLY_USED
+        """Nothing waits for it, has a slot of it, or ran on it lately."""
+        return not self.held and not self.station.waiting and self._lately < HARDLY_USED
 
     @property
     def counted(self) -> float:

@@ -43,7 +43,7 @@ def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.
     stays = sorted(losses, key=losses.__getitem__)
     found: dict[tuple[int, int], list[tuple[float, tuple[Stay, ...]]]] = {}
     for station in wanting:
-        lacks = site.missing_bytes(station), site.surplus()
+        lacks = site.lacks(station)
         if lacks not in found:
             sets = sets_of_victims(site, *lacks, stays)
             found[lacks] = [(sum([losses[stay] for stay in victims]), victims) for victims in sets]
@@ -74,27 +74,24 @@ def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.
             if gain - lost > most:
                 best, most = Plan(station, victims, now), gain - lost
     if best is None and floor:
+        balance = site.timeshare.balance(now)
         for station in wanting:
-            ways = found[site.missing_bytes(station), site.surplus()]
-            if ways:
+            if ways := found[site.lacks(station)]:
                 cheapest = min(ways, key=itemgetter(0))[1]
                 idle_s = max([stay.idle_in_s(now) for stay in cheapest], default=0.0)
                 ready_at = now + idle_s + station.load_known_s
-                if ticket := _creditor(site, station, floor, now, ready_at):
-                    return Plan(station, cheapest, now, payer=ticket)
+                for ticket in _in_time_for(station, site.name, ready_at):
+                    if balance.owes(ticket, station.share(ticket), floor):
+                        return Plan(station, cheapest, now, payer=ticket)
     return best
 
 
-def _creditor(site: Site, station: Station, floor: float, now: float, ready_at: float) -> Ticket | None:
-    """One that is owed time here, can start nowhere else, and still can when the model is there."""
+def _in_time_for(station: Station, backend: str, when: float) -> Iterator[Ticket]:
+    """Of each class and tenant one that can start nowhere yet, and could there then."""
     for line in station.lines.values():
-        if site.name not in line.candidates or line.slots:
-            continue
-        for backlog in line.backlogs:
-            for ticket in islice(backlog.firsts(), LOOKED_AT):
-                if ready_at <= ticket.start_by and site.timeshare.owes(ticket, station.share(ticket), floor, now):
-                    return ticket
-    return None
+        if backend in line.candidates and not line.slots:
+            for backlog in line.backlogs:
+                yield from (ticket for ticket in islice(backlog.firsts(), LOOKED_AT) if ticket.start_by >= when)
 
 
 def sets_of_victims(site: Site, missing: int, surplus: int, stays: Sequence[Stay]) -> Iterator[tuple[Stay, ...]]:
