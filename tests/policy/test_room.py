@@ -7,7 +7,7 @@ from hermes.policy.site import Site
 from hermes.policy.station import Station, Stay
 from hermes.policy.swap import sets_of_victims
 from hermes.policy.ticket import BackendFacts, Load, Unload
-from tests.policy.box import Box
+from tests.policy.box import Box, facts, scheduler, ticket, told
 
 
 def site(max_loaded: int | None, memory_bytes: int | None, *names: str, pinned: str = "") -> Site:
@@ -147,3 +147,11 @@ def test_under_pressure_a_model_takes_the_place_of_no_smaller_one() -> None:
     assert going(box, wanted(6)) == [(box.stays["b"],)]
     assert going(box, wanted(7)) == [(box.stays["a"], box.stays["b"])]
     assert going(box, wanted(12)) == []
+
+
+def test_why_a_request_waits_tells_that_loads_had_to_wait_for_memory() -> None:
+    core = scheduler(replace(facts(), pressed="3 % of memory is free"))
+    asked = ticket("m")
+    assert told(core.offer(asked, 0.0)) == []
+    why = core.explain(asked)
+    assert why is not None and why.pressed == {"x": "3 % of memory is free"}

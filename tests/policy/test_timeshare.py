@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.site import Site
-from hermes.policy.ticket import Bounds, Class, ClassRules, Rules, Ticket
+from hermes.policy.ticket import Bounds, Class, ClassRules, Phase, Rules, Ticket
 from hermes.policy.timeshare import WINDOW_S, Timeshare
-from tests.policy.box import UNBOUNDED, Job, Play, facts, scheduler, ticket
+from tests.policy.box import UNBOUNDED, Job, Play, facts, scheduler, ticket, told
 
 SERVER = Rules((ClassRules(16.0, 30.0), ClassRules(4.0, 120.0), ClassRules(1.0)), floor=0.5, load_waits=2.0)
 BOUNDS = Bounds(None, 4096, tenant_tickets=4096)
@@ -108,6 +108,28 @@ def test_a_swap_for_who_is_owed_time_is_paid_for_with_the_time_it_takes() -> Non
         core.finish(run, 4.0)
     core.loaded("x", "b", 14.0)
     assert paid_s(site) == 4 * 10.0  # its load; what it takes to load the other again is not known yet
+
+
+def test_whom_a_swap_was_for_goes_first_though_others_wait_longer_for_that_model() -> None:
+    core, asked, site = swap_for_an_editor()
+    for number in range(8):
+        core.offer(ticket("b", 3.0, tenant="script", deadline=60.0), 3.0 + number / 100)
+    for run in list(site.stays["a"].running):
+        core.finish(run, 4.0)
+    assert told(core.loaded("x", "b", 14.0))[:1] == ["Admit b x"]
+    assert asked.phase is Phase.RUNNING
+
+
+def test_whom_a_swap_was_for_does_not_overtake_its_own_tenants_more_urgent_one() -> None:
+    core, asked, site = swap_for_an_editor()
+    first = ticket("b", 3.0, tenant="editor", priority=-1)
+    core.offer(first, 3.0)
+    for run in list(site.stays["a"].running):
+        core.finish(run, 4.0)
+    for number in range(8):
+        core.offer(ticket("b", 5.0, tenant="script", deadline=60.0), 5.0 + number / 100)
+    core.loaded("x", "b", 14.0)
+    assert asked.phase is Phase.WAITING or first.phase is Phase.RUNNING
 
 
 def test_a_load_that_fails_is_paid_for_too() -> None:

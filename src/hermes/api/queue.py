@@ -120,6 +120,7 @@ def _why(why: Why | None) -> dict[str, Any]:
             "waiting": why.waiting,
             "in_memory": why.loaded,
             "changes": [tell_change(change) | {"backend": change.backend} for change in why.changes],
+            "pressed": why.pressed,
         }
     }
 

@@ -49,6 +49,8 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
         verb = "was loading" if change["loading"] else "was about to load"
         room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""
         yield f"{change['backend']} {verb} {change['model']}{room}"
+    for backend, reason in why["pressed"].items():
+        yield f"loads on {backend} waited: {reason}"
 
 
 _MODEL_WAS = {

@@ -63,6 +63,10 @@ class Backlog:
         """Each tenant's next; those who have waited longest without a break first."""
         return (own[0][-1] for own in self._tenants.values())
 
+    def goes_first(self, ticket: Ticket) -> bool:
+        """Whether it is its tenant's next."""
+        return self._tenants[ticket.tenant][0][-1] is ticket
+
     def put(self, ticket: Ticket) -> None:
         self._order.add((ticket.start_by, ticket.sequence, ticket))
         self.waiting += 1

@@ -103,11 +103,12 @@ class Residency:
 
     # --- how loads went ---------------------------------------------------------------------------------------------
 
-    def loaded(self, backend: str, model: str, now: float) -> None:
+    def loaded(self, backend: str, model: str, now: float) -> Ticket | None:
+        """Returns the one that it was done for, whatever the index said."""
         site = self.sites[backend]
         plan = self._carried_out(site, model)
         if plan is None or plan.loading_since is None:
-            return
+            return None
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
         site.rests.pop(model, None)
@@ -116,6 +117,7 @@ class Residency:
         stay = site.move_in(plan.station, now)
         stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
         self._freed[plan.station] = None
+        return plan.payer
 
     def failed(self, backend: str, model: str, why: str, now: float) -> Load | None:
         """It is tried once more; then the model rests."""
@@ -359,6 +361,10 @@ class Residency:
             if plan := site.plan:
                 victims = tuple(stay.station.name for stay in plan.victims)
                 yield Change(site.name, plan.station.name, victims, plan.decided_at, plan.loading_since)
+
+    def pressed(self) -> dict[str, str]:
+        """Backends where nothing more is loaded for now, and why."""
+        return {site.name: site.facts.pressed for site in self.sites.values() if site.facts.pressed}
 
     def in_memory(self) -> Iterator[InMemory]:
         for site in self.sites.values():

@@ -179,8 +179,14 @@ class Scheduler:
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
         """A `Load` is done."""
-        self._residency.loaded(backend, model, now)
-        return self._follow(now)
+        payer = self._residency.loaded(backend, model, now)
+        decisions: list[Decision] = []
+        if payer is not None and payer.phase is Phase.WAITING and payer.start_by > now:
+            # Whom the swap was for goes first, or it would have paid for others.
+            station, lane = self._stations[model], self._slots.lanes[payer.model]
+            if station.goes_first(payer) and (stay := self._slots.place(payer, lane, station)):
+                decisions.append(self._let_run(payer, stay, station, now))
+        return decisions + self._follow(now)
 
     def failed(self, backend: str, model: str, why: str, now: float) -> list[Decision]:
         """A `Load` has failed. It is tried once more; then its waiters hear why, and the model backs off."""
@@ -241,13 +247,17 @@ class Scheduler:
             ticket, stay, station = (
                 ready[0] if len(ready) == 1 else min(ready, key=lambda each: self._ledger.turn(each[0]))
             )
-            self._ledger.advance(ticket)
-            self._take(ticket, Phase.RUNNING)
-            self._forecast.learn_wait(ticket, stay, now)
-            if not ticket.avoid:  # it has started before
-                self._floor.started(station)
-            decisions.append(self._start(ticket, self._slots.lanes[ticket.model], station, stay, now))
+            decisions.append(self._let_run(ticket, stay, station, now))
         return decisions
+
+    def _let_run(self, ticket: Ticket, stay: Stay, station: Station, now: float) -> Admit:
+        """It has waited; its turn has come."""
+        self._ledger.advance(ticket)
+        self._take(ticket, Phase.RUNNING)
+        self._forecast.learn_wait(ticket, stay, now)
+        if not ticket.avoid:  # it has started before
+            self._floor.started(station)
+        return self._start(ticket, self._slots.lanes[ticket.model], station, stay, now)
 
     def _next(self, station: Station, now: float) -> tuple[Ticket, Stay, Station] | None:
         """Who of a model's lines starts next, and where.
@@ -411,7 +421,8 @@ class Scheduler:
         waiting = {
             name: backlog.waiting for name, backlog in zip(CLASS_NAMES, line.backlogs, strict=True) if backlog.waiting
         }
-        return Why(ticket.told, ticket.kind, waiting, tuple(self._residency.in_memory()), tuple(self.changes()))
+        memory = tuple(self._residency.in_memory())
+        return Why(ticket.told, ticket.kind, waiting, memory, tuple(self.changes()), self._residency.pressed())
 
     @property
     def running(self) -> int:

@@ -122,6 +122,10 @@ class Station:
         """The weight of its class and tenant beside others."""
         return self.counts[ticket.urgency] * ticket.weight
 
+    def goes_first(self, ticket: Ticket) -> bool:
+        """Whether it is its tenant's next, of those that wait."""
+        return self.lines[ticket.model, ticket.candidates].backlogs[ticket.urgency].goes_first(ticket)
+
     def turn(self, ticket: Ticket) -> None:
         """What its tenant was served has changed."""
         for line in self.lines.values():

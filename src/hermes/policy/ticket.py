@@ -237,7 +237,8 @@ class InMemory(Struct, frozen=True):
 class Why(Struct, frozen=True):
     """What a request found when it began to wait: who waited in its line, by class; what was loaded; what was coming.
 
-    `found` is how its own model was: `hit` (loaded), `coming`, `absent`, or `pulling`.
+    `found` is how its own model was: `hit` (loaded), `coming`, `absent`, or `pulling`. `pressed`: backends where loads
+    had to wait for memory, and why.
     """
 
     told: Outlook
@@ -245,3 +246,4 @@ class Why(Struct, frozen=True):
     waiting: dict[str, int]
     loaded: tuple[InMemory, ...]
     changes: tuple[Change, ...]
+    pressed: dict[str, str] = {}
