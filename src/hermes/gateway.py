@@ -41,7 +41,7 @@ from hermes.policy.routing import (
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
 
-# Of English in common tokenizers; what comes to light where requests wait corrects it, model by model.
+# Of English in common tokenizers; what backends count corrects it, model by model.
 USUAL_TOKENS_PER_BYTE = 0.25
 
 
@@ -111,7 +111,9 @@ class Gateway:
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
-        meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
+        meta = Meta(
+            exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
+        )
         job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
         exchange.cancel = response.cancel
         heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
@@ -131,6 +133,18 @@ class Gateway:
         except BaseException as error:
             attempt.break_off(job, error)
             raise
+
+    def prompt_tokens(self, model: str, size_bytes: float) -> int:
+        """About how many tokens a prompt of this size is, going by what the model's others were. Asks no backend.
+
+        Raises ModelNotFound, or BadRequest for a bad name.
+        """
+        service = self._catalog.service(check_model_name(model))
+        found = None if service is None else candidates(service, self._fleet.inventories())
+        if service is None or found is None or not (found.names or service.pulled):
+            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+        learned = self._prompts.get(found.resident)
+        return int(size_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
 
     async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
@@ -215,7 +229,7 @@ class Gateway:
         self._metrics.attempts.add((backend.name, "ok"))
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
-        if ticket.charged_tokens and usage.prompt_tokens:  # else nobody asks what it was thought to cost
+        if usage.prompt_tokens:
             self._prompts[ticket.resident].add(usage.prompt_tokens / ticket.size_bytes)
 
     def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:

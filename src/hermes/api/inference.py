@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from hermes.api.routes import Call
+from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, strict
 from hermes.errors import BadRequest
 from hermes.gateway import Gateway
@@ -13,19 +14,35 @@ from hermes.policy.routing import check_model_name
 THREAD_BYTES = 256 * 1024
 # What each object and member of a JSON Schema takes besides: its share of a dict, its string's head.
 _MARK_BYTES = 120
+# Anthropic has a pixel's width by height / 750, at most 1,600; of models that run at home some take 256, some 3,000.
+_IMAGE_TOKENS = 1000
 
 
 class Inference:
-    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect) -> None:
+    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect, messages: ClientDialect) -> None:
         self._gateway = gateway
         self._chat = chat
         self._prompt = prompt
+        self._messages = messages
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self._complete(call, self._chat, None)
 
     def prompt(self, call: Call) -> Awaitable[None]:
         return self._complete(call, self._prompt, _named_model(call))
+
+    def messages(self, call: Call) -> Awaitable[None]:
+        return self._complete(call, self._messages, None)
+
+    async def count_tokens(self, call: Call) -> None:
+        """An estimate: backends count only what they are asked to read."""
+        body, parse = call.request.take_body(), self._messages.parse_request
+        request = parse(body) if len(body) <= THREAD_BYTES else await asyncio.to_thread(parse, body)
+        rich = (message for message in request.messages if type(message) is RichMessage)
+        images = [part for message in rich for part in message.parts if type(part) is Image]
+        text_bytes = _size_bytes(request, body) - sum(len(image.data) for image in images)
+        tokens = self._gateway.prompt_tokens(request.model, text_bytes) + _IMAGE_TOKENS * len(images)
+        call.reply(b'{"input_tokens":%d}' % max(1, tokens))
 
     def _complete(self, call: Call, dialect: ClientDialect, model: str | None) -> Awaitable[None]:
         # What waits in the queue holds the parsed request alone, and no coroutine more than it must.
