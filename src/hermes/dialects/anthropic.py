@@ -70,7 +70,7 @@ def _content(answer: Answer) -> list[_Text | dict[str, Any]]:
     blocks: list[_Text | dict[str, Any]] = []
     if answer.reasoning:
         blocks.append({"type": "thinking", "thinking": answer.reasoning, "signature": anthropic_stream.SIGNATURE})
-    if answer.text or not answer.tool_calls:
+    if answer.text:
         blocks.append(_Text("text", answer.text))
     blocks += [_tool_use(call) for call in answer.tool_calls]
     return blocks

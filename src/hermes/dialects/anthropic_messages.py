@@ -65,11 +65,11 @@ class _SearchResult(Struct):
 
 
 _SPEAKERS: dict[str, Speaker] = {"system": "system", "user": "user", "assistant": "assistant"}
-_BILLING = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?", re.MULTILINE)
+_BILLING = re.compile(r"^x-anthropic-billing-header:[^\n]*\n*", re.MULTILINE)
 
 
 def system(asked: str | Blocks | None) -> tuple[Message, ...]:
-    text = _system_text(asked, "system") if asked else ""
+    text = _BILLING.sub("", _joined(asked, "system")) if asked else ""
     return (Message("system", text),) if text else ()
 
 
@@ -93,7 +93,7 @@ def _said(asked: AskedMessage, at: str, names: dict[str, str]) -> list[Message |
         words = f"`{at}.content` must be a string or an array of blocks"
         raise BadRequest(words, code=MISSING, param=f"{at}.content")
     if role == "system":
-        return [Message(role, _system_text(asked.content, f"{at}.content"))]
+        return [Message(role, _joined(asked.content, f"{at}.content"))]
     if isinstance(asked.content, str):
         return [Message(role, asked.content)]
     if role == "user":
@@ -101,9 +101,10 @@ def _said(asked: AskedMessage, at: str, names: dict[str, str]) -> list[Message |
     return _assistant(asked.content, f"{at}.content", names)
 
 
-def _system_text(asked: str | Blocks, at: str) -> str:
-    texts = [asked] if isinstance(asked, str) else [part.text for part in _parts(asked, at) if type(part) is Text]
-    return "\n\n".join(filter(None, (_BILLING.sub("", text) if "x-anthropic-" in text else text for text in texts)))
+def _joined(asked: str | Blocks, at: str) -> str:
+    if isinstance(asked, str):
+        return asked
+    return "\n\n".join([part.text for part in _parts(asked, at) if type(part) is Text and part.text])
 
 
 def _user(blocks: Blocks, at: str, names: dict[str, str]) -> list[Message | RichMessage]:
