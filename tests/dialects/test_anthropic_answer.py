@@ -324,25 +324,25 @@ def test_a_calls_input_is_an_object_whatever_the_model_wrote(written: str, read:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "code"),
+    ("error", "kind", "param", "code"),
     [
-        (BadRequest("no", param="n"), "invalid_request_error", "invalid_value"),
-        (Unauthenticated("no"), "authentication_error", "invalid_api_key"),
-        (Forbidden("no"), "permission_error", "admin_only"),
-        (ModelNotFound("no"), "not_found_error", "model_not_found"),
-        (BodyTooLarge("no"), "request_too_large", "request_too_large"),
-        (QueueFull("no"), "rate_limit_error", "queue_full"),
-        (Dismissed("no"), "invalid_request_error", "cancelled"),
-        (GatewayError("no"), "api_error", "internal_error"),
-        (BackendError("no"), "api_error", "backend_error"),
-        (NoBackend("no"), "overloaded_error", "no_backend"),
-        (QueueTimeout("no"), "timeout_error", "queue_timeout"),
+        (BadRequest("no", param="n"), "invalid_request_error", "n", "invalid_value"),
+        (Unauthenticated("no"), "authentication_error", None, "invalid_api_key"),
+        (Forbidden("no"), "permission_error", None, "admin_only"),
+        (ModelNotFound("no"), "not_found_error", None, "model_not_found"),
+        (BodyTooLarge("no"), "request_too_large", None, "request_too_large"),
+        (QueueFull("no"), "rate_limit_error", None, "queue_full"),
+        (Dismissed("no"), "invalid_request_error", None, "cancelled"),
+        (GatewayError("no"), "api_error", None, "internal_error"),
+        (BackendError("no"), "api_error", None, "backend_error"),
+        (NoBackend("no"), "overloaded_error", None, "no_backend"),
+        (QueueTimeout("no"), "timeout_error", None, "queue_timeout"),
     ],
 )
-def test_an_error_has_the_type_that_the_sdks_know(error: GatewayError, kind: str, code: str) -> None:
+def test_an_error_has_the_type_that_the_sdks_know(error: GatewayError, kind: str, param: str | None, code: str) -> None:
     assert json.loads(DIALECT.render_error(error, "r1")) == {
         "type": "error",
-        "error": {"type": kind, "message": "no", "details": {"error_code": code}},
+        "error": {"type": kind, "message": "no", "details": {"error_code": code, "param": param}},
         "request_id": "r1",
     }
 

@@ -273,6 +273,7 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"thinking": {"type": "enabled"}, "output_config": {"effort": "max"}}, {"thinking": "max"}),
     ({"thinking": {"type": "disabled"}, "output_config": {"effort": "max"}}, {"thinking": "off"}),
     ({"output_config": {"effort": "max"}}, {"thinking": "off"}),
+    ({"priority": -(2**31)}, {"priority": -(2**31)}),
     ({"output_config": {"format": FORMAT}}, {"json_format": JsonFormat(SCHEMA)}),
     ({"output_format": FORMAT}, {"json_format": JsonFormat(SCHEMA)}),
     ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, {}),

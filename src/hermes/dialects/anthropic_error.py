@@ -19,11 +19,12 @@ _OVERLONG = "prompt is too long"
 
 
 def error_object(error: GatewayError, request_id: str) -> bytes:
-    """`details.error_code` is where the SDKs look for what else has a name: our code."""
+    """`details` is for what else there is to tell; the SDKs look for a code there."""
     message = error.message
     if isinstance(error, ContextLengthExceeded) and _OVERLONG not in message:
         message = f"{_OVERLONG}: {message}"
-    told = {"type": _type(error.status), "message": message, "details": {"error_code": error.code}}
+    details = {"error_code": error.code, "param": error.param}
+    told = {"type": _type(error.status), "message": message, "details": details}
     return msgspec.json.encode({"type": "error", "error": told, "request_id": request_id})
 
 

@@ -69,6 +69,7 @@ class _Body(_Asked):
     thinking: _Thinking | None = None
     output_config: _OutputConfig | None = None
     output_format: _Format | None = None  # its older place
+    priority: fields.Priority | None = None
 
 
 KNOWN = frozenset(_Body.__struct_fields__)
@@ -105,6 +106,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         or _json_format(asked.output_format, "output_format"),
         thinking=_thinking(asked.thinking, configured.effort),
         thinking_optional=True,
+        priority=asked.priority or 0,
     )
 
 
