@@ -95,9 +95,12 @@ class Gateway:
         request: ChatRequest,
         response: Response,
         size_bytes: int,
+        prompt_bytes: int,
         claim: Claim = NO_CLAIM,
     ) -> None:
         """Answer `request`, which takes about `size_bytes` of memory and is as urgent as `claim` says.
+
+        `prompt_bytes` is how long its prompt is.
 
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
@@ -107,14 +110,16 @@ class Gateway:
         within_s = service.timeout_s
         if service.awaits_load:
             within_s = max(within_s, self._admission.scheduler.patience_s(service.model, route.found.resident))
-        ticket = exchange.ticket = _ticket(exchange.arrived_at, within_s, principal, route, request, size_bytes, claim)
+        ticket = exchange.ticket = _ticket(
+            exchange.arrived_at, within_s, principal, route, request, size_bytes, prompt_bytes, claim
+        )
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
         meta = Meta(
             exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
         )
-        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
+        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline, prompt_bytes)
         exchange.cancel = response.cancel
         heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
         try:
@@ -134,8 +139,8 @@ class Gateway:
             attempt.break_off(job, error)
             raise
 
-    def prompt_tokens(self, model: str, size_bytes: float) -> int:
-        """About how many tokens a prompt of this size is, going by what the model's others were. Asks no backend.
+    def prompt_tokens(self, model: str, prompt_bytes: int) -> int:
+        """About how many tokens a prompt of this length is, going by what the model's others were. Asks no backend.
 
         Raises ModelNotFound, or BadRequest for a bad name.
         """
@@ -144,7 +149,7 @@ class Gateway:
         if service is None or found is None or not (found.names or service.pulled):
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")
         learned = self._prompts.get(found.resident)
-        return int(size_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
+        return int(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
 
     async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
@@ -230,7 +235,7 @@ class Gateway:
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
         if usage.prompt_tokens:
-            self._prompts[ticket.resident].add(usage.prompt_tokens / ticket.size_bytes)
+            self._prompts[ticket.resident].add(usage.prompt_tokens / job.prompt_bytes)
 
     def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
@@ -255,6 +260,7 @@ def _ticket(
     route: _Route,
     request: ChatRequest,
     size_bytes: int,
+    prompt_bytes: int,
     claim: Claim,
 ) -> Ticket:
     """The request as the scheduler sees it, whose time is over `within_s` of its arrival, or sooner if it says so."""
@@ -273,7 +279,7 @@ def _ticket(
         request.priority,
         principal.weight,
         principal.max_running,
-        int(size_bytes * route.tokens_per_byte.value),
+        int(prompt_bytes * route.tokens_per_byte.value),
         whole=not request.stream,
     )
 
