@@ -180,7 +180,7 @@ async def counted(gateway: Hermes, body: dict[str, Any]) -> int:
 @scenario
 async def test_tokens_are_estimated_and_the_estimate_learns() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
-        long = chat("x" * 4000)
+        long = chat("x" * 3900, tools=[{"name": "f", "input_schema": {"a": {}, "b": {}, "c": {}}}])
         assert 1000 <= await counted(gateway, long) < 1050
         assert not backend.asked
         backend.default = play("Hi", Done(prompt_eval_count=500))
@@ -189,6 +189,9 @@ async def test_tokens_are_estimated_and_the_estimate_learns() -> None:
         assert streamed.events[-2]["usage"]["input_tokens"] == 500
         assert 480 <= await counted(gateway, long) <= 510
         assert 960 <= await counted(gateway, chat("x" * 8000)) <= 1010
+        backend.default = play("Hi", Done(prompt_eval_count=1000))
+        await gateway.ask(MESSAGES, long)
+        assert 600 <= await counted(gateway, long) <= 700
 
 
 @scenario
