@@ -1,6 +1,7 @@
 """Anthropic's messages as its clients read them: whole, in events, and as errors."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from hermes.chat import (
 )
 from hermes.dialects import Encoder, Meta
 from hermes.dialects.anthropic import Anthropic
+from hermes.dialects.ollama import Ollama
 from hermes.errors import (
     BackendError,
     BadRequest,
@@ -40,6 +42,7 @@ from hermes.errors import (
 from tests.dialects.cases import ANSWERS, Told
 
 DIALECT = Anthropic()
+OLLAMA = Ollama()
 META = Meta("r1", 'mo"del', 1700000000, prompt_tokens=11)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -238,6 +241,24 @@ def test_how_events_come_together_changes_no_byte(events: list[StreamEvent], dat
             pieces.append(cut_up.encode(rest[:count]))
             rest = rest[count:]
     assert b"".join(pieces) == at_once
+
+
+@pytest.mark.parametrize("told", ANSWERS.values(), ids=ANSWERS)
+@given(data=st.data())
+def test_a_backends_stream_gives_the_same_bytes_wherever_it_is_cut(told: Told, data: st.DataObject) -> None:
+    """By way of the common values, with the short way for plain text as an attempt takes it."""
+    lines = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in told.ollama)
+    cuts = data.draw(st.just(range(len(lines))) | st.sets(st.integers(0, len(lines)), max_size=8).map(sorted))
+    ends = [0, *cuts, len(lines)]
+    decoder, translated = OLLAMA.decoder(ChatRequest("m", (), stream=True), "answer7"), encoder()
+    pieces: list[bytes] = []
+    for begin, end in pairwise(ends):
+        chunk = lines[begin:end]
+        begun = b"content_block_delta" in b"".join(pieces)
+        plain = decoder.text(chunk) if begun else ""
+        pieces.append(translated.text(plain) if plain else translated.encode(decoder.feed(chunk)))
+    pieces.append(translated.encode(decoder.finish()))
+    assert b"".join(pieces) == encoder().encode(told.events)
 
 
 def test_a_call_that_has_ended_cannot_be_gone_back_to() -> None:
