@@ -107,6 +107,7 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], tuple[Message | RichMessage
                 ],
             },
             {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "", "signature": "omitted"}]},
             {"role": "assistant", "content": [text("Yes")]},
         ],
         (RichMessage("assistant", (), "Hm\n\nso"), Message("assistant", "Yes")),

@@ -134,8 +134,9 @@ def _assistant(blocks: Blocks, at: str, names: dict[str, str]) -> list[Message |
                 calls.append(ToolCall(call.id, call.name, _json(call.input or {}).decode()))
             case _:
                 parts += _part(block, here)
-    if thoughts or calls:
-        return [RichMessage("assistant", tuple(parts), "\n\n".join(filter(None, thoughts)), tuple(calls))]
+    reasoning = "\n\n".join(filter(None, thoughts))
+    if reasoning or calls:
+        return [RichMessage("assistant", tuple(parts), reasoning, tuple(calls))]
     return [_message("assistant", parts)] if parts else []
 
 
