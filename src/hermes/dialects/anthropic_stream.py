@@ -44,7 +44,7 @@ _END = b"}}" + sse.CLOSE
 
 
 class EventEncoder:
-    """One stream. A block is open from the first event on until the last."""
+    """One stream, in which a block is open from the first content on."""
 
     def __init__(self, meta: Meta) -> None:
         self._meta = meta
