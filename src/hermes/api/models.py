@@ -9,7 +9,7 @@ import msgspec
 from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
-from hermes.errors import BadRequest, GatewayError, ModelNotFound, NoBackend
+from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
@@ -84,6 +84,8 @@ class Models:
         wanted = strict.convert(tree, _PullBody)
         service = self._service(call.model)
         model = full_name(service.backend_model)
+        if not self._fleet.ready:
+            await self._fleet.refresh()
         pulls = self._fleet.puller(model, service.backends)
         progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
         try:
@@ -96,6 +98,9 @@ class Models:
                 await pulls.backend.look(LOOK_TIMEOUT_S)
         except GatewayError as error:
             progress.fail(self._dialect.render_error(error, call.exchange.request_id))
+            raise
+        except asyncio.CancelledError:  # though the client is there: it is we who stop
+            progress.fail(self._dialect.render_error(Draining("this server has shut down"), call.exchange.request_id))
             raise
         progress.end({"done": True, "model": call.model, "loaded": wanted.load})
 
@@ -173,7 +178,7 @@ class _Progress:
             await self._response.drain()
 
     def fail(self, error: bytes) -> None:
-        if self._response.started:
+        if self._response.started and not self._response.gone:
             self._response.break_off(error + b"\n")
 
     def end(self, line: object) -> None:
