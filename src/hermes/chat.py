@@ -167,9 +167,10 @@ class Stop(Struct, frozen=True, gc=False):
 
 
 class Failure(Struct, frozen=True, gc=False):
-    """The backend says, inside its answer, that it failed."""
+    """The backend says, inside its answer, that it failed. `status`: as HTTP would have told it, if it says so."""
 
     message: str
+    status: int = 0
 
 
 StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Stop | Failure

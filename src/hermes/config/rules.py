@@ -27,6 +27,11 @@ def _backends(config: Config) -> Iterator[str]:
     for backend in config.backends:
         if backend.ca_file and not backend.url.startswith("https://"):
             yield f"{spell(('backends', backend.name, 'ca_file'))}: {backend.url} is not https, nothing is checked"
+        if backend.kind != "ollama":
+            for key in ("memory", "max_loaded"):
+                if getattr(backend, key) is not None:
+                    where = spell(("backends", backend.name, key))
+                    yield f"{where}: a backend of kind {backend.kind} loads its models itself, whatever it has"
 
 
 def _models(config: Config) -> Iterator[str]:
