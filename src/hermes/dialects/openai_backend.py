@@ -245,4 +245,5 @@ def _arguments(text: str) -> str:
         value = msgspec.json.decode(text)
     except strict.MALFORMED:
         value = text
+    value = value if strict.is_shallow(value) else text
     return text if isinstance(value, dict) else _json({"value": value}).decode()

@@ -33,7 +33,7 @@ _NOT_THERE = re.compile(r"\bmodel\b.{0,210}(not found|does not exist)", re.IGNOR
 # What llama.cpp answers with 500 although the request is to blame: what its template, grammar or images refuse.
 _ASKED_WRONGLY = re.compile(
     r"json_schema|JSON schema|[Ff]ailed to parse (grammar|tools|messages)|Jinja Exception|Conversation roles"
-    r"|Failed to load image|Invalid base64|logprobs is not supported with tools"
+    r"|Failed to load image|Invalid base64"
 )
 _LACKING = re.compile(r"does not support \w+|(is|are) not supported|not a multimodal model|is not multimodal")
 

@@ -66,7 +66,7 @@ class Events:
 
     def _hold(self, data: bytes) -> None:
         self._data.append(data)
-        self._held_bytes += len(data)
+        self._held_bytes += len(data) + 1
         if self._held_bytes > self._max_event_bytes:
             raise BackendError(f"the backend sent an event longer than {self._max_event_bytes} bytes")
 

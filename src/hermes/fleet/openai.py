@@ -116,7 +116,8 @@ class OpenAI:
         self.dialect.ids = {name: model.id for name, model in named.items()}
         models = {name: _info(name, model) for name, model in named.items()}
         aliases = {alias: name for name, model in named.items() for alias in model.aliases or () if MODEL_NAME(alias)}
-        names = {full_name(name): name for name in models} | aliases | {name: name for name in models}
+        tagged = {other: name for name in models for other in (full_name(name), _short(name))}  # as Ollama's have it
+        names = tagged | aliases | {name: name for name in models}
         version = about.version or about.build_info
         slots = about.total_slots if about.total_slots and about.total_slots > 0 else None
         return Inventory(version, models, (), names, asked_at=asked_at, slots=slots)
