@@ -121,6 +121,10 @@ Settle = Callable[..., Loaded]
             "backends: [{name: a, url: 'http://a', kind: openai, max_loaded: 2}]",
             "backends.a.max_loaded: a backend of kind openai loads its models itself",
         ),
+        (
+            "{backends: [{name: a, url: 'http://a', kind: vllm}], models: {m: {pull: on_demand}}}",
+            "models.m.pull: none of its backends can pull, only those of kind ollama do",
+        ),
         ("backends: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]", "backends: 2 are named 'a'"),
         (
             "logging: {level: inof}",

@@ -115,7 +115,7 @@ class Backend:
             pressed=self.pressed,
             settles=self.driver.settles,
             of_free=memory.OF_FREE_MEMORY if room.kind in ("said", "gpu") and self._has_gpu else 1.0,
-            names=self.inventory.names,
+            names=self.inventory.names if self.driver.loads else {},
             pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
         )
 
