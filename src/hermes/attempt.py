@@ -92,6 +92,7 @@ async def run(job: Job, server: Server, ticket: Ticket) -> None:
             said = spoken.whole(answer.take_body(), request, job.exchange.request_id)
         _answer_whole(job, said, spoken, ticket, pool.loop.time())
         if gathers:
+            job.exchange.cancel = None  # what is still to be done is no business of the client's
             await _let_end(answer, pool.loop.time)
 
 

@@ -123,7 +123,15 @@ ANSWERS = {
         [chunk(piece(0, "{}", id="c1", name="now")), chunk({"tool_calls": [], "content": ""}, "stop")],
         [ToolCallDelta(0, "{}", "c1", "now"), Usage(), Stop("stop")],
     ),
-    "TGI: id and name in every piece": Told(
+    "llama-cpp-python: id and name in every piece": Told(
+        [
+            chunk(piece(0, '{"a"', id="c1", name="look")),
+            chunk(piece(0, ":1}", id="c1", name="look")),
+            chunk({}, "tool_calls"),
+        ],
+        [ToolCallDelta(0, '{"a"', "c1", "look"), ToolCallDelta(0, ":1}"), Usage(), Stop("tool_calls")],
+    ),
+    "TGI: the same, without an id": Told(
         [
             chunk(piece(0, '{"a"', id="", name="look")),
             chunk(piece(0, ":1}", id="", name="look")),
@@ -249,6 +257,9 @@ def test_an_event_of_text_is_taken_the_short_way_and_nothing_else_is() -> None:
     ):
         assert reading.text(other) == ""
     reading.feed(text[:5])
+    assert reading.text(text) == ""
+    reading = decoder()
+    reading.feed(LAST)
     assert reading.text(text) == ""
 
 

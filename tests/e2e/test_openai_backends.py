@@ -9,6 +9,7 @@ from hermes import attempt
 from tests.fakes.backend import DONE, Script, Then, answer, endless, listening, play
 from tests.fakes.gateway import CHAT, PROMPT, bearer, chat, hermes, key, prompt, scenario
 from tests.fakes.openai_backend import FakeOpenAI
+from tests.support import until
 
 KINDS = ["vllm", "llamacpp", "openai"]
 STREAM_OR_NOT = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -35,6 +36,19 @@ async def test_whole_answers_are_asked_for_as_streams_where_only_streams_are_can
             assert asked.body.get("stream", False) is streamed
             assert asked.body.get("stream_options") == ({"include_usage": True} if streamed else None)
         assert gateway.runtime.fleet.backends["b0"].driver.pool.opened == 1  # all on one connection
+
+
+@scenario
+async def test_a_gathered_answer_is_told_at_once_and_its_connection_kept() -> None:
+    async with listening(FakeOpenAI("llamacpp")) as backend, hermes(backend) as gateway:
+        end = asyncio.Event()
+        backend.scripts.append(play("Hel", DONE, end))
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        assert gateway.running == 1 and not backend.asked[0].ended.is_set()
+        end.set()
+        await until(lambda: gateway.running == 0)
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        assert gateway.runtime.fleet.backends["b0"].driver.pool.opened == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -190,6 +190,24 @@ async def test_backends_of_two_kinds_serve_one_model(first: str) -> None:
 
 
 @scenario
+async def test_what_one_kind_can_no_longer_serve_the_other_does() -> None:
+    first, second = FakeOpenAI("llamacpp", "gemma"), FakeOpenAI("openai", "gemma")
+    async with listening(first), listening(second), hermes(first, second) as gateway:
+        await first.vanish()
+        for stream in (True, False):
+            assert (await gateway.ask(CHAT, chat(stream=stream))).status == 200
+        await until(lambda: gateway.runtime.fleet.backends["b0"].state == "down", "not noticed", 5.0)
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        await second.vanish()
+        gateway.runtime.fleet.backends["b1"].suspect()
+        await until(lambda: not gateway.runtime.fleet.ready, "not noticed", 15.0)
+        assert (await gateway.ask(CHAT, chat())).status in (502, 503)
+        await first.listen()
+        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        assert (await gateway.ask(CHAT, chat())).status == 200
+
+
+@scenario
 async def test_an_alias_stands_for_one_name_at_both() -> None:
     fake, other = FakeOpenAI("vllm", "qwen3:8b"), FakeOllama("qwen3:8b")
     models = {"chat": {"backend_model": "qwen3:8b"}}
