@@ -98,7 +98,15 @@ class LoadOptions(Struct, frozen=True, gc=False):
 
 
 Thinking = Literal["off", "on", "low", "medium", "high", "max"]
-ToolChoice = Literal["auto", "none"]
+
+
+class MustCall(Struct, frozen=True):
+    """The answer has to be a call: of the tool of this name, or of any."""
+
+    name: str = ""
+
+
+ToolChoice = Literal["auto", "none"] | MustCall
 
 
 class ChatRequest(Struct, frozen=True, gc=False):

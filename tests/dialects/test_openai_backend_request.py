@@ -12,6 +12,7 @@ from hermes.chat import (
     Image,
     JsonFormat,
     Message,
+    MustCall,
     RichMessage,
     Sampling,
     Speaker,
@@ -84,6 +85,19 @@ BARE = {"name": "g", "description": "", "parameters": {"type": "object", "proper
 def test_fields_are_passed_on_to_every_kind(fields: dict[str, Any], meant: dict[str, Any]) -> None:
     for words in (OPENAI, VLLM, LLAMACPP):
         assert asked(OpenAIBackend(words), **fields) == CHAT | meant
+
+
+def test_a_call_is_demanded_in_the_words_of_each() -> None:
+    tools = (Tool("f"), Tool("g"))
+    named = {"type": "function", "function": {"name": "g"}}
+    for words in (OPENAI, VLLM, LLAMACPP):
+        told = asked(OpenAIBackend(words), tools=tools, tool_choice=MustCall())
+        assert (told["tool_choice"], len(told["tools"])) == ("required", 2)
+    for words in (OPENAI, VLLM):
+        told = asked(OpenAIBackend(words), tools=tools, tool_choice=MustCall("g"))
+        assert (told["tool_choice"], len(told["tools"])) == (named, 2)
+    told = asked(OpenAIBackend(LLAMACPP), tools=tools, tool_choice=MustCall("g"))
+    assert (told["tool_choice"], told["tools"]) == ("required", [{"type": "function", "function": BARE}])
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,25 @@ async def test_backends_of_two_kinds_serve_one_model(first: str) -> None:
         assert tagged.orders == []
 
 
+DEMANDED = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
+
+
+@scenario
+async def test_a_call_is_demanded_only_of_those_that_can_be_made_to() -> None:
+    vllm, other = FakeOpenAI("vllm", "gemma"), FakeOllama("gemma:latest", "mistral")
+    async with listening(vllm), listening(other), hermes(other, vllm) as gateway:
+        for _ in range(3):
+            assert (await gateway.ask(CHAT, chat(**DEMANDED))).status == 200
+        assert [asked.body["tool_choice"] for asked in vllm.asked] == ["required"] * 3
+        refused = await gateway.ask(CHAT, chat(model="mistral", **DEMANDED))
+        assert (refused.status, refused.error["code"], refused.error["param"]) == (
+            400,
+            "unsupported_parameter",
+            "tool_choice",
+        )
+        assert other.asked == []
+
+
 @scenario
 async def test_what_one_kind_can_no_longer_serve_the_other_does() -> None:
     first, second = FakeOpenAI("llamacpp", "gemma"), FakeOpenAI("openai", "gemma")

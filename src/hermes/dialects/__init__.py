@@ -83,6 +83,10 @@ class BackendDialect(Protocol):
     @property
     def streams_only(self) -> bool: ...
 
+    # Whether it can be made to call a tool (`chat.MustCall`).
+    @property
+    def forces_tools(self) -> bool: ...
+
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """Path and body for the backend; `model` is the backend's own name for it."""
 

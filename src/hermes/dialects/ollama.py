@@ -92,6 +92,7 @@ class Ollama:
     """
 
     streams_only = False  # it notices in any case
+    forces_tools = False
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from hermes.chat import (
     Image,
     JsonFormat,
     Message,
+    MustCall,
     Part,
     RichMessage,
     Text,
@@ -39,16 +40,18 @@ class Words(Struct, frozen=True):
 
     `repeat_penalty`: the field, beside which `top_k` and `min_p` are known too. `reasoning`: the field for what an
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
+    `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
     """
 
     repeat_penalty: str = ""
     reasoning: str = ""
     template: bool = False
+    names_tools: bool = True
 
 
 OPENAI = Words()
 VLLM = Words("repetition_penalty", "reasoning", template=True)
-LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True)
+LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False)
 
 
 class _Function(Struct):
@@ -89,6 +92,7 @@ class _Asked(Struct, omit_defaults=True):
     repeat_penalty: float | None = None
     repetition_penalty: float | None = None
     tools: list[dict[str, Any]] = []
+    tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -98,6 +102,8 @@ class _Asked(Struct, omit_defaults=True):
 
 class OpenAIBackend:
     """`streams_only`: the server notices that a client has left only while it streams to it."""
+
+    forces_tools = True
 
     def __init__(
         self,
@@ -134,6 +140,12 @@ class OpenAIBackend:
             setattr(asked, words.repeat_penalty, sampling.repeat_penalty)
         if request.tools and request.tool_choice != "none":
             asked.tools = [_tool(tool) for tool in request.tools]
+            if isinstance(choice := request.tool_choice, MustCall):
+                asked.tool_choice = "required"
+                if choice.name and words.names_tools:
+                    asked.tool_choice = {"type": "function", "function": {"name": choice.name}}
+                elif choice.name:
+                    asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format)
         if request.thinking is not None:

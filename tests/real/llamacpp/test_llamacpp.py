@@ -72,6 +72,18 @@ async def test_a_tool_is_called_whole_and_streamed(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_a_call_can_be_demanded(tmp_path: Path) -> None:
+    async with engine() as server, house(tmp_path, server) as home:
+        other = json.loads(json.dumps(WEATHER).replace("get_weather", "get_time"))
+        for stream in (False, True):
+            for choice in ("required", {"type": "function", "function": {"name": "get_time"}}):
+                asked = chat(tools=[WEATHER, other], tool_choice=choice, max_tokens=400, stream=stream)
+                reply = await home.ask(CHAT, asked)
+                assert reply.status == 200 and b'"tool_calls":[' in reply.body
+                assert choice == "required" or b"get_weather" not in reply.body
+
+
+@scenario
 async def test_a_schema_and_probabilities_are_heeded(tmp_path: Path) -> None:
     async with engine() as server, house(tmp_path, server) as home:
         form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
