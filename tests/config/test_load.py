@@ -183,6 +183,7 @@ def test_of_several_backends_ollama_host_changes_none_and_the_others_are_refused
         ("", "auto", None),
         (TWO, "4", None),
         ("backends: [{name: a, url: 'http://a', slots: 2}]", "4", 2),
+        ("backends: [{name: a, url: 'http://a', kind: vllm}]", "4", None),
     ],
 )
 def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(

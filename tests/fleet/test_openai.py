@@ -124,10 +124,11 @@ async def test_a_server_that_does_not_list_its_models_is_down_and_says_why(statu
         assert backend.state == "down" and why in backend.error
 
 
+@pytest.mark.parametrize(("status", "body"), [(404, b"{}"), (200, b"<html>"), (200, b'{"total_slots": -1}')])
 @scenario
-async def test_a_build_without_health_or_props_is_up_all_the_same() -> None:
+async def test_a_build_without_health_or_props_is_up_all_the_same(status: int, body: bytes) -> None:
     fake = FakeOpenAI("llamacpp")
-    fake.management = dict.fromkeys(("/health", "/props"), answer(404, b"{}"))
+    fake.management = dict.fromkeys(("/health", "/props"), answer(status, body))
     async with listening(fake), hermes(fake) as gateway:
         assert await look(gateway) == "up" and gateway.runtime.fleet.backends["b0"].slots is None
 

@@ -44,8 +44,8 @@ class Kind(Struct, frozen=True):
 KINDS: Mapping[KindName, Kind] = {
     # Of an unknown server the worst is assumed.
     "openai": Kind(OPENAI, streams_only=True, settles=True),
-    # It notices within 0.12 s that a client has left, whatever that had asked for. 256: its own --max-num-seqs, which
-    # cannot be asked.
+    # It notices within 0.12 s that a client has left, whatever that had asked for. 256: its --max-num-seqs where nobody
+    # says otherwise (1024 on the largest GPUs), which cannot be asked.
     "vllm": Kind(VLLM, streams_only=False, settles=False, slots=256, health="/health", about="/version"),
     # Of whole answers it may never notice: it looks once a second, and begins that second anew with every result.
     "llamacpp": Kind(LLAMACPP, streams_only=True, settles=False, health="/health", about="/props"),
@@ -144,10 +144,11 @@ class OpenAI:
     async def _about(self, path: str, deadline: float) -> _About:
         """What it tells of itself, if it does."""
         async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
-            said = answer.take_body()
-            if answer.status != 200:
-                return _About()
-            return _decode(said, _About)
+            said = answer.take_body() if answer.status == 200 else b""
+        try:
+            return msgspec.json.decode(said, type=_About)
+        except strict.MALFORMED:
+            return _About()
 
     async def _get(self, path: str, kind: type[T], deadline: float) -> T:
         async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
