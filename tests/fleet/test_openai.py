@@ -79,6 +79,14 @@ async def test_of_an_unknown_server_only_its_models_are_asked() -> None:
         assert "slots" in (await gateway.ask("/v1/status")).json["backends"][0]["hint"]
 
 
+@pytest.mark.parametrize(("kind", "settles"), [("vllm", False), ("llamacpp", True), ("openai", True)])
+@scenario
+async def test_only_vllm_drops_a_prompt_that_nobody_waits_for_any_more(kind: str, settles: bool) -> None:
+    fake = FakeOpenAI(kind)
+    async with listening(fake), hermes(fake) as gateway:
+        assert gateway.runtime.fleet.backends["b0"].facts.settles is settles
+
+
 # --- health ---------------------------------------------------------------------------------------------------------
 
 LOADING = b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
