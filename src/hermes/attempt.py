@@ -63,6 +63,7 @@ class Job(Struct, frozen=True):
     meta: Meta
     response: Response
     deadline: float
+    prompt_bytes: int
 
 
 async def run(job: Job, server: Server, ticket: Ticket) -> None:

@@ -113,7 +113,8 @@ class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; `thinking` None leaves the choice to the backend. Of one user's requests those of the lowest
+    completion endpoint; `thinking` None leaves the choice to the backend; where it is `thinking_optional`, a
+    model that cannot think answers without. Of one user's requests those of the lowest
     `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
     `load_options` are heeded is the configuration's to say.
     """
@@ -128,6 +129,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     sampling: Sampling = Sampling()
     json_format: JsonFormat | None = None
     thinking: Thinking | None = None
+    thinking_optional: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
     priority: int = 0

@@ -60,6 +60,7 @@ class Exchange(Struct, eq=False, gc=False):
     arrived_at: float
     created_at: float
     route: str = ""
+    also_id: bytes = b""  # another header in which its client looks for its id
     key_id: str = ""
     model: str = ""
     backend: str = ""
@@ -96,7 +97,9 @@ class Exchange(Struct, eq=False, gc=False):
 
     def id_line(self) -> bytes:
         """The header line that tells the client the request's id."""
-        return b"x-request-id: %b\r\n" % self.request_id.encode("ascii")
+        id = self.request_id.encode("ascii")
+        line = b"x-request-id: %b\r\n" % id
+        return b"%b%b: %b\r\n" % (line, self.also_id, id) if self.also_id else line
 
 
 class _Tally(Struct):

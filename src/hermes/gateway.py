@@ -42,7 +42,7 @@ from hermes.policy.routing import (
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
 
-# Of English in common tokenizers; what comes to light where requests wait corrects it, model by model.
+# Of English in common tokenizers; what backends count corrects it, model by model.
 USUAL_TOKENS_PER_BYTE = 0.25
 
 
@@ -96,9 +96,12 @@ class Gateway:
         request: ChatRequest,
         response: Response,
         size_bytes: int,
+        prompt_bytes: int,
         claim: Claim = NO_CLAIM,
     ) -> None:
         """Answer `request`, which takes about `size_bytes` of memory and is as urgent as `claim` says.
+
+        `prompt_bytes` is how long its prompt is.
 
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
@@ -108,13 +111,17 @@ class Gateway:
         exchange.model, exchange.stream = service.model, request.stream
         within_s = service.timeout_s
         if service.awaits_load:
-            within_s = max(within_s, self._admission.scheduler.patience_s(service.model, route.found.resident))
-        ticket = exchange.ticket = _ticket(exchange.arrived_at, within_s, principal, route, request, size_bytes, claim)
+            within_s = max(within_s, self._admission.scheduler.patience_s(route.found.resident))
+        ticket = exchange.ticket = _ticket(
+            exchange.arrived_at, within_s, principal, route, request, size_bytes, prompt_bytes, claim
+        )
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
-        meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
-        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
+        meta = Meta(
+            exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
+        )
+        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline, prompt_bytes)
         exchange.cancel = response.cancel
         heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
         try:
@@ -133,6 +140,18 @@ class Gateway:
         except BaseException as error:
             attempt.break_off(job, error)
             raise
+
+    def prompt_tokens(self, model: str, prompt_bytes: int) -> int:
+        """About how many tokens a prompt of this length is, going by what the model's others were. Asks no backend.
+
+        Raises ModelNotFound, or BadRequest for a bad name.
+        """
+        service = self._catalog.service(check_model_name(model))
+        found = None if service is None else candidates(service, self._fleet.inventories())
+        if service is None or found is None or not (found.names or service.pulled):
+            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+        learned = self._prompts.get(found.resident)
+        return int(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
 
     async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
@@ -228,8 +247,8 @@ class Gateway:
         self._metrics.attempts.add((backend.name, "ok"))
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
-        if ticket.charged_tokens and usage.prompt_tokens:  # else nobody asks what it was thought to cost
-            self._prompts[ticket.resident].add(usage.prompt_tokens / ticket.size_bytes)
+        if usage.prompt_tokens:
+            self._prompts[ticket.resident].add(usage.prompt_tokens / job.prompt_bytes)
 
     def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
@@ -254,6 +273,7 @@ def _ticket(
     route: _Route,
     request: ChatRequest,
     size_bytes: int,
+    prompt_bytes: int,
     claim: Claim,
 ) -> Ticket:
     """The request as the scheduler sees it, whose time is over `within_s` of its arrival, or sooner if it says so."""
@@ -272,7 +292,7 @@ def _ticket(
         request.priority,
         principal.weight,
         principal.max_running,
-        int(size_bytes * route.tokens_per_byte.value),
+        int(prompt_bytes * route.tokens_per_byte.value),
         whole=not request.stream,
     )
 

@@ -18,6 +18,7 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
 from hermes.errors import ConfigError
@@ -97,10 +98,11 @@ class Runtime:
             draining=lambda: self.api.draining,
             connections=lambda: self.server.open_connections,
         )
-        prompt = Prompt()
+        prompt, anthropic = Prompt(), Anthropic()
         models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
-        table = RouteTable(routes(Inference(gateway, openai, prompt), models, ops, queue, openai, prompt))
+        inference = Inference(gateway, openai, prompt, anthropic)
+        table = RouteTable(routes(inference, models, ops, queue, openai, prompt, anthropic))
         door = Door(config.server.allowed_hosts, config.server.allowed_origins, instance=os.urandom(8).hex())
         return Api(table, door, composition.authenticator(config), self.journal, self.metrics, openai, self._loop.time)
 

@@ -19,6 +19,7 @@ from tests.fakes.gateway import (
     Hermes,
     bearer,
     chat,
+    error_in,
     hermes,
     hold_slot,
     key,
@@ -207,7 +208,7 @@ async def test_a_stream_that_is_sent_away_ends_uncleanly_with_the_error_event(pa
         assert "deadline_ms" not in (await gateway.ask("/v1/queue/x")).json  # it has met it
         await cancel(gateway, "x")
         (last,) = await call.events()
-        assert last["error"]["code"] == "cancelled" and not call.whole
+        assert error_in(last)["code"] == "cancelled" and not call.whole
         async with asyncio.timeout(1.0):
             await backend.asked[0].left.wait()
         record = await record_of(gateway)
@@ -224,7 +225,7 @@ async def test_a_stream_that_waits_with_signs_of_life_is_told_in_it(path: str, b
         assert await call.head() == 200
         assert b"queued" in await call.piece()
         await cancel(gateway, "x")
-        assert (await call.events())[-1]["error"]["code"] == "cancelled"
+        assert error_in((await call.events())[-1])["code"] == "cancelled"
         assert not call.whole
         record = await record_of(gateway)
         assert (record.outcome, record.status) == ("cancelled", 200)
@@ -470,7 +471,8 @@ async def test_what_became_of_a_request_is_told_with_why_it_waited() -> None:
         check(told, **{"class": "normal"}, queue_ms=record.queue_ms, ttft_ms=record.ttft_ms)
         assert why["position"] == 1 and 0 < why["eta_ms"] <= why["eta_high_ms"]
         assert (why["model_was"], why["waiting"], why["changes"]) == ("hit", {"normal": 1}, [])
-        assert why["in_memory"] == [{"backend": "b0", "model": "gemma:latest", "running": 1, "slots": 1, "waiting": 1}]
+        held = {"running": 1, "settling": 0, "slots": 1, "waiting": 1}
+        assert why["in_memory"] == [{"backend": "b0", "model": "gemma:latest", **held}]
         assert "why" not in (await gateway.ask("/v1/requests/runs")).json
 
 

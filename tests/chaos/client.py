@@ -1,9 +1,7 @@
 """One client: asks as planned, leaves as planned, and says what it saw."""
 
 import asyncio
-import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, assert_never
 
@@ -11,6 +9,7 @@ from msgspec import Struct, field
 
 from tests.chaos.plan import After, Ask, InStream, WhileSending
 from tests.chaos.wire import Wire, connect
+from tests.fakes.gateway import error_in, parse_events
 
 # Longer than any answer may take.
 _PATIENCE_S = 12.0
@@ -41,7 +40,7 @@ class Seen(Struct):
 
     @property
     def events(self) -> list[Any]:
-        return list(_events(self.body))
+        return list(parse_events(bytes(self.body)))
 
     @property
     def error(self) -> dict[str, Any]:
@@ -49,7 +48,7 @@ class Seen(Struct):
         if self.status == 200 and not self.ask.stream:
             return {}
         last = self.events[-1] if self.body else None
-        return dict(last["error"]) if isinstance(last, dict) and "error" in last else {}
+        return error_in(last) if isinstance(last, dict) and "error" in last else {}
 
     @property
     def text(self) -> str:
@@ -57,15 +56,12 @@ class Seen(Struct):
         return "".join(map(_text, self.events))
 
 
-def _events(body: bytearray) -> Iterator[Any]:
-    for line in body.split(b"\n"):
-        if data := line.removeprefix(b"data: ").strip():
-            yield "[DONE]" if data == b"[DONE]" else json.loads(data)
-
-
 def _text(event: Any) -> str:
     if not isinstance(event, dict):
         return ""
+    if "type" in event:  # Anthropic's
+        said = event.get("content", (event.get("delta", {}),))
+        return "".join(block.get("text", "") for block in said)
     for choice in event.get("choices", ()):
         return str((choice.get("delta") or choice.get("message"))["content"] if _speaks(choice) else "")
     return str(event.get("result", event.get("delta", "")))

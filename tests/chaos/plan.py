@@ -94,7 +94,7 @@ def outages(count: int) -> Iterator[int]:
 
 
 def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
-    chat, stream = rng.random() < 0.5, rng.random() < 0.6
+    asking, stream = rng.choice((_chat, _messages, _prompt)), rng.random() < 0.6
     leave = _leave(stream, rng) if rng.random() < 0.4 else None
     # Those who leave mostly ask for more than they would ever get: only their leaving ends the run.
     tokens = 5000 if leave is not None and rng.random() < 0.75 else rng.randint(3, 45)
@@ -112,7 +112,7 @@ def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
             content = content.replace("Tell", "\ud800")
         case "field":
             stream = "yes"  # type: ignore[assignment]  # a boolean is expected
-    path, body = _chat(model, content, stream) if chat else _prompt(model, content, stream)
+    path, body = asking(model, content, stream)
     return Ask(
         number=number,
         at_s=at_s,
@@ -147,6 +147,11 @@ def _mistake(rng: random.Random) -> str:
 def _chat(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
     return "/v1/chat/completions", {"model": model, "messages": messages, "stream": stream}
+
+
+def _messages(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
+    said = [{"role": "user", "content": [{"type": "text", "text": content}]}]
+    return "/v1/messages", {"model": model, "system": "Be brief.", "messages": said, "stream": stream}
 
 
 def _prompt(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:

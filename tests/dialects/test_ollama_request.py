@@ -94,6 +94,28 @@ def test_fields_are_passed_on(fields: dict[str, Any], meant: dict[str, Any]) -> 
     assert asked(**fields) == ("/api/chat", CHAT | meant)
 
 
+@pytest.mark.parametrize(
+    ("thinks", "thinking", "think"),
+    [
+        (True, "on", True),
+        (True, "high", "high"),
+        (True, "off", False),
+        (False, "on", None),
+        (False, "high", None),
+        (False, "off", False),
+        (None, "on", None),
+        (None, "off", False),
+    ],
+)
+def test_thinking_that_may_be_left_out_is_asked_only_of_who_can(
+    thinks: bool | None, thinking: Thinking, think: bool | str | None
+) -> None:
+    """Ollama refuses a request that wants a model to think which cannot; not to think it lets be said to any."""
+    knowing = Ollama(thinks=lambda model: thinks)
+    assert asked(knowing, thinking=thinking, thinking_optional=True)[1].get("think") == think
+    assert asked(knowing, thinking=thinking)[1]["think"] is not None
+
+
 def test_the_configurations_pins_are_sent_and_win() -> None:
     pinned = Ollama(options={"num_ctx": 8192, "temperature": 0.1}, keep_alive="1h")
     _, body = asked(pinned, sampling=Sampling(temperature=0.9, seed=1))

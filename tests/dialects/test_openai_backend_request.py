@@ -133,6 +133,12 @@ def test_thinking_is_asked_of_the_template_where_there_is_one(
         assert told == CHAT | said | ({"chat_template_kwargs": template} if template else {})
 
 
+def test_thinking_that_may_be_left_out_is_where_it_might_be_refused() -> None:
+    optional = {"thinking": "high", "thinking_optional": True}
+    assert asked(**optional) == CHAT
+    assert asked(OpenAIBackend(VLLM), **optional)["reasoning_effort"] == "high"
+
+
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +154,7 @@ def normal(message: Message | RichMessage) -> Any:
     if isinstance(message, Message):
         return message.role, (Text(message.content),) if message.content else (), "", ()
     parts = message.parts if message.parts != (Text(""),) else ()
-    calls = tuple(ToolCall(call.id, call.name, call.arguments or "{}") for call in message.tool_calls)
+    calls = tuple((call.id, call.name, json.loads(call.arguments or "{}")) for call in message.tool_calls)
     return message.role, parts, message.reasoning, calls or message.tool_call_id or ()
 
 
@@ -207,7 +213,7 @@ def test_calls_without_ids_get_some_and_so_do_their_results() -> None:
     [
         ("", "{}"),
         (" ", "{}"),
-        ('{"a": {"b":[1,2.5,null]}}', '{"a": {"b":[1,2.5,null]}}'),
+        ('{"a": {"b":[1,2.5,null]}}', '{"a":{"b":[1,2.5,null]}}'),
         ("[1]", '{"value":[1]}'),
         ("null", '{"value":null}'),
         ('{"a":', '{"value":"{\\"a\\":"}'),

@@ -17,6 +17,7 @@ from tests.fakes.gateway import (
     Call,
     Hermes,
     chat,
+    error_in,
     hermes,
     hold_slot,
     parse_events,
@@ -27,7 +28,10 @@ from tests.fakes.gateway import (
 
 PACE_S = 0.05
 OFTEN = {"queue_heartbeat_s": PACE_S}
-BEAT = re.compile(rb": queued position=(\d+) eta_ms=(\d+)\n\n|" rb'\{"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n')
+BEAT = re.compile(
+    rb": queued position=(\d+) eta_ms=(\d+)\n\n(?:event: ping\n.*\n\n)?|"
+    rb'\{"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n'
+)
 
 
 async def busy(gateway: Hermes, backend: FakeOllama) -> asyncio.Event:
@@ -189,9 +193,9 @@ def error_at_the_end(call: Call, content: bytes) -> dict[str, Any]:
     """The error, which is all there is; nothing looks like success (I5)."""
     assert not call.whole
     assert b"[DONE]" not in content and b'"done"' not in content and b"finish_reason" not in content
+    assert b"message_stop" not in content and b"message_delta" not in content
     (event,) = parse_events(content)
-    error: dict[str, Any] = event["error"]
-    return error
+    return error_in(event)
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)

@@ -27,6 +27,7 @@ P = ParamSpec("P")
 
 PROMPT = "/v1/llm/gemma"
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 
 
 def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -51,8 +52,8 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
 
 
 # Every way to ask for tokens.
-WHOLE: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt()), (CHAT, chat())]
-STREAMS: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt(stream=True)), (CHAT, chat(stream=True))]
+WHOLE: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt()), (CHAT, chat()), (MESSAGES, chat(max_tokens=9))]
+STREAMS: list[tuple[str, dict[str, Any]]] = [(path, {**body, "stream": True}) for path, body in WHOLE]
 
 
 def request_bytes(method: str, path: str, body: Any, headers: Mapping[str, str]) -> bytes:
@@ -92,21 +93,32 @@ class Reply(Struct, frozen=True):
     @property
     def error(self) -> dict[str, Any]:
         """The error object, whose shape is checked on the way."""
-        error: dict[str, Any] = self.json["error"]
-        assert self.json.keys() == {"error"} and error.keys() == {"message", "type", "param", "code"}
-        assert error["message"] and error["type"] and error["code"]
-        return error
+        return error_in(self.json)
 
     @property
     def events(self) -> list[Any]:
         return list(parse_events(self.body))
 
 
+def error_in(told: Any) -> dict[str, Any]:
+    """The error of an answer or of a stream's last event, in whichever of the two forms, with its `code`."""
+    error: dict[str, Any] = told["error"]
+    if told.get("type") == "error":  # Anthropic's
+        assert told.keys() == {"type", "error", "request_id"} and told["request_id"]
+        assert error.keys() == {"type", "message", "details"}
+        assert error["details"].keys() == {"error_code", "param"}
+        error = {**error, "code": error["details"]["error_code"], "param": error["details"]["param"]}
+    else:
+        assert told.keys() == {"error"} and error.keys() == {"message", "type", "param", "code"}
+    assert error["message"] and error["type"] and error["code"]
+    return error
+
+
 def parse_events(body: bytes) -> Iterator[Any]:
-    """The JSON of each line or server-sent event; "[DONE]" is itself. Comments are none."""
+    """The JSON of each line or server-sent event; "[DONE]" is itself. Comments and names of events are none."""
     for line in body.split(b"\n"):
         data = line.removeprefix(b"data: ").strip()
-        if data and not data.startswith(b":"):
+        if data and not data.startswith((b":", b"event: ")):
             yield "[DONE]" if data == b"[DONE]" else json.loads(data)
 
 

@@ -13,6 +13,7 @@ from hermes.api.door import Door
 from hermes.api.inference import Inference
 from hermes.api.routes import Route, RouteTable
 from hermes.auth import Authenticator
+from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
 from hermes.errors import Outcome
@@ -129,7 +130,7 @@ class Line:
         service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
         retries = RetryBudget(RetryPolicy())
         gateway = Gateway(Catalog({}, service), self.fleet, self.admission, retries, self.metrics, heartbeat_s)
-        inference = Inference(gateway, openai, prompt)
+        inference = Inference(gateway, openai, prompt, Anthropic())
         table = RouteTable(
             (
                 Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),

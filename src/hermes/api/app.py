@@ -74,7 +74,7 @@ class Api:
                 head.told = passage = self._let_through(head, request_id)
             route = passage.route
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
-            dialect = route.dialect
+            dialect, exchange.also_id = route.dialect, route.also_id
             principal = ANONYMOUS if route.access == "open" else self._let_in(route, head, exchange)
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from hermes.api.routes import Call
+from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, strict
 from hermes.errors import BadRequest
 from hermes.gateway import Gateway
@@ -13,13 +14,17 @@ from hermes.policy.routing import check_model_name
 THREAD_BYTES = 256 * 1024
 # What each object and member of a JSON Schema takes besides: its share of a dict, its string's head.
 _MARK_BYTES = 120
+# As long as a thousand tokens of text: Anthropic has width by height / 750, at most 1,600; of models that run at home
+# some take 256, some 3,000.
+_IMAGE_BYTES = 4000
 
 
 class Inference:
-    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect) -> None:
+    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect, messages: ClientDialect) -> None:
         self._gateway = gateway
         self._chat = chat
         self._prompt = prompt
+        self._messages = messages
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self._complete(call, self._chat, None)
@@ -27,25 +32,51 @@ class Inference:
     def prompt(self, call: Call) -> Awaitable[None]:
         return self._complete(call, self._prompt, _named_model(call))
 
+    def messages(self, call: Call) -> Awaitable[None]:
+        return self._complete(call, self._messages, None)
+
+    async def count_tokens(self, call: Call) -> None:
+        """An estimate: backends count only what they are asked to read."""
+        body, parse = call.request.take_body(), self._messages.parse_request
+        request = parse(body) if len(body) <= THREAD_BYTES else await asyncio.to_thread(parse, body)
+        tokens = self._gateway.prompt_tokens(request.model, _prompt_bytes(request, body))
+        call.reply(b'{"input_tokens":%d}' % tokens)
+
     def _complete(self, call: Call, dialect: ClientDialect, model: str | None) -> Awaitable[None]:
         # What waits in the queue holds the parsed request alone, and no coroutine more than it must.
         body = call.request.take_body()
         if len(body) > THREAD_BYTES:
             return self._complete_large(call, dialect, body, model)
-        request = dialect.parse_request(body, model)
-        size = _size_bytes(request, body)
-        return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
+        return self._complete_parsed(call, dialect, dialect.parse_request(body, model), body)
 
     async def _complete_large(self, call: Call, dialect: ClientDialect, body: bytes, model: str | None) -> None:
-        request = await asyncio.to_thread(dialect.parse_request, body, model)
-        size = _size_bytes(request, body)
+        answering = self._complete_parsed(
+            call, dialect, await asyncio.to_thread(dialect.parse_request, body, model), body
+        )
         del body
-        await self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
+        await answering
+
+    def _complete_parsed(
+        self, call: Call, dialect: ClientDialect, request: ChatRequest, body: bytes
+    ) -> Awaitable[None]:
+        size, length = _size_bytes(request, body), _prompt_bytes(request, body)
+        return self._gateway.complete(
+            call.exchange, call.principal, dialect, request, call.response, size, length, call.claim
+        )
 
 
 def _size_bytes(request: ChatRequest, body: bytes) -> int:
     """About what a request takes in memory while it waits (invariant I4). Texts are little more than their bytes."""
     return len(body) + _MARK_BYTES * strict.marks(body) if request.tools or request.json_format else len(body)
+
+
+def _prompt_bytes(request: ChatRequest, body: bytes) -> int:
+    """About how long its prompt is."""
+    if RichMessage not in map(type, request.messages):
+        return len(body)
+    rich = (message for message in request.messages if type(message) is RichMessage)
+    images = [part for message in rich for part in message.parts if type(part) is Image]
+    return len(body) - sum(len(image.data) - _IMAGE_BYTES for image in images)
 
 
 def _named_model(call: Call) -> str | None:

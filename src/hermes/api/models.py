@@ -2,14 +2,14 @@
 
 import asyncio
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
 from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
-from hermes.errors import BadRequest, GatewayError, ModelNotFound, NoBackend
+from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
@@ -39,15 +39,21 @@ class Models:
     # --- listing ----------------------------------------------------------------------------------------------------
 
     async def list(self, call: Call) -> None:
-        data = [_model_object(name, info) for name, info in sorted(self._served().items())]
-        call.reply(_json({"object": "list", "data": data}))
+        served = sorted(self._served().items())
+        if _asks_as_anthropics_clients(call):
+            data = [_anthropics_model(name, info) for name, info in served]
+            first, last = (served[0][0], served[-1][0]) if served else (None, None)
+            call.reply(_json({"data": data, "has_more": False, "first_id": first, "last_id": last}))
+            return
+        call.reply(_json({"object": "list", "data": [_model_object(name, info) for name, info in served]}))
 
     async def get(self, call: Call) -> None:
         assert call.model is not None
         info = self._info(call.model)
         if info is None:
             raise ModelNotFound(f"the model {call.model!r} is not served here", param="model")
-        call.reply(_json(_model_object(call.model, info)))
+        shape = _anthropics_model if _asks_as_anthropics_clients(call) else _model_object
+        call.reply(_json(shape(call.model, info)))
 
     def _served(self) -> dict[str, ModelInfo]:
         """Every public name with what is known of the model: the listed ones that a backend has, then all others."""
@@ -78,6 +84,8 @@ class Models:
         wanted = strict.convert(tree, _PullBody)
         service = self._service(call.model)
         model = full_name(service.backend_model)
+        if not self._fleet.ready:
+            await self._fleet.refresh()
         pulls = self._fleet.puller(model, service.backends)
         progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
         try:
@@ -90,6 +98,9 @@ class Models:
                 await pulls.backend.look(LOOK_TIMEOUT_S)
         except GatewayError as error:
             progress.fail(self._dialect.render_error(error, call.exchange.request_id))
+            raise
+        except asyncio.CancelledError:  # though the client is there: it is we who stop
+            progress.fail(self._dialect.render_error(Draining("this server has shut down"), call.exchange.request_id))
             raise
         progress.end({"done": True, "model": call.model, "loaded": wanted.load})
 
@@ -172,7 +183,7 @@ class _Progress:
             await self._response.drain()
 
     def fail(self, error: bytes) -> None:
-        if self._response.started:
+        if self._response.started and not self._response.gone:
             self._response.break_off(error + b"\n")
 
     def end(self, line: object) -> None:
@@ -188,6 +199,21 @@ def _model_object(name: str, info: ModelInfo) -> dict[str, object]:
         "created": _unix(info.modified_at),
         "owned_by": namespace or "library",
         "capabilities": info.capabilities,
+    }
+
+
+def _asks_as_anthropics_clients(call: Call) -> bool:
+    return b"anthropic-version" in call.request.headers
+
+
+def _anthropics_model(name: str, info: ModelInfo) -> dict[str, object]:
+    created_at = datetime.fromtimestamp(_unix(info.modified_at), UTC)
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": f"{created_at:%Y-%m-%dT%H:%M:%SZ}",
+        "lifecycle": "active",
     }
 
 

@@ -46,7 +46,8 @@ Handler = Callable[[Call], Awaitable[None]]
 class Route(Struct, frozen=True):
     """`path` may hold one `{model}` or `{request_id}`, which takes any number of segments.
 
-    `quiet` routes are not logged when well. Requests of those that `queues` may say how urgent they are.
+    `quiet` routes are not logged when well. Requests of those that `queues` may say how urgent they are. `also_id` is
+    another header in which their clients look for the request's id.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Route(Struct, frozen=True):
     handler: Handler
     quiet: bool = False
     queues: bool = False
+    also_id: bytes = b""
 
 
 class Match(Struct, frozen=True):

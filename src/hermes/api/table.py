@@ -9,12 +9,23 @@ from hermes.api.queue import Queue
 from hermes.api.routes import Route
 from hermes.dialects import ClientDialect
 
+# Anthropic's SDKs know no other.
+_REQUEST_ID = b"request-id"
+
 
 def routes(
-    inference: Inference, models: Models, ops: Ops, queue: Queue, openai: ClientDialect, prompt: ClientDialect
+    inference: Inference,
+    models: Models,
+    ops: Ops,
+    queue: Queue,
+    openai: ClientDialect,
+    prompt: ClientDialect,
+    anthropic: ClientDialect,
 ) -> Iterable[Route]:
     return (
         Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),
+        Route("POST", "/v1/messages", "user", anthropic, inference.messages, queues=True, also_id=_REQUEST_ID),
+        Route("POST", "/v1/messages/count_tokens", "user", anthropic, inference.count_tokens, also_id=_REQUEST_ID),
         Route("POST", "/v1/llm", "user", prompt, inference.prompt, queues=True),
         Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt, queues=True),
         Route("POST", "/v1/llm/{model}/pull", "admin", prompt, models.pull),

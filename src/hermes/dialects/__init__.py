@@ -17,12 +17,14 @@ class Meta(Struct, frozen=True):
     """What an answer says of itself: the request's id, the model's public name, when it was made (Unix seconds).
 
     `timings` is asked when the answer ends, for what only the gateway knows: {"queue_ms": 3.1, "total_ms": 240.0}.
+    `prompt_tokens` is an estimate, for what has to be told before the backend does.
     """
 
     request_id: str
     model: str
     created: int
     timings: Callable[[], Mapping[str, float]] = dict
+    prompt_tokens: int = 0
 
 
 class Encoder(Protocol):

@@ -63,6 +63,14 @@ def _seconds(duration: str) -> float:
     return -total_s if duration.startswith("-") else total_s
 
 
+_is_base64 = re.compile(r"[A-Za-z0-9+/]+={0,2}").fullmatch
+
+
+def is_base64(text: str, start: int = 0) -> bool:
+    """From `start` on, in place: an image is long, and this is its only check before a backend decodes it."""
+    return (len(text) - start) % 4 == 0 and _is_base64(text, start) is not None
+
+
 def stop_texts(stop: str | list[str] | None) -> tuple[str, ...]:
     """An empty stop text would stop before the first token, or never: it is left out."""
     if not stop:

@@ -29,7 +29,7 @@ from hermes.chat import (
     ToolCall,
     collect,
 )
-from hermes.dialects import ollama_answer, ollama_error, strict
+from hermes.dialects import arguments, ollama_answer, ollama_error
 from hermes.errors import GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -118,7 +118,7 @@ class Ollama:
         if request.json_format is not None:
             schema = request.json_format.schema
             asked.format = {"type": "object"} if schema is None else schema
-        if request.thinking is not None:
+        if request.thinking is not None and self._may_be_told(request, model):
             asked.think = _THINK[request.thinking]
         if request.logprobs:
             asked.logprobs, asked.top_logprobs = True, request.top_logprobs
@@ -150,6 +150,10 @@ class Ollama:
 
     def failure(self, failure: Failure) -> GatewayError:
         return ollama_error.from_status(500, _json({"error": failure.message}))
+
+    def _may_be_told(self, request: ChatRequest, model: str) -> bool:
+        """Whether Ollama would not refuse what is said of thinking, where that is no reason to have no answer."""
+        return not request.thinking_optional or request.thinking == "off" or self._thinks(model) is True
 
     def _is_bare(self, request: ChatRequest, model: str) -> bool:
         """Whether `/api/generate` is to serve the request."""
@@ -205,20 +209,7 @@ def _images(message: Message | RichMessage) -> list[str]:
 
 
 def _tool_call(call: ToolCall, index: int) -> _ToolCall:
-    return _ToolCall(_Function(call.name, _arguments(call.arguments), index), call.id)
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """The object that Ollama wants; a model's broken arguments are kept for it to see, wrapped."""
-    if not text.strip():
-        return {}
-    try:
-        value = msgspec.json.decode(text)
-    except strict.MALFORMED:
-        return {"value": text}
-    if not strict.is_shallow(value):
-        return {"value": text}
-    return value if isinstance(value, dict) else {"value": value}
+    return _ToolCall(_Function(call.name, arguments.as_object(call.arguments), index), call.id)
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from hermes.chat import (
     Tool,
     ToolCall,
 )
-from hermes.dialects import openai_backend_answer, openai_backend_error, strict
+from hermes.dialects import arguments, openai_backend_answer, openai_backend_error
 from hermes.errors import GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -148,7 +148,8 @@ class OpenAIBackend:
                     asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format)
-        if request.thinking is not None:
+        # A template passes over what it does not know; another server may refuse it, of a model that cannot think.
+        if request.thinking is not None and (words.template or not request.thinking_optional):
             asked.reasoning_effort = _EFFORTS[request.thinking]
             if words.template:
                 asked.chat_template_kwargs = {"enable_thinking": request.thinking != "off"}
@@ -246,16 +247,5 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _tool_call(call: ToolCall) -> _ToolCall:
-    return _ToolCall(call.id, _Function(call.name, _arguments(call.arguments)))
-
-
-def _arguments(text: str) -> str:
-    """As the model wrote them, if they are an object: templates read them, and vLLM answers 400 to anything else."""
-    if not text.strip():
-        return "{}"
-    try:
-        value = msgspec.json.decode(text)
-    except strict.MALFORMED:
-        value = text
-    value = value if strict.is_shallow(value) else text
-    return text if isinstance(value, dict) else _json({"value": value}).decode()
+    """With arguments that are an object, whatever the model wrote: templates read them, and vLLM answers 400 else."""
+    return _ToolCall(call.id, _Function(call.name, _json(arguments.as_object(call.arguments)).decode()))
