@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama nightly bench bench-peers lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp nightly bench bench-peers lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -36,6 +36,11 @@ OLLAMA_URL ?= http://127.0.0.1:11434
 MODEL ?= tiny
 real-ollama: $(DEV_READY)
 	HERMES_REAL=1 OLLAMA_URL=$(OLLAMA_URL) MODEL=$(MODEL) $(BIN)/python -m pytest -s -rs tests/real
+
+# Against llama-servers that the tests start: LLAMA_SERVER is the program, GGUF a model for it.
+real-llamacpp: $(DEV_READY)
+	LLAMA_SERVER=$(LLAMA_SERVER) GGUF=$(GGUF) THINKER_GGUF=$(THINKER_GGUF) \
+	  $(BIN)/python -m pytest -s -rs tests/real/llamacpp
 
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation

@@ -5,12 +5,13 @@ content byte on an error ends the stream as the dialect's own error event, uncle
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.chat import (
     Answer,
@@ -22,9 +23,10 @@ from hermes.chat import (
     TextDelta,
     ToolCallDelta,
     Usage,
+    collect,
 )
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
-from hermes.errors import BackendError, BackendTimeout, Dismissed, Draining, GatewayError
+from hermes.errors import BackendBusy, BackendError, BackendTimeout, Dismissed, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.client import ENOUGH, ClientConnection
 from hermes.http.pool import Pool
@@ -33,6 +35,8 @@ from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
 
 MAX_ERROR_BYTES = 64 * 1024
+# Of a whole answer that comes as a stream. What surrounds a token is some 250 bytes.
+MAX_GATHERED_BYTES = 64 << 20
 # After the last event the backend only has to say that the body is over.
 _END_TIMEOUT_S = 1.0
 
@@ -68,18 +72,29 @@ async def run(job: Job, server: Server, ticket: Ticket) -> None:
     Raises GatewayError; `job.exchange.begun` then tells whether it is final: content has gone out.
     """
     request, spoken, pool = job.request, server.dialect, server.pool
-    path, body = spoken.render_request(request, ticket.resident)
-    asking = pool.exchange(
-        "POST", path, body, headers=job.exchange.forwarded, whole=not request.stream, deadline=job.deadline
-    )
+    gathers = spoken.streams_only and not request.stream
+    path, body = spoken.render_request(replace(request, stream=True) if gathers else request, ticket.resident)
+    whole = not (request.stream or gathers)
+    asking = pool.exchange("POST", path, body, headers=job.exchange.forwarded, whole=whole, deadline=job.deadline)
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
     async with asking as answer:
         if answer.status != 200:
-            raise spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
+            error = spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
+            if isinstance(error, BackendBusy):
+                error.retry_after_s = _retry_after_s(answer.headers)
+            raise error
         if request.stream:
             await _Stream(job, answer, spoken, ticket, pool.loop.time).run()
+            return
+        if gathers:
+            decoder = spoken.decoder(request, job.exchange.request_id)
+            said = collect(await _gather(answer, decoder, job.deadline))
         else:
-            _answer_whole(job, answer.take_body(), spoken, ticket, pool.loop.time())
+            said = spoken.whole(answer.take_body(), request, job.exchange.request_id)
+        _answer_whole(job, said, spoken, ticket, pool.loop.time())
+        if gathers:
+            job.exchange.cancel = None  # what is still to be done is no business of the client's
+            await _let_end(answer, pool.loop.time)
 
 
 def break_off(job: Job, error: BaseException) -> None:
@@ -125,9 +140,8 @@ def _wait_words(exchange: Exchange, ticket: Ticket) -> str:
     return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-1])
 
 
-def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
+def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
     exchange = job.exchange
-    said = spoken.whole(answer, job.request, exchange.request_id)
     if isinstance(said, Answer):
         exchange.usage = said.usage
         exchange.ttft_s = now - exchange.arrived_at
@@ -137,6 +151,41 @@ def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, ticket: Ticke
         raise BackendError("the backend's answer ended before it was complete")
     else:
         raise spoken.failure(said)
+
+
+async def _gather(answer: ClientConnection, decoder: Decoder, deadline: float) -> list[StreamEvent]:
+    """All events of a stream that nobody waits to see begin."""
+    events: list[StreamEvent] = []
+    size_bytes = 0
+
+    def take(data: bytes) -> float:
+        nonlocal size_bytes
+        size_bytes += len(data)
+        if size_bytes > MAX_GATHERED_BYTES:
+            raise BackendError(f"the backend's answer is longer than {MAX_GATHERED_BYTES} bytes")
+        events.extend(decoder.feed(data))
+        return ENOUGH if events and type(events[-1]) in (Stop, Failure) else deadline
+
+    if await answer.flow(take, deadline):
+        events += decoder.finish()
+    return events
+
+
+async def _let_end(answer: ClientConnection, clock: Callable[[], float]) -> None:
+    """The client has its whole answer. Let the backend end the body, so that its connection can serve again."""
+    if not answer.complete:
+        with suppress(BackendError):
+            await answer.read(clock() + _END_TIMEOUT_S)
+
+
+# Longer is a mistake, or a quota that comes again tomorrow.
+_MAX_RETRY_AFTER_S = 300.0
+
+
+def _retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
+    """When a busy backend wants to be asked again, if it tells so in seconds (RFC 9110, 10.2.3)."""
+    told = headers.get(b"retry-after", b"")
+    return min(float(told), _MAX_RETRY_AFTER_S) if told.isdigit() else None
 
 
 class _Stream:
@@ -186,7 +235,7 @@ class _Stream:
         deadline = self._job.deadline
         while not await self._answer.flow(self._take, deadline):
             if self._stopped:
-                await self._finish()
+                await _let_end(self._answer, self._clock)
                 return
             await self._drain()
             deadline = min(self._clock() + self._stall_timeout_s, self._must_end_at)
@@ -272,12 +321,6 @@ class _Stream:
                 if not self._sent:
                     exchange.ttft_s = None  # what came along with it is not sent
                 raise self._spoken.failure(event)
-
-    async def _finish(self) -> None:
-        """The client has its whole answer. Let the backend end the body, so that its connection can serve again."""
-        if not self._answer.complete:
-            with suppress(BackendError):
-                await self._answer.read(self._clock() + _END_TIMEOUT_S)
 
 
 def _told(error: BaseException) -> GatewayError:

@@ -98,7 +98,15 @@ class LoadOptions(Struct, frozen=True, gc=False):
 
 
 Thinking = Literal["off", "on", "low", "medium", "high", "max"]
-ToolChoice = Literal["auto", "none"]
+
+
+class MustCall(Struct, frozen=True):
+    """The answer has to be a call: of the tool of this name, or of any."""
+
+    name: str = ""
+
+
+ToolChoice = Literal["auto", "none"] | MustCall
 
 
 class ChatRequest(Struct, frozen=True, gc=False):
@@ -169,9 +177,10 @@ class Stop(Struct, frozen=True, gc=False):
 
 
 class Failure(Struct, frozen=True, gc=False):
-    """The backend says, inside its answer, that it failed."""
+    """The backend says, inside its answer, that it failed. `status`: as HTTP would have told it, if it says so."""
 
     message: str
+    status: int = 0
 
 
 StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Stop | Failure

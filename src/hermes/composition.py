@@ -16,7 +16,9 @@ from hermes import config as settings
 from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
+from hermes.fleet.driver import Driver
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
+from hermes.fleet.openai import KINDS, OpenAI
 from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
 from hermes.http.origin import Origin
@@ -233,13 +235,16 @@ def driver(
     loop: asyncio.AbstractEventLoop,
     pins: Mapping[str, Pins] = NO_PINS,
     unlisted: Pins = UNPINNED,
-) -> Ollama:
+) -> Driver:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
     if backend.api_key is not None:
         headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
-    pool = Pool(origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s), deadlines, loop, headers)
-    return Ollama(pool, pins, unlisted)
+    where, limits = origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s)
+    if backend.kind == "ollama":
+        return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted)
+    where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
+    return OpenAI(Pool(where, limits, deadlines, loop, headers), KINDS[backend.kind])
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

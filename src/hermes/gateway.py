@@ -8,12 +8,13 @@ from msgspec.structs import replace
 from hermes import attempt
 from hermes.admission import Admission
 from hermes.attempt import Job
-from hermes.chat import ChatRequest
+from hermes.chat import ChatRequest, MustCall
 from hermes.dialects import ClientDialect, Meta
 from hermes.errors import (
     BackendBusy,
     BackendError,
     BackendUnreachable,
+    BadRequest,
     DeadlineUnreachable,
     GatewayError,
     ModelNotFound,
@@ -105,6 +106,7 @@ class Gateway:
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        route = self._able(route, request)
         service = route.service
         exchange.model, exchange.stream = service.model, request.stream
         within_s = service.timeout_s
@@ -175,6 +177,17 @@ class Gateway:
         tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
         return _Route(service, found, filling(service, dialect.sampling_defaults), tokens_per_byte)
 
+    def _able(self, route: "_Route", request: ChatRequest) -> "_Route":
+        """Where a tool has to be called, only to backends that can be made to. Raises BadRequest if none can."""
+        if not isinstance(request.tool_choice, MustCall):
+            return route
+        backends = self._fleet.backends
+        names = tuple(name for name in route.found.names if backends[name].driver.dialect.forces_tools)
+        if not names:
+            words = "`tool_choice` must be auto or none: the backend cannot be forced to call a tool"
+            raise BadRequest(words, code="unsupported_parameter", param="tool_choice")
+        return replace(route, found=replace(route.found, names=names))
+
     def _pulled_route(self, service: Service, dialect: ClientDialect) -> "_Route":
         """Nobody has the model yet: it is downloaded. Not remembered, so that each request sees to that."""
         resident = full_name(service.backend_model)
@@ -196,7 +209,7 @@ class Gateway:
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
-        return (await self._route(job.request.model, job.dialect)).found
+        return self._able(await self._route(job.request.model, job.dialect), job.request).found
 
     def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
         """The listed service of a model that was asked for by another of its names: its settings hold all the same."""

@@ -85,7 +85,7 @@ def test_the_page_names_no_variable_that_does_not_exist() -> None:
 
 def test_the_page_shows_what_can_be_loaded(settle: Settle) -> None:
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         settle(example)
 

@@ -112,7 +112,19 @@ Settle = Callable[..., Loaded]
             "backends.b.ca_file: http://b is not https",
         ),
         ("backends: [{name: a, url: 'unix:///a', ca_file: ca.pem}]", "backends.a.ca_file: unix:///a is not https"),
-        ("backends: [{name: a, url: 'http://a', kind: vllm}]", "backends[0].kind: 'vllm' is not ollama, the one kind"),
+        ("backends: [{name: a, url: 'http://a', kind: tgi}]", "backends[0].kind: 'tgi' is not ollama or vllm or"),
+        (
+            "backends: [{name: a, url: 'http://a', kind: vllm, memory: 24GiB}]",
+            "backends.a.memory: a backend of kind vllm loads its models itself",
+        ),
+        (
+            "backends: [{name: a, url: 'http://a', kind: openai, max_loaded: 2}]",
+            "backends.a.max_loaded: a backend of kind openai loads its models itself",
+        ),
+        (
+            "{backends: [{name: a, url: 'http://a', kind: vllm}], models: {m: {pull: on_demand}}}",
+            "models.m.pull: none of its backends can pull, only those of kind ollama do",
+        ),
         ("backends: [{name: a, url: 'http://a'}, {name: a, url: 'http://b'}]", "backends: 2 are named 'a'"),
         (
             "logging: {level: inof}",
@@ -159,6 +171,7 @@ def test_a_mistake_is_told_with_path_value_and_expectation(settle: Settle, yaml:
         ({"OLLAMA_URL": "gpu"}, "backends[0].url: 'gpu' is not http://host:port"),
         ({"OLLAMA_HOST": "a:b:c"}, "OLLAMA_HOST: expected host:port or http://host:port"),
         ({"LLM_BACKEND": "olama"}, "LLM_BACKEND: 'olama' is unknown; supported: ollama"),
+        ({"LLM_BACKEND": "vllm"}, "LLM_BACKEND: where is it? Set LLM_BACKEND_URL"),
         (
             {"API_KEYS_JSON": "sk-1"},
             "API_KEYS_JSON: not valid JSON (line 1, column 1); the right",

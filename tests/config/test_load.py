@@ -171,6 +171,8 @@ def test_of_several_backends_ollama_host_changes_none_and_the_others_are_refused
     assert [backend.url for backend in settle(TWO, {"OLLAMA_HOST": "c"}).config.backends] == ["http://a", "http://b"]
     with pytest.raises(ConfigError, match="OLLAMA_URL: which of the 2 backends"):
         settle(TWO, {"OLLAMA_URL": "http://c"})
+    with pytest.raises(ConfigError, match="LLM_BACKEND: which of the 2 backends"):
+        settle(TWO, {"LLM_BACKEND": "vllm"})
 
 
 @pytest.mark.parametrize(
@@ -181,6 +183,7 @@ def test_of_several_backends_ollama_host_changes_none_and_the_others_are_refused
         ("", "auto", None),
         (TWO, "4", None),
         ("backends: [{name: a, url: 'http://a', slots: 2}]", "4", 2),
+        ("backends: [{name: a, url: 'http://a', kind: vllm}]", "4", None),
     ],
 )
 def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(
@@ -189,10 +192,20 @@ def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(
     assert settle(yaml, {"OLLAMA_NUM_PARALLEL": text}).config.backends[0].slots == slots
 
 
-@pytest.mark.parametrize("kind", ["vllm", "tgi", "custom"])
+@pytest.mark.parametrize("kind", ["tgi", "custom"])
 def test_a_kind_of_backend_that_is_not_there_yet_is_refused_clearly(settle: Settle, kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"LLM_BACKEND: '{kind}' is not supported yet; supported: ollama"):
+    with pytest.raises(ConfigError, match=f"LLM_BACKEND: '{kind}' is not supported yet; supported: ollama, vllm"):
         settle(None, {"LLM_BACKEND": kind})
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llamacpp", "openai"])
+def test_a_familiar_name_says_of_which_kind_the_one_backend_is(settle: Settle, kind: str) -> None:
+    elsewhere = {"OLLAMA_URL": "http://other:1", "OLLAMA_HOST": "other"}
+    environ = {"LLM_BACKEND": kind, "LLM_BACKEND_URL": "http://gpu:8000/v1", **elsewhere}
+    (alone,) = settle(None, environ).config.backends
+    assert (alone.name, alone.kind, alone.url) == (kind, kind, "http://gpu:8000/v1")
+    (only,) = settle("backends: [{name: a, url: 'http://a'}]", {"LLM_BACKEND": kind, **elsewhere}).config.backends
+    assert (only.name, only.kind, only.url) == ("a", kind, "http://a")
 
 
 def test_keys_may_come_as_the_keys_themselves(settle: Settle) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.chat import ChatRequest, Image, JsonFormat, Message, RichMessage, Sampling, Text, Tool, ToolCall
+from hermes.chat import ChatRequest, Image, JsonFormat, Message, MustCall, RichMessage, Sampling, Text, Tool, ToolCall
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.errors import BadRequest
@@ -279,6 +279,11 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"output_format": FORMAT}, {"json_format": JsonFormat(SCHEMA)}),
     ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, {}),
     ({"tool_choice": {"type": "none"}}, {"tool_choice": "none"}),
+    ({"tool_choice": {"type": "any"}, "tools": [{"name": "f"}]}, {"tool_choice": MustCall(), "tools": (Tool("f"),)}),
+    (
+        {"tool_choice": {"type": "tool", "name": "f"}, "tools": [{"name": "f"}]},
+        {"tool_choice": MustCall("f"), "tools": (Tool("f"),)},
+    ),
     (
         {
             "tools": [
@@ -368,8 +373,9 @@ def test_a_plain_request_means_the_same_however_closely_it_is_read(fields: dict[
         ),
         ({"output_format": {"type": "yaml"}}, "output_format.type", "invalid_value"),
         ({"tool_choice": "auto"}, "tool_choice", "invalid_type"),
-        ({"tool_choice": {"type": "any"}}, "tool_choice.type", "unsupported_parameter"),
-        ({"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice.type", "unsupported_parameter"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice.type", "invalid_value"),
+        ({"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice.name", "invalid_value"),
+        ({"tool_choice": {"type": "tool"}, "tools": [{"name": "f"}]}, "tool_choice.name", "invalid_value"),
         ({"tool_choice": {"type": "required"}}, "tool_choice.type", "invalid_value"),
         ({"tools": [{"input_schema": {}}]}, "tools[0].name", "missing_required_parameter"),
         (

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from hermes.chat import ChatRequest, JsonFormat, LoadOptions, Sampling, Tool
+from hermes.chat import ChatRequest, JsonFormat, LoadOptions, MustCall, Sampling, Tool
 from hermes.dialects import ClientDialect
 from hermes.dialects.openai import OpenAI
 from hermes.errors import BadRequest
 from tests.dialects.cases import CONVERSATIONS, PIXEL, Said
+
+F = {"type": "function", "function": {"name": "f"}}
 
 DIALECT: ClientDialect = OpenAI()
 LEAST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -68,6 +70,11 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
     ({"n": 1, "modalities": ["text"]}, {}),
     ({"tool_choice": "none"}, {"tool_choice": "none"}),
     ({"tool_choice": "auto"}, {"tool_choice": "auto"}),
+    ({"tool_choice": "required", "tools": [F]}, {"tool_choice": MustCall(), "tools": (Tool("f"),)}),
+    (
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [F]},
+        {"tool_choice": MustCall("f"), "tools": (Tool("f"),)},
+    ),
     (
         {
             "tools": [
@@ -149,8 +156,13 @@ def test_null_means_absent_for_every_field_but_the_two_that_must_be() -> None:
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
         ({"functions": []}, "functions", "unsupported_parameter"),
         ({"function_call": "none"}, "function_call", "unsupported_parameter"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [F]},
+            "tool_choice",
+            "invalid_value",
+        ),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": [F]}, "tool_choice", "unsupported_parameter"),
         ({"tool_choice": "any"}, "tool_choice", "invalid_value"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),

@@ -1,6 +1,7 @@
 """Whatever a backend does wrong: the right status or an honest error event, one outcome, no slot lost (I3, I5, I15).
 
-Every fault meets every dialect, whole and streamed.
+Every fault meets every dialect, whole and streamed, at each kind of backend: vLLM answers whole where a whole answer is
+asked for, llama.cpp is always asked to stream.
 """
 
 import asyncio
@@ -11,8 +12,9 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, ollama, play
+from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, listening, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, Hermes, Reply, chat, error_in, hermes, prompt, scenario
+from tests.fakes.openai_backend import FakeOpenAI
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 TOLD_TWICE = b'{"message":{"content":"Hel"},"done":true}\n{"message":{"content":"lo"},"done":true}\n'
@@ -81,6 +83,11 @@ FAULTS = [
     late("endless empty lines", lambda go: endless(b"\n")),
 ]
 NAMES = [fault.name for fault in FAULTS]
+KINDS = ["ollama", "vllm", "llamacpp"]
+
+
+def backend_of(kind: str) -> FakeOllama:
+    return FakeOllama() if kind == "ollama" else FakeOpenAI(kind)
 
 
 def settings(fault: Fault) -> dict[str, Any]:
@@ -89,10 +96,13 @@ def settings(fault: Fault) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai", "anthropic"])
 @scenario
-async def test_a_whole_answer_that_fails_is_an_error_status(path: str, body: dict[str, Any], fault: Fault) -> None:
-    async with ollama() as backend, hermes(backend, **settings(fault)) as gateway:
+async def test_a_whole_answer_that_fails_is_an_error_status(
+    path: str, body: dict[str, Any], fault: Fault, kind: str
+) -> None:
+    async with listening(backend_of(kind)) as backend, hermes(backend, **settings(fault)) as gateway:
         go = asyncio.Event()
         go.set()
         backend.default = fault.script(go)
@@ -101,10 +111,13 @@ async def test_a_whole_answer_that_fails_is_an_error_status(path: str, body: dic
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai", "anthropic"])
 @scenario
-async def test_a_stream_that_fails_never_ends_as_if_it_had_not(path: str, body: dict[str, Any], fault: Fault) -> None:
-    async with ollama() as backend, hermes(backend, **settings(fault)) as gateway:
+async def test_a_stream_that_fails_never_ends_as_if_it_had_not(
+    path: str, body: dict[str, Any], fault: Fault, kind: str
+) -> None:
+    async with listening(backend_of(kind)) as backend, hermes(backend, **settings(fault)) as gateway:
         go = asyncio.Event()
         backend.default = fault.script(go)
         call = await gateway.open(path, body)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -44,6 +44,22 @@ class Asked:
     @property
     def streams(self) -> bool:
         return self.body is None or bool(self.body.get("stream", True))
+
+    # How the server tells things. `told` is any object that stands in a stream, or for a whole answer.
+
+    content_type = NDJSON
+
+    def told(self, told: dict[str, Any]) -> bytes:
+        return _json(told) + b"\n"
+
+    def piece(self, text: str) -> bytes:
+        return self.told(self.line(text))
+
+    def end(self, done: "Done") -> bytes:
+        return self.told(self.line(**done.told()))
+
+    def whole(self, text: str, done: "Done | None") -> bytes:
+        return _json(self.line(text, **(done.told() if done else {})))
 
     def line(self, text: str = "", **told: Any) -> dict[str, Any]:
         """A line of the answer, in the shape of the endpoint that was asked."""
@@ -88,12 +104,12 @@ class Then(Enum):
     STALL = "nothing, for ever"
 
 
-def play(*steps: Step, status: int = 200, content_type: bytes = NDJSON, then: Then = Then.END) -> Script:
+def play(*steps: Step, status: int = 200, content_type: bytes = b"", then: Then = Then.END) -> Script:
     """The script of these steps. With CUT, RESET or STALL a whole answer stops in its middle."""
 
     async def script(asked: Asked) -> None:
         response = asked.response
-        response.start(status, b"content-type: %b\r\n" % content_type)
+        response.start(status, b"content-type: %b\r\n" % (content_type or asked.content_type))
         async for data in _bytes_of(asked, steps, broken=then is not Then.END):
             response.write(data)
             await response.drain()
@@ -109,7 +125,7 @@ def play(*steps: Step, status: int = 200, content_type: bytes = NDJSON, then: Th
 
 
 async def _bytes_of(asked: Asked, steps: tuple[Step, ...], broken: bool) -> AsyncIterator[bytes]:
-    text, told = "", None
+    text, done, is_told = "", None, False
     for step in steps:
         match step:
             case asyncio.Event():
@@ -117,18 +133,18 @@ async def _bytes_of(asked: Asked, steps: tuple[Step, ...], broken: bool) -> Asyn
             case bytes():
                 yield step
             case dict():
-                yield _json(step) + b"\n"
-                told = {}
+                yield asked.told(step)
+                is_told = True
             case str() if asked.streams:
-                yield _json(asked.line(step)) + b"\n"
+                yield asked.piece(step)
             case str():
                 text += step
             case Done() if asked.streams:
-                yield _json(asked.line(**step.told())) + b"\n"
+                yield asked.end(step)
             case Done():
-                told = step.told()
-    if not asked.streams and told != {} and (text or told):
-        whole = _json(asked.line(text, **(told or {})))
+                done = step
+    if not asked.streams and not is_told and (text or done):
+        whole = asked.whole(text, done)
         yield whole[: len(whole) // 2] if broken else whole
 
 
@@ -193,6 +209,9 @@ def loaded(name: str, size: int = 2 << 30, size_vram: int = 1 << 30, context: in
 class FakeOllama:
     """An App for `hermes.http.server`. `scripts` are used up in turn; when none is left, `default` answers."""
 
+    kind = "ollama"
+    asking: type[Asked] = Asked
+
     def __init__(self, *models: str) -> None:
         self.models = [model(name) for name in models or ("gemma:latest",)]
         self.loaded = [loaded(item["name"]) for item in self.models]
@@ -251,9 +270,9 @@ class FakeOllama:
     # --- the App ----------------------------------------------------------------------------------------------------
 
     async def handle(self, request: Request, response: Response) -> None:
-        asked = Asked(request, response)
+        asked = self.asking(request, response)
         try:
-            if asked.path in ("/api/chat", "/api/generate") and not _is_load(asked):
+            if self._is_for_tokens(asked):
                 await self._generate(asked)
             else:
                 self.managed.append(asked)
@@ -263,6 +282,10 @@ class FakeOllama:
             raise
         finally:
             asked.ended.set()
+
+    def _is_for_tokens(self, asked: Asked) -> bool:
+        is_load = asked.path == "/api/generate" and not asked.body.get("prompt")
+        return asked.path in ("/api/chat", "/api/generate") and not is_load
 
     def refuse(self, error: GatewayError, response: Response) -> None:
         raise AssertionError(f"the gateway sent what is no HTTP: {error.message}")
@@ -300,14 +323,18 @@ class FakeOllama:
             self.loaded.remove(there[0])
 
 
-def _is_load(asked: Asked) -> bool:
-    return asked.path == "/api/generate" and not asked.body.get("prompt")
-
-
 @asynccontextmanager
 async def ollama(*models: str) -> AsyncIterator[FakeOllama]:
     """A fake that listens."""
-    fake = FakeOllama(*models)
+    async with listening(FakeOllama(*models)) as fake:
+        yield fake
+
+
+F = TypeVar("F", bound=FakeOllama)
+
+
+@asynccontextmanager
+async def listening(fake: F) -> AsyncIterator[F]:
     await fake.listen()
     try:
         yield fake

@@ -278,7 +278,7 @@ async def hold_slot(
 
 def config(*fakes: FakeOllama, **sections: Any) -> Config:
     """Fakes become the backends b0, b1, ...; sections as the file would have them."""
-    backends = [{"name": f"b{index}", "url": fake.url} for index, fake in enumerate(fakes)]
+    backends = [{"name": f"b{index}", "url": fake.url, "kind": fake.kind} for index, fake in enumerate(fakes)]
     tree: dict[str, Any] = {"backends": backends, "logging": {"access_log": "off"}, **sections}
     tree["server"] = {"port": 0, **sections.get("server", {})}
     return build(tree)

@@ -55,6 +55,13 @@ def test_candidates_are_the_allowed_backends_that_have_the_model(asked: Service,
     assert candidates(asked, INVENTORIES) == found
 
 
+def test_of_a_models_names_the_fuller_one_is_good_for_all() -> None:
+    """Ollama takes `gemma3:latest` and tells of it so; to others it is `gemma3`."""
+    tagged, plain = {"gemma3": "gemma3:latest", "gemma3:latest": "gemma3:latest"}, {"gemma3": "gemma3"}
+    for inventories in ({"a": tagged, "b": plain}, {"a": plain, "b": tagged}):
+        assert candidates(service("gemma3"), inventories) == Candidates(("a", "b"), "gemma3:latest")
+
+
 def test_without_backends_there_are_no_candidates() -> None:
     assert candidates(service("gemma3"), {}) == Candidates((), "gemma3")
 

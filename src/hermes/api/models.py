@@ -121,7 +121,10 @@ class Models:
         call.reply(_json(told), status=202 if where else 200)
 
     async def _known(self, call: Call) -> tuple[Service, Candidates]:
-        """The model that the path names, and who has it. Raises ModelNotFound or NoBackend."""
+        """The model that the path names, and who has it.
+
+        Raises ModelNotFound or NoBackend, and BadRequest where nobody that has it is told what to load.
+        """
         assert call.model is not None
         service = self._service(call.model)
         if not candidates(service, self._fleet.inventories()).names:
@@ -129,7 +132,9 @@ class Models:
             if not self._fleet.ready:
                 raise NoBackend("no backend is up", retry_after_s=1.0)
         call.exchange.model = service.model
-        return service, self._found(service)
+        found = self._found(service)
+        self._fleet.loading(found.names)
+        return service, found
 
     def _service(self, model: str) -> Service:
         service = self._catalog.service(model)

@@ -134,8 +134,9 @@ def _backend(backend: Backend) -> dict[str, object]:
     if backend.error:
         told["error"] = backend.error
     if backend.slots is None:
+        own = " (or OLLAMA_NUM_PARALLEL)" if backend.kind == "ollama" else ""
         told["hint"] = (
             "how many requests it runs at once is not known: models without max_concurrency get one at a time;"
-            " set the backend's slots (or OLLAMA_NUM_PARALLEL) to what the server was started with"
+            f" set the backend's slots{own} to what the server was started with"
         )
     return told

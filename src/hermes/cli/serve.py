@@ -113,5 +113,6 @@ def _some_model(runtime: Runtime) -> str:
     if runtime.catalog.unlisted is not None:
         for backend in runtime.fleet.backends.values():
             models = sorted(backend.inventory.models.items())
-            names += [name.removesuffix(":latest") for name, info in models if "completion" in info.capabilities]
+            able = [name for name, info in models if not info.capabilities or "completion" in info.capabilities]
+            names += [name.removesuffix(":latest") for name in able]
     return names[0] if names else "MODEL"

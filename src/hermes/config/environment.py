@@ -5,12 +5,13 @@ A layer is a piece of configuration with the name of where it came from, as erro
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from hermes.config import Secret
+from hermes.config.kinds import BackendKind
 from hermes.config.notation import ollama_url
 from hermes.config.schema import is_container, nearest, optional, settings, variable
 from hermes.errors import ConfigError
@@ -25,7 +26,8 @@ _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 KEYS_FORM = 'the right form is {"sk-...": {"user": "editor", "rate_limit": 60, "admin": true}}'
 _FILE_NAME = re.compile(r"@?[\w~./-]*[./][\w~./-]+", re.ASCII)
-LATER_BACKENDS = ("vllm", "tgi", "custom")
+BACKEND_KINDS = get_args(BackendKind)
+LATER_BACKENDS = ("tgi", "custom")
 
 
 class Layer(Struct, frozen=True):
@@ -112,14 +114,11 @@ def familiar_layers(environ: Mapping[str, str], below: Tree, suffix: str = "") -
     for name, path in (("PORT", ("server", "port")), ("MAX_CONCURRENT", ("limits", "max_concurrent"))):
         if text := environ.get(name):
             yield Layer(name + suffix, nested(path, from_text(name, int, text)))
-    for read in (_keys, _address):
+    for read in (_keys, _kind, _address):
         try:
             yield from read(environ, below, suffix)
         except ConfigError as error:
             yield error
-    if (kind := environ.get("LLM_BACKEND", "ollama")) not in ("", "ollama"):
-        later = "is not supported yet" if kind in LATER_BACKENDS else "is unknown"
-        yield ConfigError(f"LLM_BACKEND{suffix}: {kind!a} {later}; supported: ollama")
 
 
 def _keys(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Layer]:
@@ -144,9 +143,30 @@ def _keys(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Laye
     yield Layer(source, {"keys": keys})
 
 
+def _kind(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Layer]:
+    """Of the one backend, where that is configured; else `_address` says it of the one that it names."""
+    source = "LLM_BACKEND" + suffix
+    if not (kind := environ.get("LLM_BACKEND")):
+        return
+    if kind not in BACKEND_KINDS:
+        later = "is not supported yet" if kind in LATER_BACKENDS else "is unknown"
+        raise ConfigError(f"{source}: {kind!a} {later}; supported: {', '.join(BACKEND_KINDS)}")
+    configured = below.get("backends") or []
+    if not isinstance(configured, list) or kind == "ollama":
+        return
+    if len(configured) > 1:
+        raise ConfigError(f"{source}: which of the {len(configured)} backends is meant? Set it in `backends`")
+    if configured:
+        yield Layer(source, {"backends": {0: {"kind": kind}}})
+    elif not environ.get("LLM_BACKEND_URL"):
+        raise ConfigError(f"{source}: where is it? Set LLM_BACKEND_URL")
+
+
 def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Layer]:
     """The URL of the one backend. Ollama's own OLLAMA_HOST stands back where several are configured."""
-    name = next((name for name in ("LLM_BACKEND_URL", "OLLAMA_URL", "OLLAMA_HOST") if environ.get(name)), None)
+    kind = environ.get("LLM_BACKEND") or "ollama"
+    names = ("LLM_BACKEND_URL", "OLLAMA_URL", "OLLAMA_HOST") if kind == "ollama" else ("LLM_BACKEND_URL",)
+    name = next((name for name in names if environ.get(name)), None)
     if name is None:
         return
     configured = below.get("backends") or []
@@ -162,7 +182,8 @@ def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[L
             url = ollama_url(url)
         except ValueError:
             raise ConfigError(f"{name}{suffix}: expected host:port or http://host:port") from None
-    yield Layer(name + suffix, {"backends": {0: {"url": url}} if configured else [{"name": "ollama", "url": url}]})
+    alone = {"name": kind, "kind": kind, "url": url}
+    yield Layer(name + suffix, {"backends": {0: {"url": url}} if configured else [alone]})
 
 
 def parallel_hint(environ: Mapping[str, str]) -> int | None:

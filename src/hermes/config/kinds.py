@@ -66,7 +66,7 @@ OptionsPolicy = Literal["pin", "max", "passthrough"]
 ClassName = Literal["interactive", "normal", "batch"]
 PullRule = Literal["never", "on_demand"]
 Weight = Annotated[float, Meta(gt=0, le=1000, description="a weight above 0, at most 1000")]
-BackendKind = Annotated[Literal["ollama"], Meta(description="ollama, the one kind that is supported so far")]
+BackendKind = Literal["ollama", "vllm", "llamacpp", "openai"]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 Path = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z", description="a path")]
 Host = Annotated[

@@ -121,7 +121,9 @@ def _backend_layers(tree: Tree, variables: Mapping[str, str]) -> Iterable[Layer]
         yield Layer("default", {"backends": backends})
     slots = parallel_hint(variables)
     alone = backends[0] if isinstance(backends, list) and len(backends) == 1 else None
-    if slots and isinstance(alone, dict) and alone.get("slots") is None:
+    if not slots or not isinstance(alone, dict) or alone.get("kind", "ollama") != "ollama":
+        return
+    if alone.get("slots") is None:
         yield Layer("OLLAMA_NUM_PARALLEL", {"backends": {0: {"slots": slots}}})
 
 

@@ -27,6 +27,11 @@ def _backends(config: Config) -> Iterator[str]:
     for backend in config.backends:
         if backend.ca_file and not backend.url.startswith("https://"):
             yield f"{spell(('backends', backend.name, 'ca_file'))}: {backend.url} is not https, nothing is checked"
+        if backend.kind != "ollama":
+            for key in ("memory", "max_loaded"):
+                if getattr(backend, key) is not None:
+                    where = spell(("backends", backend.name, key))
+                    yield f"{where}: a backend of kind {backend.kind} loads its models itself, whatever it has"
 
 
 def _models(config: Config) -> Iterator[str]:
@@ -44,6 +49,11 @@ def _models(config: Config) -> Iterator[str]:
                 f" give both the same {', '.join(_LOADING[:-1])} and {_LOADING[-1]}"
             )
     for model, settings in config.models.items():
+        kinds = {
+            backend.kind for backend in config.backends if not settings.backends or backend.name in settings.backends
+        }
+        if settings.pull == "on_demand" and "ollama" not in kinds:
+            yield f"{spell(('models', model, 'pull'))}: none of its backends can pull, only those of kind ollama do"
         most = settings.max_num_ctx
         if most is not None and most < (settings.options.num_ctx or 0):
             where = spell(("models", model, "options", "num_ctx"))

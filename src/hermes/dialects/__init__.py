@@ -81,6 +81,14 @@ class Decoder(Protocol):
 
 
 class BackendDialect(Protocol):
+    # Whole answers too are to be asked for as streams: only of those it notices when nobody wants them any more.
+    @property
+    def streams_only(self) -> bool: ...
+
+    # Whether it can be made to call a tool (`chat.MustCall`).
+    @property
+    def forces_tools(self) -> bool: ...
+
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """Path and body for the backend; `model` is the backend's own name for it."""
 

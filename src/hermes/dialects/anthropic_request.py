@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta as Limits
 from msgspec import Struct
 
-from hermes.chat import ChatRequest, JsonFormat, Message, RichMessage, Sampling, Thinking, Tool, ToolChoice
+from hermes.chat import ChatRequest, JsonFormat, Message, MustCall, RichMessage, Sampling, Thinking, Tool, ToolChoice
 from hermes.dialects import anthropic_messages, fields, strict
 from hermes.dialects.fields import MISSING, UNSUPPORTED
 from hermes.errors import BadRequest
@@ -26,6 +26,7 @@ class _Tool(Struct):
 
 class _ToolChoice(Struct):
     type: str
+    name: str | None = None
 
 
 class _Thinking(Struct):
@@ -95,12 +96,13 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
     asked = strict.convert(strict.parse_object(body, KNOWN), _Body)
     said: tuple[Message | RichMessage, ...] = anthropic_messages.messages(asked.messages)
     configured = asked.output_config or _OutputConfig()
+    tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ()))
     return ChatRequest(
         fields.one_model(asked.model, model),
         anthropic_messages.system(asked.system) + said,
         asked.stream is True,
-        tools=tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())),
-        tool_choice=_tool_choice(asked.tool_choice),
+        tools=tools,
+        tool_choice=_tool_choice(asked.tool_choice, tools),
         sampling=_sampling(asked),
         json_format=_json_format(configured.format, "output_config.format")
         or _json_format(asked.output_format, "output_format"),
@@ -130,16 +132,22 @@ def _tool(asked: _Tool, at: str) -> Tool:
     return Tool(asked.name, asked.description or "", asked.input_schema)
 
 
-def _tool_choice(asked: _ToolChoice | None) -> ToolChoice:
+def _tool_choice(asked: _ToolChoice | None, tools: tuple[Tool, ...]) -> ToolChoice:
     if asked is None or asked.type == "auto":
         return "auto"
     if asked.type == "none":
         return "none"
-    if asked.type in ("any", "tool"):
-        words = "`tool_choice.type` must be auto or none: a backend cannot be forced to call a tool"
-        raise BadRequest(words, code=UNSUPPORTED, param="tool_choice.type")
-    words = f"`tool_choice.type` must be auto or none, not `{asked.type[:40]}`"
-    raise BadRequest(words, param="tool_choice.type")
+    if asked.type == "any" and tools:
+        return MustCall()
+    if asked.type == "any":
+        raise BadRequest("`tool_choice.type` is any, but there are no `tools`", param="tool_choice.type")
+    if asked.type != "tool":
+        words = f"`tool_choice.type` must be auto, none, any or tool, not `{asked.type[:40]}`"
+        raise BadRequest(words, param="tool_choice.type")
+    if not any(tool.name == asked.name for tool in tools):
+        words = f"`tool_choice.name` must be one of `tools`, not `{(asked.name or '')[:80]}`"
+        raise BadRequest(words, param="tool_choice.name")
+    return MustCall(asked.name or "")
 
 
 def _json_format(asked: _Format | None, at: str) -> JsonFormat | None:

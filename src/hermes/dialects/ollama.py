@@ -91,6 +91,9 @@ class Ollama:
     `thinks`: whether the model of this name has the capability "thinking"; None where that is not known.
     """
 
+    streams_only = False  # it notices in any case
+    forces_tools = False
+
     def __init__(
         self,
         options: Mapping[str, Any] | None = None,

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from hermes.chat import Answer, Failure, ReasoningDelta, Stop, StreamEvent, TextDelta, ToolCallDelta, Usage
 from hermes.dialects import ndjson, strict
+from hermes.dialects.logprobs import Logprob, openai_items
 from hermes.errors import BackendError
 
 # More tokens than any model has ever seen: a count beyond is a lie, like a negative one (I15).
@@ -38,16 +39,6 @@ class _Message(Struct, gc=False):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _TokenLogprob(Struct, gc=False):
-    token: str = ""
-    logprob: float = 0.0
-    bytes: list[int] | None = None
-
-
-class _Logprob(_TokenLogprob, gc=False):
-    top_logprobs: list[_TokenLogprob] | None = None
-
-
 class _Line(Struct, gc=False):
     """A line of `/api/chat` (`message`) or of `/api/generate` (`response`, `thinking`, `tool_calls`)."""
 
@@ -58,7 +49,7 @@ class _Line(Struct, gc=False):
     done: bool = False
     done_reason: str | None = None
     error: Any = None
-    logprobs: list[_Logprob] | None = None
+    logprobs: list[Logprob] | None = None
     prompt_eval_count: int = 0
     eval_count: int = 0
     load_duration: int = 0
@@ -202,7 +193,7 @@ class AnswerDecoder:
             events.append(ReasoningDelta(message.thinking))
         if told.logprobs and not (message.thinking and not message.content):
             # Even without text: Ollama sends them so while it holds text back that may become a tool call.
-            events.append(TextDelta(message.content or "", _logprobs(told.logprobs)))
+            events.append(TextDelta(message.content or "", openai_items(told.logprobs)))
         elif message.content:
             events.append(TextDelta(message.content))
         if message.tool_calls:
@@ -249,12 +240,3 @@ def _count(tokens: int) -> int:
 
 def _seconds(ns: int) -> float:
     return ns / 1e9 if 0 <= ns < 1 << 63 else 0.0
-
-
-def _logprobs(told: list[_Logprob]) -> tuple[dict[str, Any], ...]:
-    return tuple(_token(item) | {"top_logprobs": [_token(other) for other in item.top_logprobs or ()]} for item in told)
-
-
-def _token(item: _TokenLogprob) -> dict[str, Any]:
-    spelled = list(item.token.encode()) if item.bytes is None else item.bytes
-    return {"token": item.token, "logprob": item.logprob, "bytes": spelled}

@@ -1,15 +1,12 @@
 """What Ollama's errors mean, by status and text: its body is `{"error": "<text>"}`, whatever went wrong.
 
 The text is for people; only the phrases below are told apart. What is no such body (a proxy's HTML, a stack trace)
-never reaches the client.
+never reaches the client (`error_text`).
 """
 
 import re
-from typing import Any
 
-import msgspec
-
-from hermes.dialects import strict
+from hermes.dialects.error_text import text_of
 from hermes.errors import (
     BackendBusy,
     BackendError,
@@ -38,12 +35,10 @@ _LACKING = re.compile(r"does not support \w+|input is not supported")
 _BROKE_OFF = re.compile(r"an error was encountered while running the model")
 _CRASHED = re.compile(r"model runner has unexpectedly stopped|llama-server process no longer running")
 
-MAX_TEXT = 500
-
 
 def from_status(status: int, body: bytes) -> GatewayError:
     """`status`: as answered; 500 for a failure told in the middle of an answer."""
-    text = _text_of(body)
+    text = text_of(body)
     if status in (401, 403):
         # Our credentials or the operator's proxy are wrong: not the client's business.
         return BackendRefused("the backend refuses the gateway", code="backend_refused")
@@ -72,30 +67,3 @@ def _from_text(status: int, text: str) -> GatewayError:
     if status >= 500 or status in (408, 499):
         return BackendError(text)
     return BackendRefused(text, code="backend_refused")
-
-
-def _text_of(body: bytes) -> str | None:
-    """The text of an error body; llama-server's own error may come as JSON inside of Ollama's text."""
-    told = _decoded(body)
-    while isinstance(told, dict):
-        told = told.get("error") or told.get("message")
-        if isinstance(told, str) and isinstance(inner := _decoded(told.encode()), dict):
-            told = inner
-    return _one_line(told) or None if isinstance(told, str) else None
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except strict.MALFORMED:
-        return None
-
-
-_MARKUP = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
-
-
-def _one_line(text: str) -> str:
-    if _MARKUP.search(text):
-        return "the backend answered with a web page"
-    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_TEXT])
-    return " ".join(printable.split())[:MAX_TEXT]

@@ -4,6 +4,7 @@ Refused is only what changes the meaning of the request and cannot be honoured. 
 is left out; null means absent, everywhere.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from hermes.chat import (
     ChatRequest,
     JsonFormat,
     Message,
+    MustCall,
     Sampling,
     Thinking,
     Tool,
@@ -117,7 +119,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         asked.stream is True,
         _include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
-        tool_choice=_tool_choice(asked.tool_choice),
+        tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
         sampling=_sampling(asked),
         json_format=_json_format(asked.response_format),
         thinking=_thinking(asked.reasoning_effort),
@@ -171,15 +173,25 @@ def _tool(asked: _Tool, at: str) -> Tool:
     return Tool(asked.function.name, asked.function.description or "", asked.function.parameters)
 
 
-def _tool_choice(asked: str | dict[str, Any] | None) -> ToolChoice:
-    if asked is None or asked == "auto":
-        return "auto"
-    if asked == "none":
-        return "none"
-    if asked == "required" or isinstance(asked, dict):
-        words = "`tool_choice` must be auto or none: a backend cannot be forced to call a tool"
-        raise BadRequest(words, code=UNSUPPORTED, param="tool_choice")
-    raise BadRequest(f"`tool_choice` must be auto or none, not `{asked[:40]}`", param="tool_choice")
+def _tool_choice(asked: str | dict[str, Any] | None, tools: Sequence[_Tool]) -> ToolChoice:
+    match asked:
+        case None | "auto":
+            return "auto"
+        case "none":
+            return "none"
+        case "required" if tools:
+            return MustCall()
+        case {"type": "function", "function": {"name": str(name)}}:
+            if not any(tool.function is not None and tool.function.name == name for tool in tools):
+                raise BadRequest(f"`tool_choice` names `{name[:80]}`, which is not in `tools`", param="tool_choice")
+            return MustCall(name)
+        case dict():
+            words = "`tool_choice` must be auto, none, required, or name a function"
+            raise BadRequest(words, code=UNSUPPORTED, param="tool_choice")
+        case "required":
+            raise BadRequest("`tool_choice` is required, but there are no `tools`", param="tool_choice")
+    words = f"`tool_choice` must be auto, none, required, or name a function, not `{asked[:40]}`"
+    raise BadRequest(words, param="tool_choice")
 
 
 def _json_format(asked: _ResponseFormat | None) -> JsonFormat | None:

@@ -9,8 +9,8 @@ from hermes import machine
 from hermes.errors import BackendError, BackendUnreachable
 from hermes.fleet import memory
 from hermes.fleet.download import Download
+from hermes.fleet.driver import Driver
 from hermes.fleet.inventory import Inventory, LoadedModel
-from hermes.fleet.ollama import Ollama
 from hermes.policy.ticket import BackendFacts
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Backend:
         name: str,
         kind: str,
         url: str,
-        driver: Ollama,
+        driver: Driver,
         slots: int | None,
         interval_s: float,
         simulated: bool = False,
@@ -42,7 +42,7 @@ class Backend:
         self.kind = kind
         self.url = url
         self.driver = driver
-        self.slots = slots
+        self._said_slots = slots
         self.interval_s = interval_s
         self.room = memory.said(memory_bytes)
         self.max_loaded = max_loaded
@@ -68,6 +68,11 @@ class Backend:
     def simulated(self) -> bool:
         """By its own word or the operator's."""
         return self.inventory.simulated or self._said_to_be_simulated
+
+    @property
+    def slots(self) -> int | None:
+        """How many requests it runs at once per loaded model: by the operator's word, its own, or its kind's."""
+        return self._said_slots or self.inventory.slots or self.driver.slots
 
     @property
     def _is_here(self) -> bool:
@@ -101,7 +106,7 @@ class Backend:
             self.name,
             self.state == "up",
             self.slots,
-            loaded,
+            loaded if self.driver.loads else None,
             sizes,
             room.capacity_bytes,
             asked_at,
@@ -110,7 +115,7 @@ class Backend:
             pressed=self.pressed,
             settles=self.driver.settles,
             of_free=memory.OF_FREE_MEMORY if room.kind in ("said", "gpu") and self._has_gpu else 1.0,
-            names=self.inventory.names,
+            names=self.inventory.names if self.driver.loads else {},
             pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
         )
 
@@ -122,7 +127,8 @@ class Backend:
     def reloads_avoided(self, model: str) -> int:
         """Of a model, by any of its names."""
         resident = self.inventory.names.get(model)
-        return 0 if resident is None else self.driver.terms[resident].reloads_avoided
+        terms = None if resident is None else self.driver.terms.get(resident)
+        return 0 if terms is None else terms.reloads_avoided
 
     def _weight(self, model: LoadedModel) -> int:
         """What it takes of the room. Of an unknown one: of the GPU's memory, if it is there."""
@@ -131,7 +137,7 @@ class Backend:
     async def find_room(self) -> None:
         """Ask this machine what a backend on it has for models, if nobody has said so."""
         await self._seen_once.wait()
-        if self.room.capacity_bytes is None and self._is_here:
+        if self.room.capacity_bytes is None and self._is_here and self.driver.loads:
             self.room = await memory.find(sum(model.vram_bytes for model in self.inventory.loaded))
             self._mistrust()
             log.info("backend %s has %s bytes for models (%s)", self.name, self.room.capacity_bytes, self.room.source)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from functools import partial
 
-from hermes.errors import GatewayError, NoBackend
+from hermes.errors import BadRequest, GatewayError, NoBackend
 from hermes.fleet.backend import Backend
 from hermes.fleet.download import Download
 from hermes.fleet.orders import Listener, Orders, tell
@@ -53,12 +53,22 @@ class Fleet:
         self.generation += 1
 
     def puller(self, model: str, allowed: tuple[str, ...]) -> Pulls:
-        """Who downloads a model: the backend that is at it, else where that did not fail lately. Raises NoBackend."""
-        names = allowed or tuple(self.backends)
-        up = [self.pulls[name] for name in names if name in self.backends and self.backends[name].state == "up"]
+        """Who downloads a model: the backend that is at it, else where that did not fail lately.
+
+        Raises NoBackend, or BadRequest where none of them is told what to load.
+        """
+        names = self.loading(allowed or tuple(self.backends))
+        up = [self.pulls[name] for name in names if self.backends[name].state == "up"]
         if not up:
             raise NoBackend(f"no backend is up that could pull {model!r}", retry_after_s=1.0)
         return min(up, key=lambda pulls: (model not in pulls.backend.pulling, pulls.rests_until(model)))
+
+    def loading(self, names: Iterable[str]) -> list[str]:
+        """Those that load and pull what they are told to. Raises BadRequest if there is none."""
+        loading = [name for name in names if name in self.backends and self.backends[name].driver.loads]
+        if not loading:
+            raise BadRequest("the backend loads its models itself", code="unsupported_by_backend")
+        return loading
 
     def fetch(self, model: str, allowed: tuple[str, ...]) -> str:
         """See to it that a model that requests wait for is downloaded. Tells where.

@@ -33,7 +33,10 @@ class LoadedModel(Struct, frozen=True):
 
 
 class Inventory(Struct, frozen=True):
-    """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds."""
+    """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds.
+
+    `slots`: how many requests it says to run at once, None: it does not say.
+    """
 
     version: str
     models: dict[str, ModelInfo]
@@ -41,3 +44,4 @@ class Inventory(Struct, frozen=True):
     names: dict[str, str]
     simulated: bool = False
     asked_at: float = 0.0
+    slots: int | None = None

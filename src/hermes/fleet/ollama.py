@@ -125,6 +125,8 @@ def full_name(model: str) -> str:
 class Ollama:
     """One Ollama server. `pins` are by any of the model's names; `unlisted` are those of all other models."""
 
+    loads = True
+    slots: int | None = None  # OLLAMA_NUM_PARALLEL cannot be asked
     settles = True  # it reads a prompt to its end, whoever has left meanwhile
 
     def __init__(self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS, unlisted: Pins = UNPINNED) -> None:

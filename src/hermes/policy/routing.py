@@ -74,10 +74,14 @@ Inventories = Mapping[str, Mapping[str, str]]
 
 
 def candidates(service: Service, inventories: Inventories) -> Candidates:
-    """Who has the model; no names when nobody does."""
+    """Who has the model; no names when nobody does.
+
+    Ollama lists `gemma` as `gemma:latest`, others do not: the fuller name is good for all that take the shorter one.
+    """
     allowed = service.backends or tuple(inventories)
     found = tuple(name for name in allowed if service.backend_model in inventories.get(name, ()))
-    return Candidates(found, inventories[found[0]][service.backend_model] if found else service.backend_model)
+    names = (inventories[name][service.backend_model] for name in found)
+    return Candidates(found, max(names, key=len, default=service.backend_model))
 
 
 _NOTHING = frozenset((None, ()))

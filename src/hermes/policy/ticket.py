@@ -179,12 +179,12 @@ class BackendFacts(Struct, frozen=True):
     """What the fleet sees of a backend. `slots`: parallel requests per loaded model; None where it cannot be asked.
 
     `loaded` has the models in its memory with their bytes; None: it sees to that itself, whatever it has can be asked
-    for. `names` has the full names of its models by all their names; `sizes` what they may take, as far as is known.
-    `memory_bytes`: room for models, None: unknown; `may_be_less`: that is an upper bound; `of_free`: of what others
-    leave of it a model gets no more than this part. `max_loaded`: so many models at once, None: as many as fit.
-    `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless something else goes for
-    it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they will probably be there.
-    `settles`: it may read a prompt to its end though the client has left.
+    for. `names` has the full names of the models that it can be told to load, by all their names; `sizes` what they may
+    take, as far as is known. `memory_bytes`: room for models, None: unknown; `may_be_less`: that is an upper bound;
+    `of_free`: of what others leave of it a model gets no more than this part. `max_loaded`: so many models at once,
+    None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
+    something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
+    will probably be there. `settles`: it may read a prompt to its end though the client has left.
     """
 
     name: str

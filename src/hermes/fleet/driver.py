@@ -1,0 +1,44 @@
+"""What speaks to one backend: what it has, and, where it loads what it is told to, loading and pulling."""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
+
+from hermes.dialects import BackendDialect
+from hermes.fleet.inventory import Inventory, ModelInfo
+from hermes.fleet.ollama import PullProgress
+from hermes.http.pool import Pool
+from hermes.policy.load_options import Terms
+
+
+class Driver(Protocol):
+    """`loads`: it loads and pulls what it is told to; else it sees to its memory itself, and is told nothing.
+
+    `slots`: how many requests it runs at once, where neither it nor its operator says so. `settles`: it may read a
+    prompt to its end though the client has left. `terms` are those that models are loaded on, by full name.
+    """
+
+    loads: bool
+    slots: int | None
+    settles: bool
+
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def dialect(self) -> BackendDialect: ...
+    @property
+    def terms(self) -> Mapping[str, Terms]: ...
+
+    async def inventory(self, timeout_s: float) -> Inventory:
+        """Ask what there is. Raises BackendError (unreachable, late or wrong answers)."""
+
+    def expiring(self, inventory: Inventory) -> list[str]:
+        """Models that are to stay and would soon go."""
+
+    def pull(self, model: str, stall_timeout_s: float) -> AsyncGenerator[PullProgress, None]:
+        """Download a model. Yields progress; a line with `error` is the last. Raises GatewayError."""
+
+    async def load(self, model: ModelInfo, timeout_s: float) -> None:
+        """Bring a model into memory, or have it stay. Raises GatewayError."""
+
+    async def unload(self, model: str, timeout_s: float) -> None:
+        """Let a model go when its requests have ended, and wait until it has. Raises GatewayError."""

@@ -1,0 +1,199 @@
+"""Servers that speak OpenAI's API behind Hermes: what reaches them, and what comes back, whole and streamed."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from hermes import attempt
+from tests.fakes.backend import DONE, Script, Then, answer, endless, listening, play
+from tests.fakes.gateway import CHAT, PROMPT, bearer, chat, hermes, key, prompt, scenario
+from tests.fakes.openai_backend import FakeOpenAI
+from tests.support import until
+
+KINDS = ["vllm", "llamacpp", "openai"]
+STREAM_OR_NOT = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+
+
+def delta(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+# --- what reaches it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "streamed"), [("vllm", False), ("llamacpp", True), ("openai", True)])
+@scenario
+async def test_whole_answers_are_asked_for_as_streams_where_only_streams_are_cancelled(
+    kind: str, streamed: bool
+) -> None:
+    async with listening(FakeOpenAI(kind)) as backend, hermes(backend) as gateway:
+        reply = await gateway.ask(CHAT, chat())
+        assert reply.json["choices"][0]["message"]["content"] == "Hello"
+        assert reply.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        assert (await gateway.ask(PROMPT, prompt())).json["result"] == "Hello"
+        for asked in backend.asked:
+            assert asked.body.get("stream", False) is streamed
+            assert asked.body.get("stream_options") == ({"include_usage": True} if streamed else None)
+        assert gateway.runtime.fleet.backends["b0"].driver.pool.opened == 1  # all on one connection
+
+
+@scenario
+async def test_a_gathered_answer_is_told_at_once_and_its_connection_kept() -> None:
+    async with listening(FakeOpenAI("llamacpp")) as backend, hermes(backend) as gateway:
+        end = asyncio.Event()
+        backend.scripts.append(play("Hel", DONE, end))
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        assert gateway.running == 1 and not backend.asked[0].ended.is_set()
+        end.set()
+        await until(lambda: gateway.running == 0)
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        assert gateway.runtime.fleet.backends["b0"].driver.pool.opened == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_a_stream_tells_its_counts_only_to_who_asked(kind: str) -> None:
+    async with listening(FakeOpenAI(kind)) as backend, hermes(backend) as gateway:
+        silent = (await gateway.ask(CHAT, chat(stream=True))).events
+        assert not any(event != "[DONE]" and event.get("usage") for event in silent)
+        told = (await gateway.ask(CHAT, chat(stream=True, stream_options={"include_usage": True}))).events
+        assert told[-2]["usage"]["total_tokens"] == 10 and told[-1] == "[DONE]"
+        assert [asked.body["stream_options"] for asked in backend.asked] == [{"include_usage": True}] * 2
+        assert (await gateway.record()).tokens_out == 3
+
+
+@STREAM_OR_NOT
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_it_sees_its_own_key_and_nothing_of_the_clients(kind: str, stream: bool) -> None:
+    """llama.cpp lets a stream with an X-Conversation-Id go on when its client has left."""
+    async with listening(FakeOpenAI(kind)) as backend:
+        told = {"name": "b0", "kind": kind, "url": f"{backend.url}/v1", "api_key": "sk-of-the-provider"}
+        async with hermes(backends=[told], keys=[key("ann")]) as gateway:
+            theirs = {"x-conversation-id": "c1", "x-api-version": "7", "cookie": "a=b", "openai-organization": "o"}
+            reply = await gateway.ask(CHAT, chat(stream=stream), bearer("ann") | theirs)
+            assert reply.status == 200
+            assert b"sk-of" not in (await gateway.ask("/v1/models", headers=bearer("ann"))).body
+        for asked in (*backend.asked, *backend.managed):
+            assert asked.headers["authorization"] == "Bearer sk-of-the-provider"
+            assert not asked.headers.keys() & theirs.keys()
+            assert "/v1/v1" not in asked.path
+
+
+@STREAM_OR_NOT
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_a_client_that_leaves_is_noticed_there_at_once(kind: str, stream: bool) -> None:
+    """I9."""
+    async with listening(FakeOpenAI(kind)) as backend, hermes(backend) as gateway:
+        backend.default = play("Hel", then=Then.STALL)
+        call = await gateway.open(CHAT, chat(stream=stream))
+        asked = await backend.request(0)
+        if stream:
+            await call.head()
+            await call.event()
+        call.leave()
+        async with asyncio.timeout(1.0):
+            await asked.left.wait()
+        assert (await gateway.record()).outcome == "client_gone"
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+THOUGHTS_AND_CALLS = play(
+    delta({"role": "assistant", "reasoning_content": "I must "}),
+    delta({"reasoning_content": "look"}),
+    delta(
+        {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "look", "arguments": ""}}]}
+    ),
+    delta({"tool_calls": [{"index": 0, "function": {"arguments": '{"city":'}}]}),
+    delta({"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]}),
+    delta({}, "tool_calls"),
+    b"data: [DONE]\n\n",
+)
+
+
+@scenario
+async def test_thoughts_and_calls_come_through_whole_and_streamed() -> None:
+    async with listening(FakeOpenAI("llamacpp")) as backend, hermes(backend) as gateway:
+        backend.default = THOUGHTS_AND_CALLS
+        (choice,) = (await gateway.ask(CHAT, chat())).json["choices"]
+        assert choice["finish_reason"] == "tool_calls" and choice["message"]["reasoning_content"] == "I must look"
+        called = {"name": "look", "arguments": '{"city":"Oslo"}'}
+        assert choice["message"]["tool_calls"] == [{"id": "c1", "type": "function", "function": called}]
+        events = (await gateway.ask(CHAT, chat(stream=True))).events
+        deltas = [event["choices"][0]["delta"] for event in events[:-1]]
+        assert "".join(each.get("reasoning_content", "") for each in deltas) == "I must look"
+        pieces = [call for each in deltas for call in each.get("tool_calls", ())]
+        assert [piece.get("id") for piece in pieces] == ["c1", None, None]
+        assert "".join(piece["function"]["arguments"] for piece in pieces) == '{"city":"Oslo"}'
+        assert events[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@STREAM_OR_NOT
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_a_busy_server_says_when_to_come_back(kind: str, stream: bool) -> None:
+    async with listening(FakeOpenAI(kind)) as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        backend.default = answer(429, b'{"error":{"message":"slow down"}}', headers=b"retry-after: 17\r\n")
+        reply = await gateway.ask(CHAT, chat(stream=stream))
+        assert (reply.status, reply.error["code"]) == (503, "backend_busy")
+        assert reply.headers["retry-after"] == "17"
+
+
+ENDS: list[tuple[str, Script, int]] = [
+    ("[DONE] without a reason", play("Hel", b"data: [DONE]\n\n"), 502),
+    ("a reason without [DONE]", play("Hel", delta({}, "stop")), 200),
+    ("a reason, then a cut", play("Hel", delta({}, "stop"), then=Then.CUT), 502),
+    ("comments, then an answer", play(b": ping\n\n", "Hel", b": ping\n\n", DONE), 200),
+    ("another content type", play("Hel", DONE, content_type=b"text/html"), 200),
+    ("nothing after [DONE], and no end", play("Hel", DONE, then=Then.STALL), 200),
+]
+
+
+@pytest.mark.parametrize(("script", "status"), [case[1:] for case in ENDS], ids=[case[0] for case in ENDS])
+@STREAM_OR_NOT
+@scenario
+async def test_an_answer_is_complete_when_it_says_why_it_ended(script: Script, status: int, stream: bool) -> None:
+    async with listening(FakeOpenAI("llamacpp")) as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        backend.default = script
+        reply = await gateway.ask(CHAT, chat(stream=stream))
+        if stream and reply.status == 200:  # else it was over before anything had gone out
+            assert reply.whole is (status == 200) and (reply.events[-1] == "[DONE]") is reply.whole
+        else:
+            assert reply.status == status
+        assert (await gateway.record()).outcome == ("ok" if status == 200 else "upstream_error")
+
+
+ERRORS: list[tuple[dict[str, Any], tuple[int, str]]] = [
+    ({"error": {"message": "This model's maximum context length is 4", "code": 400}}, (400, "context_length_exceeded")),
+    ({"object": "error", "message": "top_p must be above 0", "code": 400}, (400, "invalid_value")),
+    ({"error": "Model is overloaded", "error_type": "overloaded"}, (502, "backend_error")),
+    ({"error": {"message": "Model is overloaded", "http_status_code": 429}}, (503, "backend_busy")),
+]
+
+
+@pytest.mark.parametrize(("told", "meant"), ERRORS, ids=lambda value: str(value)[:40])
+@STREAM_OR_NOT
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_an_error_with_200_is_the_error_that_it_says_it_is(
+    kind: str, stream: bool, told: dict[str, Any], meant: tuple[int, str]
+) -> None:
+    async with listening(FakeOpenAI(kind)) as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        backend.default = play(told, b"data: [DONE]\n\n") if stream or kind != "vllm" else play(told)
+        reply = await gateway.ask(CHAT, chat(stream=stream))
+        assert (reply.status, reply.error["code"]) == meant
+
+
+@scenario
+async def test_a_whole_answer_that_streams_for_ever_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I13."""
+    monkeypatch.setattr(attempt, "MAX_GATHERED_BYTES", 100_000)
+    async with listening(FakeOpenAI("openai")) as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        backend.default = endless(b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n')
+        reply = await gateway.ask(CHAT, chat())
+        assert reply.status == 502 and "longer than 100000 bytes" in reply.error["message"]
+        async with asyncio.timeout(1.0):
+            await backend.asked[0].left.wait()
