@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+import gc
 import sys
 from collections.abc import Callable
 
@@ -265,11 +266,14 @@ def test_a_refusal_costs_the_same_however_long_the_queue_is() -> None:
             nonlocal calls
             calls += 1
 
+        gc.collect()
+        gc.disable()  # what other tests left to be finalized is not counted
         sys.setprofile(count)
         try:
             decisions = core.offer(unlucky, 0.0)
         finally:
             sys.setprofile(None)
+            gc.enable()
         assert refused(decisions) == ["queue_full"]
         return calls
 
