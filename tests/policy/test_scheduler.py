@@ -1,8 +1,8 @@
 """The scheduler, case by case: who runs next, where, and who is sent away."""
 
+import gc
 import random
 import subprocess
-import gc
 import sys
 from collections.abc import Callable
 
