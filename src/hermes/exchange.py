@@ -117,7 +117,7 @@ class Waited(Struct, frozen=True, gc=False):
     """A request that had to wait and is over."""
 
     record: Record
-    packed_why: bytes  # a tenth of the values that it is made of, of which there may be 10,000
+    packed_why: bytes  # without names; a twentieth of the values that it is made of, of which there may be 10,000
 
     @property
     def why(self) -> Why:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
@@ -118,7 +119,7 @@ def _why(why: Why | None) -> dict[str, Any]:
             "eta_high_ms": _ms(why.told.eta_high_s),
             "model_was": why.found,
             "waiting": why.waiting,
-            "in_memory": why.loaded,
+            "in_memory": [asdict(model) for model in why.loaded],
             "changes": [tell_change(change) | {"backend": change.backend} for change in why.changes],
             "pressed": why.pressed,
         }

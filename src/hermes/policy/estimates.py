@@ -172,7 +172,7 @@ class Lengths:
         return own.value if own is not None else self.all.value
 
 
-class Outlook(Struct, frozen=True):
+class Outlook(Struct, frozen=True, array_like=True):
     """When a waiting request will start: its place (1: the next), seconds from now, and the most in nine of ten."""
 
     position: int

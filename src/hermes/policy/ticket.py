@@ -210,7 +210,7 @@ class Occupancy(Struct, frozen=True):
     waiting: int
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, array_like=True):
     """A model is being loaded, or will be as soon as its `victims` are idle (`loading_since` is None until then)."""
 
     backend: str
@@ -220,7 +220,7 @@ class Change(Struct, frozen=True):
     loading_since: float | None
 
 
-class InMemory(Struct, frozen=True):
+class InMemory(Struct, frozen=True, array_like=True):
     """A model in a backend's memory, and how much there was to do for it.
 
     `settling`: slots where the backend may still read for a client that has left.
@@ -234,7 +234,7 @@ class InMemory(Struct, frozen=True):
     waiting: int
 
 
-class Why(Struct, frozen=True):
+class Why(Struct, frozen=True, array_like=True):
     """What a request found when it began to wait: who waited in its line, by class; what was loaded; what was coming.
 
     `found` is how its own model was: `hit` (loaded), `coming`, `absent`, or `pulling`. `pressed`: backends where loads
