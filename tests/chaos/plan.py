@@ -141,7 +141,7 @@ def _leave(stream: bool, rng: random.Random) -> Leave:
 
 
 def _mistake(rng: random.Random) -> str:
-    return rng.choices(("", "key", "model", "overlong", "json", "field"), (95, 1, 1, 1, 1, 1))[0]
+    return rng.choices(("", "key", "model", "overlong", "json", "field"), (94, 2, 1, 1, 1, 1))[0]
 
 
 def _chat(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
