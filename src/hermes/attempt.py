@@ -15,6 +15,7 @@ from msgspec import Struct
 from hermes.chat import (
     Answer,
     ChatRequest,
+    EmbedRequest,
     Failure,
     ReasoningDelta,
     Stop,
@@ -23,7 +24,7 @@ from hermes.chat import (
     ToolCallDelta,
     Usage,
 )
-from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
+from hermes.dialects import BackendDialect, ClientDialect, Decoder, EmbedDialect, Encoder, Meta
 from hermes.errors import BackendError, BackendTimeout, Dismissed, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.client import ENOUGH, ClientConnection
@@ -33,6 +34,8 @@ from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
 
 MAX_ERROR_BYTES = 64 * 1024
+# Of numbers: what is longer would hold the event loop up for more than a few milliseconds.
+LONG_BYTES = 256 * 1024
 # After the last event the backend only has to say that the body is over.
 _END_TIMEOUT_S = 1.0
 
@@ -61,13 +64,28 @@ class Job(Struct, frozen=True):
     deadline: float
 
 
-async def run(job: Job, server: Server, ticket: Ticket) -> None:
+class EmbedJob(Struct, frozen=True):
+    """The same of embeddings, which are always answered whole."""
+
+    exchange: Exchange
+    dialect: EmbedDialect
+    request: EmbedRequest
+    service: Service
+    meta: Meta
+    response: Response
+    deadline: float
+
+
+async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
     """Have `server` answer `job` with the model that `ticket` is for.
 
     Raises GatewayError; `job.exchange.begun` then tells whether it is final: content has gone out.
     """
     request, spoken, pool = job.request, server.dialect, server.pool
-    path, body = spoken.render_request(request, ticket.resident)
+    if isinstance(request, EmbedRequest):
+        path, body = spoken.render_embed(request, ticket.resident)
+    else:
+        path, body = spoken.render_request(request, ticket.resident)
     asking = pool.exchange(
         "POST", path, body, headers=job.exchange.forwarded, whole=not request.stream, deadline=job.deadline
     )
@@ -75,16 +93,18 @@ async def run(job: Job, server: Server, ticket: Ticket) -> None:
     async with asking as answer:
         if answer.status != 200:
             raise spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
-        if request.stream:
+        if isinstance(job, EmbedJob):
+            await _answer_embedded(job, answer.take_body(), spoken, ticket, pool.loop.time())
+        elif request.stream:
             await _Stream(job, answer, spoken, ticket, pool.loop.time).run()
         else:
             _answer_whole(job, answer.take_body(), spoken, ticket, pool.loop.time())
 
 
-def break_off(job: Job, error: BaseException) -> None:
+def break_off(job: Job | EmbedJob, error: BaseException) -> None:
     """End an answer that has begun and will not be whole, as the dialect tells of an error (invariant I5)."""
     response = job.response
-    if response.started and not (response.ended or response.gone):
+    if isinstance(job, Job) and response.started and not (response.ended or response.gone):
         told = Dismissed("the request was sent away") if job.exchange.dismissed else _told(error)
         response.break_off(job.dialect.encoder(job.request, job.meta).fail(told))
 
@@ -122,6 +142,20 @@ def _wait_words(exchange: Exchange, ticket: Ticket) -> str:
     """The same on one line."""
     lines = _wait_lines(exchange, ticket).decode("ascii").split("\r\n")
     return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-1])
+
+
+async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
+    exchange = job.exchange
+    exchange.ttft_s = now - exchange.arrived_at
+
+    def translate() -> tuple[Usage, bytes]:
+        made = spoken.embeddings(answer, job.request)
+        return made.usage, job.dialect.render_embeddings(made, job.request, job.meta)
+
+    # A million numbers take a quarter of a second (invariant I36).
+    exchange.usage, body = translate() if len(answer) <= LONG_BYTES else await asyncio.to_thread(translate)
+    lines = b"content-type: application/json\r\n" + exchange.id_line() + _wait_lines(exchange, ticket)
+    job.response.send(200, lines, body)
 
 
 def _answer_whole(job: Job, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:

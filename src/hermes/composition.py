@@ -232,13 +232,14 @@ def driver(
     loop: asyncio.AbstractEventLoop,
     pins: Mapping[str, Pins] = NO_PINS,
     unlisted: Pins = UNPINNED,
+    hop: bytes = b"",
 ) -> Ollama:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
     if backend.api_key is not None:
         headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
     pool = Pool(origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s), deadlines, loop, headers)
-    return Ollama(pool, pins, unlisted)
+    return Ollama(pool, pins, unlisted, hop)
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

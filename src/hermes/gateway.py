@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from hermes import attempt
 from hermes.admission import Admission
-from hermes.attempt import Job
-from hermes.chat import ChatRequest
-from hermes.dialects import ClientDialect, Meta
+from hermes.attempt import EmbedJob, Job
+from hermes.chat import ChatRequest, EmbedRequest
+from hermes.dialects import ClientDialect, EmbedDialect, Meta
 from hermes.errors import (
     BackendBusy,
     BackendError,
@@ -64,7 +64,7 @@ class Heart(Struct, frozen=True):
         response = self.job.response
         if not response.started:
             response.start(200, attempt.stream_lines(self.job))
-        response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000)))
+        response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
 
 
 class Gateway:
@@ -102,19 +102,36 @@ class Gateway:
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
-        service = route.service
-        exchange.model, exchange.stream = service.model, request.stream
-        within_s = service.timeout_s
-        if service.awaits_load:
-            within_s = max(within_s, self._admission.scheduler.patience_s(service.model, route.found.resident))
-        ticket = exchange.ticket = _ticket(exchange.arrived_at, within_s, principal, route, request, size_bytes, claim)
+        ticket = self._ticket(exchange, principal, route, request, size_bytes, claim)
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
-        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline)
-        exchange.cancel = response.cancel
+        job = Job(exchange, dialect, request, route.service, meta, response, ticket.deadline)
         heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
+        await self._serve(job, ticket, heart)
+
+    async def embed(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: EmbedDialect,
+        request: EmbedRequest,
+        response: Response,
+        size_bytes: int,
+        claim: Claim = NO_CLAIM,
+    ) -> None:
+        """The same for embeddings."""
+        route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        ticket = self._ticket(exchange, principal, route, request, size_bytes, claim)
+        meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
+        job = EmbedJob(exchange, dialect, request, route.service, meta, response, ticket.deadline)
+        await self._serve(job, ticket, None)
+
+    async def _serve(self, job: Job | EmbedJob, ticket: Ticket, heart: Heart | None) -> None:
+        """Wait for a turn, and try; again where that may help."""
+        exchange = job.exchange
+        exchange.cancel = job.response.cancel
         try:
             while True:
                 try:
@@ -131,6 +148,23 @@ class Gateway:
         except BaseException as error:
             attempt.break_off(job, error)
             raise
+
+    def _ticket(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        route: _Route,
+        request: ChatRequest | EmbedRequest,
+        size_bytes: int,
+        claim: Claim,
+    ) -> Ticket:
+        service = route.service
+        exchange.model, exchange.stream = service.model, request.stream
+        within_s = service.timeout_s
+        if service.awaits_load:
+            within_s = max(within_s, self._admission.scheduler.patience_s(service.model, route.found.resident))
+        exchange.ticket = _ticket(exchange.arrived_at, within_s, principal, route, request, size_bytes, claim)
+        return exchange.ticket
 
     async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
@@ -162,7 +196,7 @@ class Gateway:
         found = Candidates((self._fleet.fetch(resident, service.backends),), resident)
         return self._route_to(service, found, dialect)
 
-    async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job) -> Candidates:
+    async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job | EmbedJob) -> Candidates:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8).
 
         Raises why not, and how far it is, where the model is to be downloaded.
@@ -195,7 +229,7 @@ class Gateway:
             self._routes.clear()
         return self._routes.get((model, dialect))
 
-    async def _attempt(self, job: Job, ticket: Ticket) -> None:
+    async def _attempt(self, job: Job | EmbedJob, ticket: Ticket) -> None:
         backend, exchange = self._fleet.backends[ticket.backend], job.exchange
         exchange.backend = backend.name
         if not exchange.attempts:
@@ -239,7 +273,7 @@ def _ticket(
     within_s: float,
     principal: Principal,
     route: _Route,
-    request: ChatRequest,
+    request: ChatRequest | EmbedRequest,
     size_bytes: int,
     claim: Claim,
 ) -> Ticket:

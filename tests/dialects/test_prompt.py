@@ -202,7 +202,7 @@ def test_a_stream_that_fails_never_says_done(said: list[StreamEvent]) -> None:
 
 
 def test_a_stream_that_waits_is_told_its_place_in_a_line_of_its_own() -> None:
-    line = DIALECT.queued(3, 4200)
+    line = DIALECT.queued(3, 4200, META)
     assert line.endswith(b"\n") and json.loads(line) == {"queued": {"position": 3, "eta_ms": 4200}}
     assert DIALECT.encoder(parse(), META).aside("queue-ms=3") == b""  # a line of JSON has no comments
 

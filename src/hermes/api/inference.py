@@ -1,10 +1,10 @@
 """The routes that ask a model for tokens."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from hermes.api.routes import Call
-from hermes.dialects import ChatRequest, ClientDialect, strict
+from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
 from hermes.errors import BadRequest
 from hermes.gateway import Gateway
 from hermes.policy.routing import check_model_name
@@ -14,30 +14,56 @@ THREAD_BYTES = 256 * 1024
 # What each object and member of a JSON Schema takes besides: its share of a dict, its string's head.
 _MARK_BYTES = 120
 
+Idle = Callable[[Call, ChatRequest | EmbedRequest], Awaitable[None]]
+
 
 class Inference:
-    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect) -> None:
+    def __init__(self, gateway: Gateway, chat: EmbedDialect, prompt: ClientDialect) -> None:
         self._gateway = gateway
         self._chat = chat
         self._prompt = prompt
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
-        return self._complete(call, self._chat, None)
+        return self.complete(call, self._chat, None)
+
+    def embeddings(self, call: Call) -> Awaitable[None]:
+        return self.embed(call, self._chat)
 
     def prompt(self, call: Call) -> Awaitable[None]:
-        return self._complete(call, self._prompt, _named_model(call))
+        return self.complete(call, self._prompt, _named_model(call))
 
-    def _complete(self, call: Call, dialect: ClientDialect, model: str | None) -> Awaitable[None]:
+    def complete(
+        self, call: Call, dialect: ClientDialect, model: str | None, idle: Idle | None = None
+    ) -> Awaitable[None]:
+        """`idle` answers what asks for nothing but the model, in a dialect that has such requests."""
         # What waits in the queue holds the parsed request alone, and no coroutine more than it must.
         body = call.request.take_body()
         if len(body) > THREAD_BYTES:
-            return self._complete_large(call, dialect, body, model)
+            return self._complete_large(call, dialect, body, model, idle)
         request = dialect.parse_request(body, model)
+        if idle is not None and not request.messages:
+            return idle(call, request)
         size = _size_bytes(request, body)
         return self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
 
-    async def _complete_large(self, call: Call, dialect: ClientDialect, body: bytes, model: str | None) -> None:
+    async def embed(self, call: Call, dialect: EmbedDialect, idle: Idle | None = None) -> None:
+        body = call.request.take_body()
+        size = len(body)
+        parse = dialect.parse_embed
+        request = await asyncio.to_thread(parse, body) if size > THREAD_BYTES else parse(body)
+        del body
+        if idle is not None and not request.texts:
+            await idle(call, request)
+            return
+        await self._gateway.embed(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
+
+    async def _complete_large(
+        self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None
+    ) -> None:
         request = await asyncio.to_thread(dialect.parse_request, body, model)
+        if idle is not None and not request.messages:
+            await idle(call, request)
+            return
         size = _size_bytes(request, body)
         del body
         await self._gateway.complete(call.exchange, call.principal, dialect, request, call.response, size, call.claim)

@@ -1,6 +1,7 @@
 """The routes about models: what there is, pulling more, loading and unloading."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime
 
@@ -11,10 +12,10 @@ from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
 from hermes.errors import BadRequest, GatewayError, ModelNotFound, NoBackend
 from hermes.fleet.fleet import Fleet
-from hermes.fleet.inventory import ModelInfo
+from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
-from hermes.http.response import Response
+from hermes.fleet.pulls import Pulls
 from hermes.policy.routing import Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket
 from hermes.principal import Class, Principal
@@ -39,17 +40,21 @@ class Models:
     # --- listing ----------------------------------------------------------------------------------------------------
 
     async def list(self, call: Call) -> None:
-        data = [_model_object(name, info) for name, info in sorted(self._served().items())]
+        data = [_model_object(name, info) for name, info in sorted(self.served().items())]
         call.reply(_json({"object": "list", "data": data}))
 
     async def get(self, call: Call) -> None:
         assert call.model is not None
-        info = self._info(call.model)
-        if info is None:
-            raise ModelNotFound(f"the model {call.model!r} is not served here", param="model")
-        call.reply(_json(_model_object(call.model, info)))
+        call.reply(_json(_model_object(call.model, self.info(call.model))))
 
-    def _served(self) -> dict[str, ModelInfo]:
+    def info(self, name: str) -> ModelInfo:
+        """What is known of a model, by a public name. Raises ModelNotFound."""
+        info = self._info(name)
+        if info is None:
+            raise ModelNotFound(f"the model {name!r} is not served here", param="model")
+        return info
+
+    def served(self) -> dict[str, ModelInfo]:
         """Every public name with what is known of the model: the listed ones that a backend has, then all others."""
         served: dict[str, ModelInfo] = {}
         if self._catalog.unlisted is not None:
@@ -57,6 +62,14 @@ class Models:
                 served |= backend.inventory.models
         listed = {name: self._info(name) for name in self._catalog.listed}
         return served | {name: info for name, info in listed.items() if info is not None}
+
+    def loaded(self) -> Iterator[tuple[str, ModelInfo, LoadedModel]]:
+        """What is in the memory of the backends, by every public name that it is served by from there."""
+        for name, info in self.served().items():
+            service = self._service(name)
+            for backend in self._fleet.backends.values():
+                if backend.state == "up" and backend.name in (service.backends or (backend.name,)):
+                    yield from ((name, info, model) for model in backend.inventory.loaded if model.name == info.name)
 
     def _info(self, name: str) -> ModelInfo | None:
         service = self._catalog.service(name)
@@ -76,12 +89,10 @@ class Models:
                 f"`{key[:200]}` is not known; the only key is `load`", code="unknown_parameter", param=key[:200]
             )
         wanted = strict.convert(tree, _PullBody)
-        service = self._service(call.model)
-        model = full_name(service.backend_model)
-        pulls = self._fleet.puller(model, service.backends)
-        progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
+        service, pulls = self._puller(call.model)
+        progress = Progress(call)
         try:
-            async with aclosing(pulls.follow(model)) as lines:
+            async with aclosing(pulls.follow(full_name(service.backend_model))) as lines:
                 async for line in lines:
                     await progress.tell(line)
             if wanted.load:
@@ -93,26 +104,46 @@ class Models:
             raise
         progress.end({"done": True, "model": call.model, "loaded": wanted.load})
 
+    def download(self, model: str) -> AsyncGenerator[PullProgress, None]:
+        """Have a model downloaded, and follow it."""
+        service, pulls = self._puller(model)
+        return pulls.follow(full_name(service.backend_model))
+
+    def _puller(self, model: str) -> tuple[Service, Pulls]:
+        service = self._service(model)
+        return service, self._fleet.puller(full_name(service.backend_model), service.backends)
+
     # --- loading ----------------------------------------------------------------------------------------------------
 
     async def load(self, call: Call) -> None:
         """Bring a model into memory; answered when it is there."""
-        service, found = await self._known(call)
-        await self._bring(service, found, call.principal)
+        assert call.model is not None
+        service, found = await self.bring(call, call.model)
         call.reply(_json({"model": service.model, "loaded": sorted(self._admission.scheduler.where(found.resident))}))
 
     async def unload(self, call: Call) -> None:
         """Let a model go, wherever it is; answered at once, also where it has to end first what it runs."""
-        service, found = await self._known(call)
-        where = self._admission.scheduler.where(found.resident)
-        self._admission.unload(found.resident)
+        assert call.model is not None
+        service, where = await self.let_go(call, call.model)
         told = {"model": service.model, "unloading": sorted(where), "active": sum(where.values())}
         call.reply(_json(told), status=202 if where else 200)
 
-    async def _known(self, call: Call) -> tuple[Service, Candidates]:
-        """The model that the path names, and who has it. Raises ModelNotFound or NoBackend."""
-        assert call.model is not None
-        service = self._service(call.model)
+    async def bring(self, call: Call, model: str) -> tuple[Service, Candidates]:
+        """Have a model loaded for who calls."""
+        service, found = await self._known(call, model)
+        await self._bring(service, found, call.principal)
+        return service, found
+
+    async def let_go(self, call: Call, model: str) -> tuple[Service, Mapping[str, int]]:
+        """Have a model unloaded. Tells where it was, and how much runs on it there."""
+        service, found = await self._known(call, model)
+        where = self._admission.scheduler.where(found.resident)
+        self._admission.unload(found.resident)
+        return service, where
+
+    async def _known(self, call: Call, model: str) -> tuple[Service, Candidates]:
+        """The model of this name, and who has it. Raises ModelNotFound or NoBackend."""
+        service = self._service(model)
         if not candidates(service, self._fleet.inventories()).names:
             await self._fleet.refresh()
             if not self._fleet.ready:
@@ -154,12 +185,12 @@ class Models:
             self._admission.leave(ticket)  # before the end of the block: of how long runs take this teaches nothing
 
 
-class _Progress:
+class Progress:
     """Lines of JSON to the client. An error before the first of them is an error status instead."""
 
-    def __init__(self, response: Response, headers: bytes) -> None:
-        self._response = response
-        response.start(200, headers)
+    def __init__(self, call: Call) -> None:
+        self._response = call.response
+        self._response.start(200, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
 
     async def tell(self, line: object) -> None:
         self._response.write(_json(line) + b"\n")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from hermes.chat import Answer, ChatRequest, Failure, Sampling, StreamEvent
+from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest, Failure, Sampling, StreamEvent
 from hermes.errors import GatewayError
 
 
@@ -53,10 +53,19 @@ class ClientDialect(Protocol):
 
     def encoder(self, request: ChatRequest, meta: Meta) -> Encoder: ...
 
-    def queued(self, position: int, eta_ms: int) -> bytes:
+    def queued(self, position: int, eta_ms: int, meta: Meta) -> bytes:
         """A sign of life in a stream that waits: its place, and when it will probably start. Not content."""
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes: ...
+
+
+class EmbedDialect(ClientDialect, Protocol):
+    """One that has embeddings too."""
+
+    def parse_embed(self, body: bytes) -> EmbedRequest:
+        """As `parse_request` does."""
+
+    def render_embeddings(self, made: Embeddings, request: EmbedRequest, meta: Meta) -> bytes: ...
 
 
 class Decoder(Protocol):
@@ -88,6 +97,12 @@ class BackendDialect(Protocol):
     def decoder(self, request: ChatRequest, answer_id: str) -> Decoder:
         """`answer_id` makes the ids of tool calls that come without one unique among all answers."""
 
+    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
+        """As `render_request` does. Raises BadRequest where the server has no embeddings."""
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Embeddings:
+        """The vectors in an answer. Raises BackendError if it is none, or has another number of them."""
+
     def error(self, status: int, body: bytes) -> GatewayError:
         """What an answer with an error status means for the client."""
 
@@ -101,6 +116,9 @@ __all__ = [
     "ChatRequest",
     "ClientDialect",
     "Decoder",
+    "EmbedDialect",
+    "EmbedRequest",
+    "Embeddings",
     "Encoder",
     "Failure",
     "Meta",

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from hermes.chat import Image, Message, Part, RichMessage, Role, Text, ToolCall
+from hermes.dialects import fields
 from hermes.dialects.fields import MISSING, UNSUPPORTED
 from hermes.errors import BadRequest
 
@@ -127,7 +128,6 @@ def _part(asked: _Part, at: str) -> Part:
 
 
 _DATA_URL = re.compile(r"data:(image/[\w.+-]+)(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def _image(url: str, at: str) -> Image:
@@ -140,7 +140,6 @@ def _image(url: str, at: str) -> Image:
         raise BadRequest(
             f"`{param}` must start with `data:image/<type>;base64,`", code="invalid_image_url", param=param
         )
-    # In place: an image is long, and this is its only check before a backend decodes it.
-    if (len(url) - head.end()) % 4 or not _BASE64.fullmatch(url, head.end()):
+    if not fields.is_base64(url, head.end()):  # its only check before a backend decodes it
         raise BadRequest(f"`{param}` is not valid base64", code="invalid_base64", param=param)
     return Image(head[1].lower(), url[head.end() :])

@@ -15,6 +15,8 @@ class ModelInfo(Struct, frozen=True):
     quantization: str = ""
     context_length: int = 0
     capabilities: tuple[str, ...] = ()
+    embedding_length: int = 0
+    format: str = "gguf"
 
 
 class LoadedModel(Struct, frozen=True):
