@@ -25,6 +25,8 @@ class _Options(fields.Loading):
     presence_penalty: fields.Penalty | None = None
     frequency_penalty: fields.Penalty | None = None
     repeat_penalty: fields.Temperature | None = None
+    repeat_last_n: fields.Count | None = None
+    typical_p: fields.Share | None = None
     think: bool | str | None = None
     format: str | dict[str, Any] | None = None
 
@@ -109,6 +111,8 @@ def _sampling(options: _Options) -> Sampling:
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
         repeat_penalty=options.repeat_penalty,
+        repeat_last_n=options.repeat_last_n,
+        typical_p=options.typical_p,
     )
 
 
