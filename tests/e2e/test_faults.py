@@ -1,6 +1,6 @@
 """Whatever a backend does wrong: the right status or an honest error event, one outcome, no slot lost (I3, I5, I15).
 
-Every fault meets both dialects, whole and streamed.
+Every fault meets every dialect, whole and streamed.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ def settings(fault: Fault) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
-@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai"])
+@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai", "ollama"])
 @scenario
 async def test_a_whole_answer_that_fails_is_an_error_status(path: str, body: dict[str, Any], fault: Fault) -> None:
     async with ollama() as backend, hermes(backend, **settings(fault)) as gateway:
@@ -101,7 +101,7 @@ async def test_a_whole_answer_that_fails_is_an_error_status(path: str, body: dic
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
-@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai"])
+@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai", "ollama"])
 @scenario
 async def test_a_stream_that_fails_never_ends_as_if_it_had_not(path: str, body: dict[str, Any], fault: Fault) -> None:
     async with ollama() as backend, hermes(backend, **settings(fault)) as gateway:

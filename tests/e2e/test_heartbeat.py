@@ -27,7 +27,10 @@ from tests.fakes.gateway import (
 
 PACE_S = 0.05
 OFTEN = {"queue_heartbeat_s": PACE_S}
-BEAT = re.compile(rb": queued position=(\d+) eta_ms=(\d+)\n\n|" rb'\{"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n')
+BEAT = re.compile(
+    rb": queued position=(\d+) eta_ms=(\d+)\n\n|"
+    rb'\{(?:"model":"gemma".*"content":""\},"done":false,)?"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n'
+)
 
 
 async def busy(gateway: Hermes, backend: FakeOllama) -> asyncio.Event:

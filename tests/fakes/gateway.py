@@ -27,6 +27,7 @@ P = ParamSpec("P")
 
 PROMPT = "/v1/llm/gemma"
 CHAT = "/v1/chat/completions"
+OLLAMA = "/api/chat"
 
 
 def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -51,8 +52,12 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
 
 
 # Every way to ask for tokens.
-WHOLE: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt()), (CHAT, chat())]
-STREAMS: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt(stream=True)), (CHAT, chat(stream=True))]
+WHOLE: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt()), (CHAT, chat()), (OLLAMA, chat(stream=False))]
+STREAMS: list[tuple[str, dict[str, Any]]] = [
+    (PROMPT, prompt(stream=True)),
+    (CHAT, chat(stream=True)),
+    (OLLAMA, chat(stream=True)),
+]
 
 
 def request_bytes(method: str, path: str, body: Any, headers: Mapping[str, str]) -> bytes:
@@ -92,8 +97,9 @@ class Reply(Struct, frozen=True):
     @property
     def error(self) -> dict[str, Any]:
         """The error object, whose shape is checked on the way."""
-        error: dict[str, Any] = self.json["error"]
-        assert self.json.keys() == {"error"} and error.keys() == {"message", "type", "param", "code"}
+        told = in_common(self.json)
+        error: dict[str, Any] = told["error"]
+        assert told.keys() == {"error"} and error.keys() == {"message", "type", "param", "code"}
         assert error["message"] and error["type"] and error["code"]
         return error
 
@@ -107,7 +113,15 @@ def parse_events(body: bytes) -> Iterator[Any]:
     for line in body.split(b"\n"):
         data = line.removeprefix(b"data: ").strip()
         if data and not data.startswith(b":"):
-            yield "[DONE]" if data == b"[DONE]" else json.loads(data)
+            yield "[DONE]" if data == b"[DONE]" else in_common(json.loads(data))
+
+
+def in_common(told: Any) -> Any:
+    """Ollama's error, a text with the rest beside it, as the other dialects have it."""
+    if isinstance(told, dict) and isinstance(message := told.get("error"), str):
+        rest = {key: value for key, value in told.items() if key != "error"}
+        return {"error": {"message": message, "type": "ollama's", "param": None, **rest}}
+    return told
 
 
 class Call:

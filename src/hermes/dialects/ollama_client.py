@@ -64,7 +64,9 @@ class OllamaClient:
         return _json(_head(meta) | self.said("") | {"done": True, "done_reason": reason})
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes:
-        return _json({"error": _words(error)})
+        # Ollama has no codes; its clients leave alone what they do not know.
+        told = {"error": _words(error), "code": error.code}
+        return _json(told if error.param is None else told | {"param": error.param})
 
     # --- embeddings -------------------------------------------------------------------------------------------------
 
