@@ -150,7 +150,7 @@ def embeddings(body: bytes, count: int) -> Embeddings:
     if vectors is None or len(vectors) != count or not all(vectors):
         raise BackendError("the backend's answer does not have a vector for each text")
     load_s = _seconds(told.load_duration)
-    prefill_s = max(0.0, _seconds(told.total_duration) - load_s)
+    prefill_s = _seconds(told.total_duration - told.load_duration)
     return Embeddings(vectors, Usage(_count(told.prompt_eval_count), load_s=load_s, prefill_s=prefill_s))
 
 
