@@ -63,6 +63,10 @@ class Models:
         listed = {name: self._info(name) for name in self._catalog.listed}
         return served | {name: info for name, info in listed.items() if info is not None}
 
+    async def look(self) -> None:
+        """See to it that what is told of the backends is fresh."""
+        await self._fleet.refresh(LOOK_TIMEOUT_S)
+
     def loaded(self) -> Iterator[tuple[str, ModelInfo, LoadedModel]]:
         """What is in the memory of the backends, by every public name that it is served by from there."""
         for name, info in self.served().items():

@@ -86,6 +86,7 @@ class Ollama:
         call.reply(_json({"models": listed}))
 
     async def ps(self, call: Call) -> None:
+        await self._models.look()
         loaded = [_loaded(name, info, model) for name, info, model in self._models.loaded()]
         loaded.sort(key=lambda item: str(item["expires_at"]), reverse=True)  # what stays longest comes first
         call.reply(_json({"models": loaded}))
