@@ -8,7 +8,7 @@ import pytest
 
 from hermes.chat import Embeddings
 from hermes.dialects import ollama_answer
-from tests.fakes.backend import FOR_EVER, FakeOllama, Then, answer, fail, loaded, model, ollama, play
+from tests.fakes.backend import CREATED_AT, FOR_EVER, FakeOllama, Then, answer, fail, loaded, model, ollama, play
 from tests.fakes.gateway import OLLAMA, Hermes, bearer, chat, hermes, hold_slot, key, scenario
 from tests.support import until
 
@@ -77,14 +77,28 @@ async def test_what_is_in_memory_is_told_by_every_name_that_it_is_served_by() ->
 @scenario
 async def test_a_model_is_shown_with_what_clients_decide_by(named: dict[str, Any]) -> None:
     async with ollama() as backend:
-        backend.management["/api/show"] = play(
-            {"capabilities": ["completion", "thinking"], "model_info": {"llama.context_length": 8192}}
-        )
+        metadata = {"general.architecture": "llama", "llama.context_length": 8192, "general.parameter_count": 9}
+        told = {"template": "{{ .Tools }}", "parameters": "num_ctx 512", "model_info": metadata, "modelfile": "FROM /x"}
+        backend.management["/api/show"] = play({"capabilities": ["completion", "thinking"], **told})
         async with hermes(backend) as gateway:
             shown = (await gateway.ask("/api/show", named)).json
             assert shown["capabilities"] == ["completion", "thinking"]
-            assert shown["model_info"] == {"general.architecture": "llama", "llama.context_length": 8192}
+            assert {key: shown[key] for key in told} == told | {"modelfile": ""}, "it would tell of paths"
+            assert shown["modified_at"] == CREATED_AT
             assert shown["details"]["parameter_size"] == "1.0B"
+
+
+@scenario
+async def test_of_a_model_whose_backend_tells_little_there_is_what_clients_look_for() -> None:
+    async with ollama() as backend:
+        backend.models[0]["details"] |= {"context_length": 8192, "embedding_length": 64}
+        async with hermes(backend) as gateway:
+            shown = (await gateway.ask("/api/show", {"model": "gemma"})).json
+            assert shown["model_info"] == {
+                "general.architecture": "llama",
+                "llama.context_length": 8192,
+                "llama.embedding_length": 64,
+            }
             assert (shown["template"], shown["modelfile"], shown["parameters"]) == ("", "", "")
 
 

@@ -95,12 +95,11 @@ class Ollama:
         name, _ = parse_model(call.request.body)
         info = self._models.info(check_model_name(name))
         told = {
-            # Clients read these without asking whether they are there.
-            "modelfile": "",
-            "parameters": "",
-            "template": "",
+            "modelfile": "",  # clients read it without asking whether it is there
+            "parameters": info.parameters,
+            "template": info.template,
             "details": _details(info),
-            "model_info": _model_info(info),
+            "model_info": info.metadata or _metadata(info),
             "capabilities": info.capabilities,
             "modified_at": info.modified_at or _UNKNOWN_TIME,
         }
@@ -154,8 +153,8 @@ def _details(info: ModelInfo) -> dict[str, object]:
     return told | {key: length for key, length in lengths.items() if length}
 
 
-def _model_info(info: ModelInfo) -> dict[str, object]:
-    """By the names of GGUF, which begin with the architecture's."""
+def _metadata(info: ModelInfo) -> dict[str, object]:
+    """What clients look for, by the names of GGUF, which begin with the architecture's."""
     family = info.family or "unknown"
     lengths = {"context_length": info.context_length, "embedding_length": info.embedding_length}
     told = {f"{family}.{key}": length for key, length in lengths.items() if length}

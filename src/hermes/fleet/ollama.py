@@ -74,6 +74,8 @@ class _Ps(Struct):
 class _Show(Struct):
     capabilities: tuple[str, ...] | None = None
     model_info: dict[str, Any] | None = None
+    template: str = ""
+    parameters: str = ""
 
 
 class PullProgress(Struct, frozen=True, omit_defaults=True):
@@ -271,6 +273,9 @@ class Ollama:
             shown.capabilities or tag.capabilities or (),
             details.embedding_length or _length(shown, ".embedding_length"),
             details.format,
+            shown.template,
+            shown.parameters,
+            shown.model_info or {},
         )
 
     async def _show(self, tag: _Tag, deadline: float) -> _Show:
