@@ -2,12 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from hermes.chat import Embeddings
-from hermes.dialects import ollama_answer
+from hermes.dialects import ollama_answer, ollama_request
 from tests.fakes.backend import CREATED_AT, FOR_EVER, FakeOllama, Then, answer, fail, loaded, model, ollama, play
 from tests.fakes.gateway import OLLAMA, Hermes, bearer, chat, hermes, hold_slot, key, scenario
 from tests.support import until
@@ -70,6 +70,9 @@ async def test_what_is_in_memory_is_told_by_every_name_that_it_is_served_by() ->
             told = [(item["model"], item["expires_at"]) for item in running]
             assert told == [("gemma3:12b", FOR_EVER), ("fast", FOR_EVER), ("gemma3:12b", "2026-11-21T10:00:00Z")]
             assert (running[2]["size"], running[2]["size_vram"]) == (2 << 30, 1 << 30)
+            second.loaded = []
+            gateway.runtime.fleet.backends["b1"].seen_at = 0.0  # as if that were long ago
+            assert len((await gateway.ask("/api/ps")).json["models"]) == 2
             assert running[2]["context_length"] == 8192 and running[2]["details"]["family"] == "llama"
 
 
@@ -321,25 +324,30 @@ async def _embedding(gateway: Hermes, backend: FakeOllama) -> Any:
     return backend.managed[-1]
 
 
-@pytest.mark.parametrize(("count", "beside"), [(1, False), (10, True)])
-def test_many_vectors_are_made_beside_the_event_loop(count: int, beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 10])
+def test_many_texts_and_vectors_are_read_and_written_beside_the_event_loop(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """I36."""
-    threads: list[threading.Thread] = []
-    make = ollama_answer.embeddings
+    beside: list[bool] = []
 
-    def watched(body: bytes, count: int) -> Embeddings:
-        threads.append(threading.current_thread())
-        return make(body, count)
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            beside.append(threading.current_thread() is not threading.main_thread())
+            return work(*args)
 
-    monkeypatch.setattr(ollama_answer, "embeddings", watched)
+        return wrapped
+
+    monkeypatch.setattr(ollama_answer, "embeddings", watched(ollama_answer.embeddings))
+    monkeypatch.setattr(ollama_request, "parse_embed", watched(ollama_request.parse_embed))
     vector = b"[" + b",".join([b"0.123456789"] * 4000) + b"]"
 
     @scenario
     async def ask() -> None:
         async with ollama() as backend, hermes(backend) as gateway:
             backend.management["/api/embed"] = answer(200, b'{"embeddings":[%b]}' % b",".join([vector] * count))
-            reply = await gateway.ask("/api/embed", {"model": "gemma", "input": ["x"] * count})
+            reply = await gateway.ask("/api/embed", {"model": "gemma", "input": ["x" * 30_000] * count})
             assert [len(made) for made in reply.json["embeddings"]] == [4000] * count
 
     ask()
-    assert [thread is not threading.main_thread() for thread in threads] == [beside]
+    assert beside == [count > 1] * 2
