@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hermes.admission import Admission, refusal
+from hermes.admission import Admission, Lease, refusal
 from hermes.errors import Draining, GatewayError, ModelNotFound, NoBackend, QueueFull, QueueTimeout
 from hermes.policy.estimates import Outlook
 from hermes.policy.scheduler import Scheduler
@@ -316,6 +316,39 @@ def test_any_number_of_tickets_share_one_timer() -> None:
         await asyncio.gather(*tasks)
 
     play(scenario)
+
+
+def test_a_swap_that_others_have_thwarted_is_weighed_again_though_nothing_else_happens() -> None:
+    """The run that ends leads to no decision, but to a time by which to think again."""
+    loop, orders = VirtualLoop(), list[Load | Unload]()
+    admission = Admission(Scheduler(Bounds(), ModelBounds()), loop, orders.append)
+
+    def see(*loaded: str) -> None:
+        sizes = dict.fromkeys("vwm", 5)
+        admission.observe(BackendFacts("x", True, 1, dict.fromkeys(loaded, 5), sizes, 5, loop.time()))
+
+    def ask(model: str) -> Lease:
+        return admission.admit(Ticket(model, model, "t", ("x",), 1, loop.time(), loop.time() + 60.0))
+
+    async def wait() -> None:
+        async with ask("m"):
+            pass
+
+    async def main() -> None:
+        see("v")
+        async with ask("v"):
+            waiting = [loop.create_task(wait()) for _ in range(8)]
+            await asyncio.sleep(1.0)
+            assert not orders
+            see("v", "w")
+            await asyncio.sleep(0.05)  # too soon to weigh again
+        assert not orders
+        await asyncio.sleep(1.1)
+        assert Load("x", "m") in orders
+        for each in waiting:
+            each.cancel()
+
+    loop.run(main())
 
 
 def _no_orders(order: Load | Unload) -> None:

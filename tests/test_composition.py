@@ -69,7 +69,8 @@ def test_each_bound_of_the_process_is_somebodys(name: str) -> None:
 
 
 MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7},
-    "options_policy": "max", "pinned": True, "max_class": "batch", "pull": "on_demand"}  # fmt: skip
+    "options_policy": "max", "pinned": True, "max_class": "batch", "pull": "on_demand",
+    "adaptive_concurrency": True}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", config.Model.__struct_fields__)

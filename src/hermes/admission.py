@@ -73,7 +73,8 @@ class Admission:
 
     def done_with(self, ticket: Ticket) -> None:
         """It has run to its end."""
-        if decisions := self.scheduler.finish(ticket, self._loop.time()):
+        decisions = self.scheduler.finish(ticket, self._loop.time())
+        if decisions or self.scheduler.waiting:  # else there is nobody to wake, now or later
             self._apply(decisions)
 
     def leave(self, ticket: Ticket, error: BaseException | None = None) -> None:

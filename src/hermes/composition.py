@@ -146,6 +146,7 @@ def model_bounds(model: settings.Model, config: settings.Config) -> ModelBounds:
         USUAL_OUTPUT_TOKENS / model.decode_tps if model.decode_tps else None,
         _size_bytes(model, config),
         model.backend_model or "",
+        model.adaptive_concurrency,
     )
 
 

@@ -162,7 +162,7 @@ class Gateway:
         exchange.model, exchange.stream = service.model, request.stream
         within_s = service.timeout_s
         if service.awaits_load:
-            within_s = max(within_s, self._admission.scheduler.patience_s(service.model, route.found.resident))
+            within_s = max(within_s, self._admission.scheduler.patience_s(route.found.resident))
         exchange.ticket = _ticket(exchange.arrived_at, within_s, principal, route, request, size_bytes, claim)
         return exchange.ticket
 

@@ -40,6 +40,9 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
             for name, backend in fleet.backends.items() for model, terms in backend.driver.terms.items()
         },
     )  # fmt: skip
+    gauge("hermes_model_concurrency_limit", "Runs let at once, where that adapts.", ("backend", "model"), lambda: {
+        (backend, model): float(limit) for backend, model, limit in scheduler.limits()
+    })  # fmt: skip
     gauge("hermes_model_loaded_bytes", "Memory of the models a backend has loaded.", ("backend", "model"), lambda: {
         (name, model.name): float(model.size_bytes)
         for name, backend in fleet.backends.items() for model in backend.inventory.loaded

@@ -206,6 +206,23 @@ async def test_nothing_is_pulled_that_may_not_be_served_or_that_nobody_could() -
         assert (await gateway.ask("/v1/llm/phi/pull", {})).error["code"] == "no_backend"
 
 
+@scenario
+async def test_a_pull_waits_for_the_first_look_at_the_backends() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        pulls(backend, SUCCESS)
+        backend.models.append(model("phi:latest"))
+        told = asyncio.Event()
+        backend.management["/api/version"] = play(told, {"version": "0.33.0"})
+        seen, looks = gateway.runtime.fleet.backends["b0"], len(backend.managed)
+        seen.suspect()
+        await until(lambda: any(asked.path == "/api/version" for asked in backend.managed[looks:]))
+        seen.state = "starting"
+        call = await gateway.open("/v1/llm/phi/pull", {"load": False})
+        await until(lambda: gateway.runtime.journal.open == 1 or bool(gateway.records))
+        told.set()
+        assert (await call.reply()).status == 200
+
+
 async def loaded_names(gateway: Hermes) -> list[str]:
     return [item["name"] for item in (await gateway.ask("/v1/status")).json["backends"][0]["loaded"]]
 

@@ -470,7 +470,8 @@ async def test_what_became_of_a_request_is_told_with_why_it_waited() -> None:
         check(told, **{"class": "normal"}, queue_ms=record.queue_ms, ttft_ms=record.ttft_ms)
         assert why["position"] == 1 and 0 < why["eta_ms"] <= why["eta_high_ms"]
         assert (why["model_was"], why["waiting"], why["changes"]) == ("hit", {"normal": 1}, [])
-        assert why["in_memory"] == [{"backend": "b0", "model": "gemma:latest", "running": 1, "slots": 1, "waiting": 1}]
+        held = {"running": 1, "settling": 0, "slots": 1, "waiting": 1}
+        assert why["in_memory"] == [{"backend": "b0", "model": "gemma:latest", **held}]
         assert "why" not in (await gateway.ask("/v1/requests/runs")).json
 
 

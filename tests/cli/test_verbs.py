@@ -19,7 +19,7 @@ from hermes import __version__
 from hermes.cli import cli
 from hermes.config import files
 from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
-from tests.fakes.gateway import Hermes, hermes, scenario, serving
+from tests.fakes.gateway import Hermes, hermes, hold_slot, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
 from tests.http.peers import background
@@ -419,8 +419,53 @@ async def test_status_queue_and_why_show_how_far_a_model_is_that_is_waited_for(v
         assert "  pulling phi:latest: 43 %" in (await ask(verb, gateway, "status")).stdout
         assert "(its model is being pulled, 43 %)" in (await ask(verb, gateway, "queue")).stdout
         told = (await ask(verb, gateway, "why", "mine")).stdout
-        assert "its model is being pulled: 43 %" in told and "its model was being pulled" in told
+        assert "(its model is being pulled, 43 %)" in told and "its model was being pulled" in told
         call.leave()
+
+
+@scenario
+async def test_status_and_why_tell_what_is_loaded_in_whose_place(verb: Run) -> None:
+    async with ollama("gemma:latest", "phi:latest") as backend:
+        backend.loaded = [each for each in backend.loaded if each["name"] == "gemma:latest"]
+        async with hermes(backends=[{"name": "b0", "url": backend.url, "max_loaded": 1}]) as gateway:
+            free = asyncio.Event()
+            runs = await hold_slot(gateway, backend, free)
+            waits = await gateway.open("/v1/llm/phi", {"prompt": "Hi"}, {"x-request-id": "mine"})
+            await gateway.until_waiting(1)
+            told = (await ask(verb, gateway, "status")).stdout
+            assert "  about to load phi:latest in place of gemma:latest\n" in told
+            told = (await ask(verb, gateway, "why", "mine")).stdout.splitlines()
+            assert told[0].startswith("mine: phi:latest, normal, waiting as number 1, about ")
+            free.set()
+            assert [(await call.reply()).status for call in (runs, waits)] == [200, 200]
+            told = (await ask(verb, gateway, "why", "mine")).stdout.splitlines()
+            assert told[0].startswith("mine: phi:latest, normal, ok after ")
+            assert told[-1] == "b0 was about to load phi:latest in place of gemma:latest"
+
+
+@scenario
+async def test_queue_says_that_there_are_more_than_it_lists(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.api.queue.LISTED", 2)
+    async with ollama() as backend, hermes(backend) as gateway:
+        calls = [await hold_slot(gateway, backend)]
+        calls += [await gateway.open("/v1/llm/gemma", {"prompt": "Hi"}) for _ in range(2)]
+        await gateway.until_waiting(2)
+        lines = (await ask(verb, gateway, "queue")).stdout.splitlines()
+        assert (len(lines), lines[-1]) == (4, "... and more: these are the first 2")
+        for call in calls:
+            call.leave()
+
+
+@scenario
+async def test_why_tells_who_was_refused_from_who_had_no_need_to_wait(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend, defaults={"queue_limit": 0}) as gateway:
+        runs = await hold_slot(gateway, backend, headers={"x-request-id": "runs"})
+        refused = await gateway.ask("/v1/llm/gemma", {"prompt": "Hi"}, {"x-request-id": "refused"})
+        assert refused.status == 429
+        told = (await ask(verb, gateway, "why", "refused")).stdout
+        assert "queue_full after " in told and "it was refused as it came" in told
+        assert "it did not wait: there was a free slot when it came" in (await ask(verb, gateway, "why", "runs")).stdout
+        runs.leave()
 
 
 @scenario

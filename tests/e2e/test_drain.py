@@ -151,6 +151,17 @@ async def test_what_does_not_finish_in_time_is_cut(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_who_follows_a_pull_that_is_cut_is_told_why(tmp_path: Path) -> None:
+    async with ollama() as backend, serve(tmp_path, backend=backend, HERMES_SERVER__DRAIN_TIMEOUT_S="0.2") as hermes:
+        backend.management["/api/pull"] = play({"status": "pulling manifest"}, then=Then.STALL)
+        follows = await hermes.open("/v1/llm/phi/pull", {})
+        assert await follows.head() == 200
+        hermes.signal()
+        assert (await hermes.end())[0] == 1
+        assert (await follows.events())[-1]["error"]["code"] == "draining" and not follows.whole
+
+
+@scenario
 async def test_a_whole_answer_that_does_not_come_in_time_is_an_error(tmp_path: Path) -> None:
     async with ollama() as backend, serve(tmp_path, backend=backend, HERMES_SERVER__DRAIN_TIMEOUT_S="0.2") as hermes:
         backend.default = play(then=Then.STALL)

@@ -37,7 +37,7 @@ def facts(
     *,
     memory: int | None = 10,
     sizes: Mapping[str, int] | None = None,
-    slots: int = 1,
+    slots: int | None = 1,
     up: bool = True,
     seen_at: float = 0.0,
 ) -> BackendFacts:
@@ -190,9 +190,8 @@ class Play:
             self._at(each.arrived_at, core.offer, each)
 
     def to_the_end(self) -> "Play":
-        while self._events:
-            due = self.core.next_deadline()
-            if due is not None and due < self._events[0][0]:
+        while (due := self.core.next_deadline()) is not None or self._events:
+            if due is not None and (not self._events or due < self._events[0][0]):
                 self.now = max(self.now, due)
                 self._follow(self.core.expire(self.now))
                 continue

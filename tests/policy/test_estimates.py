@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes.policy.estimates import Average, Calibration, Samples
+from hermes.policy.estimates import Average, Calibration, Reading, Samples
 
 VALUES = st.lists(st.floats(0.01, 1000.0), max_size=60)
 
@@ -107,3 +107,21 @@ def test_predictions_are_stretched_and_shrunk_by_four_at_most() -> None:
         for _ in range(2000):
             calibration.learn(1.0, actual)
         assert calibration.apply(1.0)[0] == pytest.approx(most, rel=0.1)
+
+
+@pytest.mark.parametrize("waits_s", [0.0, 60.0])
+@pytest.mark.parametrize("cost", [0.01, 0.2])
+def test_what_reading_takes_is_told_apart_from_writing_and_from_waiting(cost: float, waits_s: float) -> None:
+    dice, reading = random.Random(1), Reading(0.5)
+    for runs in range(300):
+        assert runs > 8 or reading.cost == 0.5
+        read, written = dice.randrange(20, 8000), dice.randrange(1, 500)
+        reading.add(written, read, (written + cost * read) / 40 + dice.uniform(0.5, 1.5) * waits_s)
+    assert reading.cost == pytest.approx(cost, rel=0.1 if not waits_s else 2.0)
+
+
+def test_where_all_prompts_are_alike_the_first_guess_stands() -> None:
+    reading = Reading(0.02)
+    for runs in range(50):
+        reading.add(100 + runs, 1000, 5.0 + runs / 40)
+    assert reading.cost == 0.02

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hermes.policy.fairness import Shares
 from hermes.policy.ticket import BackendFacts, Class
-from tests.policy.box import PATIENT, Job, Play, chats, scheduler, tenant, ticket, urgency
+from tests.policy.box import PATIENT, Job, Play, chats, facts, scheduler, tenant, ticket, urgency
 
 SLOTS = 4
 
@@ -92,6 +92,28 @@ def test_who_comes_late_begins_at_the_present_and_has_saved_nothing() -> None:
     served = [played.tokens(tenant, 300.0, until)[name] for name in ("early", "late")]
     assert abs(served[0] - served[1]) <= vtc_bound(work)
     assert min(served) > vtc_bound(work)  # else this would say nothing
+
+
+@pytest.mark.parametrize("late", [{"tenant": "late"}, {"urgency": Class.NORMAL}])
+def test_who_comes_late_waits_for_no_more_than_those_beside_it_though_others_are_far_ahead_elsewhere(
+    late: dict[str, object],
+) -> None:
+    """One name of a model is served by a backend of its own, which one tenant has for itself."""
+    core = scheduler(facts("x", "m"), facts("y", "m"))
+    known = {"resident": "m", "prompt_tokens": 1000, "deadline": inf}
+    beside = {"tenant": "early", "urgency": Class.BATCH, **known}
+    alone = {"tenant": "alone", **known, "urgency": Class.BATCH if "tenant" in late else Class.INTERACTIVE}
+    for _ in range(160):
+        core.offer(ticket("mx", on="x", **alone), 0.0)
+    for _ in range(9):
+        core.offer(ticket("my", on="y", **beside), 0.0)
+    x, y = (core._residency.sites[name].stays["m"].running for name in "xy")
+    for second in range(150):
+        core.finish(next(iter(x)), float(second))
+    core.offer(waits := ticket("my", 150.0, on="y", **(beside | late)), 150.0)
+    for second in range(151, 154):
+        core.finish(next(iter(y)), float(second))
+    assert waits.started_at > 0.0
 
 
 def test_a_refund_goes_to_whom_was_charged_too_much() -> None:

@@ -1,6 +1,6 @@
 """Residency: what is loaded, what has to go for it, and what happens when that fails or others meddle."""
 
-from math import inf
+from math import inf, nextafter
 
 import pytest
 from msgspec.structs import replace
@@ -179,6 +179,17 @@ def test_a_swap_that_gains_nothing_is_not_made_and_weighed_again_soon() -> None:
     assert core.next_deadline() == 3.0
 
 
+def test_however_the_time_is_rounded_the_timer_that_weighs_a_swap_again_has_something_to_do() -> None:
+    """From 128 on a float has one binary digit less for what is behind the point."""
+    now = nextafter(127.5, inf)
+    core = scheduler(facts(loaded="v", memory=5))
+    crowd(core, "v", 2100, 1.0)
+    core.offer(ticket("m", now), now)
+    assert core.next_deadline() == now + 1.0
+    assert core.expire(now + 1.0) == []
+    assert core.next_deadline() == now + 2.0
+
+
 def test_a_pinned_model_never_goes() -> None:
     core = scheduler(facts(loaded="v", memory=5), v=ModelBounds(pinned=True))
     core.finish(done := ticket("v"), 1.0) if core.offer(done := ticket("v"), 0.0) else None
@@ -193,6 +204,15 @@ def test_what_can_never_fit_is_refused_at_once_and_what_can_somewhere_is_not() -
     core = scheduler(facts("x", sizes=sizes), facts("y", sizes=sizes, memory=12))
     assert told(core.offer(ticket("m", on="x"), 0.0)) == ["Reject m insufficient_memory"]
     assert told(core.offer(ticket("m", on="xy"), 0.0)) == ["Load m y"]
+
+
+def test_what_is_seen_to_be_too_large_while_it_is_waited_for_is_refused_then() -> None:
+    core = scheduler(facts(loaded="v", sizes={"v": 5}, memory=5))
+    core.offer(ticket("v"), 0.0)
+    core.offer(ticket("m"), 0.0)
+    assert told(core.observe(facts(loaded="v", sizes={"v": 5, "m": 6}, memory=5, seen_at=1.0), 1.0)) == [
+        "Reject m insufficient_memory"
+    ]
 
 
 def test_a_drain_ends_when_nobody_waits_for_the_load_any_more() -> None:
@@ -220,6 +240,20 @@ def test_a_drain_ends_when_those_who_waited_have_started_elsewhere() -> None:
     assert (core.waiting, drained(core, "y")) == (0, [])
     core.finish(busy, 2.0)
     assert told(core.offer(ticket("v", 3.0, on="xy"), 3.0)) == ["Admit v y"]
+
+
+def test_a_drain_ends_when_those_who_still_wait_cannot_run_there() -> None:
+    """Another name of the model is served elsewhere."""
+    core = scheduler(facts("x", "v", memory=5), facts("y", "w", memory=5))
+    core.offer(ticket("v", on="x"), 0.0)
+    core.offer(ticket("w", on="y"), 0.0)
+    core.offer(ticket("alias", resident="m", on="y"), 0.1)
+    waiting, _ = crowd(core, "m", 9, 1.0, on="x")
+    assert drained(core, "x") == ["v"]
+    for each in waiting:
+        core.cancel(each, 3.0)
+    assert drained(core, "x") == []
+    assert core.next_deadline() == 4.0
 
 
 def test_a_drain_ends_when_its_backend_goes() -> None:
@@ -308,6 +342,28 @@ def test_a_load_whose_room_others_have_taken_meanwhile_is_weighed_anew() -> None
     crowd(core, "m", 9, 1.0)
     core.observe(facts(loaded={"v": 5, "d": 4}, memory=9, sizes={"m": 9}, seen_at=2.0), 2.0)
     assert told(core.finish(busy, 3.0)) == ["Unload d x", "Unload v x", "Load m x"]
+
+
+def test_whose_time_is_over_when_others_have_taken_the_room_is_told_at_once() -> None:
+    core = scheduler(facts(loaded="v", memory=5), rules=Rules(), m=ModelBounds(load_s=12.0))
+    busy = ticket("v")
+    core.offer(busy, 0.0)
+    for _ in range(4):
+        core.offer(ticket("m", urgency=Class.INTERACTIVE), 0.0)
+    core.expire(0.2)
+    assert drained(core) == ["v"]
+    assert told(core.observe(facts(loaded="vw", memory=5, seen_at=5.0), 5.0)) == []
+    assert told(core.finish(busy, 20.0)) == ["Reject m deadline_unreachable"] * 4
+
+
+def test_whose_time_is_over_when_its_model_has_to_go_is_told_at_once() -> None:
+    core = scheduler(facts(loaded="v", memory=5), rules=Rules(), v=ModelBounds(load_s=12.0))
+    busy, waits = ticket("v"), ticket("v", urgency=Class.INTERACTIVE)
+    core.offer(busy, 0.0)
+    core.offer(waits, 0.0)
+    crowd(core, "m", 40, 1.0)
+    assert drained(core) == ["v"]
+    assert told(core.finish(busy, 20.0)) == ["Unload v x", "Load m x", "Reject v deadline_unreachable"]
 
 
 def test_a_look_that_began_before_the_load_was_done_unloads_nothing() -> None:
@@ -402,13 +458,14 @@ def test_a_swap_is_weighed_again_for_a_model_whose_only_backend_that_has_it_load
 
 
 def test_how_patient_a_usual_timeout_has_to_be_is_twice_the_load_as_it_was_seen_else_as_it_was_said() -> None:
-    core = scheduler(facts(), rules=Rules(load_waits=2.0), m=ModelBounds(load_s=130.0))
-    assert (core.patience_s("m", "m"), core.patience_s("a", "a")) == (260.0, 0.0)
+    named = replace(facts(), names={"m": "m"})
+    core = scheduler(named, rules=Rules(load_waits=2.0), m=ModelBounds(load_s=130.0))
+    assert (core.patience_s("m"), core.patience_s("a")) == (260.0, 0.0)
     for model in "ma":
         core.offer(ticket(model), 0.0)
-        assert core.patience_s(model, model) == (260.0 if model == "m" else 0.0)
+        assert core.patience_s(model) == (260.0 if model == "m" else 0.0)
         core.loaded("x", model, 40.0)
-    assert [core.patience_s(model, model) for model in "ma"] == [80.0, 80.0]
+    assert [core.patience_s(model) for model in "ma"] == [80.0, 80.0]
 
 
 def slow_load(*loaded: str) -> Scheduler:
@@ -545,3 +602,19 @@ def test_a_model_that_was_full_lately_is_worth_as_much_while_it_rests() -> None:
 def test_a_plan_is_compared_by_what_it_is_not_by_what_it_says() -> None:
     one = station("a", 1)
     assert Plan(one, (), 0.0) != Plan(one, (), 0.0)
+
+
+def test_who_waits_though_nothing_is_under_way_is_told_that_it_may_take_as_long_again() -> None:
+    core = scheduler(facts(loaded="a", memory=5))
+    for number in range(50):
+        core.offer(ticket("a", number / 100, tenant="script"), number / 100)
+    waits = ticket("b", 1.0, tenant="script")
+    core.offer(waits, 1.0)
+    assert core.explain(waits) is not None and waits.kind == "absent"
+    assert core.outlook(waits, 1.0) == waits.told
+    stay = core._residency.sites["x"].stays["a"]
+    for second in range(2, 42):
+        for run in list(stay.running):
+            core.finish(run, float(second))
+    later = core.outlook(waits, 41.0)
+    assert later.eta_s >= 40.0 and later.eta_high_s >= later.eta_s

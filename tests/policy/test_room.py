@@ -27,7 +27,7 @@ def wanted(size_bytes: int = 1) -> Station:
 
 
 def going(box: Site, new: Station) -> list[tuple[Stay, ...]]:
-    return list(sets_of_victims(box, box.missing_bytes(new), box.surplus(), list(box.stays.values())))
+    return list(sets_of_victims(box, *box.lacks(new), list(box.stays.values())))
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,12 @@ def test_under_pressure_one_may_take_anothers_place() -> None:
     box = Box(pressed="no memory", max_loaded=1)
     box.see("a")
     assert box.ask("b")[1] == [Unload("x", "a"), Load("x", "b")]
+
+
+def test_under_pressure_a_model_takes_the_place_of_no_smaller_one() -> None:
+    box = partly_free(12, 1.0, a=5, b=6)
+    assert going(box, wanted(6)) == [(box.stays["a"],), (box.stays["b"],)]
+    box.facts = replace(box.facts, pressed="no memory")
+    assert going(box, wanted(6)) == [(box.stays["b"],)]
+    assert going(box, wanted(7)) == [(box.stays["a"], box.stays["b"])]
+    assert going(box, wanted(12)) == []

@@ -18,6 +18,7 @@ from hermes.policy.ticket import (
     Occupancy,
     Phase,
     Reject,
+    Rules,
     Ticket,
 )
 from tests.policy.box import PATIENT, ticket
@@ -543,6 +544,19 @@ def test_a_request_that_comes_again_teaches_nothing_of_how_long_waits_are() -> N
     assert core._stations["m"].calibrations["hit"].apply(10.0) == before
 
 
+def test_a_request_that_comes_again_counts_once_among_those_that_its_model_has_served_in_time() -> None:
+    core = Scheduler(Bounds(), ModelBounds(), Rules(floor=0.5))
+    core.observe(BackendFacts("x", True, 1), 0.0)
+    first, failed, third = ticket(), ticket(), ticket()
+    offer(core, first, failed, third)
+    core.finish(first, 1.0)
+    assert started(core.cancel(failed, 2.0)) == [third]
+    assert core.offer(second := failed.again(), 2.0, again=True) == []
+    assert started(core.finish(third, 3.0)) == [second]
+    station = core._stations["m"]
+    assert station.in_time == 2.0  # the first found nobody who waited, and is not counted
+
+
 def test_a_request_that_comes_again_keeps_its_arrival_and_its_deadline() -> None:
     failed = ticket(arrived_at=1.0, deadline=7.0)
     offer(scheduler(), failed)
@@ -565,6 +579,17 @@ def test_closing_sends_away_what_waits_and_what_comes_and_lets_runs_end() -> Non
     assert (core.running, core.waiting) == (2, 0)
     assert core.finish(running, 2.0) == []
     assert core.close() == []
+
+
+def test_nothing_is_loaded_after_closing_for_who_could_not_wait() -> None:
+    core = Scheduler(Bounds(), ModelBounds(), PATIENT)
+    core.configure("m", ModelBounds(load_s=130.0))
+    core.observe(BackendFacts("x", True, 1, {"v": 5}, {"m": 5}, 5), 0.0)
+    core.offer(ticket("m", deadline=100.0), 0.0)
+    assert refused(core.expire(0.0)) == ["deadline_unreachable"]
+    core.close()
+    assert core.next_deadline() is None
+    assert core.expire(60.0) == []
 
 
 # --- determinism ------------------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ The machine keeps books of its own, from the decisions alone, and checks every d
 from collections.abc import Container, Iterator
 from math import inf
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
 
+from hermes.policy import concurrency
 from hermes.policy.forecast import MOST_SETTLING_S
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import (
@@ -75,6 +77,7 @@ class Machine(RuleBasedStateMachine):
         is_ours=st.sampled_from((True, True, False)),
         memory=st.sampled_from((MEMORY, 6)),
         backlog=st.integers(4, 12),
+        adaptive=st.booleans(),
     )
     def start(
         self,
@@ -86,11 +89,13 @@ class Machine(RuleBasedStateMachine):
         is_ours: bool,
         memory: int,
         backlog: int,
+        adaptive: bool,
     ) -> None:
         self.now = 100.0
         self.bounds, self.rules = bounds, rules
         self.scheduler = Scheduler(bounds, ModelBounds(cap, limit), rules)
-        self.model_bounds = {model: ModelBounds(cap, limit, pinned=model == "pinned") for model in RESIDENT}
+        self.adaptive = adaptive
+        self.model_bounds = {model: self.bounds_of(model, cap, limit) for model in RESIDENT}
         for model, known in self.model_bounds.items():
             self.scheduler.configure(model, known)
         self.worlds = {
@@ -184,7 +189,7 @@ class Machine(RuleBasedStateMachine):
             ticket = self.running[which % len(self.running)]
             world, rate = self.worlds[ticket.backend], self.scheduler._stations[ticket.resident].prefill_s
             until = ticket.started_at + min(rate.of(ticket.prompt_tokens), MOST_SETTLING_S)
-            if world.settles and not ticket.begun and until > self.now:
+            if world.settles and ticket.begun_at is None and until > self.now:
                 since = world.known[ticket.resident] if world.is_ours else None
                 self.settling.append(Settling(world.name, ticket.resident, since, until))
             self.end(ticket, self.scheduler.cancel(ticket, self.now, broken_off=True))
@@ -294,8 +299,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=st.sampled_from(sorted(RESIDENT)), cap=CAPS, limit=LIMITS)
     def resize(self, model: str, cap: int | None, limit: int) -> None:
-        bounds = self.model_bounds[model] = ModelBounds(cap, limit, pinned=model == "pinned")
+        bounds = self.model_bounds[model] = self.bounds_of(model, cap, limit)
         self.check(self.scheduler.resize(model, bounds, self.now))
+
+    def bounds_of(self, model: str, cap: int | None, limit: int) -> ModelBounds:
+        return ModelBounds(cap, limit, pinned=model == "pinned", adaptive=self.adaptive)
 
     # --- the books --------------------------------------------------------------------------------------------------
 
@@ -500,9 +508,12 @@ class Machine(RuleBasedStateMachine):
 
     def slots(self, backend: str, ticket: Ticket) -> int:
         named = self.named.get(ticket.resident, set())
-        return self.worlds[backend].slots or max(
+        cap = self.worlds[backend].slots or max(
             (self.model_bounds[name].max_concurrency or 1 for name in named), default=1
         )
+        found = self.scheduler.concurrency(ticket.model).get(backend)
+        assert found is None or 1 <= found.limit <= cap
+        return cap if found is None else found.limit
 
     def is_full_for(self, ticket: Ticket) -> bool:
         """Whether what waits besides the ticket leaves no room for it."""
@@ -556,7 +567,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def room_is_made_only_for_who_waits_and_by_who_is_busy(self) -> None:
         for name, model in self.drains():
-            assert [ticket for ticket in self.waiting if ticket.resident == model], "a drain for nobody"
+            asking = [ticket for ticket in self.waiting if ticket.resident == model]
+            assert [ticket for ticket in asking if name in ticket.candidates], "a drain for nobody"
             draining = [each for each in self.worlds[name].known if self.is_draining(name, each)]
             running = [ticket for ticket in self.running if ticket.backend == name and ticket.resident in draining]
             assert running or any(self.settling_on(name, each) for each in draining)
@@ -606,4 +618,11 @@ def group(ticket: Ticket) -> tuple[object, ...]:
 
 
 Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
-test_the_rules_hold_for_any_sequence_of_events = Machine.TestCase
+test_the_rules_hold_for_any_sequence_of_events = pytest.mark.usefixtures("eager")(Machine.TestCase)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that adapt change after every few runs."""
+    for name, value in {"FIRST": 2, "LEAST_RUNS": 1, "LEAST_S": 0.0, "FULL": 0.1, "REST": 1}.items():
+        monkeypatch.setattr(concurrency, name, value)

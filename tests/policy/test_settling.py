@@ -1,10 +1,12 @@
 """Settling: who does not notice that its client has left reads the prompt to its end, and its slot is not free."""
 
+from math import inf
+
 import pytest
 from msgspec.structs import replace
 
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import Ticket
+from hermes.policy.ticket import ClassRules, ModelBounds, Rules, Ticket
 from tests.policy.box import facts, scheduler, ticket, told
 
 DEAF = replace(facts(loaded="m"), settles=True)
@@ -49,7 +51,10 @@ def test_who_comes_while_a_slot_settles_waits_too() -> None:
     core.offer(left, 100.0)
     core.cancel(left, 102.0, broken_off=True)
     assert core.next_deadline() == 110.0
-    assert told(core.offer(prompt(103.0), 103.0)) == []
+    comes = prompt(103.0)
+    assert told(core.offer(comes, 103.0)) == []
+    why = core.explain(comes)
+    assert why is not None and [(each.running, each.settling, each.slots) for each in why.loaded] == [(0, 1, 1)]
     assert told(core.expire(110.0)) == ["Admit m x"]
 
 
@@ -106,3 +111,17 @@ def test_a_model_that_goes_while_its_slot_settles_leaves_nothing_behind() -> Non
     assert told(core.offer(prompt(106.0), 106.0)) == ["Admit m x"]
     core.expire(110.0)
     assert core.next_deadline() is None
+
+
+def test_what_could_not_wait_takes_no_place_where_a_slot_settles() -> None:
+    """A place that is given up again at once would be taken again at once, for ever."""
+    hurried = Rules((ClassRules(16.0), ClassRules(4.0, 30.0), ClassRules(1.0)), give_up=inf, waste=1.0)
+    core = practised(scheduler(replace(facts(loaded="ma"), settles=True), rules=hurried, b=ModelBounds(load_s=40.0)))
+    left = prompt(1000.0)
+    core.offer(left, 1000.0)
+    core.cancel(left, 1000.5, broken_off=True)  # too short to count as use
+    core.offer(ticket("a", 1001.0), 1001.0)
+    core.offer(ticket("b", 1002.0), 1002.0)
+    assert told(core.expire(1002.0)) == ["Reject b deadline_unreachable"]
+    assert told(core.offer(ticket("a", 1003.0), 1003.0)) == []
+    assert told(core.expire(1011.0)) == ["Unload m x", "Load b x"]

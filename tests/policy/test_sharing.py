@@ -63,6 +63,17 @@ def test_when_a_ticket_of_a_key_at_its_cap_leaves_the_users_other_key_goes_on(en
     assert free.phase is Phase.RUNNING
 
 
+def test_a_users_other_key_goes_on_before_its_tickets_that_wait_for_a_key_at_its_cap() -> None:
+    core = scheduler(facts(loaded="m", slots=2))
+    running, capped, other = ticket(tenant_cap=1), ticket(tenant_cap=1), ticket(tenant="u")
+    for each in (running, capped):
+        core.offer(each, 0.0)
+    core.expire(0.5)  # it is looked at, and may not
+    core.offer(other, 0.6)
+    core.offer(free := ticket(arrived_at=1.0, priority=-1), 1.0)
+    assert [decision.ticket for decision in core.finish(other, 2.0)] == [free]
+
+
 def test_a_wait_for_ones_own_runs_teaches_nothing_of_how_long_others_wait() -> None:
     core = scheduler(facts(loaded="m", slots=9))
     running, capped = ticket(tenant_cap=1), ticket(tenant_cap=1)

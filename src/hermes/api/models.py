@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from datetime import datetime
+from types import TracebackType
 
 import msgspec
 
 from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
-from hermes.errors import BadRequest, GatewayError, ModelNotFound, NoBackend
+from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
@@ -93,9 +94,8 @@ class Models:
                 f"`{key[:200]}` is not known; the only key is `load`", code="unknown_parameter", param=key[:200]
             )
         wanted = strict.convert(tree, _PullBody)
-        service, pulls = self._puller(call.model)
-        progress = Progress(call)
-        try:
+        service, pulls = await self._puller(call.model)
+        with Progress(call, self._dialect) as progress:
             async with aclosing(pulls.follow(full_name(service.backend_model))) as lines:
                 async for line in lines:
                     await progress.tell(line)
@@ -103,18 +103,17 @@ class Models:
                 await progress.tell(PullProgress(status="loading"))
                 await self._bring(service, self._found(service), call.principal)
                 await pulls.backend.look(LOOK_TIMEOUT_S)
-        except GatewayError as error:
-            progress.fail(self._dialect.render_error(error, call.exchange.request_id))
-            raise
-        progress.end({"done": True, "model": call.model, "loaded": wanted.load})
+            progress.end({"done": True, "model": call.model, "loaded": wanted.load})
 
-    def download(self, model: str) -> AsyncGenerator[PullProgress, None]:
+    async def download(self, model: str) -> AsyncGenerator[PullProgress, None]:
         """Have a model downloaded, and follow it."""
-        service, pulls = self._puller(model)
+        service, pulls = await self._puller(model)
         return pulls.follow(full_name(service.backend_model))
 
-    def _puller(self, model: str) -> tuple[Service, Pulls]:
+    async def _puller(self, model: str) -> tuple[Service, Pulls]:
         service = self._service(model)
+        if not self._fleet.ready:
+            await self._fleet.refresh()
         return service, self._fleet.puller(full_name(service.backend_model), service.backends)
 
     # --- loading ----------------------------------------------------------------------------------------------------
@@ -190,20 +189,29 @@ class Models:
 
 
 class Progress:
-    """Lines of JSON to the client. An error before the first of them is an error status instead."""
+    """Lines of JSON to the client, within `with`. An error before the first of them is an error status instead."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, dialect: ClientDialect) -> None:
+        self._call = call
+        self._dialect = dialect
         self._response = call.response
         self._response.start(200, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):  # though the client is there: it is we who stop
+            error = Draining("this server has shut down")
+        if isinstance(error, GatewayError) and self._response.started:
+            self._response.break_off(self._dialect.render_error(error, self._call.exchange.request_id) + b"\n")
 
     async def tell(self, line: object) -> None:
         self._response.write(_json(line) + b"\n")
         if self._response.paused:
             await self._response.drain()
-
-    def fail(self, error: bytes) -> None:
-        if self._response.started:
-            self._response.break_off(error + b"\n")
 
     def end(self, line: object) -> None:
         self._response.end(_json(line) + b"\n")

@@ -18,7 +18,7 @@ from hermes.chat import ChatRequest, Embeddings, EmbedRequest, Usage
 from hermes.dialects import Meta
 from hermes.dialects.ollama_client import OllamaClient, OllamaGenerate
 from hermes.dialects.ollama_request import parse_model
-from hermes.errors import Forbidden, GatewayError
+from hermes.errors import Forbidden
 from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.policy.routing import check_model_name
 
@@ -116,24 +116,18 @@ class Ollama:
     async def pull(self, call: Call) -> None:
         """Download a model. Nothing is loaded: who asks for the model will have it loaded."""
         name, streams = parse_model(call.request.body)
-        lines = self._models.download(check_model_name(name))
         success = {"status": "success"}
-        if not streams:
-            async with aclosing(lines):
+        async with aclosing(await self._models.download(check_model_name(name))) as lines:
+            if not streams:
                 async for _ in lines:
                     pass
-            call.reply(_json(success))
-            return
-        progress = Progress(call)
-        try:
-            async with aclosing(lines):
+                call.reply(_json(success))
+                return
+            with Progress(call, self.dialect) as progress:
                 async for line in lines:
                     if line.status != "success":  # it is told at the end, once it is sure
                         await progress.tell(line)
-        except GatewayError as error:
-            progress.fail(self.dialect.render_error(error, call.exchange.request_id))
-            raise
-        progress.end(success)
+                progress.end(success)
 
 
 def _named(name: str, info: ModelInfo) -> dict[str, object]:

@@ -7,6 +7,7 @@ import msgspec
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
+from hermes.api.queue import tell_change
 from hermes.api.routes import Call
 from hermes.errors import Draining, NoBackend
 from hermes.fleet.backend import Backend
@@ -80,7 +81,7 @@ class Ops:
                 "queue_bytes": self._bounds.queue_bytes,
                 "connections": self._connections(),
             },
-            "backends": [_backend(backend) for backend in self._fleet.backends.values()],
+            "backends": [self._backend(backend) for backend in self._fleet.backends.values()],
             "models": {name: self._model(name) for name in sorted({*self._catalog.listed, *scheduler.models()})},
             "process": machine.process(),
             "machine": machine.machine(),
@@ -93,7 +94,7 @@ class Ops:
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
         service = self._catalog.service(name)
         asked = name if service is None else service.backend_model
-        return {
+        told: dict[str, object] = {
             "active": load.running,
             "queued": load.waiting,
             "max_concurrency": bounds.max_concurrency,
@@ -101,6 +102,17 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
+        if found := self._scheduler.concurrency(name):
+            told["adaptive"] = {
+                backend: {"limit": known.limit, "cap": known.cap, "why": known.why} for backend, known in found.items()
+            }
+        return told
+
+    def _backend(self, backend: Backend) -> dict[str, object]:
+        told = _backend(backend)
+        if changes := [tell_change(each) for each in self._scheduler.changes() if each.backend == backend.name]:
+            told["changes"] = changes
+        return told
 
 
 def _backend(backend: Backend) -> dict[str, object]:

@@ -13,7 +13,7 @@ from hermes.errors import RequestNotFound
 from hermes.exchange import Exchange, Journal, Waited
 from hermes.fleet.fleet import Fleet
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import Phase, Ticket, Why
+from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
 
 _json = msgspec.json.Encoder().encode
@@ -111,15 +111,6 @@ def _why(why: Why | None) -> dict[str, Any]:
     """What a request found when it began to wait; nothing if it did not."""
     if why is None:
         return {}
-    changes = [
-        {
-            "backend": change.backend,
-            "model": change.model,
-            "victims": change.victims,
-            "loading": change.loading_since is not None,
-        }
-        for change in why.changes
-    ]
     return {
         "why": {
             "position": why.told.position,
@@ -128,9 +119,14 @@ def _why(why: Why | None) -> dict[str, Any]:
             "model_was": why.found,
             "waiting": why.waiting,
             "in_memory": why.loaded,
-            "changes": changes,
+            "changes": [tell_change(change) | {"backend": change.backend} for change in why.changes],
         }
     }
+
+
+def tell_change(change: Change) -> dict[str, Any]:
+    """What is loaded, or about to be, and what has to go for it."""
+    return {"model": change.model, "victims": change.victims, "loading": change.loading_since is not None}
 
 
 def _ms(seconds: float) -> int:

@@ -28,10 +28,13 @@ def _lines(queue: dict[str, Any]) -> Iterator[str]:
     yield f"{queue['running']} running, {queue['waiting']} waiting"
     for request in queue["data"]:
         who = f"{request['request_id']}  {request['model']}  {request['class']}  {request['user']}"
-        yield f"{who}  {_state(request)}, {seconds(request['age_ms'])} old"
+        yield f"{who}  {state(request)}, {seconds(request['age_ms'])} old"
+    if queue["has_more"]:
+        yield f"... and more: these are the first {len(queue['data'])}"
 
 
-def _state(request: dict[str, Any]) -> str:
+def state(request: dict[str, Any]) -> str:
+    """What an open request is at."""
     match request["state"]:
         case "waiting":
             pulled = (
@@ -40,5 +43,5 @@ def _state(request: dict[str, Any]) -> str:
             return f"waiting as number {request['position']}{pulled}, about {seconds(request['eta_ms'])} to go"
         case "running":
             return f"running on {request['backend']} for {seconds(request['running_ms'])}"
-        case state:
-            return str(state)
+        case other:
+            return str(other)

@@ -35,6 +35,10 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"backend {backend['name']} ({kind}): {backend['state']}{error}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
+        for change in backend.get("changes", ()):
+            verb = "loading" if change["loading"] else "about to load"
+            room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""
+            yield f"  {verb} {change['model']}{room}"
         for pull in backend.get("pulling", ()):
             yield f"  pulling {pull['model']}: {pull['percent']} %"
         if backend.get("hint"):

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import click
 
 from hermes.cli.options import say, seconds
+from hermes.cli.queue import state
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -29,20 +30,20 @@ def command(request_id: str, as_json: bool, url: str) -> None:
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"{told['request_id']}: {told['model']}, {told['class']}, {_end(told)}"
-    if "pulled_percent" in told:
-        yield f"its model is being pulled: {told['pulled_percent']} %"
     why = told.get("why")
     if why is None:
-        yield "it did not wait: there was a free slot when it came"
+        refused = told["state"] == "done" and "queue_ms" not in told
+        yield "it was refused as it came" if refused else "it did not wait: there was a free slot when it came"
         return
     eta = f"about {seconds(why['eta_ms'])}, in nine of ten cases at most {seconds(why['eta_high_ms'])}"
-    waited = f"; it was {seconds(told['queue_ms'])}" if "queue_ms" in told and told["queue_ms"] is not None else ""
+    waited = f"; it was {seconds(told['queue_ms'])}" if "queue_ms" in told else ""
     yield f"when it came it was number {why['position']} in its line, and the wait was predicted as {eta}{waited}"
     yield _MODEL_WAS[why["model_was"]]
     if why["waiting"]:
         yield f"in its line waited: {', '.join(f'{count} {name}' for name, count in why['waiting'].items())}"
     for model in why["in_memory"]:
-        busy = f"{model['running']} of {model['slots']} slots in use, {model['waiting']} waiting"
+        settling = f", {model['settling']} still reading for clients that have left" if model["settling"] else ""
+        busy = f"{model['running']} of {model['slots']} slots in use{settling}, {model['waiting']} waiting"
         yield f"in memory on {model['backend']}: {model['model']}, {busy}"
     for change in why["changes"]:
         verb = "was loading" if change["loading"] else "was about to load"
@@ -51,7 +52,7 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
 
 
 _MODEL_WAS = {
-    "hit": "its model was loaded, and all its slots were in use",
+    "hit": "its model was loaded, and none of its slots was free",
     "coming": "its model was not loaded yet, but on its way",
     "pulling": "its model was being pulled",
     "absent": "its model was not loaded, and others held the memory",
@@ -60,6 +61,5 @@ _MODEL_WAS = {
 
 def _end(told: dict[str, Any]) -> str:
     if told["state"] != "done":
-        return str(told["state"])
-    code = f" ({told['code']})" if told["code"] else ""
-    return f"{told['outcome']}{code} after {seconds(told['duration_ms'])}"
+        return state(told)
+    return f"{told.get('code') or told['outcome']} after {seconds(told['duration_ms'])}"

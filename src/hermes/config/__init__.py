@@ -190,6 +190,7 @@ class Model(Struct, frozen=True):
     backend_model: ModelName | None = None
     backends: tuple[BackendName, ...] = ()
     max_concurrency: Count | None = None
+    adaptive_concurrency: bool = False
     queue_limit: CountOrZero = 256
     timeout_s: Seconds | None = None
     stall_timeout_s: Seconds = 60

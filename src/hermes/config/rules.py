@@ -48,6 +48,8 @@ def _models(config: Config) -> Iterator[str]:
         if most is not None and most < (settings.options.num_ctx or 0):
             where = spell(("models", model, "options", "num_ctx"))
             yield f"{where}: {settings.options.num_ctx} is more than its max_num_ctx: {most}"
+        if settings.adaptive_concurrency and settings.max_concurrency is None:
+            yield f"{spell(('models', model, 'adaptive_concurrency'))}: up to how many? Set its max_concurrency too"
 
 
 _LOADING = ("options", "options_policy", "max_num_ctx", "keep_alive")

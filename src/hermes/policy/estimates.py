@@ -116,6 +116,38 @@ class Rate:
         return self._seconds / self._tokens * tokens if self._tokens else 0.0
 
 
+class Reading:
+    """What reading a token takes, in tokens written: the quotient of the slopes of a least-squares fit to whole runs.
+
+    What all of them take alike, as their wait in the backend, has no part in it. Means and covariances fade.
+    """
+
+    __slots__ = ("_means", "_rr", "_rs", "_runs", "_wr", "_ws", "_ww", "cost")
+
+    def __init__(self, first: float) -> None:
+        self.cost = first
+        self._runs = 0
+        self._means = (0.0, 0.0, 0.0)
+        self._ww = self._rr = self._wr = self._ws = self._rs = 0.0
+
+    def add(self, written: int, read: int, seconds: float) -> None:
+        self._runs += 1
+        step = max(_READING_STEP, 1 / self._runs)
+        mean_w, mean_r, mean_s = self._means
+        w, r, s = written - mean_w, read - mean_r, seconds - mean_s
+        self._means = mean_w + step * w, mean_r + step * r, mean_s + step * s
+        kept = 1 - step
+        self._ww = kept * (self._ww + step * w * w)
+        self._rr = kept * (self._rr + step * r * r)
+        self._wr = kept * (self._wr + step * w * r)
+        self._ws = kept * (self._ws + step * w * s)
+        self._rs = kept * (self._rs + step * r * s)
+        per_written = self._ws * self._rr - self._rs * self._wr
+        per_read = self._rs * self._ww - self._ws * self._wr
+        if self._runs >= _READING_RUNS and per_written > 0:
+            self.cost = min(1.0, max(0.0, per_read / per_written))
+
+
 class Lengths:
     """How long answers are, in tokens: of each tenant seen lately, and of all of them."""
 
@@ -173,6 +205,8 @@ class Calibration:
 
 
 _RATE_FADES = 0.95
+_READING_STEP = 0.01
+_READING_RUNS = 10
 # Of so many tenants it is kept how long their answers are.
 _MOST_TENANTS = 256
 _STEP = 0.06

@@ -6,6 +6,7 @@ OSDI 2024). What was charged in advance is corrected when the true figure is kno
 """
 
 from collections.abc import Hashable
+from math import inf
 from typing import Generic, TypeVar
 
 P = TypeVar("P", bound=Hashable)
@@ -29,11 +30,14 @@ class Shares(Generic[P]):
         """Of one that wants something."""
         return self._counters[party]
 
-    def enter(self, party: P) -> None:
-        """It begins to wait, in one more place."""
+    def enter(self, party: P, least: float = inf) -> None:
+        """It begins to wait, in one more place; `least` is about the smallest counter of those that wait there.
+
+        Where nobody but they can be served it begins with them, however far ahead others are elsewhere.
+        """
         wanting = self._wanting[party] = self._wanting.get(party, 0) + 1
         if wanting == 1:
-            self._counters[party] = max(self._counters.get(party, 0.0), self.present)
+            self._counters[party] = max(self._counters.get(party, 0.0), min(self.present, least))
             if len(self._counters) > self._sweep_at:
                 self._sweep()
 

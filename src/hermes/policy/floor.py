@@ -7,7 +7,7 @@ each request, one that does not gets less.
 from hermes.policy.station import Station
 
 MAX_WEIGHT = 20.0
-WEIGHT_STEP = 1.03
+WEIGHT_STEP = 1.05
 # Shares are those of about so many requests.
 SHARE_OF_LAST = 500.0
 

@@ -79,8 +79,10 @@ class Forecast:
         return True
 
     def outlook(self, ticket: Ticket, station: Station, now: float) -> Outlook:
-        """As things are now."""
+        """As things are now. Where nothing is under way it may well take as long again as it has: others come first."""
         position, kind, thought_s = self._think(ticket, station, now)
+        if kind == "absent":
+            thought_s = max(thought_s, now - ticket.arrived_at)
         return Outlook(position, *station.calibrations[kind].apply(thought_s))
 
     def drained_in_s(self, ticket: Ticket, station: Station, waiting: int) -> float:
@@ -118,7 +120,7 @@ class Forecast:
 
     def settles_at(self, ticket: Ticket, stay: Stay) -> float:
         """Until when a backend that does not notice that its client has left is likely to go on reading the prompt."""
-        if not stay.settles or ticket.begun:
+        if not stay.settles or ticket.begun_at is not None:
             return -inf
         return ticket.started_at + min(stay.station.prefill_s.of(ticket.prompt_tokens), MOST_SETTLING_S)
 

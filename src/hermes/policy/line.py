@@ -59,16 +59,22 @@ class Backlog:
     def __iter__(self) -> Iterator[Ticket]:
         return (ticket for _, _, ticket in self._order)
 
+    def firsts(self) -> Iterator[Ticket]:
+        """Each tenant's next; those who have waited longest without a break first."""
+        return (own[0][-1] for own in self._tenants.values())
+
     def put(self, ticket: Ticket) -> None:
         self._order.add((ticket.start_by, ticket.sequence, ticket))
         self.waiting += 1
         self.start_by = min(self.start_by, ticket.start_by)
         own = self._tenants.get(ticket.tenant)
         if own is None:
+            self._shares.enter(ticket.tenant, self._turns[0][0] if self._turns and self._tenants else inf)
             own = self._tenants[ticket.tenant] = []
-            self._shares.enter(ticket.tenant)
             self.turn(ticket.tenant)
         insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
+        if own[0][-1] is ticket and ticket.tenant in self._capped:
+            self.turn(ticket.tenant)  # it may have no cap
         if len(own) > len(self._having):
             self._having.append(0)
         self._having[len(own) - 1] += 1
@@ -212,6 +218,10 @@ class Line:
             if (ticket := self.backlogs[each].head(now, pace_s, is_capped)) is not None:
                 return ticket
         return None
+
+    def least(self, classes: Shares[Class]) -> float:
+        """The smallest counter of the classes that wait here; inf if none does."""
+        return min([classes.counter(each) for each in CLASSES if self.backlogs[each].waiting], default=inf)
 
     def earliest(self) -> Ticket:
         """The one that must start first."""

@@ -47,7 +47,7 @@ class Queue:
             self.stations[station] = None
             self.lines[line] = station
         if not line.backlogs[ticket.urgency].waiting:
-            station.classes.enter(ticket.urgency)
+            station.classes.enter(ticket.urgency, line.least(station.classes))
         line.put(ticket)
         station.waiting += 1
         station.waiting_of[ticket.urgency] += 1

@@ -111,9 +111,7 @@ class Residency:
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
         site.rests.pop(model, None)
-        if plan.payer is not None:
-            lost_s = sum(stay.slots * (took_s + stay.station.load_known_s) for stay in plan.victims)  # there and back
-            site.timeshare.spend(plan.payer, plan.station.share(plan.payer), lost_s, now)
+        self._charge(site, plan, now)
         self._end(site, now)
         stay = site.move_in(plan.station, now)
         stay.found, stay.load_s = "swap" if plan.victims else "load", took_s
@@ -128,6 +126,7 @@ class Residency:
         if not plan.tries and site.facts.up:
             plan.tries, plan.loading_since = 1, now
             return Load(backend, model)
+        self._charge(site, plan, now)
         self._end(site)
         plan.station.why_failed = why
         site.rests.setdefault(model, Rest()).fail(now)
@@ -162,9 +161,8 @@ class Residency:
             del self._leaving[stay]
             site = self.sites[stay.backend]
             if site.has(stay):
-                site.move_out(stay)
+                orders.append(self._take_out(stay, site))
                 site.changed_at = now
-                orders.append(Unload(site.name, stay.station.name))
         for site in list(self._plans.values()):
             if site.plan is not None and site.plan.loading_since is None:
                 orders += self._advance(site, site.plan, now)
@@ -173,7 +171,8 @@ class Residency:
     def _advance(self, site: Site, plan: Plan, now: float) -> list[Order]:
         station, victims = plan.station, plan.victims
         is_busy = any(stay.held for stay in victims)
-        is_wanted = station in self._waiting or (station in self._missed and not is_busy)
+        is_wanted = any(site.name in line.candidates for line in station.lines.values())
+        is_wanted = is_wanted or (station in self._missed and not is_busy)
         if victims and not is_wanted:
             self._abandon(site, now)
             return []
@@ -182,11 +181,14 @@ class Residency:
         if site.missing_bytes(station, victims) or site.surplus(victims):  # others have loaded something meanwhile
             self._abandon(site, now)
             return []
-        gone = [stay for stay in victims if site.has(stay)]  # or others unloaded it
-        for stay in gone:
-            site.move_out(stay)
         plan.loading_since = now
-        return [*(Unload(site.name, stay.station.name) for stay in gone), Load(site.name, station.name)]
+        unloads = [self._take_out(stay, site) for stay in victims if site.has(stay)]  # or others unloaded it
+        return [*unloads, Load(site.name, station.name)]
+
+    def _take_out(self, stay: Stay, site: Site) -> Unload:
+        site.move_out(stay)
+        self._freed[stay.station] = None  # for some that wait for it, it may be too late now
+        return Unload(site.name, stay.station.name)
 
     def weigh(self, now: float, waiting: int, arrived: Station | None = None) -> list[Order]:
         """Decide what to load next, where nothing is under way and so many wait. The first request for a model
@@ -199,14 +201,13 @@ class Residency:
         orders: list[Order] = []
         for site in self.sites.values():
             plan = site.plan
-            if now - site.chosen_at < again_s and (plan is not None or not is_first):
+            if now < site.chosen_at + again_s and (plan is not None or not is_first):
                 continue
             if plan is not None:
                 if plan.is_draining:
                     site.chosen_at = now
                     if self._is_in_vain(site, plan, now):
                         self._abandon(site, now)
-                        self._freed[plan.station] = None
             elif site.is_ours and site.facts.up and (wanting := self._wanting(site, now)):
                 site.chosen_at = now
                 if (plan := choose(site, wanting, now, self._floor)) is not None:
@@ -239,10 +240,24 @@ class Residency:
         """Nobody waits for what was to be loaded, or it cannot be."""
         plan = site.plan
         assert plan is not None
+        self._charge(site, plan, now)
         self._end(site, now)
+        self._freed[plan.station] = None  # for some that wait for it, it may be too late now
         for stay in plan.victims:
             stay.drain(False)
             self._freed[stay.station] = None
+
+    def _charge(self, site: Site, plan: Plan, now: float) -> None:
+        """For whom a swap is made whatever the index says, pays for the time that it takes, however it ends."""
+        if plan.payer is None:
+            return
+        if plan.loading_since is None:
+            idle_s = now - plan.decided_at
+            lost_s = sum(max(0, stay.slots - stay.held) * idle_s for stay in plan.victims)
+        else:
+            load_s = now - plan.loading_since
+            lost_s = sum(stay.slots * (load_s + stay.station.load_known_s) for stay in plan.victims)  # there and back
+        site.timeshare.spend(plan.payer, plan.station.share(plan.payer), lost_s, now)
 
     def _end(self, site: Site, changed_at: float | None = None) -> None:
         """Nothing is under way there any more."""
@@ -268,6 +283,10 @@ class Residency:
         station.is_slow = station.load_known_s >= ticket.start_by - ticket.arrived_at
         self._missed[station] = None
 
+    def miss_nobody(self) -> None:
+        """Who could not wait need not come again."""
+        self._missed.clear()
+
     def _still_missed(self, now: float) -> list[Station]:
         for station in list(self._missed):
             if station.missed_at + MISSED_S <= now or station.stays_on(station.candidates):
@@ -283,12 +302,14 @@ class Residency:
             if site is not None and site.facts.up and site.is_ours:
                 yield site
 
-    def has_hope(self, candidates: tuple[str, ...]) -> bool:
-        """Whether any of these backends is there."""
-        return any(name in self.sites and self.sites[name].facts.up for name in candidates)
-
-    def could_hold(self, candidates: tuple[str, ...], station: Station) -> bool:
-        return any(name in self.sites and self.sites[name].can_hold(station) for name in candidates)
+    def cannot_have(self, candidates: tuple[str, ...], station: Station) -> str:
+        """Why the model can be run on none of these backends, whoever waits for it; else nothing."""
+        sites = [self.sites[name] for name in candidates if name in self.sites]
+        if not any(site.facts.up for site in sites):
+            return "no_backend"
+        if not station.stays_on(candidates) and not any(site.can_hold(station) for site in sites):
+            return "insufficient_memory"
+        return ""
 
     def coming(self, candidates: tuple[str, ...], station: Station) -> Plan | None:
         """What is under way to have it on one of these backends."""
@@ -342,4 +363,11 @@ class Residency:
     def in_memory(self) -> Iterator[InMemory]:
         for site in self.sites.values():
             for stay in site.stays.values():
-                yield InMemory(site.name, stay.station.name, len(stay.running), stay.slots, stay.station.waiting)
+                yield InMemory(
+                    site.name,
+                    stay.station.name,
+                    len(stay.running),
+                    len(stay.settling),
+                    stay.slots,
+                    stay.station.waiting,
+                )

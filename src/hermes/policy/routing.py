@@ -19,7 +19,9 @@ def check_model_name(name: str) -> str:
     """The name, if it is one. Raises BadRequest."""
     if not MODEL_NAME(name):
         raise BadRequest(
-            f"{name[:80]!r} is not a model name: letters, digits and . _ : / @ -, at most 200", param="model"
+            f"{name[:80]!r} is not a model name: letters, digits and . _ : / @ -, a letter or digit first,"
+            " no '..', at most 200",
+            param="model",
         )
     return name
 

@@ -14,6 +14,7 @@ Decisions come out, in the order they were made. Rules:
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
+from hermes.policy.concurrency import Concurrency
 from hermes.policy.estimates import Learned, Outlook
 from hermes.policy.floor import Floor
 from hermes.policy.forecast import Forecast
@@ -101,13 +102,13 @@ class Scheduler:
 
     def begun(self, ticket: Ticket, when: float) -> None:
         """The first byte of a streamed answer came then."""
-        if ticket.phase is Phase.RUNNING and not ticket.begun:
-            ticket.begun = True
+        if ticket.phase is Phase.RUNNING and ticket.begun_at is None:
+            ticket.begun_at = when
             self._forecast.learn_prefill(ticket, self._stations[ticket.resident], when)
 
     def settle(self, ticket: Ticket, prompt_tokens: int, output_tokens: int) -> None:
         """A run's true tokens are known: its tenant's share is corrected by what was charged in advance."""
-        ticket.settled, ticket.output_tokens = True, output_tokens
+        ticket.settled, ticket.prompt_tokens, ticket.output_tokens = True, prompt_tokens, output_tokens
         if ticket.charged_tokens:
             self._correct(ticket, self._stations[ticket.resident], prompt_tokens + output_tokens)
 
@@ -170,8 +171,11 @@ class Scheduler:
         for model, lane in self._slots.lanes.items():
             if lane.station is None and (resident := facts.names.get(lane.bounds.backend_model or model)):
                 self._join(lane, resident)  # what is pinned stays from now on, whether anybody asks for it or not
-        hopeless = [line for line in self._queue.lines if not self._residency.has_hope(line.candidates)]
-        return self._send_away([ticket for line in hopeless for ticket in line], "no_backend") + self._follow(now)
+        decisions: list[Decision] = []
+        for line, station in list(self._queue.lines.items()):
+            if reason := self._residency.cannot_have(line.candidates, station):
+                decisions += self._send_away(list(line), reason)
+        return decisions + self._follow(now)
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
         """A `Load` is done."""
@@ -207,6 +211,7 @@ class Scheduler:
     def close(self) -> list[Decision]:
         """The process is about to end: nothing starts any more, and nothing waits (invariant I33)."""
         self._closed = True
+        self._residency.miss_nobody()
         return self._send_away([ticket for line in self._queue.lines for ticket in line], "draining")
 
     # --- what follows -----------------------------------------------------------------------------------------------
@@ -239,7 +244,8 @@ class Scheduler:
             self._ledger.advance(ticket)
             self._take(ticket, Phase.RUNNING)
             self._forecast.learn_wait(ticket, stay, now)
-            self._floor.started(station)
+            if not ticket.avoid:  # it has started before
+                self._floor.started(station)
             decisions.append(self._start(ticket, self._slots.lanes[ticket.model], station, stay, now))
         return decisions
 
@@ -328,13 +334,10 @@ class Scheduler:
     def _refusal(self, ticket: Ticket, lane: Lane, station: Station, now: float, again: bool) -> Reject | None:
         """Why it may not even wait. Else it is told how long."""
         residency = self._residency
-        if not residency.has_hope(ticket.candidates):
-            return self._reject(ticket, "no_backend")
-        if not station.stays_on(ticket.candidates):
-            if not residency.could_hold(ticket.candidates, station):
-                return self._reject(ticket, "insufficient_memory")
-            if (until := residency.rests_until(ticket.candidates, station)) > now:
-                return self._reject(ticket, "load_failed", until - now)
+        if reason := residency.cannot_have(ticket.candidates, station):
+            return self._reject(ticket, reason)
+        if (until := residency.rests_until(ticket.candidates, station)) > now:
+            return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):
@@ -437,11 +440,12 @@ class Scheduler:
         """What is under way in the backends' memories."""
         return self._residency.changes()
 
-    def patience_s(self, model: str, resident: str) -> float:
+    def patience_s(self, resident: str) -> float:
         """What no usual bound on a wait for a model should be below, by what is known of how long it loads."""
         station = self._stations.get(resident)
-        load_s = (station.load_known_s if station is not None else 0.0) or self.bounds(model).load_s or 0.0
-        return self._forecast.patience_s(load_s)
+        if station is None or not station.load_s.is_known:
+            return 0.0
+        return self._forecast.patience_s(station.load_s.value)
 
     def where(self, resident: str) -> dict[str, int]:
         """The backends where a model is loaded, and how many runs it has there."""
@@ -449,8 +453,20 @@ class Scheduler:
         stays = station.stays.values() if station is not None else ()
         return {stay.backend: len(stay.running) for stay in stays if stay.up}
 
+    def concurrency(self, model: str) -> Mapping[str, Concurrency]:
+        """What was found out of how many runs of it each backend does well at once; empty where that is not asked."""
+        lane = self._slots.lanes.get(model)
+        station = lane.station if lane is not None else None
+        return station.concurrency if station is not None and station.adaptive else {}
+
+    def limits(self) -> Iterator[tuple[str, str, int]]:
+        """Backend, model and how many of its runs are let there at once, where that is found out."""
+        for station in self._stations.values():
+            if station.adaptive:
+                yield from ((backend, station.name, known.limit) for backend, known in station.concurrency.items())
+
     def slots(self, model: str, backend: str) -> int:
-        """How many runs of a model a backend takes at once."""
+        """How many runs of a model a backend takes at once, at most."""
         site, lane = self._residency.sites.get(backend), self._slots.lanes.get(model)
         own = lane.bounds.max_concurrency if lane else None
         return (site.facts.slots if site else None) or (lane.station.slots if lane and lane.station else own) or 1

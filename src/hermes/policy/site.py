@@ -151,6 +151,13 @@ class Site:
             missing = min(missing, sum(stay.size_bytes for stay in kept if not stay.station.pinned))
         return missing
 
+    def lacks(self, station: Station) -> tuple[int, int]:
+        """How many bytes and models have to go for it. Under pressure it takes no more than what goes gives."""
+        missing, surplus = self.missing_bytes(station), self.surplus()
+        if self.facts.pressed and (missing or surplus):
+            missing = max(missing, self.size_of(station))
+        return missing, surplus
+
     def surplus(self, going: tuple[Stay, ...] = ()) -> int:
         """How many models are too many for another one, when those that go are gone."""
         if self.facts.max_loaded is None:

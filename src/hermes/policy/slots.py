@@ -40,6 +40,7 @@ class Slots:
         # Of a backend that does not say: the most that the operator says for any name, else one.
         station.slots = max((each.max_concurrency or 1 for each in bounds), default=1)
         station.pinned = any(each.pinned for each in bounds)
+        station.adaptive = any(each.adaptive for each in bounds)
         station.size_bytes = max((each.size_bytes or 0 for each in bounds), default=0)
         for stay in station.stays.values():
             stay.fit()

@@ -2,6 +2,7 @@
 
 from math import exp, inf
 
+from hermes.policy.concurrency import Concurrency
 from hermes.policy.estimates import Average, Calibration, Learned, Lengths, Rate, Samples
 from hermes.policy.fairness import Shares
 from hermes.policy.line import Line
@@ -25,10 +26,12 @@ class Station:
     """`candidates` are all backends where it is known to be to be had."""
 
     __slots__ = (
+        "adaptive",
         "arrived",
         "calibrations",
         "candidates",
         "classes",
+        "concurrency",
         "counts",
         "in_time",
         "is_slow",
@@ -62,6 +65,7 @@ class Station:
         self.slots = 1
         self.size_bytes = 0
         self.pinned = False
+        self.adaptive = False
         # Who waits.
         self.lines: dict[tuple[str, tuple[str, ...]], Line] = {}  # those where something waits
         self.waiting = 0
@@ -75,6 +79,7 @@ class Station:
         self.is_slow = False  # a load takes longer than they can wait
         self.why_failed = ""
         # What was learned.
+        self.concurrency: dict[str, Concurrency] = {}  # by backend, where it is adaptive
         self.usual_slots = 1  # those it had when it was last somewhere, or would have
         self.load_s = Average(FIRST_LOAD_S)
         self.service_s = Samples(FIRST_SERVICE_S)
@@ -135,6 +140,14 @@ class Station:
         """Where it is in memory, of these."""
         return [stay for name in backends if (stay := self.stays.get(name)) is not None and stay.up]
 
+    def concurrency_on(self, backend: str, cap: int) -> Concurrency:
+        """How many runs that backend does well at once, as far as is known: it outlasts the model's stays there."""
+        known = self.concurrency.get(backend)
+        if known is None:
+            known = self.concurrency[backend] = Concurrency(cap)
+        known.fit(cap)
+        return known
+
     def count_slots(self) -> None:
         """A stay has begun, ended or changed."""
         self.usual_slots = sum(stay.slots for stay in self.stays.values() if stay.open) or self.usual_slots
@@ -163,6 +176,7 @@ class Stay:
         "_lately_counted",
         "_told_slots",
         "backend",
+        "concurrency",
         "draining",
         "found",
         "held",
@@ -206,7 +220,10 @@ class Stay:
     def fit(self) -> None:
         """Its backend or its bounds have changed, or whether it has to go."""
         self.open = self.up and not self.draining
-        self.slots = self._told_slots or self.station.slots
+        self.slots = cap = self._told_slots or self.station.slots
+        self.concurrency = self.station.concurrency_on(self.backend, cap) if self.station.adaptive else None
+        if self.concurrency is not None:
+            self.slots = self.concurrency.limit
         self.station.count_slots()
 
     def drain(self, draining: bool) -> None:
@@ -218,6 +235,8 @@ class Stay:
             self._note(now)
         self.running[ticket] = None
         self.held += 1
+        if self.concurrency is not None:
+            self.concurrency.started(ticket, now)
 
     def end(self, ticket: Ticket, now: float, settles_at: float = -inf) -> None:
         """It runs no more; its slot is free, or will be when the backend has settled."""
@@ -228,6 +247,8 @@ class Stay:
             self.settling[ticket] = settles_at
         else:
             self.held -= 1
+        if self.concurrency is not None and self.concurrency.ended(ticket, now, wanted=self.station.waiting > 0):
+            self.fit()
 
     def settle(self, now: float) -> None:
         """Free the slots whose time has passed."""
@@ -248,8 +269,8 @@ class Stay:
 
     @property
     def is_unused(self) -> bool:
-        """Nothing waits for it, runs on it, or did lately."""
-        return not self.running and not self.station.waiting and self._lately < HARDLY_USED
+        """Nothing waits for it, has a slot of it, or ran on it lately."""
+        return not self.held and not self.station.waiting and self._lately < HARDLY_USED
 
     @property
     def counted(self) -> float:

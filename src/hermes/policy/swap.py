@@ -8,7 +8,7 @@ somebody from a fair share of the backend's time, `timeshare` has the last word.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from operator import itemgetter
 
 from hermes.policy.site import Plan, Site
@@ -28,6 +28,9 @@ MAX_VICTIMS = 4
 # Together with others only these go: of all that are loaded those that are worth least.
 MAX_TOGETHER = 8
 
+# Who is owed time is looked for among so many tenants of a class.
+LOOKED_AT = 32
+
 # A run takes at least so long, for what is reckoned with it.
 _LEAST_S = 0.001
 
@@ -40,7 +43,7 @@ def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.
     stays = sorted(losses, key=losses.__getitem__)
     found: dict[tuple[int, int], list[tuple[float, tuple[Stay, ...]]]] = {}
     for station in wanting:
-        lacks = site.missing_bytes(station), site.surplus()
+        lacks = site.lacks(station)
         if lacks not in found:
             sets = sets_of_victims(site, *lacks, stays)
             found[lacks] = [(sum([losses[stay] for stay in victims]), victims) for victims in sets]
@@ -71,24 +74,24 @@ def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.
             if gain - lost > most:
                 best, most = Plan(station, victims, now), gain - lost
     if best is None and floor:
+        balance = site.timeshare.balance(now)
         for station in wanting:
-            ways = found[site.missing_bytes(station), site.surplus()]
-            if ways and (ticket := _creditor(site, station, floor, now)):
+            if ways := found[site.lacks(station)]:
                 cheapest = min(ways, key=itemgetter(0))[1]
                 idle_s = max([stay.idle_in_s(now) for stay in cheapest], default=0.0)
-                if now + idle_s + station.load_known_s <= ticket.start_by:
-                    return Plan(station, cheapest, now, payer=ticket)
+                ready_at = now + idle_s + station.load_known_s
+                for ticket in _in_time_for(station, site.name, ready_at):
+                    if balance.owes(ticket, station.share(ticket), floor):
+                        return Plan(station, cheapest, now, payer=ticket)
     return best
 
 
-def _creditor(site: Site, station: Station, floor: float, now: float) -> Ticket | None:
-    """Of those that must start first and can nowhere else, one that is owed time here."""
+def _in_time_for(station: Station, backend: str, when: float) -> Iterator[Ticket]:
+    """Of each class and tenant one that can start nowhere yet, and could there then."""
     for line in station.lines.values():
-        if site.name in line.candidates and not line.slots:
-            ticket = line.earliest()
-            if site.timeshare.owes(ticket, station.share(ticket), floor, now):
-                return ticket
-    return None
+        if backend in line.candidates and not line.slots:
+            for backlog in line.backlogs:
+                yield from (ticket for ticket in islice(backlog.firsts(), LOOKED_AT) if ticket.start_by >= when)
 
 
 def sets_of_victims(site: Site, missing: int, surplus: int, stays: Sequence[Stay]) -> Iterator[tuple[Stay, ...]]:

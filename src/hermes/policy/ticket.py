@@ -48,9 +48,9 @@ class Ticket(Struct, eq=False, gc=False):
     backend: str = ""
     started_at: float = 0.0
     start_by: float = inf  # it starts by then, or never
-    begun: bool = False  # the first byte of its answer has come
+    begun_at: float | None = None  # the first byte of its answer has come: when
     charged_tokens: float = 0.0
-    settled: bool = False  # its true tokens are known
+    settled: bool = False  # its true tokens are known, `prompt_tokens` too
     output_tokens: int = 0
     sequence: int = 0
     found: str = "hit"  # its model was loaded (`hit`), had to be loaded, or took another's place (`swap`)
@@ -69,7 +69,7 @@ class Ticket(Struct, eq=False, gc=False):
             phase=Phase.NEW,
             backend="",
             started_at=0.0,
-            begun=False,
+            begun_at=None,
             charged_tokens=0.0,
             settled=False,
             found="hit",
@@ -129,6 +129,7 @@ class ModelBounds(Struct, frozen=True):
 
     `load_s` and `service_s` are first estimates, of a load and of a run; `size_bytes` is what it takes when loaded.
     `backend_model`: what backends know it by, if not by the same name.
+    `adaptive`: how many of them each backend does well at once is found out, up to the cap.
     """
 
     max_concurrency: int | None = None
@@ -138,6 +139,7 @@ class ModelBounds(Struct, frozen=True):
     service_s: float | None = None
     size_bytes: int | None = None
     backend_model: str = ""
+    adaptive: bool = False
 
 
 class ClassRules(Struct, frozen=True):
@@ -219,11 +221,15 @@ class Change(Struct, frozen=True):
 
 
 class InMemory(Struct, frozen=True):
-    """A model in a backend's memory, and how much there was to do for it."""
+    """A model in a backend's memory, and how much there was to do for it.
+
+    `settling`: slots where the backend may still read for a client that has left.
+    """
 
     backend: str
     model: str
     running: int
+    settling: int
     slots: int
     waiting: int
 
