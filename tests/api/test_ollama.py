@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes.dialects import ollama_answer, ollama_request
-from tests.fakes.backend import CREATED_AT, FOR_EVER, FakeOllama, Then, answer, fail, loaded, model, ollama, play
+from tests.fakes.backend import CREATED_AT, DONE, FOR_EVER, FakeOllama, Then, answer, fail, loaded, model, ollama, play
 from tests.fakes.gateway import OLLAMA, Hermes, bearer, chat, hermes, hold_slot, key, scenario
 from tests.support import until
 
@@ -243,6 +243,28 @@ async def test_a_prompt_is_answered_as_ollama_would() -> None:
         assert [piece["response"] for piece in pieces] == ["Hel", "lo", ""]
         (asked,) = backend.asked
         assert (asked.path, asked.body["raw"]) == ("/api/generate", True)
+
+
+@scenario
+async def test_a_call_that_no_client_could_make_is_an_error_whole_and_streamed() -> None:
+    """I5: also where text has gone out before it."""
+    made = {"function": {"name": "look", "arguments": "[1]"}}
+    broken = {"message": {"role": "assistant", "content": "", "tool_calls": [made]}, **DONE.told()}
+    async with ollama() as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        backend.default = play(broken)
+        for body in (chat(stream=False), chat()):
+            reply = await gateway.ask(OLLAMA, body)
+            assert (reply.status, reply.error["code"]) == (502, "backend_error")
+            assert "arguments" in reply.error["message"]
+        go = asyncio.Event()
+        backend.default = play("Hel", go, broken)
+        call = await gateway.open(OLLAMA, chat())
+        assert await call.head() == 200
+        assert (await call.event())["message"]["content"] == "Hel"
+        go.set()
+        (last,) = await call.events()
+        assert last["error"]["code"] == "backend_error" and not call.whole
+        assert {(await gateway.record(number)).outcome for number in range(3)} == {"upstream_error"}
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------
