@@ -120,6 +120,20 @@ async def test_a_model_that_nobody_has_is_not_found() -> None:
             assert "not found" in reply.error["message"]  # what clients match
 
 
+@scenario
+async def test_a_listed_name_may_be_said_with_the_usual_tag_and_means_the_same() -> None:
+    """Ollama's clients add it by themselves, and no other model is reached that way."""
+    models = {"gemma": {"backend_model": "gemma3:12b"}}
+    async with ollama("gemma3:12b", "gemma:latest") as backend, hermes(backend, models=models) as gateway:
+        listed = [item["name"] for item in (await gateway.ask("/api/tags")).json["models"]]
+        assert sorted(listed) == ["gemma", "gemma3:12b"]
+        for name in ("gemma", "gemma:latest"):
+            reply = await gateway.ask(OLLAMA, chat(model=name, stream=False))
+            assert (reply.status, reply.json["model"]) == (200, name)
+        assert [asked.body["model"] for asked in backend.asked] == ["gemma3:12b"] * 2
+        assert [(await gateway.record(number)).model for number in (1, 2)] == ["gemma", "gemma"]
+
+
 # --- nothing but the model --------------------------------------------------------------------------------------------
 
 EMPTY: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

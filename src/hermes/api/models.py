@@ -60,7 +60,8 @@ class Models:
         served: dict[str, ModelInfo] = {}
         if self._catalog.unlisted is not None:
             for backend in self._fleet.backends.values():
-                served |= backend.inventory.models
+                models = backend.inventory.models
+                served |= {name: info for name, info in models.items() if self._is_meant(name, info)}
         listed = {name: self._info(name) for name in self._catalog.listed}
         return served | {name: info for name, info in listed.items() if info is not None}
 
@@ -75,6 +76,11 @@ class Models:
             for backend in self._fleet.backends.values():
                 if backend.state == "up" and backend.name in (service.backends or (backend.name,)):
                     yield from ((name, info, model) for model in backend.inventory.loaded if model.name == info.name)
+
+    def _is_meant(self, name: str, info: ModelInfo) -> bool:
+        """Whether this is what is asked by its own name: a listed one may stand for another."""
+        meant = self._info(name)
+        return meant is not None and meant.name == info.name
 
     def _info(self, name: str) -> ModelInfo | None:
         service = self._catalog.service(name)
