@@ -129,4 +129,5 @@ async def test_a_hermes_in_front_of_itself_says_no_and_does_not_spin() -> None:
         assert (reply.status, reply.error["code"]) == (503, "no_backend")
         status = (await gateway.ask("/v1/status")).json
         assert (status["status"], status["backends"][0]["state"]) == ("no_backend", "down")
+        assert "points back here" in status["backends"][0]["error"]
         assert gateway.counted("hermes_requests_accepted_total")[()] < 10, "it asks itself for tokens"
