@@ -213,7 +213,7 @@ EMBEDDED = answer(
 @pytest.mark.parametrize("kind", KINDS)
 @scenario
 async def test_vectors_come_from_there_in_every_form(kind: str) -> None:
-    async with listening(FakeOpenAI(kind, "gemma")) as backend, hermes(backend) as gateway:
+    async with listening(FakeOpenAI(kind, "/models/gemma.gguf")) as backend, hermes(backend) as gateway:
         backend.management["/v1/embeddings"] = EMBEDDED
         reply = await gateway.ask("/v1/embeddings", TEXTS)
         assert [item["embedding"] for item in reply.json["data"]] == [[0.5, -1.0], [0.0, 2.0]]
@@ -225,7 +225,7 @@ async def test_vectors_come_from_there_in_every_form(kind: str) -> None:
         reply = await gateway.ask("/api/embed", TEXTS | {"model": "gemma:latest"})
         assert reply.json["embeddings"] == [[0.5, -1.0], [0.0, 2.0]] and reply.json["prompt_eval_count"] == 5
         asked = [asked.body for asked in backend.managed if asked.path == "/v1/embeddings"]
-        assert [(body["model"], body["input"]) for body in asked] == [("gemma", ["a", "b"])] * 3
+        assert [(body["model"], body["input"]) for body in asked] == [("/models/gemma.gguf", ["a", "b"])] * 3
         assert (await gateway.record(2)).tokens_in == 5
 
 
