@@ -18,6 +18,7 @@ PURE_MAY_IMPORT = frozenset(
     (
         "bisect",
         "collections",
+        "datetime",
         "difflib",
         "enum",
         "functools",
@@ -29,6 +30,7 @@ PURE_MAY_IMPORT = frozenset(
         "operator",
         "re",
         "sortedcontainers",
+        "struct",
         "typing",
     )
 )

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from hermes.chat import (
     Answer,
     ChatRequest,
+    EmbedRequest,
     Failure,
     ReasoningDelta,
     Stop,
@@ -25,7 +26,7 @@ from hermes.chat import (
     Usage,
     collect,
 )
-from hermes.dialects import BackendDialect, ClientDialect, Decoder, Encoder, Meta
+from hermes.dialects import BackendDialect, ClientDialect, Decoder, EmbedDialect, Encoder, Meta
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, Dismissed, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.client import ENOUGH, ClientConnection
@@ -37,6 +38,8 @@ from hermes.policy.ticket import Ticket
 MAX_ERROR_BYTES = 64 * 1024
 # Of a whole answer that comes as a stream. What surrounds a token is some 250 bytes.
 MAX_GATHERED_BYTES = 64 << 20
+# Of numbers: what is longer would hold the event loop up for more than a few milliseconds.
+LONG_BYTES = 256 * 1024
 # After the last event the backend only has to say that the body is over.
 _END_TIMEOUT_S = 1.0
 
@@ -66,14 +69,31 @@ class Job(Struct, frozen=True):
     prompt_bytes: int
 
 
-async def run(job: Job, server: Server, ticket: Ticket) -> None:
+class EmbedJob(Struct, frozen=True):
+    """The same of embeddings, which are always answered whole."""
+
+    exchange: Exchange
+    dialect: EmbedDialect
+    request: EmbedRequest
+    service: Service
+    meta: Meta
+    response: Response
+    deadline: float
+    prompt_bytes: int
+
+
+async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
     """Have `server` answer `job` with the model that `ticket` is for.
 
     Raises GatewayError; `job.exchange.begun` then tells whether it is final: content has gone out.
     """
     request, spoken, pool = job.request, server.dialect, server.pool
-    gathers = spoken.streams_only and not request.stream
-    path, body = spoken.render_request(replace(request, stream=True) if gathers else request, ticket.resident)
+    if isinstance(request, EmbedRequest):
+        gathers = False
+        path, body = spoken.render_embed(request, ticket.resident)
+    else:
+        gathers = spoken.streams_only and not request.stream
+        path, body = spoken.render_request(replace(request, stream=True) if gathers else request, ticket.resident)
     whole = not (request.stream or gathers)
     asking = pool.exchange("POST", path, body, headers=job.exchange.forwarded, whole=whole, deadline=job.deadline)
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
@@ -83,24 +103,27 @@ async def run(job: Job, server: Server, ticket: Ticket) -> None:
             if isinstance(error, BackendBusy):
                 error.retry_after_s = _retry_after_s(answer.headers)
             raise error
-        if request.stream:
+        if isinstance(job, EmbedJob):
+            await _answer_embedded(job, answer.take_body(), spoken, ticket, pool.loop.time())
+            return
+        if job.request.stream:
             await _Stream(job, answer, spoken, ticket, pool.loop.time).run()
             return
         if gathers:
-            decoder = spoken.decoder(request, job.exchange.request_id)
+            decoder = spoken.decoder(job.request, job.exchange.request_id)
             said = collect(await _gather(answer, decoder, job.deadline))
         else:
-            said = spoken.whole(answer.take_body(), request, job.exchange.request_id)
+            said = spoken.whole(answer.take_body(), job.request, job.exchange.request_id)
         _answer_whole(job, said, spoken, ticket, pool.loop.time())
         if gathers:
             job.exchange.cancel = None  # what is still to be done is no business of the client's
             await _let_end(answer, pool.loop.time)
 
 
-def break_off(job: Job, error: BaseException) -> None:
+def break_off(job: Job | EmbedJob, error: BaseException) -> None:
     """End an answer that has begun and will not be whole, as the dialect tells of an error (invariant I5)."""
     response = job.response
-    if response.started and not (response.ended or response.gone):
+    if isinstance(job, Job) and response.started and not (response.ended or response.gone):
         told = Dismissed("the request was sent away") if job.exchange.dismissed else _told(error)
         response.break_off(job.dialect.encoder(job.request, job.meta).fail(told))
 
@@ -138,6 +161,20 @@ def _wait_words(exchange: Exchange, ticket: Ticket) -> str:
     """The same on one line."""
     lines = _wait_lines(exchange, ticket).decode("ascii").split("\r\n")
     return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-1])
+
+
+async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
+    exchange = job.exchange
+    exchange.ttft_s = now - exchange.arrived_at
+
+    def translate() -> tuple[Usage, bytes]:
+        made = spoken.embeddings(answer, job.request)
+        return made.usage, job.dialect.render_embeddings(made, job.request, job.meta)
+
+    # A million numbers take a quarter of a second (invariant I36).
+    exchange.usage, body = translate() if len(answer) <= LONG_BYTES else await asyncio.to_thread(translate)
+    lines = b"content-type: application/json\r\n" + exchange.id_line() + _wait_lines(exchange, ticket)
+    job.response.send(200, lines, body)
 
 
 def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialect, ticket: Ticket, now: float) -> None:

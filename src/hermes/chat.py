@@ -6,7 +6,7 @@ the plain object it was parsed to.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from msgspec import Struct
 
@@ -82,6 +82,8 @@ class Sampling(Struct, frozen=True, gc=False):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    typical_p: float | None = None
 
 
 class LoadOptions(Struct, frozen=True, gc=False):
@@ -113,8 +115,9 @@ class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; `thinking` None leaves the choice to the backend; where it is `thinking_optional`, a
-    model that cannot think answers without. Of one user's requests those of the lowest
+    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, and the answer
+    to one with a `suffix` is what fits in between. `thinking` None leaves the choice to the backend; where it is
+    `thinking_optional`, a model that cannot think answers without. Of one user's requests those of the lowest
     `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
     `load_options` are heeded is the configuration's to say.
     """
@@ -124,6 +127,8 @@ class ChatRequest(Struct, frozen=True, gc=False):
     stream: bool = False
     include_usage: bool = False
     completion: bool = False
+    raw: bool = False
+    suffix: str = ""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     sampling: Sampling = Sampling()
@@ -132,6 +137,26 @@ class ChatRequest(Struct, frozen=True, gc=False):
     thinking_optional: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    priority: int = 0
+    service_tier: str = ""
+    load_options: LoadOptions | None = None
+
+
+class EmbedRequest(Struct, frozen=True, gc=False):
+    """One request for embeddings: a vector for each text, of so many `dimensions` (None: as many as the model has).
+
+    `truncate`: what is too long is cut, else the request fails. Not `normalised`: one text's vector as the model made
+    it. `base64`: how the client wants numbers written. The others are as in a ChatRequest.
+    """
+
+    stream: ClassVar[bool] = False
+
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    truncate: bool = False
+    normalised: bool = True
+    base64: bool = False
     priority: int = 0
     service_tier: str = ""
     load_options: LoadOptions | None = None
@@ -195,6 +220,13 @@ class Answer(Struct, frozen=True, gc=False):
     usage: Usage
     reason: StopReason
     logprobs: tuple[dict[str, Any], ...] = ()
+
+
+class Embeddings(Struct, frozen=True, gc=False):
+    """A vector for each text, in their order."""
+
+    vectors: list[list[float]]
+    usage: Usage
 
 
 def collect(events: Iterable[StreamEvent]) -> Answer | Failure | None:

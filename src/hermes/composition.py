@@ -235,6 +235,7 @@ def driver(
     loop: asyncio.AbstractEventLoop,
     pins: Mapping[str, Pins] = NO_PINS,
     unlisted: Pins = UNPINNED,
+    hop: bytes = b"",
 ) -> Driver:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
@@ -242,9 +243,9 @@ def driver(
         headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
     where, limits = origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s)
     if backend.kind == "ollama":
-        return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted)
+        return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
     where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    return OpenAI(Pool(where, limits, deadlines, loop, headers), KINDS[backend.kind])
+    return OpenAI(Pool(where, limits, deadlines, loop, headers), KINDS[backend.kind], hop)
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

@@ -1,15 +1,16 @@
 """The line: one request for tokens, from what the client asked to the answer it gets. It reads from top to bottom."""
 
 import asyncio
+from collections.abc import Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes import attempt
 from hermes.admission import Admission
-from hermes.attempt import Job
-from hermes.chat import ChatRequest, MustCall
-from hermes.dialects import ClientDialect, Meta
+from hermes.attempt import EmbedJob, Job
+from hermes.chat import ChatRequest, EmbedRequest, MustCall
+from hermes.dialects import BackendDialect, ClientDialect, EmbedDialect, Meta
 from hermes.errors import (
     BackendBusy,
     BackendError,
@@ -65,7 +66,7 @@ class Heart(Struct, frozen=True):
         response = self.job.response
         if not response.started:
             response.start(200, attempt.stream_lines(self.job))
-        response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000)))
+        response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
 
 
 class Gateway:
@@ -107,23 +108,38 @@ class Gateway:
         """
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
         route = self._able(route, request)
-        service = route.service
-        exchange.model, exchange.stream = service.model, request.stream
-        within_s = service.timeout_s
-        if service.awaits_load:
-            within_s = max(within_s, self._admission.scheduler.patience_s(route.found.resident))
-        ticket = exchange.ticket = _ticket(
-            exchange.arrived_at, within_s, principal, route, request, size_bytes, prompt_bytes, claim
-        )
+        ticket = self._ticket(exchange, principal, route, request, size_bytes, prompt_bytes, claim)
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:
             request = replace(request, sampling=sampling)
         meta = Meta(
             exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
         )
-        job = Job(exchange, dialect, request, service, meta, response, ticket.deadline, prompt_bytes)
-        exchange.cancel = response.cancel
+        job = Job(exchange, dialect, request, route.service, meta, response, ticket.deadline, prompt_bytes)
         heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
+        await self._serve(job, ticket, heart)
+
+    async def embed(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: EmbedDialect,
+        request: EmbedRequest,
+        response: Response,
+        size_bytes: int,
+        claim: Claim = NO_CLAIM,
+    ) -> None:
+        """The same for embeddings."""
+        route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
+        meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
+        job = EmbedJob(exchange, dialect, request, route.service, meta, response, ticket.deadline, size_bytes)
+        await self._serve(job, ticket, None)
+
+    async def _serve(self, job: Job | EmbedJob, ticket: Ticket, heart: Heart | None) -> None:
+        """Wait for a turn, and try; again where that may help."""
+        exchange = job.exchange
+        exchange.cancel = job.response.cancel
         try:
             while True:
                 try:
@@ -140,6 +156,26 @@ class Gateway:
         except BaseException as error:
             attempt.break_off(job, error)
             raise
+
+    def _ticket(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        route: _Route,
+        request: ChatRequest | EmbedRequest,
+        size_bytes: int,
+        prompt_bytes: int,
+        claim: Claim,
+    ) -> Ticket:
+        service = route.service
+        exchange.model, exchange.stream = service.model, request.stream
+        within_s = service.timeout_s
+        if service.awaits_load:
+            within_s = max(within_s, self._admission.scheduler.patience_s(route.found.resident))
+        ticket = exchange.ticket = _ticket(
+            exchange.arrived_at, within_s, principal, route, request, size_bytes, prompt_bytes, claim
+        )
+        return ticket
 
     def prompt_tokens(self, model: str, prompt_bytes: int) -> int:
         """About how many tokens a prompt of this length is, going by what the model's others were. Asks no backend.
@@ -177,15 +213,26 @@ class Gateway:
         tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
         return _Route(service, found, filling(service, dialect.sampling_defaults), tokens_per_byte)
 
-    def _able(self, route: "_Route", request: ChatRequest) -> "_Route":
-        """Where a tool has to be called, only to backends that can be made to. Raises BadRequest if none can."""
-        if not isinstance(request.tool_choice, MustCall):
+    def _able(self, route: "_Route", request: ChatRequest | EmbedRequest) -> "_Route":
+        """Only to backends that can do what it takes, where not all can. Raises BadRequest if none can."""
+        if isinstance(request, EmbedRequest):
             return route
-        backends = self._fleet.backends
-        names = tuple(name for name in route.found.names if backends[name].driver.dialect.forces_tools)
-        if not names:
+        if isinstance(request.tool_choice, MustCall):
             words = "`tool_choice` must be auto or none: the backend cannot be forced to call a tool"
-            raise BadRequest(words, code="unsupported_parameter", param="tool_choice")
+            unable = BadRequest(words, code="unsupported_parameter", param="tool_choice")
+            return self._only(route, lambda spoken: spoken.forces_tools, unable)
+        if request.raw or request.suffix:
+            param = "raw" if request.raw else "suffix"
+            words = f"`{param}` is not supported: the backend puts every prompt into the model's template"
+            unable = BadRequest(words, code="unsupported_by_backend", param=param)
+            return self._only(route, lambda spoken: spoken.takes_raw, unable)
+        return route
+
+    def _only(self, route: "_Route", able: Callable[[BackendDialect], bool], unable: BadRequest) -> "_Route":
+        backends = self._fleet.backends
+        names = tuple(name for name in route.found.names if able(backends[name].driver.dialect))
+        if not names:
+            raise unable
         return replace(route, found=replace(route.found, names=names))
 
     def _pulled_route(self, service: Service, dialect: ClientDialect) -> "_Route":
@@ -194,7 +241,7 @@ class Gateway:
         found = Candidates((self._fleet.fetch(resident, service.backends),), resident)
         return self._route_to(service, found, dialect)
 
-    async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job) -> Candidates:
+    async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job | EmbedJob) -> Candidates:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8).
 
         Raises why not, and how far it is, where the model is to be downloaded.
@@ -227,7 +274,7 @@ class Gateway:
             self._routes.clear()
         return self._routes.get((model, dialect))
 
-    async def _attempt(self, job: Job, ticket: Ticket) -> None:
+    async def _attempt(self, job: Job | EmbedJob, ticket: Ticket) -> None:
         backend, exchange = self._fleet.backends[ticket.backend], job.exchange
         exchange.backend = backend.name
         if not exchange.attempts:
@@ -271,7 +318,7 @@ def _ticket(
     within_s: float,
     principal: Principal,
     route: _Route,
-    request: ChatRequest,
+    request: ChatRequest | EmbedRequest,
     size_bytes: int,
     prompt_bytes: int,
     claim: Claim,

@@ -14,6 +14,7 @@ from hermes.api.app import Api
 from hermes.api.door import Door
 from hermes.api.inference import Inference
 from hermes.api.models import Models
+from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
@@ -54,6 +55,8 @@ class Runtime:
         )
         for name, model in config.models.items():
             self.scheduler.configure(name, composition.model_bounds(model, config))
+        server = config.server
+        self._door = Door(server.allowed_hosts, server.allowed_origins, instance=os.urandom(8).hex())
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission, self.metrics)
         self.catalog = composition.catalog(config)
@@ -70,7 +73,8 @@ class Runtime:
 
     def _backend(self, backend: settings.Backend) -> Backend:
         pins, unlisted = composition.pins(self.config, backend), composition.unlisted_pins(self.config)
-        driver = composition.driver(backend, self._deadlines, self._loop, pins, unlisted)
+        hop = self._door.hop_line(None)
+        driver = composition.driver(backend, self._deadlines, self._loop, pins, unlisted, hop)
         return Backend(
             backend.name,
             backend.kind,
@@ -102,9 +106,10 @@ class Runtime:
         models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         inference = Inference(gateway, openai, prompt, anthropic)
-        table = RouteTable(routes(inference, models, ops, queue, openai, prompt, anthropic))
-        door = Door(config.server.allowed_hosts, config.server.allowed_origins, instance=os.urandom(8).hex())
-        return Api(table, door, composition.authenticator(config), self.journal, self.metrics, openai, self._loop.time)
+        ollama = Ollama(inference, models)
+        table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
+        people = composition.authenticator(config)
+        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

@@ -119,14 +119,16 @@ async def test_a_request_that_comes_around_is_stopped_the_second_time() -> None:
         assert (seen, len(backend.asked)) == ([508], 1)
 
 
+@pytest.mark.parametrize("kind", ["ollama", "vllm", "llamacpp", "openai"])
 @scenario
-async def test_a_hermes_in_front_of_itself_says_no_and_does_not_spin() -> None:
+async def test_a_hermes_in_front_of_itself_says_no_and_does_not_spin(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    itself = {"name": "self", "url": f"http://127.0.0.1:{port}"}
+    itself = {"name": "self", "kind": kind, "url": f"http://127.0.0.1:{port}"}
     async with hermes(backends=[itself], server={"port": port}) as gateway:
         reply = await gateway.ask(PROMPT, prompt())
         assert (reply.status, reply.error["code"]) == (503, "no_backend")
         status = (await gateway.ask("/v1/status")).json
         assert (status["status"], status["backends"][0]["state"]) == ("no_backend", "down")
+        assert "points back here" in status["backends"][0]["error"]
         assert gateway.counted("hermes_requests_accepted_total")[()] < 10, "it asks itself for tokens"

@@ -71,7 +71,9 @@ async def test_a_wrong_request_is_told_what_is_wrong(
         assert (await gateway.record()).outcome == "bad_request"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/llm/", "/v1/models/", "/V1/models", "/v1//models", "/metrics/", "*"])
+@pytest.mark.parametrize(
+    "path", ["//", "/v1", "/v1/llm/", "/v1/models/", "/V1/models", "/v1//models", "/metrics/", "*"]
+)
 @scenario
 async def test_an_unknown_path_is_404(path: str) -> None:
     async with ollama() as backend, hermes(backend) as gateway:

@@ -288,7 +288,8 @@ def test_a_failure_among_the_events_is_an_error_too() -> None:
 
 
 def test_who_waits_gets_a_ping_and_whoever_looks_the_place() -> None:
-    assert DIALECT.queued(3, 4200) == b': queued position=3 eta_ms=4200\n\nevent: ping\ndata: {"type":"ping"}\n\n'
+    ping = b'event: ping\ndata: {"type":"ping"}\n\n'
+    assert DIALECT.queued(3, 4200, META) == b": queued position=3 eta_ms=4200\n\n" + ping
     assert encoder().aside("queue-ms=3") == b": queue-ms=3\n\n"
 
 

@@ -127,7 +127,7 @@ def test_a_stream_that_fails_never_looks_done(said: list[StreamEvent]) -> None:
 
 def test_what_is_told_of_the_wait_is_a_comment_to_whoever_reads_events() -> None:
     """WHATWG HTML 9.2.6: a line that begins with a colon is ignored, a blank line without data before it is nothing."""
-    assert DIALECT.queued(3, 4200) == b": queued position=3 eta_ms=4200\n\n"
+    assert DIALECT.queued(3, 4200, META) == b": queued position=3 eta_ms=4200\n\n"
     assert DIALECT.encoder(ChatRequest("m", ()), META).aside("queue-ms=3") == b": queue-ms=3\n\n"
 
 

@@ -15,6 +15,8 @@ from msgspec import Struct
 from hermes.chat import (
     Answer,
     ChatRequest,
+    Embeddings,
+    EmbedRequest,
     Failure,
     ReasoningDelta,
     Stop,
@@ -26,7 +28,7 @@ from hermes.chat import (
 )
 from hermes.dialects import Decoder
 from hermes.dialects.openai_backend import OpenAIBackend
-from hermes.errors import BackendError
+from hermes.errors import BackendError, BadRequest
 
 DIALECT = OpenAIBackend()
 STREAMED = ChatRequest("m", (), stream=True)
@@ -430,3 +432,56 @@ def test_an_event_has_a_limit_which_is_larger_for_whole_answers() -> None:
     assert dialect.whole(event(chunk({"content": "x" * 2000}, "stop")), WHOLE, "a")
     with pytest.raises(BackendError, match="longer than"):
         dialect.whole(event(chunk({"content": "x" * 4000}, "stop")), WHOLE, "a")
+
+
+# --- embeddings -----------------------------------------------------------------------------------------------------
+
+TEXTS = EmbedRequest("m", ("a", "b"))
+
+
+def vectors(*told: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"object": "list", "model": "m", "data": told} | more).encode()
+
+
+def vector(index: int, *numbers: float) -> dict[str, Any]:
+    return {"object": "embedding", "index": index, "embedding": numbers}
+
+
+def test_vectors_are_in_the_order_of_their_texts() -> None:
+    usage = {"prompt_tokens": 5, "total_tokens": 5, "completion_tokens": 0, "prompt_tokens_details": None}
+    made = Embeddings([[0.5, -1.0], [0.0, 2.0]], Usage(5))
+    assert DIALECT.embeddings(vectors(vector(0, 0.5, -1), vector(1, 0, 2), usage=usage), TEXTS) == made
+    assert DIALECT.embeddings(vectors(vector(1, 0, 2), vector(0, 0.5, -1), usage=usage), TEXTS) == made
+
+
+def test_vectors_whose_tokens_nobody_counted_are_vectors() -> None:
+    assert DIALECT.embeddings(vectors(vector(0, 1), vector(1, 2)), TEXTS) == Embeddings([[1.0], [2.0]], Usage())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b'{"error":"secret"}',
+        vectors(vector(0, 1)),
+        vectors(vector(0, 1), vector(1, 1), vector(2, 1)),
+        vectors(vector(0, 1), vector(1)),
+        vectors(vector(0, 1), {"index": 1, "embedding": "AACAPw=="}),
+        vectors(vector(0, 1), {"index": 1, "embedding": [[1.0]]}),
+    ],
+)
+def test_what_is_no_vector_for_each_text_is_the_backends_error(body: bytes) -> None:
+    """I15."""
+    with pytest.raises(BackendError) as raised:
+        DIALECT.embeddings(body, TEXTS)
+    assert "secret" not in raised.value.message
+
+
+def test_vectors_of_other_dimensions_than_were_asked_for_are_none() -> None:
+    """llama.cpp passes over `dimensions`."""
+    two = EmbedRequest("m", ("a",), 2)
+    assert DIALECT.embeddings(vectors(vector(0, 1, 0)), two).vectors == [[1.0, 0.0]]
+    with pytest.raises(BadRequest) as raised:
+        DIALECT.embeddings(vectors(vector(0, 1, 0, 0)), two)
+    assert (raised.value.code, raised.value.param) == ("unsupported_by_backend", "dimensions")

@@ -87,6 +87,12 @@ CASES: list[tuple[int, Any, tuple[type[GatewayError], str]]] = [
         },
         OVERLONG,
     ),
+    (
+        500,
+        llamacpp(500, "input (992 tokens) is too large to process. increase the physical batch size", "server_error"),
+        OVERLONG,
+    ),
+    (400, vllm(400, 'Model "m" does not support matryoshka representation, changing output dimensions'), LACKING),
     (404, vllm(404, "The model `nope` does not exist.", "NotFoundError", "model"), ABSENT),
     (400, llamacpp(400, "model 'nope' not found", "invalid_request_error"), ABSENT),
     (404, {"detail": "Not Found"}, REFUSED),

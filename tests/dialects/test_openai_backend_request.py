@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hermes.chat import (
     ChatRequest,
+    EmbedRequest,
     Image,
     JsonFormat,
     Message,
@@ -22,7 +23,7 @@ from hermes.chat import (
 )
 from hermes.dialects import BackendDialect
 from hermes.dialects.openai import OpenAI
-from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend
+from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words
 from tests.dialects.cases import CONVERSATIONS, PIXEL, Said
 
 DIALECT: BackendDialect = OpenAIBackend()
@@ -226,3 +227,26 @@ def test_arguments_are_an_object_whatever_the_model_wrote(text: str, value: str)
     told = asked(messages=(RichMessage("assistant", tool_calls=(ToolCall("c", "f", text),)),))
     assert told["messages"][0]["content"] is None
     assert told["messages"][0]["tool_calls"][0]["function"]["arguments"] == value
+
+
+# --- embeddings -----------------------------------------------------------------------------------------------------
+
+
+def asked_to_embed(words: Words = OPENAI, **fields: Any) -> dict[str, Any]:
+    path, body = OpenAIBackend(words).render_embed(EmbedRequest("public", ("a", "b"), **fields), "resident")
+    assert path == "/v1/embeddings"
+    told: dict[str, Any] = json.loads(body)
+    return told
+
+
+@pytest.mark.parametrize("words", [OPENAI, VLLM, LLAMACPP])
+def test_vectors_are_asked_for_as_numbers_however_the_client_wants_them(words: Words) -> None:
+    least = {"model": "resident", "input": ["a", "b"]}
+    assert asked_to_embed(words, base64=True) == least
+    assert asked_to_embed(words, dimensions=64) == least | {"dimensions": 64}
+
+
+def test_a_text_is_cut_where_the_server_can() -> None:
+    assert asked_to_embed(VLLM, truncate=True)["truncate_prompt_tokens"] == -1
+    for words in (OPENAI, LLAMACPP):
+        assert "truncate_prompt_tokens" not in asked_to_embed(words, truncate=True)

@@ -83,6 +83,7 @@ def test_no_model_and_two_models_are_refused(named: str | None, body: dict[str, 
             {"presence_penalty": 1, "frequency_penalty": -1, "repeat_penalty": 1.1, "stop": ["a", "b"]},
             {"sampling": Sampling(stop=("a", "b"), presence_penalty=1.0, frequency_penalty=-1.0, repeat_penalty=1.1)},
         ),
+        ({"repeat_last_n": 64, "typical_p": 0.5}, {"sampling": Sampling(repeat_last_n=64, typical_p=0.5)}),
         ({"num_predict": 5}, {"sampling": Sampling(max_tokens=5)}),
         ({"num_predict": -1}, {}),
         ({"num_predict": None, "max_tokens": None, "think": None, "format": None}, {}),
@@ -202,7 +203,7 @@ def test_a_stream_that_fails_never_says_done(said: list[StreamEvent]) -> None:
 
 
 def test_a_stream_that_waits_is_told_its_place_in_a_line_of_its_own() -> None:
-    line = DIALECT.queued(3, 4200)
+    line = DIALECT.queued(3, 4200, META)
     assert line.endswith(b"\n") and json.loads(line) == {"queued": {"position": 3, "eta_ms": 4200}}
     assert DIALECT.encoder(parse(), META).aside("queue-ms=3") == b""  # a line of JSON has no comments
 

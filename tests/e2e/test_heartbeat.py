@@ -30,7 +30,7 @@ PACE_S = 0.05
 OFTEN = {"queue_heartbeat_s": PACE_S}
 BEAT = re.compile(
     rb": queued position=(\d+) eta_ms=(\d+)\n\n(?:event: ping\n.*\n\n)?|"
-    rb'\{"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n'
+    rb'\{(?:"model":"gemma".*"content":""\},"done":false,)?"queued":\{"position":(\d+),"eta_ms":(\d+)\}\}\n'
 )
 
 

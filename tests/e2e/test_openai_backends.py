@@ -1,12 +1,14 @@
 """Servers that speak OpenAI's API behind Hermes: what reaches them, and what comes back, whole and streamed."""
 
 import asyncio
+import base64
+import struct
 from typing import Any
 
 import pytest
 
 from hermes import attempt
-from tests.fakes.backend import DONE, Script, Then, answer, endless, listening, play
+from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, listening, play
 from tests.fakes.gateway import CHAT, PROMPT, bearer, chat, hermes, key, prompt, scenario
 from tests.fakes.openai_backend import FakeOpenAI
 from tests.support import until
@@ -197,3 +199,74 @@ async def test_a_whole_answer_that_streams_for_ever_is_cut_off(monkeypatch: pyte
         assert reply.status == 502 and "longer than 100000 bytes" in reply.error["message"]
         async with asyncio.timeout(1.0):
             await backend.asked[0].left.wait()
+
+
+# --- embeddings, and what only Ollama's own clients ask ---------------------------------------------------------------
+
+TEXTS = {"model": "gemma", "input": ["a", "b"]}
+EMBEDDED = answer(
+    200,
+    b'{"data":[{"index":0,"embedding":[0.5,-1]},{"index":1,"embedding":[0,2]}],"usage":{"prompt_tokens":5}}',
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_vectors_come_from_there_in_every_form(kind: str) -> None:
+    async with listening(FakeOpenAI(kind, "/models/gemma.gguf")) as backend, hermes(backend) as gateway:
+        backend.management["/v1/embeddings"] = EMBEDDED
+        reply = await gateway.ask("/v1/embeddings", TEXTS)
+        assert [item["embedding"] for item in reply.json["data"]] == [[0.5, -1.0], [0.0, 2.0]]
+        assert (reply.json["model"], reply.json["usage"]["total_tokens"]) == ("gemma", 5)
+        packed = (await gateway.ask("/v1/embeddings", TEXTS | {"encoding_format": "base64"})).json["data"][1][
+            "embedding"
+        ]
+        assert packed == base64.b64encode(struct.pack("<2f", 0.0, 2.0)).decode()
+        reply = await gateway.ask("/api/embed", TEXTS | {"model": "gemma:latest"})
+        assert reply.json["embeddings"] == [[0.5, -1.0], [0.0, 2.0]] and reply.json["prompt_eval_count"] == 5
+        asked = [asked.body for asked in backend.managed if asked.path == "/v1/embeddings"]
+        assert [(body["model"], body["input"]) for body in asked] == [("/models/gemma.gguf", ["a", "b"])] * 3
+        assert (await gateway.record(2)).tokens_in == 5
+
+
+@scenario
+async def test_what_it_cannot_embed_is_told_as_it_says_it() -> None:
+    async with listening(FakeOpenAI("llamacpp", "gemma")) as backend, hermes(backend) as gateway:
+        for status, words, code in (
+            (500, "input (992 tokens) is too large to process. increase the physical", "context_length_exceeded"),
+            (501, "This server does not support embeddings. Start it with `--embeddings`", "unsupported_by_model"),
+        ):
+            backend.management["/v1/embeddings"] = fail(status, words)
+            reply = await gateway.ask("/v1/embeddings", TEXTS)
+            assert (reply.status, reply.error["code"]) == (400, code)
+        backend.management["/v1/embeddings"] = EMBEDDED
+        reply = await gateway.ask("/v1/embeddings", TEXTS | {"dimensions": 1})
+        assert (reply.status, reply.error["code"]) == (400, "unsupported_by_backend")
+        assert (await gateway.record(2)).attempts == 1
+
+
+@pytest.mark.parametrize("field", [{"raw": True}, {"suffix": "}"}])
+@scenario
+async def test_a_prompt_as_it_is_goes_only_where_it_stays_so(field: dict[str, Any]) -> None:
+    asked = {"model": "gemma", "prompt": "Hi", "stream": False} | field
+    async with listening(FakeOpenAI("vllm", "gemma")) as backend, listening(FakeOllama("gemma:latest")) as other:
+        async with hermes(backend) as gateway:
+            reply = await gateway.ask("/api/generate", asked)
+            assert (reply.status, reply.error["code"]) == (400, "unsupported_by_backend")
+            assert reply.error["param"] == next(iter(field))
+        async with hermes(backend, other) as gateway:
+            for _ in range(3):
+                assert (await gateway.ask("/api/generate", asked)).json["response"] == "Hello"
+        assert (len(backend.asked), len(other.asked)) == (0, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@scenario
+async def test_a_request_for_nothing_but_the_model_finds_it_loaded(kind: str) -> None:
+    """As `ollama run` begins."""
+    async with listening(FakeOpenAI(kind, "gemma")) as backend, hermes(backend) as gateway:
+        reply = await gateway.ask("/api/generate", {"model": "gemma"})
+        assert (reply.status, reply.json["done_reason"]) == (200, "load")
+        reply = await gateway.ask("/api/generate", {"model": "gemma", "keep_alive": 0})
+        assert (reply.status, reply.error["code"]) == (400, "unsupported_by_backend")
+        assert not backend.asked

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from hermes.config.load import load
-from tests.fakes.backend import DONE, Done, Then, fail, ollama, play
+from tests.fakes.backend import DONE, Done, Then, answer, fail, ollama, play
 from tests.fakes.gateway import Hermes, hermes, scenario, serving
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
@@ -64,6 +64,20 @@ async def test_the_sdks_own_accumulator_with_a_tool_call() -> None:
         assert choice.message.tool_calls is not None
         call = choice.message.tool_calls[0].function
         assert (call.name, json.loads(call.arguments)) == ("look", {"at": "sky"})
+
+
+@scenario
+async def test_embeddings_as_the_sdk_wants_them_and_as_numbers() -> None:
+    """It asks for base64 by itself."""
+    async with ollama() as backend, hermes(backend) as gateway, sdk(gateway) as client:
+        backend.management["/api/embed"] = answer(200, b'{"embeddings":[[0.5,-1],[0,2]],"prompt_eval_count":5}')
+        for formats in ({}, {"encoding_format": "float"}):
+            made = await client.embeddings.create(model="gemma", input=["a", "b"], dimensions=2, **formats)  # type: ignore[arg-type]
+            assert [item.embedding for item in made.data] == [[0.5, -1.0], [0.0, 2.0]]
+            assert (made.model, made.usage.total_tokens) == ("gemma", 5)
+        assert backend.managed[-1].body["dimensions"] == 2
+        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length"):
+            await client.embeddings.create(model="gemma", input=[[1, 2, 3]])
 
 
 @scenario

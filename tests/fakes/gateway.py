@@ -28,6 +28,7 @@ P = ParamSpec("P")
 PROMPT = "/v1/llm/gemma"
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+OLLAMA = "/api/chat"
 
 
 def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -52,7 +53,12 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
 
 
 # Every way to ask for tokens.
-WHOLE: list[tuple[str, dict[str, Any]]] = [(PROMPT, prompt()), (CHAT, chat()), (MESSAGES, chat(max_tokens=9))]
+WHOLE: list[tuple[str, dict[str, Any]]] = [
+    (PROMPT, prompt()),
+    (CHAT, chat()),
+    (MESSAGES, chat(max_tokens=9)),
+    (OLLAMA, chat(stream=False)),
+]
 STREAMS: list[tuple[str, dict[str, Any]]] = [(path, {**body, "stream": True}) for path, body in WHOLE]
 
 
@@ -93,7 +99,7 @@ class Reply(Struct, frozen=True):
     @property
     def error(self) -> dict[str, Any]:
         """The error object, whose shape is checked on the way."""
-        return error_in(self.json)
+        return error_in(in_common(self.json))
 
     @property
     def events(self) -> list[Any]:
@@ -119,7 +125,15 @@ def parse_events(body: bytes) -> Iterator[Any]:
     for line in body.split(b"\n"):
         data = line.removeprefix(b"data: ").strip()
         if data and not data.startswith((b":", b"event: ")):
-            yield "[DONE]" if data == b"[DONE]" else json.loads(data)
+            yield "[DONE]" if data == b"[DONE]" else in_common(json.loads(data))
+
+
+def in_common(told: Any) -> Any:
+    """Ollama's error, a text with the rest beside it, as the other dialects have it."""
+    if isinstance(told, dict) and isinstance(message := told.get("error"), str):
+        rest = {key: value for key, value in told.items() if key != "error"}
+        return {"error": {"message": message, "type": "ollama's", "param": None, **rest}}
+    return told
 
 
 class Call:

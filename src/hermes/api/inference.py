@@ -1,11 +1,11 @@
 """The routes that ask a model for tokens."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from hermes.api.routes import Call
 from hermes.chat import Image, RichMessage
-from hermes.dialects import ChatRequest, ClientDialect, strict
+from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
 from hermes.errors import BadRequest
 from hermes.gateway import Gateway
 from hermes.policy.routing import check_model_name
@@ -18,22 +18,27 @@ _MARK_BYTES = 120
 # some take 256, some 3,000.
 _IMAGE_BYTES = 4000
 
+Idle = Callable[[Call, ChatRequest | EmbedRequest], Awaitable[None]]
+
 
 class Inference:
-    def __init__(self, gateway: Gateway, chat: ClientDialect, prompt: ClientDialect, messages: ClientDialect) -> None:
+    def __init__(self, gateway: Gateway, chat: EmbedDialect, prompt: ClientDialect, messages: ClientDialect) -> None:
         self._gateway = gateway
         self._chat = chat
         self._prompt = prompt
         self._messages = messages
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
-        return self._complete(call, self._chat, None)
+        return self.complete(call, self._chat, None)
+
+    def embeddings(self, call: Call) -> Awaitable[None]:
+        return self.embed(call, self._chat)
 
     def prompt(self, call: Call) -> Awaitable[None]:
-        return self._complete(call, self._prompt, _named_model(call))
+        return self.complete(call, self._prompt, _named_model(call))
 
     def messages(self, call: Call) -> Awaitable[None]:
-        return self._complete(call, self._messages, None)
+        return self.complete(call, self._messages, None)
 
     async def count_tokens(self, call: Call) -> None:
         """An estimate: backends count only what they are asked to read."""
@@ -42,23 +47,40 @@ class Inference:
         tokens = self._gateway.prompt_tokens(request.model, _prompt_bytes(request, body))
         call.reply(b'{"input_tokens":%d}' % tokens)
 
-    def _complete(self, call: Call, dialect: ClientDialect, model: str | None) -> Awaitable[None]:
+    def complete(
+        self, call: Call, dialect: ClientDialect, model: str | None, idle: Idle | None = None
+    ) -> Awaitable[None]:
+        """`idle` answers what asks for nothing but the model, in a dialect that has such requests."""
         # What waits in the queue holds the parsed request alone, and no coroutine more than it must.
         body = call.request.take_body()
         if len(body) > THREAD_BYTES:
-            return self._complete_large(call, dialect, body, model)
-        return self._complete_parsed(call, dialect, dialect.parse_request(body, model), body)
+            return self._complete_large(call, dialect, body, model, idle)
+        return self._complete_parsed(call, dialect, dialect.parse_request(body, model), body, idle)
 
-    async def _complete_large(self, call: Call, dialect: ClientDialect, body: bytes, model: str | None) -> None:
-        answering = self._complete_parsed(
-            call, dialect, await asyncio.to_thread(dialect.parse_request, body, model), body
-        )
+    async def embed(self, call: Call, dialect: EmbedDialect, idle: Idle | None = None) -> None:
+        body = call.request.take_body()
+        size = len(body)
+        parse = dialect.parse_embed
+        request = await asyncio.to_thread(parse, body) if size > THREAD_BYTES else parse(body)
         del body
+        if idle is not None and not request.texts:
+            await idle(call, request)
+            return
+        await self._gateway.embed(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
+
+    async def _complete_large(
+        self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None
+    ) -> None:
+        request = await asyncio.to_thread(dialect.parse_request, body, model)
+        answering = self._complete_parsed(call, dialect, request, body, idle)
+        del request, body
         await answering
 
     def _complete_parsed(
-        self, call: Call, dialect: ClientDialect, request: ChatRequest, body: bytes
+        self, call: Call, dialect: ClientDialect, request: ChatRequest, body: bytes, idle: Idle | None
     ) -> Awaitable[None]:
+        if idle is not None and not request.messages:
+            return idle(call, request)
         size, length = _size_bytes(request, body), _prompt_bytes(request, body)
         return self._gateway.complete(
             call.exchange, call.principal, dialect, request, call.response, size, length, call.claim

@@ -1,8 +1,10 @@
 """The routes about models: what there is, pulling more, loading and unloading."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
+from types import TracebackType
 
 import msgspec
 
@@ -11,10 +13,10 @@ from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
 from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend
 from hermes.fleet.fleet import Fleet
-from hermes.fleet.inventory import ModelInfo
+from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
-from hermes.http.response import Response
+from hermes.fleet.pulls import Pulls
 from hermes.policy.routing import Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket
 from hermes.principal import Class, Principal
@@ -39,7 +41,7 @@ class Models:
     # --- listing ----------------------------------------------------------------------------------------------------
 
     async def list(self, call: Call) -> None:
-        served = sorted(self._served().items())
+        served = sorted(self.served().items())
         if _asks_as_anthropics_clients(call):
             data = [_anthropics_model(name, info) for name, info in served]
             first, last = (served[0][0], served[-1][0]) if served else (None, None)
@@ -49,20 +51,42 @@ class Models:
 
     async def get(self, call: Call) -> None:
         assert call.model is not None
-        info = self._info(call.model)
-        if info is None:
-            raise ModelNotFound(f"the model {call.model!r} is not served here", param="model")
         shape = _anthropics_model if _asks_as_anthropics_clients(call) else _model_object
-        call.reply(_json(shape(call.model, info)))
+        call.reply(_json(shape(call.model, self.info(call.model))))
 
-    def _served(self) -> dict[str, ModelInfo]:
+    def info(self, name: str) -> ModelInfo:
+        """What is known of a model, by a public name. Raises ModelNotFound."""
+        info = self._info(name)
+        if info is None:
+            raise ModelNotFound(f"the model {name!r} is not served here", param="model")
+        return info
+
+    def served(self) -> dict[str, ModelInfo]:
         """Every public name with what is known of the model: the listed ones that a backend has, then all others."""
         served: dict[str, ModelInfo] = {}
         if self._catalog.unlisted is not None:
             for backend in self._fleet.backends.values():
-                served |= backend.inventory.models
+                models = backend.inventory.models
+                served |= {name: info for name, info in models.items() if self._is_meant(name, info)}
         listed = {name: self._info(name) for name in self._catalog.listed}
         return served | {name: info for name, info in listed.items() if info is not None}
+
+    async def look(self) -> None:
+        """See to it that what is told of the backends is fresh."""
+        await self._fleet.refresh(LOOK_TIMEOUT_S)
+
+    def loaded(self) -> Iterator[tuple[str, ModelInfo, LoadedModel]]:
+        """What is in the memory of the backends, by every public name that it is served by from there."""
+        for name, info in self.served().items():
+            service = self._service(name)
+            for backend in self._fleet.backends.values():
+                if backend.state == "up" and backend.name in (service.backends or (backend.name,)):
+                    yield from ((name, info, model) for model in backend.inventory.loaded if model.name == info.name)
+
+    def _is_meant(self, name: str, info: ModelInfo) -> bool:
+        """Whether this is what is asked by its own name: a listed one may stand for another."""
+        meant = self._info(name)
+        return meant is not None and meant.name == info.name
 
     def _info(self, name: str) -> ModelInfo | None:
         service = self._catalog.service(name)
@@ -82,59 +106,67 @@ class Models:
                 f"`{key[:200]}` is not known; the only key is `load`", code="unknown_parameter", param=key[:200]
             )
         wanted = strict.convert(tree, _PullBody)
-        service = self._service(call.model)
-        model = full_name(service.backend_model)
-        if not self._fleet.ready:
-            await self._fleet.refresh()
-        pulls = self._fleet.puller(model, service.backends)
-        progress = _Progress(call.response, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
-        try:
-            async with aclosing(pulls.follow(model)) as lines:
+        service, pulls = await self._puller(call.model)
+        with Progress(call, self._dialect) as progress:
+            async with aclosing(pulls.follow(full_name(service.backend_model))) as lines:
                 async for line in lines:
                     await progress.tell(line)
             if wanted.load:
                 await progress.tell(PullProgress(status="loading"))
                 await self._bring(service, self._found(service), call.principal)
                 await pulls.backend.look(LOOK_TIMEOUT_S)
-        except GatewayError as error:
-            progress.fail(self._dialect.render_error(error, call.exchange.request_id))
-            raise
-        except asyncio.CancelledError:  # though the client is there: it is we who stop
-            progress.fail(self._dialect.render_error(Draining("this server has shut down"), call.exchange.request_id))
-            raise
-        progress.end({"done": True, "model": call.model, "loaded": wanted.load})
+            progress.end({"done": True, "model": call.model, "loaded": wanted.load})
+
+    async def download(self, model: str) -> AsyncGenerator[PullProgress, None]:
+        """Have a model downloaded, and follow it."""
+        service, pulls = await self._puller(model)
+        return pulls.follow(full_name(service.backend_model))
+
+    async def _puller(self, model: str) -> tuple[Service, Pulls]:
+        service = self._service(model)
+        if not self._fleet.ready:
+            await self._fleet.refresh()
+        return service, self._fleet.puller(full_name(service.backend_model), service.backends)
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
     async def load(self, call: Call) -> None:
         """Bring a model into memory; answered when it is there."""
-        service, found = await self._known(call)
+        assert call.model is not None
+        service, found = await self._known(call, call.model)
+        self._fleet.loading(found.names)
         await self._bring(service, found, call.principal)
         call.reply(_json({"model": service.model, "loaded": sorted(self._admission.scheduler.where(found.resident))}))
 
     async def unload(self, call: Call) -> None:
         """Let a model go, wherever it is; answered at once, also where it has to end first what it runs."""
-        service, found = await self._known(call)
-        where = self._admission.scheduler.where(found.resident)
-        self._admission.unload(found.resident)
+        assert call.model is not None
+        service, where = await self.let_go(call, call.model)
         told = {"model": service.model, "unloading": sorted(where), "active": sum(where.values())}
         call.reply(_json(told), status=202 if where else 200)
 
-    async def _known(self, call: Call) -> tuple[Service, Candidates]:
-        """The model that the path names, and who has it.
+    async def bring(self, call: Call, model: str) -> None:
+        """Have a model loaded for who calls. What loads by itself when it is asked counts as loaded."""
+        service, found = await self._known(call, model)
+        await self._bring(service, found, call.principal)
 
-        Raises ModelNotFound or NoBackend, and BadRequest where nobody that has it is told what to load.
-        """
-        assert call.model is not None
-        service = self._service(call.model)
+    async def let_go(self, call: Call, model: str) -> tuple[Service, Mapping[str, int]]:
+        """Have a model unloaded. Tells where it was, and how much runs on it there."""
+        service, found = await self._known(call, model)
+        self._fleet.loading(found.names)
+        where = self._admission.scheduler.where(found.resident)
+        self._admission.unload(found.resident)
+        return service, where
+
+    async def _known(self, call: Call, model: str) -> tuple[Service, Candidates]:
+        """The model of this name, and who has it. Raises ModelNotFound or NoBackend."""
+        service = self._service(model)
         if not candidates(service, self._fleet.inventories()).names:
             await self._fleet.refresh()
             if not self._fleet.ready:
                 raise NoBackend("no backend is up", retry_after_s=1.0)
         call.exchange.model = service.model
-        found = self._found(service)
-        self._fleet.loading(found.names)
-        return service, found
+        return service, self._found(service)
 
     def _service(self, model: str) -> Service:
         service = self._catalog.service(model)
@@ -170,21 +202,30 @@ class Models:
             self._admission.leave(ticket)  # before the end of the block: of how long runs take this teaches nothing
 
 
-class _Progress:
-    """Lines of JSON to the client. An error before the first of them is an error status instead."""
+class Progress:
+    """Lines of JSON to the client, within `with`. An error before the first of them is an error status instead."""
 
-    def __init__(self, response: Response, headers: bytes) -> None:
-        self._response = response
-        response.start(200, headers)
+    def __init__(self, call: Call, dialect: ClientDialect) -> None:
+        self._call = call
+        self._dialect = dialect
+        self._response = call.response
+        self._response.start(200, b"content-type: application/x-ndjson\r\n" + call.exchange.id_line())
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):  # though the client is there: it is we who stop
+            error = Draining("this server has shut down")
+        if isinstance(error, GatewayError) and self._response.started:
+            self._response.break_off(self._dialect.render_error(error, self._call.exchange.request_id) + b"\n")
 
     async def tell(self, line: object) -> None:
         self._response.write(_json(line) + b"\n")
         if self._response.paused:
             await self._response.drain()
-
-    def fail(self, error: bytes) -> None:
-        if self._response.started and not self._response.gone:
-            self._response.break_off(error + b"\n")
 
     def end(self, line: object) -> None:
         self._response.end(_json(line) + b"\n")

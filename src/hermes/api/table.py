@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from hermes.api.inference import Inference
 from hermes.api.models import Models
+from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import Route
@@ -18,12 +19,14 @@ def routes(
     models: Models,
     ops: Ops,
     queue: Queue,
+    ollama: Ollama,
     openai: ClientDialect,
     prompt: ClientDialect,
     anthropic: ClientDialect,
 ) -> Iterable[Route]:
     return (
         Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),
+        Route("POST", "/v1/embeddings", "user", openai, inference.embeddings, queues=True),
         Route("POST", "/v1/messages", "user", anthropic, inference.messages, queues=True, also_id=_REQUEST_ID),
         Route("POST", "/v1/messages/count_tokens", "user", anthropic, inference.count_tokens, also_id=_REQUEST_ID),
         Route("POST", "/v1/llm", "user", prompt, inference.prompt, queues=True),
@@ -33,6 +36,16 @@ def routes(
         Route("POST", "/v1/llm/{model}/unload", "admin", prompt, models.unload),
         Route("GET", "/v1/models", "user", openai, models.list),
         Route("GET", "/v1/models/{model}", "user", openai, models.get),
+        Route("POST", "/api/chat", "user", ollama.dialect, ollama.chat, queues=True),
+        Route("POST", "/api/generate", "user", ollama.dialect, ollama.generate, queues=True),
+        Route("POST", "/api/embed", "user", ollama.dialect, ollama.embed, queues=True),
+        Route("POST", "/api/embeddings", "user", ollama.dialect, ollama.embeddings, queues=True),
+        Route("GET", "/api/tags", "user", ollama.dialect, ollama.tags),
+        Route("GET", "/api/ps", "user", ollama.dialect, ollama.ps),
+        Route("POST", "/api/show", "user", ollama.dialect, ollama.show),
+        Route("POST", "/api/pull", "admin", ollama.dialect, ollama.pull),
+        Route("GET", "/api/version", "user", ollama.dialect, ollama.version),
+        Route("GET", "/", "open", ollama.dialect, ollama.root, quiet=True),
         Route("GET", "/v1/queue", "user", openai, queue.list),
         Route("GET", "/v1/queue/{request_id}", "user", openai, queue.get),
         Route("DELETE", "/v1/queue/{request_id}", "user", openai, queue.cancel),

@@ -152,6 +152,8 @@ class Params(Struct, frozen=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repeat_penalty: Number0To2 | None = None
+    repeat_last_n: Tokens | None = None
+    typical_p: Number0To1 | None = None
 
 
 class LoadOptions(Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from hermes.chat import Answer, ChatRequest, Failure, Sampling, StreamEvent
+from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest, Failure, Sampling, StreamEvent
 from hermes.errors import GatewayError
 
 
@@ -55,10 +55,19 @@ class ClientDialect(Protocol):
 
     def encoder(self, request: ChatRequest, meta: Meta) -> Encoder: ...
 
-    def queued(self, position: int, eta_ms: int) -> bytes:
+    def queued(self, position: int, eta_ms: int, meta: Meta) -> bytes:
         """A sign of life in a stream that waits: its place, and when it will probably start. Not content."""
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes: ...
+
+
+class EmbedDialect(ClientDialect, Protocol):
+    """One that has embeddings too."""
+
+    def parse_embed(self, body: bytes) -> EmbedRequest:
+        """As `parse_request` does."""
+
+    def render_embeddings(self, made: Embeddings, request: EmbedRequest, meta: Meta) -> bytes: ...
 
 
 class Decoder(Protocol):
@@ -89,6 +98,10 @@ class BackendDialect(Protocol):
     @property
     def forces_tools(self) -> bool: ...
 
+    # Whether it takes a prompt as it is, and one that a suffix follows (`ChatRequest.raw`, `suffix`).
+    @property
+    def takes_raw(self) -> bool: ...
+
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """Path and body for the backend; `model` is the backend's own name for it."""
 
@@ -97,6 +110,15 @@ class BackendDialect(Protocol):
 
     def decoder(self, request: ChatRequest, answer_id: str) -> Decoder:
         """`answer_id` makes the ids of tool calls that come without one unique among all answers."""
+
+    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
+        """As `render_request` does."""
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Embeddings:
+        """The vectors in an answer. Raises BackendError if it is none, or has another number of them.
+
+        BadRequest where they are not as they were asked for, because the server cannot make them so.
+        """
 
     def error(self, status: int, body: bytes) -> GatewayError:
         """What an answer with an error status means for the client."""
@@ -111,6 +133,9 @@ __all__ = [
     "ChatRequest",
     "ClientDialect",
     "Decoder",
+    "EmbedDialect",
+    "EmbedRequest",
+    "Embeddings",
     "Encoder",
     "Failure",
     "Meta",

@@ -36,7 +36,7 @@ class Anthropic:
     def encoder(self, request: ChatRequest, meta: Meta) -> anthropic_stream.EventEncoder:
         return anthropic_stream.EventEncoder(meta)
 
-    def queued(self, position: int, eta_ms: int) -> bytes:
+    def queued(self, position: int, eta_ms: int, meta: Meta) -> bytes:
         # The comment is for people, the event for clients: to some only events are a sign of life.
         return sse.comment(f"queued position={position} eta_ms={eta_ms}") + anthropic_stream.PING
 

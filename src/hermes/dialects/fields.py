@@ -1,11 +1,11 @@
 """What the client dialects' bodies have in common: ranges of values, the model named, the tokens counted."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from hermes.chat import LoadOptions, Usage
+from hermes.chat import JsonFormat, LoadOptions, Thinking, Usage
 from hermes.errors import BadRequest
 
 # Codes of OpenAI's that stand for a kind of fault.
@@ -63,12 +63,44 @@ def _seconds(duration: str) -> float:
     return -total_s if duration.startswith("-") else total_s
 
 
-_is_base64 = re.compile(r"[A-Za-z0-9+/]+={0,2}").fullmatch
+# Of the standard alphabet, padded, on one line.
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}", re.ASCII)
 
 
 def is_base64(text: str, start: int = 0) -> bool:
-    """From `start` on, in place: an image is long, and this is its only check before a backend decodes it."""
-    return (len(text) - start) % 4 == 0 and _is_base64(text, start) is not None
+    """Whether `text` is from `start` on. In place: an image is long."""
+    return not (len(text) - start) % 4 and _BASE64.fullmatch(text, start) is not None
+
+
+_LEVELS: dict[bool | str, Thinking] = {
+    True: "on",
+    False: "off",
+    "on": "on",
+    "off": "off",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "max": "max",
+}
+
+
+def thinking(think: bool | str | None, at: str) -> Thinking | None:
+    """Ollama's `think`. `at`: its path in the body."""
+    if think is None:
+        return None
+    if think not in _LEVELS:
+        words = f"`{at}` must be true, false, low, medium, high or max, not `{str(think)[:40]}`"
+        raise BadRequest(words, param=at)
+    return _LEVELS[think]
+
+
+def json_format(asked: str | dict[str, Any] | None, at: str) -> JsonFormat | None:
+    """Ollama's `format`. `at`: its path in the body."""
+    if asked is None or isinstance(asked, dict):
+        return None if asked is None else JsonFormat(asked)
+    if asked != "json":
+        raise BadRequest(f"`{at}` must be json or a JSON Schema, not `{asked[:40]}`", param=at)
+    return JsonFormat()
 
 
 def stop_texts(stop: str | list[str] | None) -> tuple[str, ...]:

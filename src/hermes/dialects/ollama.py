@@ -1,10 +1,12 @@
-"""Ollama's native API, the backend dialect: `/api/chat`, `/api/generate` for bare prompts, and what its errors mean.
+"""Ollama's native API, the backend dialect: `/api/chat`, `/api/generate` for bare prompts, `/api/embed`, its errors.
 
-1. `truncate: false` always: an overlong prompt must fail, by default Ollama silently drops the oldest messages.
+1. `truncate: false` always: an overlong prompt must fail, by default Ollama silently drops the oldest messages. A
+   text to embed is cut for whoever asks for that.
 2. Options come from `Sampling`, load-time options (`num_ctx` and the like) from elsewhere (`policy.load_options`): a
    request whose own differ from the running ones makes Ollama load the model anew.
 3. A bare prompt goes to `/api/generate` only where no thinking can come: for models with a chat template of their own
-   it leaves the thoughts in the result ("... first</think>Hello", seen on 0.33). `/api/chat` separates them.
+   it leaves the thoughts in the result ("... first</think>Hello", seen on 0.33). `/api/chat` separates them. What is
+   raw or has a suffix goes there always: nothing else can do it.
 4. JSON without a schema is asked for by the widest schema: of `"json"` not every build's `/api/chat` takes notice.
 """
 
@@ -18,6 +20,8 @@ from msgspec.structs import astuple
 from hermes.chat import (
     Answer,
     ChatRequest,
+    Embeddings,
+    EmbedRequest,
     Failure,
     Image,
     Message,
@@ -79,6 +83,20 @@ class _Asked(Struct, omit_defaults=True):
     prompt: str = ""
     system: str = ""
     images: list[str] = []
+    raw: bool = False
+    suffix: str = ""
+
+
+class _EmbedAsked(Struct, omit_defaults=True):
+    """`/api/embed` takes `input`, its predecessor `/api/embeddings` one `prompt`."""
+
+    model: str
+    input: Sequence[str] | None = None
+    prompt: str | None = None
+    truncate: bool | None = None
+    dimensions: int | None = None
+    options: Mapping[str, Any] | None = None
+    keep_alive: float | str | None = None
 
 
 def _nobody_knows(model: str) -> bool | None:
@@ -93,6 +111,7 @@ class Ollama:
 
     streams_only = False  # it notices in any case
     forces_tools = False
+    takes_raw = True
 
     def __init__(
         self,
@@ -122,8 +141,9 @@ class Ollama:
             asked.think = _THINK[request.thinking]
         if request.logprobs:
             asked.logprobs, asked.top_logprobs = True, request.top_logprobs
-        if request.completion and self._is_bare(request, model):
+        if request.completion and (request.raw or request.suffix or self._is_bare(request, model)):
             *system, prompt = request.messages
+            asked.raw, asked.suffix = request.raw, request.suffix
             asked.system, asked.prompt, asked.images = "".join(map(_text, system)), _text(prompt), _images(prompt)
             return "/api/generate", _json(asked)
         asked.messages = request.messages
@@ -144,6 +164,23 @@ class Ollama:
         # The last line of `/api/generate` lists every token of the context: megabytes where that is long.
         long_lines = not request.stream or request.completion
         return ollama_answer.AnswerDecoder(answer_id, self._max_answer_bytes if long_lines else self._max_line_bytes)
+
+    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
+        return self.embed(request, model, self._said, self._keep_alive)
+
+    def embed(
+        self, request: EmbedRequest, model: str, options: Mapping[str, Any], keep_alive: float | str | None
+    ) -> tuple[str, bytes]:
+        asked = _EmbedAsked(model, options=options or None, keep_alive=keep_alive)
+        if not request.normalised and len(request.texts) == 1 and request.dimensions is None:
+            # The only way to a vector as the model made it.
+            asked.prompt = request.texts[0]
+            return "/api/embeddings", _json(asked)
+        asked.input, asked.truncate, asked.dimensions = request.texts, request.truncate, request.dimensions
+        return "/api/embed", _json(asked)
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Embeddings:
+        return ollama_answer.embeddings(body, len(request.texts))
 
     def error(self, status: int, body: bytes) -> GatewayError:
         return ollama_error.from_status(status, body)

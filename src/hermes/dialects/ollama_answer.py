@@ -1,4 +1,4 @@
-"""Ollama's answers: lines of JSON to events, whole answers and streams alike.
+"""Ollama's answers: lines of JSON to events, whole answers and streams alike; and embeddings.
 
 1. An answer ends with the one object that says `"done": true`, which may itself carry text and tool calls. Bytes that
    end without one were truncated: no `Stop` is ever made up.
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from hermes.chat import Answer, Failure, ReasoningDelta, Stop, StreamEvent, TextDelta, ToolCallDelta, Usage
+from hermes.chat import Answer, Embeddings, Failure, ReasoningDelta, Stop, StreamEvent, TextDelta, ToolCallDelta, Usage
 from hermes.dialects import ndjson, strict
 from hermes.dialects.logprobs import Logprob, openai_items
 from hermes.errors import BackendError
@@ -113,6 +113,36 @@ def plain(body: bytes) -> Answer | None:
         ),
         "length" if told.done_reason == "length" else "stop",
     )
+
+
+# --- embeddings ---------------------------------------------------------------------------------------------------
+
+
+class _Embedded(Struct, gc=False):
+    """The answer of `/api/embed` (`embeddings`) or of `/api/embeddings`."""
+
+    embeddings: list[list[float]] | None = None
+    embedding: list[float] | None = None
+    prompt_eval_count: int = 0
+    load_duration: int = 0
+    total_duration: int = 0
+
+
+_decode_embedded = msgspec.json.Decoder(_Embedded).decode
+
+
+def embeddings(body: bytes, count: int) -> Embeddings:
+    """So many vectors. Raises BackendError for anything else."""
+    try:
+        told = _decode_embedded(body)
+    except strict.MALFORMED as bad:
+        raise BackendError(f"the backend's answer is not Ollama's: {_why(bad)}") from bad
+    vectors = told.embeddings if told.embedding is None else [told.embedding]
+    if vectors is None or len(vectors) != count or not all(vectors):
+        raise BackendError("the backend's answer does not have a vector for each text")
+    load_s = _seconds(told.load_duration)
+    prefill_s = _seconds(told.total_duration - told.load_duration)
+    return Embeddings(vectors, Usage(_count(told.prompt_eval_count), load_s=load_s, prefill_s=prefill_s))
 
 
 # --- streams ------------------------------------------------------------------------------------------------------

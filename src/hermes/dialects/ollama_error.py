@@ -28,7 +28,8 @@ _OVERLONG = re.compile(
 _ASKED_WRONGLY = re.compile(
     r'option "\w+" must be of type|invalid format: |JSON schema conversion failed|Failed to load image|Invalid base64'
 )
-# '"x" does not support thinking' (400), llama-server's "image input is not supported" (500).
+# '"x" does not support thinking' (400), llama-server's "image input is not supported" (500), "This server does not
+# support embeddings" (501).
 _LACKING = re.compile(r"does not support \w+|input is not supported")
 
 # A runner that died. What follows may be the last error it logged, about somebody else's request (seen on 0.33).
@@ -54,7 +55,7 @@ def _from_text(status: int, text: str) -> GatewayError:
         return BackendError(text)
     if status in (400, 413, 422, 500) and _OVERLONG.search(text):
         return ContextLengthExceeded(text)
-    if status in (400, 422, 500) and _LACKING.search(text):
+    if status in (400, 422, 500, 501) and _LACKING.search(text):
         return BadRequest(text, code="unsupported_by_model")
     if status in (400, 422) or (status == 500 and _ASKED_WRONGLY.search(text)):
         return BadRequest(text)

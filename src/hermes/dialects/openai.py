@@ -1,4 +1,4 @@
-"""OpenAI chat completions, the client dialect: answers whole and as chunks, and errors.
+"""OpenAI's API, the client dialect: chat completions whole and as chunks, errors; `openai_embed` has the embeddings.
 
 A chunk is spliced: what is the same for all chunks of a stream is prepared once, per delta only its text is escaped.
 """
@@ -22,7 +22,7 @@ from hermes.chat import (
     ToolCallDelta,
     Usage,
 )
-from hermes.dialects import Meta, fields, openai_request, sse
+from hermes.dialects import Meta, fields, openai_embed, openai_request, sse
 from hermes.dialects.error_object import error_object
 from hermes.errors import BackendError, GatewayError
 
@@ -35,6 +35,8 @@ class OpenAI:
     sampling_defaults = Sampling(temperature=1.0, top_p=1.0)
 
     parse_request = staticmethod(openai_request.parse_request)
+    parse_embed = staticmethod(openai_embed.parse_embed)
+    render_embeddings = staticmethod(openai_embed.render_embeddings)
 
     def render_answer(self, answer: Answer, meta: Meta) -> bytes:
         logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
@@ -48,7 +50,7 @@ class OpenAI:
     def encoder(self, request: ChatRequest, meta: Meta) -> "ChunkEncoder":
         return ChunkEncoder(meta, request.include_usage)
 
-    def queued(self, position: int, eta_ms: int) -> bytes:
+    def queued(self, position: int, eta_ms: int, meta: Meta) -> bytes:
         return sse.comment(f"queued position={position} eta_ms={eta_ms}")
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes:

@@ -1,4 +1,4 @@
-"""OpenAI's API, the backend dialect: `/v1/chat/completions` as vLLM, llama.cpp and everything compatible speak it.
+"""OpenAI's API, the backend dialect: `/v1/chat/completions` and `/v1/embeddings` as all that is compatible speak them.
 
 1. Usage is always asked for (`stream_options.include_usage`); whether the client sees it is its own dialect's business.
 2. What goes beyond OpenAI's own API is said only to servers that are known to take it (`Words`): others may refuse a
@@ -17,6 +17,8 @@ from msgspec import Struct
 from hermes.chat import (
     Answer,
     ChatRequest,
+    Embeddings,
+    EmbedRequest,
     Failure,
     Image,
     JsonFormat,
@@ -41,16 +43,18 @@ class Words(Struct, frozen=True):
     `repeat_penalty`: the field, beside which `top_k` and `min_p` are known too. `reasoning`: the field for what an
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
     `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
+    `cuts_texts`: a text to embed may be cut.
     """
 
     repeat_penalty: str = ""
     reasoning: str = ""
     template: bool = False
     names_tools: bool = True
+    cuts_texts: bool = False
 
 
 OPENAI = Words()
-VLLM = Words("repetition_penalty", "reasoning", template=True)
+VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True)
 LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False)
 
 
@@ -100,10 +104,18 @@ class _Asked(Struct, omit_defaults=True):
     top_logprobs: int = 0
 
 
+class _EmbedAsked(Struct, omit_defaults=True):
+    model: str
+    input: Sequence[str]
+    dimensions: int | None = None
+    truncate_prompt_tokens: int | None = None
+
+
 class OpenAIBackend:
     """`streams_only`: the server notices that a client has left only while it streams to it."""
 
     forces_tools = True
+    takes_raw = False
 
     def __init__(
         self,
@@ -164,6 +176,15 @@ class OpenAIBackend:
 
     def decoder(self, request: ChatRequest, answer_id: str) -> openai_backend_answer.AnswerDecoder:
         return openai_backend_answer.AnswerDecoder(answer_id, self._max_event_bytes)
+
+    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
+        asked = _EmbedAsked(model, request.texts, request.dimensions)
+        if request.truncate and self._words.cuts_texts:
+            asked.truncate_prompt_tokens = -1  # to what the model can read
+        return "/v1/embeddings", _json(asked)
+
+    def embeddings(self, body: bytes, request: EmbedRequest) -> Embeddings:
+        return openai_backend_answer.embeddings(body, len(request.texts), request.dimensions)
 
     def error(self, status: int, body: bytes) -> GatewayError:
         return openai_backend_error.from_status(status, body)

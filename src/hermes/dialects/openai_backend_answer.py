@@ -1,4 +1,4 @@
-"""What OpenAI-compatible servers answer, whole and streamed: `chat.completion` objects and chunks to events.
+"""What OpenAI-compatible servers answer: `chat.completion` objects and chunks to events, whole and streamed; vectors.
 
 1. An answer is complete when its `finish_reason` was told and the server said no more: `[DONE]`, or the end of the
    body (transformers sends no `[DONE]`). Usage comes after the reason, so nothing is over before. Bytes that end
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from hermes.chat import (
     Answer,
+    Embeddings,
     Failure,
     ReasoningDelta,
     Stop,
@@ -30,7 +31,7 @@ from hermes.dialects import strict
 from hermes.dialects.error_text import one_line
 from hermes.dialects.logprobs import Logprob, openai_items
 from hermes.dialects.sse import Events
-from hermes.errors import BackendError
+from hermes.errors import BackendError, BadRequest
 
 # More tokens than any model has ever seen, more time than any takes: what is beyond is a lie, like what is negative.
 _ABSURD = 1 << 40
@@ -274,6 +275,48 @@ _REASONS: dict[str, StopReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+
+
+# --- embeddings ---------------------------------------------------------------------------------------------------
+
+
+class _Vector(Struct, gc=False):
+    embedding: list[float]
+    index: int = 0
+
+
+class _Embedded(Struct, gc=False):
+    data: list[_Vector]
+    usage: _Usage | None = None
+
+
+_decode_embedded = msgspec.json.Decoder(_Embedded).decode
+
+
+def embeddings(body: bytes, count: int, dimensions: int | None) -> Embeddings:
+    """So many vectors, in the order of their texts.
+
+    Raises BackendError for anything else, and BadRequest where they are not of so many dimensions: llama.cpp passes
+    over what it was asked for.
+    """
+    try:
+        told = _decode_embedded(body)
+    except strict.MALFORMED as bad:
+        raise BackendError(f"the backend's answer is not OpenAI's: {_why(bad)}") from bad
+    vectors = [item.embedding for item in sorted(told.data, key=_index)]
+    if len(vectors) != count or not all(vectors):
+        raise BackendError("the backend's answer does not have a vector for each text")
+    if dimensions is not None and any(len(vector) != dimensions for vector in vectors):
+        words = f"the backend's vectors have {len(vectors[0])} dimensions, not {dimensions}"
+        raise BadRequest(words, code="unsupported_by_backend", param="dimensions")
+    return Embeddings(vectors, Usage(_tokens((told.usage or _Usage()).prompt_tokens)))
+
+
+def _index(item: _Vector) -> int:
+    return item.index
+
+
+# --- what else it says --------------------------------------------------------------------------------------------
 
 
 def _failure(told: _Told) -> Failure:

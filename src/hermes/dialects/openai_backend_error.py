@@ -22,10 +22,12 @@ from hermes.errors import (
 # OpenAI and vLLM: "This model's maximum context length is 4096 tokens."; llama.cpp: "request (5000 tokens) exceeds the
 # available context size (2048 tokens)"; SGLang: "The input (61709 tokens) is longer than the model's context length";
 # LM Studio: "Trying to keep the first 111490 tokens when context the overflows", "The number of tokens to keep from the
-# initial prompt is greater than the context length"; TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096".
+# initial prompt is greater than the context length"; TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096". Of a
+# text to embed llama.cpp says "input (992 tokens) is too large to process. increase the physical batch size".
 _OVERLONG = re.compile(
     r"maximum context length|(exceeds?|longer than|larger than|greater than)[^.]*\bcontext (length|size|window)"
-    r"|when (the )?context (the )?overflows|`inputs` (tokens \+|must have less than)|prompt is too long",
+    r"|when (the )?context (the )?overflows|`inputs` (tokens \+|must have less than)|prompt is too long"
+    r"|too large to process",
     re.IGNORECASE,
 )
 # llama.cpp's router says it with 400.
@@ -44,7 +46,9 @@ def from_status(status: int, body: bytes) -> GatewayError:
         # Our credentials or the operator's proxy are wrong: not the client's business.
         return BackendRefused("the backend refuses the gateway", code="backend_refused")
     if status in (404, 405) and text in (None, "File Not Found"):  # a page of somebody's; llama.cpp's own words
-        return BackendRefused("the backend does not speak OpenAI's API here", code="backend_refused")
+        # vLLM has only the routes that its model is made for.
+        words = "the backend does not speak OpenAI's API here, or its model is not made for this"
+        return BackendRefused(words, code="backend_refused")
     return from_text(status, text or f"the backend answered with status {status}")
 
 

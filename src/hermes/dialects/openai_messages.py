@@ -140,6 +140,6 @@ def _image(url: str, at: str) -> Image:
         raise BadRequest(
             f"`{param}` must start with `data:image/<type>;base64,`", code="invalid_image_url", param=param
         )
-    if not fields.is_base64(url, head.end()):
+    if not fields.is_base64(url, head.end()):  # its only check before a backend decodes it
         raise BadRequest(f"`{param}` is not valid base64", code="invalid_base64", param=param)
     return Image(head[1].lower(), url[head.end() :])

@@ -40,7 +40,7 @@ class Prompt:
     def encoder(self, request: ChatRequest, meta: Meta) -> "LineEncoder":
         return LineEncoder(meta)
 
-    def queued(self, position: int, eta_ms: int) -> bytes:
+    def queued(self, position: int, eta_ms: int, meta: Meta) -> bytes:
         return b'{"queued":{"position":%d,"eta_ms":%d}}\n' % (position, eta_ms)
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.chat import ChatRequest, JsonFormat, Message, Sampling, Thinking
+from hermes.chat import ChatRequest, Message, Sampling
 from hermes.dialects import fields, strict
 from hermes.errors import BadRequest
 
@@ -25,6 +25,8 @@ class _Options(fields.Loading):
     presence_penalty: fields.Penalty | None = None
     frequency_penalty: fields.Penalty | None = None
     repeat_penalty: fields.Temperature | None = None
+    repeat_last_n: fields.Count | None = None
+    typical_p: fields.Share | None = None
     think: bool | str | None = None
     format: str | dict[str, Any] | None = None
 
@@ -57,8 +59,8 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         stream=asked.stream is True,
         completion=True,
         sampling=_sampling(options),
-        json_format=_json_format(options.format),
-        thinking=_thinking(options.think),
+        json_format=fields.json_format(options.format, "options.format"),
+        thinking=fields.thinking(options.think, "options.think"),
         priority=asked.priority or 0,
         load_options=fields.load_options(loading, asked.keep_alive),
     )
@@ -109,6 +111,8 @@ def _sampling(options: _Options) -> Sampling:
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
         repeat_penalty=options.repeat_penalty,
+        repeat_last_n=options.repeat_last_n,
+        typical_p=options.typical_p,
     )
 
 
@@ -117,33 +121,3 @@ def _num_predict(count: int | None) -> int | None:
     if count is None or count == -1:
         return None
     return strict.convert(count, fields.Count, "options.num_predict")
-
-
-_LEVELS: dict[bool | str, Thinking] = {
-    True: "on",
-    False: "off",
-    "on": "on",
-    "off": "off",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "max": "max",
-}
-
-
-def _thinking(think: bool | str | None) -> Thinking | None:
-    if think is None:
-        return None
-    if think not in _LEVELS:
-        words = f"`options.think` must be true, false, low, medium, high or max, not `{str(think)[:40]}`"
-        raise BadRequest(words, param="options.think")
-    return _LEVELS[think]
-
-
-def _json_format(asked: str | dict[str, Any] | None) -> JsonFormat | None:
-    if asked is None or isinstance(asked, dict):
-        return None if asked is None else JsonFormat(asked)
-    if asked != "json":
-        words = f"`options.format` must be json or a JSON Schema, not `{asked[:40]}`"
-        raise BadRequest(words, param="options.format")
-    return JsonFormat()

@@ -1,10 +1,15 @@
 """What a backend has: its models, and those in its memory."""
 
+from typing import Any
+
 from msgspec import Struct
 
 
 class ModelInfo(Struct, frozen=True):
-    """A model on a backend's disk. `modified_at` is RFC 3339 as the backend gives it."""
+    """A model on a backend's disk. `modified_at` is RFC 3339 as the backend gives it.
+
+    `parameters` are its own, a line for each; `metadata` is its file's, by GGUF's names.
+    """
 
     name: str
     size_bytes: int = 0
@@ -15,6 +20,11 @@ class ModelInfo(Struct, frozen=True):
     quantization: str = ""
     context_length: int = 0
     capabilities: tuple[str, ...] = ()
+    embedding_length: int = 0
+    format: str = "gguf"
+    template: str = ""
+    parameters: str = ""
+    metadata: dict[str, Any] = {}
 
 
 class LoadedModel(Struct, frozen=True):

@@ -14,11 +14,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from hermes.chat import ChatRequest
+from hermes.chat import ChatRequest, EmbedRequest
 from hermes.dialects import strict
 from hermes.dialects.ndjson import Lines
 from hermes.dialects.ollama import Ollama as Dialect
-from hermes.errors import BackendError, BackendTimeout
+from hermes.errors import BackendError, BackendTimeout, LoopDetected
 from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
 from hermes.http.pool import Pool
 from hermes.policy.load_options import KEEP_ALIVE_S, Pins, Terms
@@ -42,6 +42,8 @@ class _Details(Struct):
     parameter_size: str = ""
     quantization_level: str = ""
     context_length: _Size = 0
+    embedding_length: _Size = 0
+    format: str = "gguf"
 
 
 class _Tag(Struct):
@@ -72,6 +74,8 @@ class _Ps(Struct):
 class _Show(Struct):
     capabilities: tuple[str, ...] | None = None
     model_info: dict[str, Any] | None = None
+    template: str = ""
+    parameters: str = ""
 
 
 class PullProgress(Struct, frozen=True, omit_defaults=True):
@@ -96,11 +100,17 @@ class _Agreed(Dialect):
         self._terms = terms
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
+        return self.render(request, model, *self._agree(request, model))
+
+    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
+        return self.embed(request, model, *self._agree(request, model))
+
+    def _agree(self, request: ChatRequest | EmbedRequest, model: str) -> tuple[Mapping[str, Any], float]:
         terms = self._terms(model)
         terms.kept = True
         if request.load_options is None:
-            return self.render(request, model, terms.options, terms.keep_alive_s)
-        return self.render(request, model, *terms.agree(request.load_options))
+            return terms.options, terms.keep_alive_s
+        return terms.agree(request.load_options)
 
 
 class _TermsOf(dict[str, Terms]):
@@ -123,14 +133,20 @@ def full_name(model: str) -> str:
 
 
 class Ollama:
-    """One Ollama server. `pins` are by any of the model's names; `unlisted` are those of all other models."""
+    """One Ollama server. `pins` are by any of the model's names; `unlisted` are those of all other models.
+
+    `hop`: the header line by which a gateway knows that it is looking at itself.
+    """
 
     loads = True
     slots: int | None = None  # OLLAMA_NUM_PARALLEL cannot be asked
     settles = True  # it reads a prompt to its end, whoever has left meanwhile
 
-    def __init__(self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS, unlisted: Pins = UNPINNED) -> None:
+    def __init__(
+        self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS, unlisted: Pins = UNPINNED, hop: bytes = b""
+    ) -> None:
         self.pool = pool
+        self._hop = hop
         self.terms = _TermsOf(pins, unlisted)
         self.dialect: Dialect = _Agreed(self.terms.__getitem__, self._thinks)
         self._models: dict[str, ModelInfo] = {}  # as last listed
@@ -255,8 +271,13 @@ class Ollama:
             details.family,
             details.parameter_size,
             details.quantization_level,
-            details.context_length or _context_length(shown),
+            details.context_length or _length(shown, ".context_length"),
             shown.capabilities or tag.capabilities or (),
+            details.embedding_length or _length(shown, ".embedding_length"),
+            details.format,
+            shown.template,
+            shown.parameters,
+            shown.model_info or {},
         )
 
     async def _show(self, tag: _Tag, deadline: float) -> _Show:
@@ -280,8 +301,10 @@ class Ollama:
         return (await self._ask(path, kind, deadline))[0]
 
     async def _ask(self, path: str, kind: type[T], deadline: float) -> tuple[T, dict[bytes, bytes]]:
-        async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
+        async with self.pool.exchange("GET", path, headers=self._hop, whole=True, deadline=deadline) as answer:
             said, headers = answer.take_body(), answer.headers
+            if answer.status == LoopDetected.status:
+                raise BackendError("it is this very gateway, or one in front of it: its url points back here")
             if answer.status != 200:
                 raise BackendError(f"the backend answered {answer.status} to GET {path}: is it an Ollama?")
             return _decode(said, kind), headers
@@ -307,8 +330,8 @@ def _names(models: dict[str, ModelInfo]) -> dict[str, str]:
     return names | {name: name for name in models}
 
 
-def _context_length(shown: _Show) -> int:
+def _length(shown: _Show, ending: str) -> int:
     for key, value in (shown.model_info or {}).items():
-        if key.endswith(".context_length") and isinstance(value, int):
+        if key.endswith(ending) and isinstance(value, int):
             return value
     return 0

@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from hermes.chat import ChatRequest
+from hermes.chat import ChatRequest, EmbedRequest
 from hermes.dialects import strict
 from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words
-from hermes.errors import BackendError, BadRequest
+from hermes.errors import BackendError, BadRequest, LoopDetected
 from hermes.fleet.inventory import Inventory, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.http.pool import Pool
@@ -89,17 +89,24 @@ class _Named(OpenAIBackend):
     ids: Mapping[str, str] = MappingProxyType({})  # by the name that we have for each
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
-        return super().render_request(request, self.ids.get(model) or self.ids.get(_short(model), model))
+        return super().render_request(request, self._id(model))
+
+    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
+        return super().render_embed(request, self._id(model))
+
+    def _id(self, model: str) -> str:
+        return self.ids.get(model) or self.ids.get(_short(model), model)
 
 
 class OpenAI:
-    """One server of this kind."""
+    """One server of this kind. `hop`: the header line by which a gateway knows that it is looking at itself."""
 
     loads = False
     terms: Mapping[str, Terms] = MappingProxyType({})
 
-    def __init__(self, pool: Pool, kind: Kind) -> None:
+    def __init__(self, pool: Pool, kind: Kind, hop: bytes = b"") -> None:
         self.pool = pool
+        self._hop = hop
         self.dialect = _Named(kind.words, kind.streams_only)
         self.settles = kind.settles
         self.slots = kind.slots
@@ -153,8 +160,10 @@ class OpenAI:
             return _About()
 
     async def _get(self, path: str, kind: type[T], deadline: float) -> T:
-        async with self.pool.exchange("GET", path, whole=True, deadline=deadline) as answer:
+        async with self.pool.exchange("GET", path, headers=self._hop, whole=True, deadline=deadline) as answer:
             said = answer.take_body()
+            if answer.status == LoopDetected.status:
+                raise BackendError("it is this very gateway, or one in front of it: its url points back here")
             if answer.status in (401, 403):
                 raise BackendError(f"the backend answered {answer.status} to GET {path}: is its api_key right?")
             if answer.status != 200:

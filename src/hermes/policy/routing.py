@@ -55,8 +55,11 @@ class Catalog(Struct, frozen=True):
     unlisted: Service | None
 
     def service(self, name: str) -> Service | None:
-        """How `name` is served, as far as that does not depend on who has it."""
-        service = self.listed.get(name)
+        """How `name` is served, as far as that does not depend on who has it.
+
+        A listed one may be said with the usual tag: to Ollama's clients that is the same name.
+        """
+        service = self.listed.get(name) or self.listed.get(name.removesuffix(":latest"))
         if service is None and self.unlisted is not None:
             return replace(self.unlisted, model=name, backend_model=name)
         return service
