@@ -56,30 +56,29 @@ class Server(Protocol):
     def dialect(self) -> BackendDialect: ...
 
 
-class Job(Struct, frozen=True):
-    """What is asked for, by whom, and where the answer goes."""
+class Work(Struct, frozen=True):
+    """What is asked of a service, and where the answer goes."""
 
     exchange: Exchange
+    service: Service
+    meta: Meta
+    response: Response
+    deadline: float
+    prompt_bytes: int
+
+
+class Job(Work, frozen=True):
+    """An answer, whole or streamed."""
+
     dialect: ClientDialect
     request: ChatRequest
-    service: Service
-    meta: Meta
-    response: Response
-    deadline: float
-    prompt_bytes: int
 
 
-class EmbedJob(Struct, frozen=True):
-    """The same of embeddings, which are always answered whole."""
+class EmbedJob(Work, frozen=True):
+    """Embeddings, which are always answered whole."""
 
-    exchange: Exchange
     dialect: EmbedDialect
     request: EmbedRequest
-    service: Service
-    meta: Meta
-    response: Response
-    deadline: float
-    prompt_bytes: int
 
 
 async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
@@ -163,6 +162,11 @@ def _wait_words(exchange: Exchange, ticket: Ticket) -> str:
     return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-1])
 
 
+def _whole_lines(exchange: Exchange, ticket: Ticket) -> bytes:
+    """What the head of every whole answer says."""
+    return b"content-type: application/json\r\n" + exchange.id_line() + _wait_lines(exchange, ticket)
+
+
 async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
     exchange = job.exchange
     exchange.ttft_s = now - exchange.arrived_at
@@ -173,8 +177,7 @@ async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect,
 
     # A million numbers take a quarter of a second (invariant I36).
     exchange.usage, body = translate() if len(answer) <= LONG_BYTES else await asyncio.to_thread(translate)
-    lines = b"content-type: application/json\r\n" + exchange.id_line() + _wait_lines(exchange, ticket)
-    job.response.send(200, lines, body)
+    job.response.send(200, _whole_lines(exchange, ticket), body)
 
 
 def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
@@ -182,8 +185,7 @@ def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialec
     if isinstance(said, Answer):
         exchange.usage = said.usage
         exchange.ttft_s = now - exchange.arrived_at
-        lines = b"content-type: application/json\r\n" + exchange.id_line() + _wait_lines(exchange, ticket)
-        job.response.send(200, lines, job.dialect.render_answer(said, job.meta))
+        job.response.send(200, _whole_lines(exchange, ticket), job.dialect.render_answer(said, job.meta))
     elif said is None:
         raise BackendError("the backend's answer ended before it was complete")
     else:

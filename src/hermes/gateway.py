@@ -115,7 +115,7 @@ class Gateway:
         meta = Meta(
             exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
         )
-        job = Job(exchange, dialect, request, route.service, meta, response, ticket.deadline, prompt_bytes)
+        job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, request)
         heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
         await self._serve(job, ticket, heart)
 
@@ -133,7 +133,7 @@ class Gateway:
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
-        job = EmbedJob(exchange, dialect, request, route.service, meta, response, ticket.deadline, size_bytes)
+        job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
         await self._serve(job, ticket, None)
 
     async def _serve(self, job: Job | EmbedJob, ticket: Ticket, heart: Heart | None) -> None:
@@ -167,13 +167,28 @@ class Gateway:
         prompt_bytes: int,
         claim: Claim,
     ) -> Ticket:
-        service = route.service
+        """The request as the scheduler sees it."""
+        service, found, arrived_at = route.service, route.found, exchange.arrived_at
         exchange.model, exchange.stream = service.model, request.stream
         within_s = service.timeout_s
         if service.awaits_load:
-            within_s = max(within_s, self._admission.scheduler.patience_s(route.found.resident))
-        ticket = exchange.ticket = _ticket(
-            exchange.arrived_at, within_s, principal, route, request, size_bytes, prompt_bytes, claim
+            within_s = max(within_s, self._admission.scheduler.patience_s(found.resident))
+        if claim is not NO_CLAIM:
+            within_s = min(within_s, claim.within_s, within_s if request.stream else claim.whole_within_s)
+        ticket = exchange.ticket = Ticket(
+            service.model,
+            found.resident,
+            principal.tenant,
+            found.names,
+            size_bytes,
+            arrived_at,
+            arrived_at + within_s,
+            urgency(claim, request.service_tier, principal, service.highest),
+            request.priority,
+            principal.weight,
+            principal.max_running,
+            int(prompt_bytes * route.tokens_per_byte.value),
+            whole=not request.stream,
         )
         return ticket
 
@@ -311,37 +326,6 @@ class Gateway:
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
-
-
-def _ticket(
-    arrived_at: float,
-    within_s: float,
-    principal: Principal,
-    route: _Route,
-    request: ChatRequest | EmbedRequest,
-    size_bytes: int,
-    prompt_bytes: int,
-    claim: Claim,
-) -> Ticket:
-    """The request as the scheduler sees it, whose time is over `within_s` of its arrival, or sooner if it says so."""
-    service, found = route.service, route.found
-    if claim is not NO_CLAIM:
-        within_s = min(within_s, claim.within_s, within_s if request.stream else claim.whole_within_s)
-    return Ticket(
-        service.model,
-        found.resident,
-        principal.tenant,
-        found.names,
-        size_bytes,
-        arrived_at,
-        arrived_at + within_s,
-        urgency(claim, request.service_tier, principal, service.highest),
-        request.priority,
-        principal.weight,
-        principal.max_running,
-        int(prompt_bytes * route.tokens_per_byte.value),
-        whole=not request.stream,
-    )
 
 
 def _result_of(error: BaseException) -> str:
