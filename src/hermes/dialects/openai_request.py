@@ -4,12 +4,13 @@ Refused is only what changes the meaning of the request and cannot be honoured. 
 is left out; null means absent, everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta as Limits
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.chat import (
     ChatRequest,
@@ -78,6 +79,12 @@ class _Body(_Asked):
     tool_choice: str | dict[str, Any] | None = None
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # What servers of this API took over from each other; both names of the same penalty are in use.
+    top_k: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    min_p: fields.Share | None = None
+    repetition_penalty: fields.Temperature | None = None
+    repeat_penalty: fields.Temperature | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
     priority: fields.Priority | None = None
@@ -120,14 +127,20 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         _include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
         tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
-        sampling=_sampling(asked),
+        sampling=replace(
+            _sampling(asked),
+            top_k=asked.top_k if asked.top_k != -1 else 0,  # vLLM's word for all of them
+            min_p=asked.min_p,
+            repeat_penalty=asked.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
+        ),
         json_format=_json_format(asked.response_format),
-        thinking=_thinking(asked.reasoning_effort),
+        thinking=_thinking(asked.reasoning_effort, asked.chat_template_kwargs),
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
+        extra=_extra(tree, asked),
     )
 
 
@@ -219,9 +232,18 @@ _EFFORTS: dict[str, Thinking] = {
 }
 
 
-def _thinking(effort: str | None) -> Thinking | None:
+def _extra(tree: Mapping[str, Any], asked: _Body) -> dict[str, Any] | None:
+    extra = {name: value for name, value in tree.items() if name not in KNOWN and value is not None}
+    if asked.chat_template_kwargs:
+        extra["chat_template_kwargs"] = asked.chat_template_kwargs
+    return extra or None
+
+
+def _thinking(effort: str | None, template: Mapping[str, Any] | None) -> Thinking | None:
     if effort is None:
-        return None
+        # How users of Qwen3 and the like say it.
+        said = (template or {}).get("enable_thinking")
+        return None if said is None else "on" if said else "off"
     if effort not in _EFFORTS:
         words = f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}, not `{effort[:40]}`"
         raise BadRequest(words, param="reasoning_effort")
