@@ -67,6 +67,7 @@ class Heart(Struct, frozen=True):
         if not response.started:
             response.start(200, attempt.stream_lines(self.job))
         response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
+        self.job.meta.beats += 1
 
 
 class Gateway:

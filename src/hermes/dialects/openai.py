@@ -38,7 +38,7 @@ class OpenAI:
     parse_embed = staticmethod(openai_embed.parse_embed)
     render_embeddings = staticmethod(openai_embed.render_embeddings)
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes:
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
         logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
         reason = _finish_reason(answer.reason, bool(answer.tool_calls))
         choice = _Choice(0, _message(answer), logprobs, reason)
