@@ -115,11 +115,11 @@ class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, and the answer
-    to one with a `suffix` is what fits in between. `thinking` None leaves the choice to the backend; where it is
-    `thinking_optional`, a model that cannot think answers without. Of one user's requests those of the lowest
-    `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
-    `load_options` are heeded is the configuration's to say.
+    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, the answer to
+    one with a `suffix` is what fits in between, and with `echo` the prompt itself begins it. `thinking` None leaves the
+    choice to the backend; where it is `thinking_optional`, a model that cannot think answers without. Of one user's
+    requests those of the lowest `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it
+    does not say. How far `load_options` are heeded is the configuration's to say.
     """
 
     model: str
@@ -129,6 +129,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     completion: bool = False
     raw: bool = False
     suffix: str = ""
+    echo: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     sampling: Sampling = Sampling()

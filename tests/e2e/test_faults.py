@@ -97,7 +97,7 @@ def settings(fault: Fault) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai", "completions", "anthropic", "ollama"])
 @scenario
 async def test_a_whole_answer_that_fails_is_an_error_status(
     path: str, body: dict[str, Any], fault: Fault, kind: str
@@ -112,7 +112,7 @@ async def test_a_whole_answer_that_fails_is_an_error_status(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai", "completions", "anthropic", "ollama"])
 @scenario
 async def test_a_stream_that_fails_never_ends_as_if_it_had_not(
     path: str, body: dict[str, Any], fault: Fault, kind: str

@@ -27,6 +27,7 @@ P = ParamSpec("P")
 
 PROMPT = "/v1/llm/gemma"
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 MESSAGES = "/v1/messages"
 OLLAMA = "/api/chat"
 
@@ -56,6 +57,7 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
 WHOLE: list[tuple[str, dict[str, Any]]] = [
     (PROMPT, prompt()),
     (CHAT, chat()),
+    (COMPLETIONS, {"model": "gemma", "prompt": "Hi"}),
     (MESSAGES, chat(max_tokens=9)),
     (OLLAMA, chat(stream=False)),
 ]

@@ -22,14 +22,25 @@ Idle = Callable[[Call, ChatRequest | EmbedRequest], Awaitable[None]]
 
 
 class Inference:
-    def __init__(self, gateway: Gateway, chat: EmbedDialect, prompt: ClientDialect, messages: ClientDialect) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        chat: EmbedDialect,
+        completions: ClientDialect,
+        prompt: ClientDialect,
+        messages: ClientDialect,
+    ) -> None:
         self._gateway = gateway
         self._chat = chat
+        self._completions = completions
         self._prompt = prompt
         self._messages = messages
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self.complete(call, self._chat, None)
+
+    def completions(self, call: Call) -> Awaitable[None]:
+        return self.complete(call, self._completions, None)
 
     def embeddings(self, call: Call) -> Awaitable[None]:
         return self.embed(call, self._chat)

@@ -100,9 +100,8 @@ class BackendDialect(Protocol):
     @property
     def forces_tools(self) -> bool: ...
 
-    # Whether it takes a prompt as it is, and one that a suffix follows (`ChatRequest.raw`, `suffix`).
-    @property
-    def takes_raw(self) -> bool: ...
+    def completes(self, request: ChatRequest) -> bool:
+        """Whether it can go on from a prompt as it is (`ChatRequest.raw`), or fill in what a `suffix` follows."""
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """Path and body for the backend; `model` is the backend's own name for it."""

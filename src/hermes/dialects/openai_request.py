@@ -50,8 +50,8 @@ class _StreamOptions(Struct, omit_defaults=True):
     include_usage: bool | None = None
 
 
-class _Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
-    """What most requests make do with."""
+class Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
+    """What most requests make do with, and completions have too."""
 
     model: str | None = None
     stream: bool | None = None
@@ -66,13 +66,13 @@ class _Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
     stop: str | list[str] | None = None
 
 
-class _Plain(_Asked, gc=False):
+class _Plain(Asked, gc=False):
     """A request that holds nothing but those and texts, which are taken as they are."""
 
     messages: Annotated[tuple[Message, ...], Limits(min_length=1)]
 
 
-class _Body(_Asked):
+class _Body(Asked):
     messages: list[openai_messages.AskedMessage] | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -104,8 +104,8 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         fields.one_model(plain.model, model),
         plain.messages,
         plain.stream is True,
-        _include_usage(plain),
-        sampling=_sampling(plain),
+        include_usage(plain),
+        sampling=sampling(plain),
     )
 
 
@@ -117,10 +117,10 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         fields.one_model(asked.model, model),
         openai_messages.messages(asked.messages),
         asked.stream is True,
-        _include_usage(asked),
+        include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
         tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
-        sampling=_sampling(asked),
+        sampling=sampling(asked),
         json_format=_json_format(asked.response_format),
         thinking=_thinking(asked.reasoning_effort),
         logprobs=asked.logprobs is True,
@@ -144,11 +144,11 @@ def _refuse_what_we_cannot_do(asked: _Body) -> None:
         raise BadRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
 
 
-def _include_usage(asked: _Asked) -> bool:
+def include_usage(asked: Asked) -> bool:
     return asked.stream_options is not None and asked.stream_options.include_usage is True
 
 
-def _sampling(asked: _Asked) -> Sampling:
+def sampling(asked: Asked) -> Sampling:
     return Sampling(
         temperature=asked.temperature,
         top_p=asked.top_p,
