@@ -58,9 +58,13 @@ class RichMessage(Struct, frozen=True):
 
 
 class Tool(Struct, frozen=True):
+    """What a model may call. Its client knows it as one of a `namespace`; as one that takes a text if `freeform`."""
+
     name: str
     description: str = ""
     parameters: dict[str, Any] | None = None
+    namespace: str = ""
+    freeform: bool = False
 
 
 class JsonFormat(Struct, frozen=True):

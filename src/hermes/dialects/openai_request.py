@@ -17,7 +17,6 @@ from hermes.chat import (
     Message,
     MustCall,
     Sampling,
-    Thinking,
     Tool,
     ToolChoice,
 )
@@ -122,7 +121,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
         sampling=sampling(asked),
         json_format=_json_format(asked.response_format),
-        thinking=_thinking(asked.reasoning_effort),
+        thinking=fields.effort(asked.reasoning_effort, "reasoning_effort"),
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
@@ -195,34 +194,21 @@ def _tool_choice(asked: str | dict[str, Any] | None, tools: Sequence[_Tool]) -> 
 
 
 def _json_format(asked: _ResponseFormat | None) -> JsonFormat | None:
-    if asked is None or asked.type == "text":
+    if asked is None:
         return None
-    if asked.type == "json_object":
+    schema = asked.json_schema.schema if asked.json_schema is not None else None
+    return json_format(asked.type, schema, "response_format", "response_format.json_schema.schema")
+
+
+def json_format(kind: str, schema: dict[str, Any] | None, at: str, schema_at: str) -> JsonFormat | None:
+    """`at`, `schema_at`: the paths of the two in the body."""
+    if kind == "text":
+        return None
+    if kind == "json_object":
         return JsonFormat()
-    if asked.type != "json_schema":
-        words = f"`response_format.type` must be text, json_object or json_schema, not `{asked.type[:40]}`"
-        raise BadRequest(words, param="response_format.type")
-    if asked.json_schema is None or asked.json_schema.schema is None:
-        param = "response_format.json_schema.schema"
-        raise BadRequest(f"`{param}` is missing", code=MISSING, param=param)
-    return JsonFormat(asked.json_schema.schema)
-
-
-_EFFORTS: dict[str, Thinking] = {
-    "none": "off",
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "max": "max",
-}
-
-
-def _thinking(effort: str | None) -> Thinking | None:
-    if effort is None:
-        return None
-    if effort not in _EFFORTS:
-        words = f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}, not `{effort[:40]}`"
-        raise BadRequest(words, param="reasoning_effort")
-    return _EFFORTS[effort]
+    if kind != "json_schema":
+        words = f"`{at}.type` must be text, json_object or json_schema, not `{kind[:40]}`"
+        raise BadRequest(words, param=f"{at}.type")
+    if schema is None:
+        raise BadRequest(f"`{schema_at}` is missing", code=MISSING, param=schema_at)
+    return JsonFormat(schema)
