@@ -30,7 +30,7 @@ from hermes.errors import BackendError, BadRequest
 
 DIALECT: ClientDialect = Completions()
 BACKEND = OpenAIBackend(VLLM)
-ASKED = ChatRequest("m", (Message("user", "1, 2,"),), completion=True, raw=True)
+ASKED = ChatRequest("m", (Message("user", "1, 2,"),), completion=True, raw=True, thinking="off")
 META = Meta("r1", 'mo"del', 1700000000)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 LEAST: dict[str, Any] = {"model": "m", "prompt": "1, 2,"}

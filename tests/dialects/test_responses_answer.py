@@ -145,7 +145,7 @@ def test_a_whole_answer_has_the_documented_shape() -> None:
             "id": "rs_r1_0",
             "type": "reasoning",
             "summary": [{"type": "summary_text", "text": "Hm"}],
-            "encrypted_content": None,
+            "encrypted_content": "hermes",
         },
         {
             "id": "msg_r1_1",

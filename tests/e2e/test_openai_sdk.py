@@ -81,6 +81,7 @@ async def test_a_text_goes_on_whole_and_streamed() -> None:
         assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [10]
         raw, filled_in = (asked.body for asked in backend.asked)
         assert (raw["raw"], raw["prompt"], raw["options"]["num_predict"]) == (True, "Hi, ", 16)
+        assert raw["think"] is filled_in["think"] is False
         assert ("raw" in filled_in, filled_in["suffix"]) == (False, "!")
 
 

@@ -52,6 +52,7 @@ class Completions:
             top_logprobs=asked.logprobs or 0,
             priority=asked.priority or 0,
             service_tier=asked.service_tier or "",
+            thinking="off",  # else Ollama takes what looks like thoughts out of the text
             load_options=fields.load_options(asked.options, asked.keep_alive),
         )
 

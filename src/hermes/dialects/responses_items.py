@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 from hermes.chat import Tool
 from hermes.dialects.responses_tools import free_text, known_as
 
+# Not to be empty: the AI SDK sends thoughts back only if they have one. Nobody reads it here.
+_ENCRYPTED = "hermes"
+
 # Names without their `response.`, and what they tell besides of where it is.
 Events = Iterable[tuple[str, dict[str, Any]]]
 
@@ -76,7 +79,7 @@ class Thoughts(Item):
 
     def told(self, status: str) -> dict[str, Any]:
         summary = [] if status == "in_progress" else [self._part()]
-        return {"id": self.id, "type": "reasoning", "summary": summary, "encrypted_content": None}
+        return {"id": self.id, "type": "reasoning", "summary": summary, "encrypted_content": _ENCRYPTED}
 
     def opening(self) -> Events:
         return (("reasoning_summary_part.added", {"part": self._part()}),)
