@@ -162,8 +162,12 @@ def test_a_stream_with_usage_is_this_one_byte_for_byte() -> None:
 
 
 def test_logprobs_are_lists_side_by_side_and_offsets_go_on_through_the_stream() -> None:
-    said = [TextDelta(" 3", (token(" "), token("3"))), TextDelta(",", (token(",", -1.0),))]
-    first, second = (chunk["choices"][0] for chunk in payloads(encoder(logprobs=True).encode(said)))
+    said = [
+        TextDelta(" 3", (token(" "), token("3"))),
+        TextDelta(",", (token(",", -1.0),)),
+        TextDelta("4", (token("4"),)),
+    ]
+    first, second, third = (chunk["choices"][0] for chunk in payloads(encoder(logprobs=True).encode(said)))
     assert (first["text"], second["text"]) == (" 3", ",")
     assert first["logprobs"] == {
         "tokens": [" ", "3"],
@@ -171,11 +175,11 @@ def test_logprobs_are_lists_side_by_side_and_offsets_go_on_through_the_stream() 
         "top_logprobs": [{" ": -0.5}, {"3": -0.5}],
         "text_offset": [0, 1],
     }
-    assert second["logprobs"]["text_offset"] == [2]
+    assert (second["logprobs"]["text_offset"], third["logprobs"]["text_offset"]) == ([2], [3])
     answer = collect([*said, Stop("stop")])
     assert isinstance(answer, Answer)
     whole = json.loads(DIALECT.render_answer(answer, ASKED, META))["choices"][0]["logprobs"]
-    assert (whole["text_offset"], whole["tokens"]) == ([0, 1, 2], [" ", "3", ","])
+    assert (whole["text_offset"], whole["tokens"]) == ([0, 1, 2, 3], [" ", "3", ",", "4"])
 
 
 def test_what_a_text_has_no_place_for_is_left_out() -> None:
