@@ -64,10 +64,14 @@ def thought(text: str) -> dict[str, Any]:
 USER = Message("user", "Hi")
 CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[Message | RichMessage]]] = {
     "messages with and without a type": (
-        [{"role": "user", "content": "Hi"}, said("assistant", "Ho", kind="output_text"), said("user", "Hm")],
+        [
+            {"type": None, "role": "user", "content": "Hi"},
+            said("assistant", "Ho", kind="output_text"),
+            said("user", "Hm"),
+        ],
         [USER, Message("assistant", "Ho"), Message("user", "Hm")],
     ),
-    "what is to be heeded first is one message": (
+    "what the model is told first is one message": (
         [said("developer", "Be brief", "Be kind"), {"role": "system", "content": "Be quick"}, said("user", "Hi")],
         [Message("system", "Be brief\n\nBe kind\n\nBe quick"), USER],
     ),
@@ -283,6 +287,7 @@ def test_null_means_absent() -> None:
             "missing_required_parameter",
         ),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "unsupported_parameter"),
+        ({"input": [{"type": 5}]}, "input[0].type", "invalid_type"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id", "missing_required_parameter"),
         ({"input": [{"type": "function_call_output"}]}, "input[0].output", "missing_required_parameter"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),

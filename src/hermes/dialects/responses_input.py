@@ -1,7 +1,7 @@
 """OpenAI's responses, the conversation of a request: `instructions` and the items of `input`.
 
 1. What the assistant said until somebody else speaks is one message, of however many items: thoughts, text, calls.
-2. What is said to be heeded before anybody else speaks is one system message: many templates take no second one.
+2. What the model is told before anybody speaks is one system message: many templates take no second one.
 3. Kinds of items that only OpenAI's own servers make, or that we do not know, are left out: clients send new ones with
    every release. An `item_reference` is refused: there is nothing kept that it could mean.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.chat import Message, Part, RichMessage, Role, Text, ToolCall
+from hermes.chat import Message, Part, RichMessage, Speaker, Text, ToolCall
 from hermes.dialects import fields, strict
 from hermes.dialects.fields import MISSING, UNSUPPORTED
 from hermes.dialects.responses_tools import as_arguments, full_name
@@ -32,18 +32,14 @@ class _Message(Struct):
     content: str | list[_Part] | None = None
 
 
-class _FunctionCall(Struct):
+class _Call(Struct):
+    """Of a function, with `arguments`, or of a custom tool, with `input`."""
+
     call_id: str
     name: str
-    arguments: str = ""
     namespace: str | None = None
-
-
-class _CustomCall(Struct):
-    call_id: str
-    name: str
-    input: str = ""
-    namespace: str | None = None
+    arguments: str | None = None
+    input: str | None = None
 
 
 class _Output(Struct):
@@ -61,7 +57,7 @@ class _Reasoning(Struct):
     content: list[_Thought] | None = None
 
 
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: dict[str, Speaker] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 def messages(instructions: str | None, asked: str | Items | None) -> tuple[Message | RichMessage, ...]:
@@ -70,12 +66,12 @@ def messages(instructions: str | None, asked: str | Items | None) -> tuple[Messa
     if not said:
         words = "`input` is missing" if asked is None else "`input` must say something"
         raise BadRequest(words, code=MISSING, param="input")
-    first = _heeded_first(said)
-    heeded = "\n\n".join([instructions, *first] if instructions else first)
-    return (*([Message("system", heeded)] if heeded else ()), *said[len(first) :])
+    first = _told_first(said)
+    told = "\n\n".join([instructions, *first] if instructions else first)
+    return (*([Message("system", told)] if told else ()), *said[len(first) :])
 
 
-def _heeded_first(said: list[Message | RichMessage]) -> list[str]:
+def _told_first(said: list[Message | RichMessage]) -> list[str]:
     texts: list[str] = []
     for message in said:
         if type(message) is not Message or message.role != "system":
@@ -103,16 +99,18 @@ class _Conversation:
         self._calls: list[ToolCall] = []
 
     def add(self, item: dict[str, Any], at: str) -> None:
-        match item.get("type", "message"):
+        kind = item.get("type") or "message"
+        if not isinstance(kind, str):
+            raise BadRequest(f"`{at}.type` must name the kind of the item", code="invalid_type", param=f"{at}.type")
+        match kind:
             case "message":
                 self._message(strict.convert(item, _Message, at), at)
             case "function_call":
-                call = strict.convert(item, _FunctionCall, at)
-                self._call(ToolCall(call.call_id, full_name(call.name, call.namespace), call.arguments))
+                call = strict.convert(item, _Call, at)
+                self._call(call, call.arguments or "")
             case "custom_tool_call":
-                custom = strict.convert(item, _CustomCall, at)
-                name = full_name(custom.name, custom.namespace)
-                self._call(ToolCall(custom.call_id, name, as_arguments(custom.input)))
+                call = strict.convert(item, _Call, at)
+                self._call(call, as_arguments(call.input or ""))
             case "function_call_output" | "custom_tool_call_output":
                 self._output(strict.convert(item, _Output, at), at)
             case "reasoning":
@@ -150,9 +148,9 @@ class _Conversation:
             self.end_turn()
         self._parts += parts
 
-    def _call(self, call: ToolCall) -> None:
-        self._names[call.id] = call.name
-        self._calls.append(call)
+    def _call(self, asked: _Call, arguments: str) -> None:
+        name = self._names[asked.call_id] = full_name(asked.name, asked.namespace)
+        self._calls.append(ToolCall(asked.call_id, name, arguments))
 
     def _output(self, asked: _Output, at: str) -> None:
         self.end_turn()
@@ -162,9 +160,9 @@ class _Conversation:
         self.said.append(RichMessage("tool", parts, tool_call_id=call_id, tool_name=name))
 
 
-def _spoken(role: Role, parts: list[Part]) -> Message | RichMessage:
+def _spoken(role: Speaker, parts: list[Part]) -> Message | RichMessage:
     texts = [part.text for part in parts if type(part) is Text]
-    if role != "tool" and len(texts) == len(parts) and (role == "system" or len(parts) == 1):
+    if len(texts) == len(parts) and (role == "system" or len(parts) == 1):
         return Message(role, "\n\n".join(texts))
     return RichMessage(role, tuple(parts))
 
@@ -177,9 +175,9 @@ def _parts(content: str | list[_Part], at: str) -> list[Part]:
 
 def _part(asked: _Part, at: str) -> Part:
     match asked:
-        case (
-            _Part(type="input_text" | "output_text" | "text", text=str(text)) | _Part(type="refusal", refusal=str(text))
-        ):
+        case _Part(type="input_text" | "output_text" | "text", text=str(text)):
+            return Text(text)
+        case _Part(type="refusal", refusal=str(text)):
             return Text(text)
         case _Part(type="input_image", image_url=str(url)):
             return fields.image(url, f"{at}.image_url")
