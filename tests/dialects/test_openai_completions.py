@@ -47,7 +47,9 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"echo": True}, {"echo": True}),
     ({"logprobs": 0}, {"logprobs": True}),
     ({"logprobs": 5}, {"logprobs": True, "top_logprobs": 5}),
-    ({"n": 1, "best_of": 1, "logit_bias": {"1": 2}, "user": "u"}, {}),
+    ({"n": 1, "best_of": 1}, {}),
+    ({"logit_bias": {"1": 2}, "ignore_eos": True}, {"extra": {"logit_bias": {"1": 2}, "ignore_eos": True}}),
+    ({"top_k": 5, "min_p": 0.1, "repeat_penalty": 1.5}, {"sampling": Sampling(top_k=5, min_p=0.1, repeat_penalty=1.5)}),
     ({"stream": True, "stream_options": {"include_usage": True}}, {"stream": True, "include_usage": True}),
     ({"max_tokens": 5, "stop": ["a"], "seed": 1}, {"sampling": Sampling(max_tokens=5, stop=("a",), seed=1)}),
     ({"temperature": 0, "top_p": 0.5}, {"sampling": Sampling(0.0, 0.5)}),
@@ -224,7 +226,8 @@ def test_a_backends_stream_gives_the_same_bytes_wherever_it_is_cut(
 
 
 def test_an_openai_backend_is_asked_for_the_text_alone() -> None:
-    path, body = BACKEND.render_request(parse(stream=True, logprobs=0, max_tokens=3, seed=1), "m")
+    asked = parse(stream=True, logprobs=0, max_tokens=3, seed=1, top_k=4, ignore_eos=True, ttl=5)
+    path, body = BACKEND.render_request(asked, "m")
     assert path == "/v1/completions"
     assert json.loads(body) == {
         "model": "m",
@@ -234,6 +237,8 @@ def test_an_openai_backend_is_asked_for_the_text_alone() -> None:
         "max_tokens": 3,
         "seed": 1,
         "logprobs": 1,
+        "top_k": 4,
+        "ignore_eos": True,
     }
 
 

@@ -138,7 +138,7 @@ def test_events_become_items_and_a_whole_answer_has_the_same(told: Told, one_by_
 
 def test_a_whole_answer_has_the_documented_shape() -> None:
     calls = (ToolCall("c1", "f", '{"a":1}'), ToolCall("c2", "mcp__w__look", "{}"))
-    answer = Answer("Hello", "Hm", calls, Usage(22, 17, 0.1, 0.2, 0.3), "tool_calls")
+    answer = Answer("Hello", "Hm", calls, Usage(22, 17, 0.1, 0.2, 0.3, 9), "tool_calls")
     told = json.loads(DIALECT.render_answer(answer, ASKED, META))
     assert told["output"] == [
         {
@@ -194,7 +194,7 @@ def test_a_whole_answer_has_the_documented_shape() -> None:
         "top_p": None,
         "usage": {
             "input_tokens": 22,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 0},
             "output_tokens": 17,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": 39,

@@ -194,7 +194,7 @@ def test_an_instruction_may_be_all_there_is_to_read() -> None:
 NAMESPACE = {"type": "namespace", "name": "mcp__w", "description": "W", "tools": [F, {"type": "custom", "name": "g"}]}
 GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: x"}
 FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"stream": True, "stream_options": {"include_obfuscation": False}}, {"stream": True}),
+    ({"stream": True}, {"stream": True}),
     ({"temperature": 0, "top_p": 1, "max_output_tokens": 5}, {"sampling": Sampling(0.0, 1.0, max_tokens=5)}),
     ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, {}),
     ({"text": {"verbosity": "low"}}, {}),
@@ -210,8 +210,11 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"include": ["message.output_text.logprobs"]}, {"logprobs": True}),
     ({"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
     ({"top_logprobs": 0}, {}),
-    ({"store": False, "background": False, "truncation": "auto"}, {}),
-    ({"parallel_tool_calls": True, "metadata": {"a": "b"}, "prompt_cache_key": "k", "client_metadata": {}}, {}),
+    ({"store": False, "background": False}, {}),
+    (
+        {"parallel_tool_calls": True, "prompt_cache_key": "k", "metadata": None},
+        {"extra": {"parallel_tool_calls": True, "prompt_cache_key": "k"}},
+    ),
     ({"priority": 3, "service_tier": "flex"}, {"priority": 3, "service_tier": "flex"}),
     ({"options": {"num_ctx": 9}, "keep_alive": 5}, {"load_options": LoadOptions(9, keep_alive_s=5.0)}),
     (

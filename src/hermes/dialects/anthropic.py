@@ -29,7 +29,11 @@ class Anthropic:
                 _content(answer),
                 anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls)),
                 None,
-                _Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens),
+                _Usage(
+                    answer.usage.prompt_tokens - answer.usage.cached_tokens,
+                    answer.usage.completion_tokens,
+                    cache_read_input_tokens=answer.usage.cached_tokens,
+                ),
             )
         )
 

@@ -148,6 +148,7 @@ class EventEncoder:
         usage = self._usage
         last = b'{"type":"message_delta","delta":{"stop_reason":"%b","stop_sequence":null},"usage":%b}' % (
             stop_reason(reason, bool(self._calls)).encode(),
-            b'{"input_tokens":%d,"output_tokens":%d}' % (usage.prompt_tokens, usage.completion_tokens),
+            b'{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}'
+            % (usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens, usage.cached_tokens),
         )
         return ended + sse.named("message_delta", last) + _MESSAGE_STOP

@@ -160,4 +160,7 @@ def one_model(in_body: str | None, named: str | None) -> str:
 def token_counts(usage: Usage) -> bytes:
     """As JSON, for splicing."""
     told, made = usage.prompt_tokens, usage.completion_tokens
-    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (told, made, told + made)
+    counts = b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d' % (told, made, told + made)
+    if usage.cached_tokens:
+        counts += b',"prompt_tokens_details":{"cached_tokens":%d}' % usage.cached_tokens
+    return counts + b"}"

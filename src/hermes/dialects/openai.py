@@ -44,6 +44,8 @@ class OpenAI:
         choice = _Choice(0, _message(answer), logprobs, reason)
         told, made = answer.usage.prompt_tokens, answer.usage.completion_tokens
         usage = _Usage(told, made, told + made)
+        if answer.usage.cached_tokens:
+            usage.prompt_tokens_details = {"cached_tokens": answer.usage.cached_tokens}
         id = f"chatcmpl-{meta.request_id}"
         return _json(_Completion(id, "chat.completion", meta.created, meta.model, (choice,), usage))
 
@@ -72,10 +74,11 @@ class _Choice(Struct, gc=False):
     finish_reason: StopReason
 
 
-class _Usage(Struct, gc=False):
+class _Usage(Struct, gc=False, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int] | None = None
 
 
 class _Completion(Struct, gc=False):

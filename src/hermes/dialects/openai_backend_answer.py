@@ -79,9 +79,14 @@ class _Choice(Struct, gc=False):
     logprobs: _Logprobs | None = None
 
 
+class _Details(Struct, gc=False):
+    cached_tokens: int | None = None
+
+
 class _Usage(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
 
 
 class _Timings(Struct, gc=False):
@@ -263,6 +268,7 @@ class AnswerDecoder:
             0.0,
             _seconds(timings.prompt_ms) or self._usage.prefill_s,
             _seconds(timings.predicted_ms) or self._usage.decode_s,
+            _cached(usage) or self._usage.cached_tokens,
         )
 
     def _stop(self, events: list[StreamEvent]) -> None:
@@ -345,6 +351,12 @@ def _why(bad: Exception) -> str:
 
 def _tokens(count: int | None) -> int:
     return count if count is not None and 0 <= count <= _ABSURD else 0
+
+
+def _cached(usage: _Usage) -> int:
+    """Never more than there were: others subtract it."""
+    details = usage.prompt_tokens_details or _Details()
+    return min(_tokens(details.cached_tokens), _tokens(usage.prompt_tokens))
 
 
 def _seconds(ms: float) -> float:

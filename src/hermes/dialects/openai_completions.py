@@ -36,7 +36,8 @@ class Completions:
     sampling_defaults = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
 
     def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:
-        asked = strict.convert(strict.parse_object(body, KNOWN), _Body)
+        tree = strict.parse_object(body, KNOWN)
+        asked = strict.convert(tree, _Body)
         _refuse_what_we_cannot_do(asked)
         return ChatRequest(
             fields.one_model(asked.model, model),
@@ -47,13 +48,14 @@ class Completions:
             raw=not asked.suffix,
             suffix=asked.suffix or "",
             echo=asked.echo is True,
-            sampling=openai_request.sampling(asked),
+            sampling=openai_request.sampling_beyond(asked),
             logprobs=asked.logprobs is not None,
             top_logprobs=asked.logprobs or 0,
             priority=asked.priority or 0,
             service_tier=asked.service_tier or "",
             thinking="off",  # else Ollama takes what looks like thoughts out of the text
             load_options=fields.load_options(asked.options, asked.keep_alive),
+            extra=openai_request.besides(tree, KNOWN) or None,
         )
 
     def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
@@ -86,7 +88,7 @@ class Completions:
 # --- the request --------------------------------------------------------------------------------------------------
 
 
-class _Body(openai_request.Asked):
+class _Body(openai_request.Beyond):
     prompt: str | list[str | int | list[int]] | None = None
     suffix: str | None = None
     echo: bool | None = None

@@ -4,12 +4,13 @@ Refused is only what changes the meaning of the request and cannot be honoured. 
 is left out; null means absent, everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta as Limits
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.chat import (
     ChatRequest,
@@ -17,6 +18,7 @@ from hermes.chat import (
     Message,
     MustCall,
     Sampling,
+    Thinking,
     Tool,
     ToolChoice,
 )
@@ -71,12 +73,22 @@ class _Plain(Asked, gc=False):
     messages: Annotated[tuple[Message, ...], Limits(min_length=1)]
 
 
-class _Body(Asked):
+class Beyond(Asked):
+    """What servers of this API took over from each other; both names of the same penalty are in use."""
+
+    top_k: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    min_p: fields.Share | None = None
+    repetition_penalty: fields.Temperature | None = None
+    repeat_penalty: fields.Temperature | None = None
+
+
+class _Body(Beyond):
     messages: list[openai_messages.AskedMessage] | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
     priority: fields.Priority | None = None
@@ -119,14 +131,15 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
         tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
-        sampling=sampling(asked),
+        sampling=sampling_beyond(asked),
         json_format=_json_format(asked.response_format),
-        thinking=fields.effort(asked.reasoning_effort, "reasoning_effort"),
+        thinking=_thinking(asked.reasoning_effort, asked.chat_template_kwargs),
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
+        extra=_extra(tree, asked),
     )
 
 
@@ -156,6 +169,15 @@ def sampling(asked: Asked) -> Sampling:
         stop=fields.stop_texts(asked.stop) if asked.stop else (),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
+    )
+
+
+def sampling_beyond(asked: Beyond) -> Sampling:
+    return replace(
+        sampling(asked),
+        top_k=asked.top_k if asked.top_k != -1 else 0,  # vLLM's word for all of them
+        min_p=asked.min_p,
+        repeat_penalty=asked.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
     )
 
 
@@ -212,3 +234,21 @@ def json_format(kind: str, schema: dict[str, Any] | None, at: str, schema_at: st
     if schema is None:
         raise BadRequest(f"`{schema_at}` is missing", code=MISSING, param=schema_at)
     return JsonFormat(schema)
+
+
+def _extra(tree: Mapping[str, Any], asked: _Body) -> dict[str, Any] | None:
+    template = asked.chat_template_kwargs
+    return besides(tree, KNOWN) | ({"chat_template_kwargs": template} if template else {}) or None
+
+
+def besides(tree: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What a backend may know (`ChatRequest.extra`)."""
+    return {name: value for name, value in tree.items() if name not in known and value is not None}
+
+
+def _thinking(effort: str | None, template: Mapping[str, Any] | None) -> Thinking | None:
+    if effort is not None:
+        return fields.effort(effort, "reasoning_effort")
+    # How users of Qwen3 and the like say it.
+    said = (template or {}).get("enable_thinking")
+    return None if said is None else "on" if said else "off"

@@ -74,7 +74,7 @@ def _counts(usage: Usage) -> dict[str, Any]:
     told, made = usage.prompt_tokens, usage.completion_tokens
     return {
         "input_tokens": told,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": made,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": told + made,

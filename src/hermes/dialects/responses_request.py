@@ -65,7 +65,8 @@ _KEPT = {
 
 
 def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
-    asked = strict.convert(strict.parse_object(body, KNOWN), _Body)
+    tree = strict.parse_object(body, KNOWN)
+    asked = strict.convert(tree, _Body)
     for name, why in _KEPT.items():
         if getattr(asked, name) not in (None, False):
             raise BadRequest(f"`{name}` is not supported: {why}", code=UNSUPPORTED, param=name)
@@ -84,6 +85,7 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
+        extra=openai_request.besides(tree, KNOWN) or None,
     )
 
 
