@@ -56,17 +56,17 @@ def whole(answer: Answer, request: ChatRequest, meta: Meta) -> dict[str, Any]:
     tools = {tool.name: tool for tool in request.tools}
     items: list[Item] = []
     if answer.reasoning:
-        items.append(Thoughts(place(meta, 0), answer.reasoning))
+        items.append(Thoughts(unique(meta, 0), answer.reasoning))
     if answer.text or not (answer.reasoning or answer.tool_calls):
-        items.append(Text(place(meta, len(items)), answer.text, answer.logprobs))
+        items.append(Text(unique(meta, len(items)), answer.text, answer.logprobs))
     for made in answer.tool_calls:
-        items.append(call(place(meta, len(items)), made.id, made.name, tools, made.arguments))
+        items.append(call(unique(meta, len(items)), made.id, made.name, tools, made.arguments))
     output = [item.told("completed") for item in items[:-1]]
     output.append(items[-1].told(how_it_ended(answer.reason)))
     return ended(meta, answer.reason, output, answer.usage)
 
 
-def place(meta: Meta, index: int) -> str:
+def unique(meta: Meta, index: int) -> str:
     return f"{meta.request_id}_{index}"
 
 

@@ -16,18 +16,18 @@ Events = Iterable[tuple[str, dict[str, Any]]]
 class Item:
     """One item, as far as it has been said.
 
-    `delta` is the event that says more of it ("": it is told at its end), `place` what all its events tell, `filling`
+    `delta` is the event that says more of it ("": it is told at its end), `within` what all its events tell, `filling`
     what only its deltas do.
     """
 
     kind: ClassVar[str]
     delta: ClassVar[str] = ""
-    place: ClassVar[Mapping[str, Any]] = {}
+    within: ClassVar[Mapping[str, Any]] = {}
     filling: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, place: str, said: str = "") -> None:
-        """`place`: unique among all items of all answers."""
-        self.id = f"{self.kind}_{place}"
+    def __init__(self, unique: str, said: str = "") -> None:
+        """`unique`: among all items of all answers."""
+        self.id = f"{self.kind}_{unique}"
         self.said = [said]
 
     @property
@@ -48,11 +48,11 @@ class Item:
 class Text(Item):
     kind = "msg"
     delta = "output_text.delta"
-    place: ClassVar = {"content_index": 0}
+    within: ClassVar = {"content_index": 0}
     filling: ClassVar = {"logprobs": ()}
 
-    def __init__(self, place: str, said: str = "", logprobs: Iterable[dict[str, Any]] = ()) -> None:
-        super().__init__(place, said)
+    def __init__(self, unique: str, said: str = "", logprobs: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(unique, said)
         self.logprobs = list(logprobs)
 
     def told(self, status: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Thoughts(Item):
 
     kind = "rs"
     delta = "reasoning_summary_text.delta"
-    place: ClassVar = {"summary_index": 0}
+    within: ClassVar = {"summary_index": 0}
 
     def told(self, status: str) -> dict[str, Any]:
         summary = [] if status == "in_progress" else [self._part()]
@@ -98,8 +98,8 @@ class Call(Item):
     kind = "fc"
     delta = "function_call_arguments.delta"
 
-    def __init__(self, place: str, id: str, name: str, tool: Tool | None, said: str = "") -> None:
-        super().__init__(place, said)
+    def __init__(self, unique: str, id: str, name: str, tool: Tool | None, said: str = "") -> None:
+        super().__init__(unique, said)
         self.known_as = {"call_id": id, **known_as(name, tool)}
 
     def told(self, status: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class CustomCall(Call):
         return (("custom_tool_call_input.delta", {"delta": text}), ("custom_tool_call_input.done", {"input": text}))
 
 
-def call(place: str, id: str, name: str, tools: Mapping[str, Tool], said: str = "") -> Call:
+def call(unique: str, id: str, name: str, tools: Mapping[str, Tool], said: str = "") -> Call:
     tool = tools.get(name)
     kind = CustomCall if tool is not None and tool.freeform else Call
-    return kind(place, id, name, tool, said)
+    return kind(unique, id, name, tool, said)

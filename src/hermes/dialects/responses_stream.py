@@ -24,7 +24,7 @@ from hermes.chat import (
 )
 from hermes.dialects import Meta, sse
 from hermes.dialects.error_object import words
-from hermes.dialects.responses_answer import ended, how_it_ended, place, response
+from hermes.dialects.responses_answer import ended, how_it_ended, response, unique
 from hermes.dialects.responses_items import Events, Item, Text, Thoughts, call
 from hermes.errors import BackendError, GatewayError
 
@@ -68,7 +68,7 @@ class EventEncoder:
         return opening + b"".join([self._told_of(event) for event in events])
 
     def text(self, text: str) -> bytes:
-        begun = b"" if type(self._item) is Text else self._begin(Text(self._place()))
+        begun = b"" if type(self._item) is Text else self._begin(Text(self._unique()))
         return begun + self._more(text)
 
     def aside(self, text: str) -> bytes:
@@ -107,14 +107,14 @@ class EventEncoder:
     def _probable(self, event: TextDelta) -> bytes:
         begun, item = b"", self._item
         if not isinstance(item, Text):
-            item = Text(self._place())
+            item = Text(self._unique())
             begun = self._begin(item)
         item.said.append(event.text)
         item.logprobs += event.logprobs
         return begun + self._event(item.delta, {**self._at, "delta": event.text, "logprobs": event.logprobs})
 
     def _thought(self, text: str) -> bytes:
-        begun = b"" if type(self._item) is Thoughts else self._begin(Thoughts(self._place()))
+        begun = b"" if type(self._item) is Thoughts else self._begin(Thoughts(self._unique()))
         return begun + self._more(text)
 
     def _tool_call(self, event: ToolCallDelta) -> bytes:
@@ -122,28 +122,28 @@ class EventEncoder:
         if event.index != self._call:
             if event.index in self._calls:
                 raise BackendError("the backend went back to a tool call that had ended")
-            begun = self._begin(call(self._place(), event.id, event.name, self._tools))
+            begun = self._begin(call(self._unique(), event.id, event.name, self._tools))
             self._call = event.index
             self._calls.add(event.index)
         return begun + self._more(event.arguments)
 
     def _stop(self, reason: StopReason) -> bytes:
-        begun = b"" if self._item is not None else self._begin(Text(self._place()))
+        begun = b"" if self._item is not None else self._begin(Text(self._unique()))
         status = how_it_ended(reason)
         done = self._end(status)
         return begun + done + self._event(status, {"response": ended(self._meta, reason, self._output, self._usage)})
 
     # --- items ------------------------------------------------------------------------------------------------------
 
-    def _place(self) -> str:
+    def _unique(self) -> str:
         """Of the item that begins next."""
-        return place(self._meta, len(self._output) + (self._item is not None))
+        return unique(self._meta, len(self._output) + (self._item is not None))
 
     def _begin(self, item: Item) -> bytes:
         before = self._end("completed")
         index = len(self._output)
         self._item, self._said, self._call = item, item.said, -1
-        self._at = {"item_id": item.id, "output_index": index, **item.place}
+        self._at = {"item_id": item.id, "output_index": index, **item.within}
         self._head = b""
         if item.delta:
             name = f"response.{item.delta}"
