@@ -254,6 +254,13 @@ async def test_a_prompt_that_only_ollama_can_complete_goes_there_alone(field: di
             reply = await gateway.ask("/api/generate", asked)
             assert (reply.status, reply.error["code"]) == (400, "unsupported_by_backend")
             assert reply.error["param"] == next(iter(field))
+            if "suffix" in field:
+                reply = await gateway.ask("/v1/completions", asked)
+                assert (reply.status, reply.error["code"], reply.error["param"]) == (
+                    400,
+                    "unsupported_by_backend",
+                    "suffix",
+                )
         async with hermes(backend, other) as gateway:
             for _ in range(3):
                 assert (await gateway.ask("/api/generate", asked)).json["response"] == "Hello"
