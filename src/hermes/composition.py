@@ -17,8 +17,9 @@ from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
 from hermes.fleet.driver import Driver
+from hermes.fleet.kind import ByItself, Kind
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
-from hermes.fleet.openai import KINDS, OpenAI
+from hermes.fleet.openai import KINDS, OpenAIKind
 from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
 from hermes.http.origin import Origin
@@ -245,7 +246,12 @@ def driver(
     if backend.kind == "ollama":
         return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
     where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    return OpenAI(Pool(where, limits, deadlines, loop, headers), KINDS[backend.kind], hop)
+    return ByItself(Pool(where, limits, deadlines, loop, headers), _kind(backend), hop)
+
+
+def _kind(backend: settings.Backend) -> Kind:
+    assert backend.kind != "ollama"
+    return OpenAIKind(KINDS[backend.kind])
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
