@@ -20,6 +20,7 @@ from hermes.fleet.driver import Driver
 from hermes.fleet.kind import ByItself, Kind
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
 from hermes.fleet.openai import KINDS, OpenAIKind
+from hermes.fleet.tgi import Tgi
 from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
 from hermes.http.origin import Origin
@@ -251,17 +252,34 @@ def driver(
 
 def _kind(backend: settings.Backend) -> Kind:
     assert backend.kind != "ollama"
+    if backend.kind == "tgi":
+        return Tgi()
+    if backend.kind == "custom":
+        return _plugin(backend)
     return OpenAIKind(KINDS[backend.kind])
+
+
+def _plugin(backend: settings.Backend) -> Kind:
+    # they take some 20 ms, and few need them
+    from hermes.custom import found
+    from hermes.custom.guard import Guarded
+
+    try:
+        return Guarded(found.made(backend.plugin or ""), backend.name)
+    except ConfigError as error:
+        raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
 
 
 def check_files(config: settings.Config) -> None:
-    """The certificate, the authorities and the log, with nothing made or changed. Raises ConfigError for the first."""
+    """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
     for backend in config.backends:
         origin(backend)
+        if backend.plugin is not None:
+            _plugin(backend)
     target = config.logging.access_log
     if target not in ("stderr", "off"):
         path = Path(target)

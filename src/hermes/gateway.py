@@ -132,6 +132,7 @@ class Gateway:
     ) -> None:
         """The same for embeddings."""
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        route = self._able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
@@ -232,7 +233,8 @@ class Gateway:
     def _able(self, route: "_Route", request: ChatRequest | EmbedRequest) -> "_Route":
         """Only to backends that can do what it takes, where not all can. Raises BadRequest if none can."""
         if isinstance(request, EmbedRequest):
-            return route
+            unable = BadRequest("the backend makes no embeddings", code="unsupported_by_backend")
+            return self._only(route, lambda spoken: spoken.embeds, unable)
         if isinstance(request.tool_choice, MustCall):
             words = "`tool_choice` must be auto or none: the backend cannot be forced to call a tool"
             unable = BadRequest(words, code="unsupported_parameter", param="tool_choice")

@@ -1,7 +1,7 @@
 """Whatever a backend does wrong: the right status or an honest error event, one outcome, no slot lost (I3, I5, I15).
 
 Every fault meets every dialect, whole and streamed, at each kind of backend: vLLM answers whole where a whole answer is
-asked for, llama.cpp is always asked to stream.
+asked for, llama.cpp is always asked to stream. TGI, which is too, meets them in each of its two APIs.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, listening, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, Hermes, Reply, chat, error_in, hermes, prompt, scenario
 from tests.fakes.openai_backend import FakeOpenAI
+from tests.fakes.tgi import FakeTgi
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 TOLD_TWICE = b'{"message":{"content":"Hel"},"done":true}\n{"message":{"content":"lo"},"done":true}\n'
@@ -87,6 +88,8 @@ KINDS = ["ollama", "vllm", "llamacpp"]
 
 
 def backend_of(kind: str) -> FakeOllama:
+    if kind == "tgi":
+        return FakeTgi()
     return FakeOllama() if kind == "ollama" else FakeOpenAI(kind)
 
 
@@ -171,6 +174,17 @@ async def check_books(gateway: Hermes, backend: FakeOllama, fault: Fault, attemp
         async with asyncio.timeout(1.0):
             await asked.ended.wait()
         assert asked.left.is_set() == fault.left
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_tgis_chunks_fail_as_all_others_do(fault: Fault) -> None:
+    test_a_whole_answer_that_fails_is_an_error_status(CHAT, chat(), fault, "tgi")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_tgis_tokens_fail_as_all_others_do(fault: Fault) -> None:
+    asked = {"model": "gemma", "prompt": "Hi", "raw": True}
+    test_a_stream_that_fails_never_ends_as_if_it_had_not("/api/generate", asked, fault, "tgi")
 
 
 # --- faults that whole answers and streams meet differently -------------------------------------------------------

@@ -52,6 +52,11 @@ def _backends(config: Config) -> Iterator[str]:
     for backend in config.backends:
         if backend.ca_file and not backend.url.startswith("https://"):
             yield f"{spell(('backends', backend.name, 'ca_file'))}: {backend.url} is not https, nothing is checked"
+        plugin = spell(("backends", backend.name, "plugin"))
+        if backend.kind == "custom" and backend.plugin is None:
+            yield f"{plugin}: missing, a backend of kind custom needs the class that speaks to it: module:Class"
+        if backend.kind != "custom" and backend.plugin is not None:
+            yield f"{plugin}: only a backend of kind custom has one, this is of kind {backend.kind}"
         if backend.kind != "ollama":
             for key in ("memory", "max_loaded"):
                 if getattr(backend, key) is not None:

@@ -29,7 +29,7 @@ class Listing(Struct, frozen=True):
     models: tuple[ModelInfo, ...]
     slots: int | None = None
     version: str = ""
-    aliases: Mapping[str, str] = MappingProxyType({})
+    aliases: dict[str, str] = {}
 
 
 class Kind(BackendDialect, Protocol):
