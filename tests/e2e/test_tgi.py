@@ -33,7 +33,9 @@ def text(reply: Reply) -> str:
             said += told["response"]
         elif told != "[DONE]" and told["choices"]:
             choice = told["choices"][0]
-            said += choice.get("delta", choice.get("message")).get("content") or ""
+            said += (
+                choice["text"] if "text" in choice else choice.get("delta", choice.get("message")).get("content") or ""
+            )
     return said
 
 
@@ -81,7 +83,11 @@ async def test_one_that_cannot_serve_is_down_and_says_why(path: str, status: int
 
 
 @STREAM_OR_NOT
-@pytest.mark.parametrize(("path", "body"), [(CHAT, chat()), (GENERATE, raw())], ids=["chat", "raw"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(CHAT, chat()), (GENERATE, raw()), ("/v1/completions", {"model": "gemma", "prompt": "Hi"})],
+    ids=["chat", "raw", "completion"],
+)
 @scenario
 async def test_an_answer_has_its_text_and_its_counts(path: str, body: dict[str, Any], stream: bool) -> None:
     async with listening(FakeTgi()) as fake, hermes(fake) as gateway:
