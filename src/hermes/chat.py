@@ -119,7 +119,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     to one with a `suffix` is what fits in between. `thinking` None leaves the choice to the backend; where it is
     `thinking_optional`, a model that cannot think answers without. Of one user's requests those of the lowest
     `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
-    `load_options` are heeded is the configuration's to say.
+    `load_options` are heeded is the configuration's to say. `session`: the client's own name for what belongs together.
     """
 
     model: str
@@ -140,6 +140,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     priority: int = 0
     service_tier: str = ""
     load_options: LoadOptions | None = None
+    session: str = ""
 
 
 class EmbedRequest(Struct, frozen=True, gc=False):

@@ -73,6 +73,8 @@ class Exchange(Struct, eq=False, gc=False):
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
     dismissed: bool = False
+    asked: str = ""  # the model that its client asked for, where another answers instead
+    fallbacks: tuple[str, ...] | None = None  # those that still might; None: nobody had to ask so far
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
     outcome: Outcome = Outcome.OK

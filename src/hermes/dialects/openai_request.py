@@ -82,6 +82,7 @@ class _Body(_Asked):
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
     priority: fields.Priority | None = None
     service_tier: str | None = None
+    prompt_cache_key: str | None = None
     n: int | None = None
     modalities: list[str] | None = None
     functions: Any = None
@@ -128,6 +129,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
+        session=asked.prompt_cache_key or "",
     )
 
 

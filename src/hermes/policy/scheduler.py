@@ -270,6 +270,8 @@ class Scheduler:
         for line in station.lines.values():
             pace_s = self._forecast.pace_s(line, station)
             head = line.head(station.classes, now, pace_s, self._slots.is_capped)
+            if head is not None and head.prefix and len(station.stays) > 1:
+                head = self._slots.nearer(head, line, station, now, pace_s)
             if head is not None and (stay := self._slots.place(head, self._slots.lanes[head.model], station)):
                 ready.append((head, stay, station, line, pace_s))
         if not ready:
@@ -463,6 +465,10 @@ class Scheduler:
         station = self._stations.get(resident)
         stays = station.stays.values() if station is not None else ()
         return {stay.backend: len(stay.running) for stay in stays if stay.up}
+
+    def running_on(self, backend: str) -> int:
+        site = self._residency.sites.get(backend)
+        return sum(len(stay.running) for stay in site.stays.values()) if site is not None else 0
 
     def concurrency(self, model: str) -> Mapping[str, Concurrency]:
         """What was found out of how many runs of it each backend does well at once; empty where that is not asked."""
