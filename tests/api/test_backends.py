@@ -133,8 +133,9 @@ async def test_what_only_a_drained_backend_could_serve_hears_so_at_once_also_if_
         waiting = await gateway.open(PROMPT, prompt())
         await gateway.until_waiting(1)
         await gateway.ask(DRAIN, method="POST")
-        for reply in (await waiting.reply(), await gateway.ask(PROMPT, prompt())):
-            assert (reply.status, reply.error["code"]) == (503, "no_backend")
+        async with asyncio.timeout(2.0):
+            for reply in (await waiting.reply(), await gateway.ask(PROMPT, prompt())):
+                assert (reply.status, reply.error["code"]) == (503, "no_backend")
         assert (await gateway.ask("/readyz")).status == 503
         holding.leave()
 

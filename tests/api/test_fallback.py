@@ -77,18 +77,34 @@ async def test_a_model_that_its_backend_has_lost_is_answered_for() -> None:
         assert (reply.status, reply.whole, reply.headers[SERVED]) == (200, True, "phi")
 
 
+@scenario
+async def test_a_model_that_cannot_be_loaded_is_answered_for() -> None:
+    async with ollama() as bad, ollama("phi:latest") as good:
+        bad.loaded = []
+        async with hermes(bad, good, models=OTHERS) as gateway:
+            bad.management["/api/generate"] = fail(500, "out of memory")
+            reply = await gateway.ask(PROMPT, prompt())
+            assert (reply.status, reply.headers[SERVED]) == (200, "phi")
+
+
 @pytest.mark.parametrize(
     ("script", "status"),
-    [(fail(400, "the prompt is nonsense"), 400), (play("Hel", then=Then.CUT), 200)],
-    ids=["its own fault", "content has gone out"],
+    [
+        (fail(400, "the prompt is nonsense"), 400),
+        (fail(401, "who are you?"), 502),
+        (play(then=Then.STALL), 504),
+        (play("Hel", then=Then.CUT), 200),
+    ],
+    ids=["its own fault", "a wrong key", "its time is over", "content has gone out"],
 )
 @scenario
 async def test_what_is_no_reason(script: Script, status: int) -> None:
-    async with ollama() as bad, ollama("phi:latest") as good, hermes(bad, good, models=OTHERS) as gateway:
-        bad.default = script
-        reply = await gateway.ask(CHAT, chat(stream=True))
-        assert (reply.status, reply.whole, SERVED in reply.headers) == (status, status == 400, False)
-        assert good.asked == []
+    async with ollama() as bad, ollama("phi:latest") as good:
+        async with hermes(bad, good, models=OTHERS, defaults={"timeout_s": 0.2}) as gateway:
+            bad.default = script
+            reply = await gateway.ask(CHAT, chat(stream=True))
+            assert (reply.status, reply.whole, SERVED in reply.headers) == (status, status != 200, False)
+            assert good.asked == []
 
 
 @scenario

@@ -270,9 +270,9 @@ class Scheduler:
         for line in station.lines.values():
             pace_s = self._forecast.pace_s(line, station)
             head = line.head(station.classes, now, pace_s, self._slots.is_capped)
-            if head is not None and head.prefix and len(station.stays) > 1:
-                head = self._slots.nearer(head, line, station, now, pace_s)
             if head is not None and (stay := self._slots.place(head, self._slots.lanes[head.model], station)):
+                if head.prefix and len(station.stays) > 1:
+                    head, stay = self._slots.nearer(head, stay, line, station, now, pace_s)
                 ready.append((head, stay, station, line, pace_s))
         if not ready:
             return None

@@ -65,7 +65,7 @@ class Slots:
             return None
         if ticket.tenant_cap is not None and self.is_capped(ticket):
             return None
-        found, stays = None, station.stays
+        found, avoid, stays = None, ticket.avoid, station.stays
         for name in ticket.candidates:
             stay = stays.get(name)
             if stay is None or not stay.open or stay.held >= stay.slots:
@@ -74,9 +74,7 @@ class Slots:
                 if ticket.prefix:
                     return self._home(ticket, stays)
                 # The least busy; the one that has just failed comes last.
-                if found.backend != ticket.avoid and (
-                    name == ticket.avoid or (found.held + 1) * stay.weight <= (stay.held + 1) * found.weight
-                ):
+                if name == avoid or (stay.held * found.weight >= found.held * stay.weight and found.backend != avoid):
                     continue
             found = stay
         return found
@@ -98,23 +96,23 @@ class Slots:
         idle = {stay.backend: stay.weight for stay, load in free.items() if load == least}
         return stays[self._homes.found(ticket.prefix, idle)]
 
-    def nearer(self, head: Ticket, line: Line, station: Station, now: float, pace_s: float) -> Ticket:
-        """Who goes now, of a line with this head: another, where a slot is free, and not where the head is at home.
+    def nearer(
+        self, head: Ticket, stay: Stay, line: Line, station: Station, now: float, pace_s: float
+    ) -> tuple[Ticket, Stay]:
+        """Who goes now, and where, of a line whose head could: another, where that is at home and the head is not.
 
-        So few are passed over, and so seldom, that nobody has to wait for longer than a run takes (delay scheduling:
-        Zaharia et al., EuroSys 2010).
+        The head is passed over so seldom that it waits no longer than a run takes (delay scheduling: Zaharia et al.,
+        EuroSys 2010).
         """
-        stays = station.stays
-        patience = line.slots
+        stays, patience = station.stays, line.slots
         if self._is_near(head, stays) or head.passed >= patience or head.start_by - now <= pace_s * patience:
-            return head
+            return head, stay
         cost = head.prompt_tokens + station.output_tokens.expected(head.tenant)
-        backlog = line.backlogs[head.urgency]
-        for ticket in backlog.beside(head, cost / head.weight, now, pace_s):
-            if self._is_near(ticket, stays) and not self.is_capped(ticket):
+        for ticket in line.backlogs[head.urgency].beside(head, cost / head.weight, now, pace_s):
+            if self._is_near(ticket, stays) and (place := self.place(ticket, self.lanes[ticket.model], station)):
                 head.passed += 1
-                return ticket
-        return head
+                return ticket, place
+        return head, stay
 
     def _is_near(self, ticket: Ticket, stays: dict[str, Stay]) -> bool:
         """Whether waiting brings it no nearer: there is room where it is at home, or it is so nowhere."""
