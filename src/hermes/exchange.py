@@ -41,6 +41,7 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     user: str = ""
     urgency: str = field(default="", name="class")
     loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
+    asked: str = ""  # the model that was asked for, where another answered
 
 
 Sink = Callable[[Record], None]
@@ -233,4 +234,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         "" if ticket is None else ticket.tenant,
         "" if ticket is None else CLASS_NAMES[ticket.urgency],
         ticket.found if ticket is not None and exchange.attempts else "",
+        exchange.asked,
     )

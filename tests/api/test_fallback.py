@@ -30,7 +30,7 @@ async def test_a_model_whose_backend_fails_is_answered_for_by_the_next_that_can_
         assert reply.headers["x-hermes-backend"] == "b1"
         assert (len(bad.asked), len(good.asked)) == (3, 1)
         record = await gateway.record()
-        assert (record.model, record.outcome, record.attempts) == ("phi", "ok", 4)
+        assert (record.asked, record.model, record.outcome, record.attempts) == ("gemma", "phi", "ok", 4)
         assert good.asked[0].body["model"] == "phi:latest"
         assert b"gemma" not in reply.body, "the answer names the model that gave it"
 
@@ -99,12 +99,15 @@ async def test_a_model_that_cannot_be_loaded_is_answered_for() -> None:
 )
 @scenario
 async def test_what_is_no_reason(script: Script, status: int) -> None:
-    async with ollama() as bad, ollama("phi:latest") as good:
-        async with hermes(bad, good, models=OTHERS, defaults={"timeout_s": 0.2}) as gateway:
-            bad.default = script
-            reply = await gateway.ask(CHAT, chat(stream=True))
-            assert (reply.status, reply.whole, SERVED in reply.headers) == (status, status != 200, False)
-            assert good.asked == []
+    async with (
+        ollama() as bad,
+        ollama("phi:latest") as good,
+        hermes(bad, good, models=OTHERS, defaults={"timeout_s": 0.2}) as gateway,
+    ):
+        bad.default = script
+        reply = await gateway.ask(CHAT, chat(stream=True))
+        assert (reply.status, reply.whole, SERVED in reply.headers) == (status, status != 200, False)
+        assert good.asked == []
 
 
 @scenario

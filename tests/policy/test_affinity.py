@@ -240,11 +240,14 @@ class Talks:
 
 
 @pytest.mark.parametrize("tenants", [1, 60])
-@pytest.mark.parametrize("think_s", [0.0, 2.0, 20.0, 60.0])
-def test_nine_of_ten_later_turns_find_their_prefix_cached_and_the_load_is_even(think_s: float, tenants: int) -> None:
-    """Of 12 slots all are in use, all, 5 and 2: means of five seeds."""
+@pytest.mark.parametrize(("think_s", "share"), [(0.0, 0.95), (2.0, 0.95), (10.0, 0.7), (20.0, 0.9), (60.0, 0.95)])
+def test_nearly_all_later_turns_find_their_prefix_cached_and_the_load_is_even(
+    think_s: float, share: float, tenants: int
+) -> None:
+    """Of 12 slots all are in use, all, 10, 5 and 2: at ten a home is often full, and other slots are not kept free."""
     played = [Talks(think_s, seed, tenants) for seed in range(5)]
-    assert sum(each.hits for each in played) >= 0.9 * sum(each.later for each in played) == 0.9 * 5 * 420
+    later, hits = (sum(figures) for figures in zip(*((each.later, each.hits) for each in played), strict=True))
+    assert later == 5 * 420 and hits >= share * later
     assert all(max(each.requests.values()) <= 1.25 * 160 for each in played)
 
 
