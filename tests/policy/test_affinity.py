@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes.chat import Image, Message, RichMessage, Text
-from hermes.policy.affinity import REMEMBERED, SPREAD, Homes, prefix
+from hermes.policy.affinity import REMEMBERED, SPREAD, TOLD_BY, Homes, prefix
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Admit, BackendFacts, Decision, Ticket
 from hermes.principal import Class
@@ -320,6 +320,12 @@ def test_a_conversation_that_grows_is_the_same() -> None:
 )
 def test_one_that_begins_otherwise_is_another(other: tuple[Message | RichMessage, ...]) -> None:
     assert prefix("m", "t", b"", other) != prefix("m", "t", b"", (SYSTEM, HELLO))
+
+
+def test_of_a_long_message_the_beginning_tells() -> None:
+    long = "x" * TOLD_BY
+    same = {prefix("m", "t", b"", (Message("user", long + end),)) for end in ("", "a", "b" * TOLD_BY)}
+    assert len(same) == 1 and prefix("m", "t", b"", (Message("user", long[1:]),)) not in same
 
 
 def test_a_session_is_one_conversation_whatever_is_said_but_not_another_users_or_models() -> None:
