@@ -8,14 +8,14 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp nightly bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp imitations nightly bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
 	$(BIN)/hermes serve --or-simulate
 
 test: $(DEV_READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests
 
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .
@@ -41,6 +41,12 @@ real-ollama: $(DEV_READY)
 real-llamacpp: $(DEV_READY)
 	LLAMA_SERVER=$(LLAMA_SERVER) GGUF=$(GGUF) THINKER_GGUF=$(THINKER_GGUF) \
 	  $(BIN)/python -m pytest -s -rs tests/real/llamacpp
+
+# TGI's own clients read what imitates it: no TGI can be had here.
+imitations: $(DEV_READY)
+	test -x $(VENV)-tgi/bin/pip || $(PYTHON) -m venv $(VENV)-tgi
+	$(VENV)-tgi/bin/python -m pip install -q -r tests/imitations/requirements.txt
+	TGI_CLIENTS=$(VENV)-tgi/bin/python $(BIN)/python -m pytest -rs tests/imitations
 
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
@@ -76,4 +82,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi build dist benchmarks/results

@@ -91,6 +91,7 @@ class Heart(Struct, frozen=True):
         if not response.started:
             response.start(200, attempt.stream_lines(self.job))
         response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
+        self.job.meta.beats += 1
 
 
 class Gateway:
@@ -136,7 +137,7 @@ class Gateway:
                 route = self._able(route or await self._route(request.model, dialect), request)
                 ticket = self._ticket(exchange, principal, route, request, size_bytes, prompt_bytes, claim)
                 if route.spreads:
-                    session = claim.session or request.session.encode()
+                    session = claim.session or _cache_key(request)
                     ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
@@ -167,6 +168,7 @@ class Gateway:
     ) -> None:
         """The same for embeddings."""
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        route = self._able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
@@ -279,17 +281,20 @@ class Gateway:
             service, found, len(found.names) > 1, filling(service, dialect.sampling_defaults), tokens_per_byte
         )
 
-    def _able(self, route: "_Route", request: ChatRequest) -> "_Route":
+    def _able(self, route: "_Route", request: ChatRequest | EmbedRequest) -> "_Route":
         """Only to backends that can do what it takes, where not all can. Raises BadRequest if none can."""
+        if isinstance(request, EmbedRequest):
+            unable = BadRequest("the backend makes no embeddings", code="unsupported_by_backend")
+            return self._only(route, lambda spoken: spoken.embeds, unable)
         if isinstance(request.tool_choice, MustCall):
             words = "`tool_choice` must be auto or none: the backend cannot be forced to call a tool"
             unable = BadRequest(words, code="unsupported_parameter", param="tool_choice")
             return self._only(route, lambda spoken: spoken.forces_tools, unable)
         if request.raw or request.suffix:
-            param = "raw" if request.raw else "suffix"
-            words = f"`{param}` is not supported: the backend puts every prompt into the model's template"
+            param, what = ("suffix", "before a suffix") if request.suffix else ("raw", "with images, or by a format")
+            words = f"`{param}` is not supported: the backend cannot complete a text {what}"
             unable = BadRequest(words, code="unsupported_by_backend", param=param)
-            return self._only(route, lambda spoken: spoken.takes_raw, unable)
+            return self._only(route, lambda spoken: spoken.completes(request), unable)
         return route
 
     def _only(self, route: "_Route", able: Callable[[BackendDialect], bool], unable: BadRequest) -> "_Route":
@@ -320,8 +325,7 @@ class Gateway:
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
-        route = await self._route(job.request.model, job.dialect)
-        return (self._able(route, job.request) if isinstance(job, Job) else route).found
+        return self._able(await self._route(job.request.model, job.dialect), job.request).found
 
     def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
         """The listed service of a model that was asked for by another of its names: its settings hold all the same."""
@@ -376,6 +380,12 @@ class Gateway:
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
+
+
+def _cache_key(request: ChatRequest) -> bytes:
+    """OpenAI's word for what belongs together."""
+    said = (request.extra or {}).get("prompt_cache_key")
+    return said.encode("utf-8", "surrogatepass") if isinstance(said, str) else b""
 
 
 def _result_of(error: BaseException) -> str:

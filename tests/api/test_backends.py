@@ -66,6 +66,15 @@ async def test_what_a_client_says_belongs_together_stays_together(name: str) -> 
 
 
 @scenario
+async def test_codex_says_so_in_the_body_of_its_responses() -> None:
+    async with ollama() as one, ollama() as two, hermes(one, two) as gateway:
+        for number in range(10):
+            body = {"model": "gemma", "input": f"Something else: {number}", "prompt_cache_key": "the same"}
+            assert (await gateway.ask("/v1/responses", body)).status == 200
+        assert sorted((len(one.asked), len(two.asked))) == [0, 10]
+
+
+@scenario
 async def test_the_users_own_word_for_a_session_is_no_other_users() -> None:
     people = [f"u{number}" for number in range(8)]
     async with ollama() as one, ollama() as two, hermes(one, two, keys=[key(name) for name in people]) as gateway:

@@ -1,7 +1,7 @@
 """Whatever a backend does wrong: the right status or an honest error event, one outcome, no slot lost (I3, I5, I15).
 
 Every fault meets every dialect, whole and streamed, at each kind of backend: vLLM answers whole where a whole answer is
-asked for, llama.cpp is always asked to stream.
+asked for, llama.cpp is always asked to stream. TGI, which is too, meets them in each of its two APIs.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, listening, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, Hermes, Reply, chat, error_in, hermes, prompt, scenario
 from tests.fakes.openai_backend import FakeOpenAI
+from tests.fakes.tgi import FakeTgi
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 TOLD_TWICE = b'{"message":{"content":"Hel"},"done":true}\n{"message":{"content":"lo"},"done":true}\n'
@@ -87,17 +88,21 @@ KINDS = ["ollama", "vllm", "llamacpp"]
 
 
 def backend_of(kind: str) -> FakeOllama:
+    if kind == "tgi":
+        return FakeTgi()
     return FakeOllama() if kind == "ollama" else FakeOpenAI(kind)
 
 
 def settings(fault: Fault) -> dict[str, Any]:
-    times = {"timeout_s": 0.45, "stall_timeout_s": 0.45} if fault.told == LATE else {}
+    times = {"timeout_s": 0.2, "stall_timeout_s": 0.2} if fault.told == LATE else {}
     return {"limits": {"max_attempts": 2}, "defaults": times}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(
+    ("path", "body"), WHOLE, ids=["prompt", "openai", "completions", "responses", "anthropic", "ollama"]
+)
 @scenario
 async def test_a_whole_answer_that_fails_is_an_error_status(
     path: str, body: dict[str, Any], fault: Fault, kind: str
@@ -112,7 +117,9 @@ async def test_a_whole_answer_that_fails_is_an_error_status(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(
+    ("path", "body"), STREAMS, ids=["prompt", "openai", "completions", "responses", "anthropic", "ollama"]
+)
 @scenario
 async def test_a_stream_that_fails_never_ends_as_if_it_had_not(
     path: str, body: dict[str, Any], fault: Fault, kind: str
@@ -148,7 +155,8 @@ def check_broken_stream(events: list[Any], fault: Fault) -> None:
     assert "Hel" in str(before)
     assert error_in(last)["code"] == fault.told[1]
     assert "[DONE]" not in events
-    assert not {"message_delta", "message_stop"} & {event.get("type") for event in before}
+    ends = {"message_delta", "message_stop", "response.completed", "response.incomplete", "response.output_item.done"}
+    assert not ends & {event.get("type") for event in before}
     assert not [event for event in before if event.get("done") or "error" in event]
     assert not [event for event in before if any(choice["finish_reason"] for choice in event.get("choices", ()))]
 
@@ -166,6 +174,17 @@ async def check_books(gateway: Hermes, backend: FakeOllama, fault: Fault, attemp
         async with asyncio.timeout(1.0):
             await asked.ended.wait()
         assert asked.left.is_set() == fault.left
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_tgis_chunks_fail_as_all_others_do(fault: Fault) -> None:
+    test_a_whole_answer_that_fails_is_an_error_status(CHAT, chat(), fault, "tgi")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_tgis_tokens_fail_as_all_others_do(fault: Fault) -> None:
+    asked = {"model": "gemma", "prompt": "Hi", "raw": True}
+    test_a_stream_that_fails_never_ends_as_if_it_had_not("/api/generate", asked, fault, "tgi")
 
 
 # --- faults that whole answers and streams meet differently -------------------------------------------------------

@@ -117,7 +117,7 @@ async def test_a_dead_engine_is_not_up_though_its_models_are_listed() -> None:
     ("status", "body", "why"),
     [
         (401, b'{"error":"Unauthorized"}', "is its api_key right?"),
-        (404, b"404 page not found", "does it speak OpenAI's API?"),
+        (404, b"404 page not found", "is its kind right?"),
         (200, b"<html>", "is not OpenAI's"),
         (200, b'{"models":[]}', "is not OpenAI's"),
         (200, b'{"data":[{"name":"x"}]}', "is not OpenAI's"),

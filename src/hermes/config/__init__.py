@@ -29,6 +29,7 @@ from hermes.config.kinds import (
     Origin,
     Path,
     Penalty,
+    Plugin,
     Port,
     PullRule,
     Rate,
@@ -123,12 +124,14 @@ class Key(Struct, frozen=True):
 
 class Backend(Struct, frozen=True):
     """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL);
-    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS).
+    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS). `plugin`: the class that speaks to a
+    custom one.
     """
 
     name: BackendName
     url: Url
     kind: BackendKind = "ollama"
+    plugin: Plugin | None = None
     memory: Bytes | None = None
     max_loaded: Count | None = None
     slots: Count | None = None
