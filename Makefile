@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp imitations nightly bench bench-peers lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp imitations nightly bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -56,6 +56,10 @@ bench: $(RUN_READY)
 
 bench-peers: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py --peers
+
+# Over llama-servers that it starts: LLAMA_SERVER is the program, GGUF a model for it.
+bench-affinity: $(RUN_READY)
+	$(BIN)/python benchmarks/affinity.py "$(LLAMA_SERVER)" "$(GGUF)"
 
 # Resolve the ranges of pyproject.toml anew, with hashes.
 lock: $(DEV_READY)

@@ -189,6 +189,7 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         max_output_tokens=model.max_output_tokens,
         highest=urgency(model.max_class or "interactive"),
         pulled=model.pull == "on_demand",
+        fallback=model.fallback,
     )
 
 

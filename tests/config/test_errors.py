@@ -77,6 +77,11 @@ Settle = Callable[..., Loaded]
             "models: {gemma: {backends: [gpu0]}}",
             "models.gemma.backends: 'gpu0' is not the name of a backend, there are",
         ),
+        ("models: {gemma: {fallback: [gemma]}}", "models.gemma.fallback: 'gemma' is not another model"),
+        (
+            "models: {gemma: {fallback: [phi]}}\nserve_unlisted: false",
+            "models.gemma.fallback: 'phi' is not another model that is served",
+        ),
         (
             "models: {gemma: {backends: [olama]}}",
             "models.gemma.backends: 'olama' is not the name of a backend, did you",

@@ -135,6 +135,7 @@ class Backend(Struct, frozen=True):
     memory: Bytes | None = None
     max_loaded: Count | None = None
     slots: Count | None = None
+    weight: Weight = 1
     ca_file: Path | None = None
     api_key: Secret | None = None
     connect_timeout_s: Seconds = 5
@@ -192,6 +193,7 @@ class Model(Struct, frozen=True):
 
     backend_model: ModelName | None = None
     backends: tuple[BackendName, ...] = ()
+    fallback: tuple[ModelName, ...] = ()
     max_concurrency: Count | None = None
     adaptive_concurrency: bool = False
     queue_limit: CountOrZero = 256

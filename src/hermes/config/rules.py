@@ -85,6 +85,10 @@ def _models(config: Config) -> Iterator[str]:
         if most is not None and most < (settings.options.num_ctx or 0):
             where = spell(("models", model, "options", "num_ctx"))
             yield f"{where}: {settings.options.num_ctx} is more than its max_num_ctx: {most}"
+        for name in settings.fallback:
+            if name == model or (name not in config.models and not config.serve_unlisted):
+                where = spell(("models", model, "fallback"))
+                yield f"{where}: {name!r} is not another model that is served"
         if settings.adaptive_concurrency and settings.max_concurrency is None:
             yield f"{spell(('models', model, 'adaptive_concurrency'))}: up to how many? Set its max_concurrency too"
 
