@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from tests.conformance import environments
 from tests.conformance.running import ask, free_port, running
@@ -120,16 +121,19 @@ def llama_servers(program: str) -> Iterator[Engine]:
 @contextmanager
 def llama_router(program: str) -> Iterator[Engine]:
     """One for all of them."""
-    folder = next(iter(ggufs().values())).parent
-    with _llama_server(program, "--models-dir", str(folder)) as url:
-        yield LlamaServer("llama-server, router", "llamacpp", {url: MODELS}, {name: name for name in MODELS}, False)
+    with NamedTemporaryFile("w", suffix=".ini") as presets:
+        sections = [f"[{model}]\nmodel = {gguf}\n" for model, gguf in ggufs().items()]
+        presets.write("".join(sections).replace("[embedder]\n", "[embedder]\nembeddings = true\n"))
+        presets.flush()
+        with _llama_server(program, "--models-preset", presets.name) as url:
+            yield LlamaServer("llama-server, router", "llamacpp", {url: MODELS}, {name: name for name in MODELS}, False)
 
 
 @contextmanager
 def _llama_server(program: str, *arguments: str) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    context = ("-np", "2", "-c", "8192") if "--models-dir" not in arguments else ("-np", "1", "-c", "4096")
+    context = ("-np", "2", "-c", "8192") if "--models-preset" not in arguments else ("-np", "1", "-c", "4096")
     command = [program, *arguments, "--host", "127.0.0.1", "--port", str(port), "--jinja", *context]
     with running(command, f"{url}/health"):
         yield url
