@@ -21,7 +21,7 @@ def main() -> None:
     for opened in _engines(options):
         with opened as engine, gateway(engine) as hermes:
             told = results.setdefault(engine.title, {"clients": {}})
-            told |= {"kind": engine.kind, "version": engine.version()}
+            told |= {"kind": engine.kind, "version": engine.version}
             for client in chosen:
                 print(f"  {client.name} at {engine.title}", flush=True)
                 found = outcomes(client, engine, hermes)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _engines(options: argparse.Namespace) -> list[AbstractContextManager[Engine]]:
-    chosen = [] if options.no_simulated else [engines.simulated()]
+    chosen: list[AbstractContextManager[Engine]] = [] if options.no_simulated else [engines.simulated()]
     if options.llama_server:
         chosen.append(engines.llama_servers(options.llama_server))
     if options.llama_router:

@@ -6,8 +6,9 @@ Each has the same four models: one that answers and calls tools, one that thinks
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -26,71 +27,28 @@ _MAKER = Path(__file__).parents[1] / "engines" / "make_tiny_gguf.py"
 _MAKERS_PACKAGES = ("gguf==0.19.0", "numpy==2.4.6")
 
 
+@dataclass(frozen=True, slots=True)
 class Engine:
-    """One column of the matrix. `urls` are its servers: each has the models that it is listed with."""
+    """One column of the matrix. `servers`: by URL what each has, our name for a model to its own."""
 
-    def __init__(
-        self, title: str, kind: str, urls: dict[str, tuple[str, ...]], names: dict[str, str], sees: bool
-    ) -> None:
-        self.title = title
-        self.kind = kind
-        self.urls = urls
-        self.names = names  # what it calls each of them itself
-        self.sees = sees  # images
+    title: str
+    kind: str
+    version: str
+    servers: dict[str, dict[str, str]]
+    # Whether it is at work on the endless model, as it says itself.
+    busy: Callable[[], bool]
+
+    @property
+    def models(self) -> set[str]:
+        return {model for names in self.servers.values() for model in names}
 
     @property
     def endless_url(self) -> str:
-        return next(url for url, models in self.urls.items() if "endless" in models)
-
-    def version(self) -> str:
-        raise NotImplementedError
-
-    def busy(self) -> bool:
-        """Whether it is at work on the endless model, as it says itself."""
-        raise NotImplementedError
-
-
-class Simulated(Engine):
-    def version(self) -> str:
-        return f"As Ollama {ask(f'{self.endless_url}/api/version')['version']}"
-
-    def busy(self) -> bool:
-        stats = ask(f"{self.endless_url}/sim/stats")
-        return any(model["running"] for model in stats["models"].values())
-
-
-class LlamaServer(Engine):
-    def version(self) -> str:
-        return f"llama.cpp {ask(f'{self.endless_url}/props')['build_info']}"
-
-    def busy(self) -> bool:
-        router = "?model=endless" if len(self.urls) == 1 else ""
-        return any(slot["is_processing"] for slot in ask(f"{self.endless_url}/slots{router}"))
-
-
-class Ollama(Engine):
-    def version(self) -> str:
-        return f"Ollama {ask(f'{self.endless_url}/api/version')['version']}"
-
-    def busy(self) -> bool:
-        """It does not tell: whether it has no slot for a request of one token. It must have one slot for each model."""
-        body = {
-            "model": self.names["endless"],
-            "prompt": "Hi",
-            "raw": True,
-            "stream": False,
-            "options": {"num_predict": 1},
-        }
-        try:
-            ask(f"{self.endless_url}/api/generate", body, timeout_s=0.5)
-        except TimeoutError:
-            return True
-        return False
+        return next(url for url, names in self.servers.items() if "endless" in names)
 
 
 @contextmanager
 def simulated() -> Iterator[Engine]:
-    port = free_port()
     able = {
         "chat": "completion+tools",
         "thinker": "completion+tools+thinking",
@@ -99,60 +57,85 @@ def simulated() -> Iterator[Engine]:
     }
     specs = [f"{name}=1GiB,load=0.1,prefill=100000,decode=1000,slots=4,can={can}" for name, can in able.items()]
     models = [argument for spec in (*specs, "endless=1GiB,load=0.1,decode=20") for argument in ("--model", spec)]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
+
+    def busy() -> bool:
+        return any(model["running"] for model in ask(f"{url}/sim/stats")["models"].values())
+
     with running([sys.executable, "-m", "hermes", "sim", "--port", str(port), *models], f"{url}/api/version"):
-        yield Simulated(
-            "simulated Ollama", "ollama", {url: (*MODELS, "seer")}, {name: name for name in (*MODELS, "seer")}, True
-        )
+        version = f"As Ollama {ask(f'{url}/api/version')['version']}"
+        yield Engine("simulated Ollama", "ollama", version, {url: _own((*MODELS, "seer"))}, busy)
 
 
 @contextmanager
 def llama_servers(program: str) -> Iterator[Engine]:
-    """One for each model."""
+    """One for each model, with two slots."""
     with ExitStack() as stack:
         urls = {}
         for model, gguf in ggufs().items():
             more = ("--embeddings",) if model == "embedder" else ()
-            url = stack.enter_context(_llama_server(program, "-m", str(gguf), "--alias", model, *more))
-            urls[url] = (model,)
-        yield LlamaServer("llama-server", "llamacpp", urls, {name: name for name in MODELS}, False)
+            arguments = ("-m", str(gguf), "--alias", model, "-np", "2", "-c", "8192", *more)
+            urls[model] = stack.enter_context(_llama_server(program, *arguments))
+        servers = {url: {model: model} for model, url in urls.items()}
+        yield _llama("llama-server", servers, urls["endless"])
 
 
 @contextmanager
 def llama_router(program: str) -> Iterator[Engine]:
     """One for all of them."""
     with NamedTemporaryFile("w", suffix=".ini") as presets:
-        sections = [f"[{model}]\nmodel = {gguf}\n" for model, gguf in ggufs().items()]
-        presets.write("".join(sections).replace("[embedder]\n", "[embedder]\nembeddings = true\n"))
+        sections = "".join(f"[{model}]\nmodel = {gguf}\n" for model, gguf in ggufs().items())
+        presets.write(sections.replace("[embedder]\n", "[embedder]\nembeddings = true\n"))
         presets.flush()
-        with _llama_server(program, "--models-preset", presets.name) as url:
-            yield LlamaServer("llama-server, router", "llamacpp", {url: MODELS}, {name: name for name in MODELS}, False)
+        with _llama_server(program, "--models-preset", presets.name, "-np", "1", "-c", "4096") as url:
+            yield _llama("llama-server, router", {url: _own(MODELS)}, url, "?model=endless")
 
 
 @contextmanager
 def _llama_server(program: str, *arguments: str) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    context = ("-np", "2", "-c", "8192") if "--models-preset" not in arguments else ("-np", "1", "-c", "4096")
-    command = [program, *arguments, "--host", "127.0.0.1", "--port", str(port), "--jinja", *context]
-    with running(command, f"{url}/health"):
+    with running([program, *arguments, "--host", "127.0.0.1", "--port", str(port), "--jinja"], f"{url}/health"):
         yield url
+
+
+def _llama(title: str, servers: dict[str, dict[str, str]], endless_url: str, which: str = "") -> Engine:
+    def busy() -> bool:
+        return any(slot["is_processing"] for slot in ask(f"{endless_url}/slots{which}"))
+
+    return Engine(title, "llamacpp", f"llama.cpp {ask(f'{endless_url}/props')['build_info']}", servers, busy)
 
 
 @contextmanager
 def real_ollama(url: str) -> Iterator[Engine]:
     """It is given the models, by names of their own, and they are taken away again."""
     names = {model: f"hermes-conformance-{model}" for model in MODELS}
+    one_token = {"model": names["endless"], "prompt": "Hi", "raw": True, "stream": False, "options": {"num_predict": 1}}
+
+    def busy() -> bool:
+        """It does not tell: whether it has no slot for a request of one token. It must have one slot for each model."""
+        try:
+            ask(f"{url}/api/generate", one_token, timeout_s=0.5)
+        except TimeoutError:
+            return True
+        return False
+
     try:
         for model, gguf in ggufs().items():
             content = gguf.read_bytes()
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
             ask(f"{url}/api/blobs/{digest}", content)
             ask(f"{url}/api/create", {"model": names[model], "files": {gguf.name: digest}, "stream": False})
-        yield Ollama("Ollama", "ollama", {url: MODELS}, names, False)
+        yield Engine("Ollama", "ollama", f"Ollama {ask(f'{url}/api/version')['version']}", {url: names}, busy)
     finally:
         for name in names.values():
             ask(f"{url}/api/delete", {"model": name}, method="DELETE")
+
+
+def _own(models: Iterable[str]) -> dict[str, str]:
+    """Of a server that calls them as we do."""
+    return {model: model for model in models}
 
 
 def ggufs() -> dict[str, Path]:

@@ -64,7 +64,7 @@ def gateway(engine: Engine) -> Iterator[Gateway]:
         command = [sys.executable, "-m", "hermes", "serve"]
         with running(command, f"{url}/readyz", Path(folder), API_KEYS_JSON=keys):
             made = Gateway(url)
-            until(lambda: _has(made, {*engine.names, NARROW, BROKEN}), "Hermes does not find all models", 30.0)
+            until(lambda: _has(made, engine.models | {NARROW, BROKEN}), "Hermes does not find all models", 30.0)
             yield made
 
 
@@ -73,16 +73,12 @@ def _has(gateway: Gateway, names: set[str]) -> bool:
 
 
 def _config(engine: Engine, port: int, broken: str) -> dict[str, Any]:
-    servers = {f"engine{number}": (url, has) for number, (url, has) in enumerate(engine.urls.items())}
-    backends = [{"name": name, "kind": engine.kind, "url": url} for name, (url, _) in servers.items()]
-    backends += [
-        {"name": "broken", "kind": engine.kind, "url": broken},
-        {"name": "away", "kind": engine.kind, "url": f"http://127.0.0.1:{free_port()}"},
-    ]
-    served = {
-        model: {"backend_model": engine.names[model], "backends": [name], "params": {"temperature": 0}}
-        for name, (_, has) in servers.items()
-        for model in has
+    urls = {f"engine{number}": url for number, url in enumerate(engine.servers)}
+    urls |= {"broken": broken, "away": f"http://127.0.0.1:{free_port()}"}
+    served: dict[str, dict[str, Any]] = {
+        model: {"backend_model": name, "backends": [backend], "params": {"temperature": 0}}
+        for backend, names in zip(urls, engine.servers.values(), strict=False)
+        for model, name in names.items()
     }
     endless = served["endless"]
     served |= {
@@ -90,10 +86,9 @@ def _config(engine: Engine, port: int, broken: str) -> dict[str, Any]:
         BROKEN: {**endless, "backends": ["broken"]},
         AWAY: {**endless, "backends": ["away"]},
     }
-    server = {"port": port, "state_dir": "off"}
     return {
-        "server": server,
-        "backends": backends,
+        "server": {"port": port, "state_dir": "off"},
+        "backends": [{"name": name, "kind": engine.kind, "url": url} for name, url in urls.items()],
         "models": served,
         "serve_unlisted": False,
         "logging": {"access_log": "off"},

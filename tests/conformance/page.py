@@ -29,8 +29,8 @@ def load() -> Results:
 
 
 def save(results: Results, clients: Sequence[Client], tasks: Mapping[str, str]) -> None:
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    PAGE.write_text(render(results, clients, tasks))
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(render(load(), clients, tasks))
 
 
 def render(results: Results, clients: Sequence[Client], tasks: Mapping[str, str]) -> str:

@@ -1,19 +1,14 @@
 // The AI SDK, by three of its providers.
-import { createAnthropic } from '@ai-sdk/anthropic'
-import { createOpenAI } from '@ai-sdk/openai'
-import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { embedMany, generateText, jsonSchema, Output, stepCountIs, streamText, tool as makeTool } from 'ai'
 
 import { knobs, serve } from './contract.mjs'
 
 const kind = process.argv[2]
 
-function provider(ask) {
-  const where = { baseURL: `${ask.url}/v1`, apiKey: ask.key }
-  if (kind === 'anthropic') return createAnthropic(where)
-  if (kind === 'openai') return createOpenAI(where)
-  return createOpenAICompatible({ ...where, name: 'hermes', supportsStructuredOutputs: true, includeUsage: true })
-}
+const make = Object.entries(await import(`@ai-sdk/${kind}`)).find(([name]) => name.startsWith('create'))[1]
+const compatible = { name: 'hermes', supportsStructuredOutputs: true, includeUsage: true }
+const provider = (ask) =>
+  make({ baseURL: `${ask.url}/v1`, apiKey: ask.key, ...(kind === 'openai-compatible' ? compatible : {}) })
 
 function asked(ask) {
   const model = kind === 'openai' ? provider(ask).chat(ask.model) : provider(ask)(ask.model)

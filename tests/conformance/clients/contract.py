@@ -6,7 +6,6 @@ generator is closed.
 """
 
 import asyncio
-import gc
 import inspect
 import json
 import os
@@ -47,7 +46,6 @@ class _Session:
 
     def _leave(self, _: SimpleNamespace) -> dict[str, Any]:
         self._held.close()
-        gc.collect()  # LlamaIndex holds the connection in a cycle
         return {}
 
     def _pieces(self, ask: SimpleNamespace) -> Iterator[str]:

@@ -16,9 +16,14 @@ def where(ask):
     return {"api_base": base, "api_key": ask.key, **contract.knobs(ask)}
 
 
+def asked(ask, **more):
+    messages = [{"role": "user", "content": ask.prompt}]
+    about = {"model": f"{_PREFIX}/{ask.model}", "messages": messages, "max_tokens": ask.max_tokens}
+    return {**about, **where(ask), **ask.extra, **more}
+
+
 def said(ask, **more):
-    asked = {"model": f"{_PREFIX}/{ask.model}", "messages": [{"role": "user", "content": ask.prompt}]}
-    return litellm.completion(**{**asked, "max_tokens": ask.max_tokens, **where(ask), **ask.extra, **more})
+    return litellm.completion(**asked(ask, **more))
 
 
 def chat(ask):
@@ -26,9 +31,14 @@ def chat(ask):
     return {"text": answer.choices[0].message.content, "tokens": answer.usage.completion_tokens}
 
 
-def pieces(ask):
-    for chunk in said(ask, stream=True):
-        yield chunk.choices[0].delta.content
+async def pieces(ask):
+    """Asynchronously, as it can be closed only then: what is read without is freed when it is found to be garbage."""
+    stream = await litellm.acompletion(**asked(ask, stream=True))
+    try:
+        async for chunk in stream:
+            yield chunk.choices[0].delta.content
+    finally:
+        await stream.aclose()
 
 
 def tool(ask):

@@ -1,7 +1,7 @@
 """LlamaIndex, by its classes for servers like OpenAI's and for Ollama."""
 
+import gc
 import sys
-from contextlib import closing
 
 import contract
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
@@ -51,9 +51,14 @@ def chat(ask):
 
 
 def pieces(ask):
-    with closing(model(ask).stream_chat([user(ask)])) as parts:
+    parts = model(ask).stream_chat([user(ask)])
+    try:
         for part in parts:
             yield part.delta
+    finally:
+        parts.close()
+        del parts
+        gc.collect()  # it holds the connection in a cycle
 
 
 def tools(ask):
