@@ -184,7 +184,9 @@ class BackendFacts(Struct, frozen=True):
     `of_free`: of what others leave of it a model gets no more than this part. `max_loaded`: so many models at once,
     None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
-    will probably be there. `settles`: it may read a prompt to its end though the client has left.
+    will probably be there. `settles`: it may read a prompt to its end though the client has left. `limits`: models of
+    which it is given no more than so many at once for now, whatever its slots are; `resting`: those of which it is
+    given none, and until when, inf: nobody knows (`breaker`).
     """
 
     name: str
@@ -201,6 +203,8 @@ class BackendFacts(Struct, frozen=True):
     of_free: float = 1.0
     pulling: Mapping[str, float] = {}
     names: Mapping[str, str] = {}
+    limits: Mapping[str, int] = {}
+    resting: Mapping[str, float] = {}
 
 
 class Occupancy(Struct, frozen=True):
