@@ -33,6 +33,10 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         error = f": {backend['error']}" if backend.get("error") else ""
         kind = f"{backend['kind']} {backend['version']}{simulated}"
         yield f"backend {backend['name']} ({kind}): {backend['state']}{error}"
+        for each in backend.get("health", ()):
+            if each["state"] != "closed":
+                why = f": {each['why']}" if each.get("why") else ""
+                yield f"  {each['model']} is {each['state'].replace('_', ' ')}{why}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
         for change in backend.get("changes", ()):
