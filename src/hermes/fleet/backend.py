@@ -135,6 +135,12 @@ class Backend:
         """What runs on a GPU tells that there is one."""
         return any(model.vram_bytes for model in self.inventory.loaded)
 
+    def has_in_memory(self, model: str) -> bool:
+        """As far as was seen."""
+        if self.driver.loads:
+            return any(each.name == model for each in self.inventory.loaded)
+        return model not in self.inventory.absent
+
     def reloads_avoided(self, model: str) -> int:
         """Of a model, by any of its names."""
         resident = self.inventory.names.get(model)

@@ -49,24 +49,28 @@ class Health:
                 for model, breaker in self.backend.breakers.items():
                     if breaker.wake(now):
                         self._tell(model, breaker)
-                    if breaker.probe_at <= now and self.backend.state == "up":
+                    if breaker.probe_at <= now and self._may_probe(model):
                         self.probe(model)
 
     def _due(self) -> float:
+        """When there is something to do, as things are."""
         due = inf
         for model, breaker in self.backend.breakers.items():
-            if breaker.state is not STUCK:
-                due = min(due, breaker.until) if breaker.rests else due
-            elif self.backend.state == "up" and model not in self._probing:
+            if breaker.rests:
+                due = min(due, breaker.until)
+            if self._may_probe(model):
                 due = min(due, breaker.probe_at)
         return due
+
+    def _may_probe(self, model: str) -> bool:
+        """Of what is not in memory a probe would be a load."""
+        return self.backend.state == "up" and model not in self._probing and self.backend.has_in_memory(model)
 
     def looked(self) -> None:
         """The backend was looked at: what is stuck and is not in its memory any more is not stuck any more."""
         backend, now = self.backend, asyncio.get_running_loop().time()
-        loaded = {model.name for model in backend.inventory.loaded}
         for model, breaker in list(backend.breakers.items()):
-            if breaker.state is STUCK and backend.state == "up" and backend.driver.loads and model not in loaded:
+            if breaker.state is STUCK and backend.state == "up" and not backend.has_in_memory(model):
                 breaker.generates(now)
                 self._tell(model, breaker)
             elif breaker.is_forgotten(now):

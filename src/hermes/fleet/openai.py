@@ -69,6 +69,12 @@ class _Model(Struct):
     aliases: list[str] | None = None
     max_model_len: int | None = None
     meta: _Meta | None = None
+    status: Any = None  # of llama.cpp's router: {"value": "loaded"}, or unloaded, loading, sleeping
+
+    @property
+    def is_absent(self) -> bool:
+        value = self.status.get("value") if isinstance(self.status, dict) else None
+        return isinstance(value, str) and value != "loaded"
 
 
 class _Models(Struct):
@@ -129,7 +135,8 @@ class OpenAI:
         names = tagged | aliases | {name: name for name in models}
         version = about.version or about.build_info
         slots = about.total_slots if about.total_slots and about.total_slots > 0 else None
-        return Inventory(version, models, (), names, asked_at=asked_at, slots=slots)
+        absent = frozenset(name for name, model in named.items() if model.is_absent)
+        return Inventory(version, models, (), names, asked_at=asked_at, slots=slots, absent=absent)
 
     def expiring(self, inventory: Inventory) -> list[str]:
         return []

@@ -129,16 +129,11 @@ class Watchdog:
     # --- all runs of a model on a backend ---------------------------------------------------------------------------
 
     def _is_silent(self, place: _Place, runs: list[_Run], now: float) -> bool:
-        pulse = runs[0].pulse
-        if self._may_load(place):
-            pulse.heard_at = now
+        pulse, (backend, model) = runs[0].pulse, place
+        if not self._healths[backend].backend.has_in_memory(model):
+            pulse.heard_at = now  # a load takes as long as it takes
         silent_since = max(pulse.heard_at, min(run.ticket.started_at for run in runs))
         return now - silent_since >= max([s for run in runs if (s := _may_last_s(run)) < inf], default=inf)
-
-    def _may_load(self, place: _Place) -> bool:
-        """Whether it is not in memory, for all that is seen: a load takes as long as it takes."""
-        backend, model = self._healths[place[0]].backend, place[1]
-        return backend.driver.loads and all(each.name != model for each in backend.inventory.loaded)
 
     def _probe(self, place: _Place) -> None:
         health, model, loop = self._healths[place[0]], place[1], asyncio.get_running_loop()
