@@ -256,12 +256,15 @@ async def test_a_whole_answer_that_never_came_is_followed_by_a_probe() -> None:
 
 @scenario
 async def test_who_was_in_no_time_proves_nothing() -> None:
-    async with ollama() as backend, hermes(backend, health=HASTY | {"silence_s": 5}) as gateway:
+    async with ollama() as backend, hermes(backend, health=HASTY | {"silence_s": 60}) as gateway:
         backend.default = play(then=Then.STALL)
-        reply = await gateway.ask(PROMPT, prompt(), {"x-hermes-deadline-ms": "50"})
-        assert reply.status == 504
-        gateway.runtime._watchdog.look(asyncio.get_running_loop().time())
-        assert gateway.counted("hermes_backend_probes_total") == {}
+        call = await gateway.open(PROMPT, prompt(), {"x-hermes-deadline-ms": "100"})
+        await backend.request(0)
+        watchdog, clock = gateway.runtime._watchdog, asyncio.get_running_loop().time
+        watchdog.look(clock())
+        assert (await call.reply()).status == 504
+        watchdog.look(clock())
+        assert not gateway.runtime.fleet.health["b0"]._probing
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

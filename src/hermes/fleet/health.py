@@ -7,7 +7,7 @@ runs where. Waiting for the end of a pause costs nothing meanwhile; what is stuc
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
+from functools import cached_property
 from math import inf
 
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable, GatewayError, ModelNotFound
@@ -34,23 +34,37 @@ class Health:
         self._patience = patience
         self._probing: set[str] = set()
         self._group = asyncio.TaskGroup()
-        self._changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def work(self) -> None:
-        """End pauses and probe what is stuck, when it is time, for ever."""
-        async with self._group:
-            while True:
-                self._changed.clear()
-                due = self._due()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(due if due < inf else None):
-                        await self._changed.wait()
-                now = asyncio.get_running_loop().time()
-                for model, breaker in self.backend.breakers.items():
-                    if breaker.wake(now):
-                        self._tell(model, breaker)
-                    if breaker.probe_at <= now and self._may_probe(model):
-                        self.probe(model)
+        """Own the probes, for ever."""
+        try:
+            async with self._group:
+                await asyncio.get_running_loop().create_future()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _arm(self) -> None:
+        """Pauses end, and what is stuck is probed, when it is time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (due := self._due()) < inf:
+            self._timer = self._loop.call_at(due, self._on_time)
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def _on_time(self) -> None:
+        now = self._loop.time()
+        for model, breaker in self.backend.breakers.items():
+            if breaker.wake(now):
+                self._tell(model, breaker)
+            if breaker.probe_at <= now and self._may_probe(model):
+                self.probe(model)
+        self._arm()
 
     def _due(self) -> float:
         """When there is something to do, as things are."""
@@ -68,14 +82,14 @@ class Health:
 
     def looked(self) -> None:
         """The backend was looked at: what is stuck and is not in its memory any more is not stuck any more."""
-        backend, now = self.backend, asyncio.get_running_loop().time()
+        backend, now = self.backend, self._loop.time()
         for model, breaker in list(backend.breakers.items()):
             if breaker.state is STUCK and backend.state == "up" and not backend.has_in_memory(model):
                 breaker.generates(now)
                 self._tell(model, breaker)
             elif breaker.is_forgotten(now):
                 del backend.breakers[model]
-        self._changed.set()
+        self._arm()
 
     # --- what requests tell -----------------------------------------------------------------------------------------
 
@@ -85,14 +99,14 @@ class Health:
         if breaker is None:
             return
         before = breaker.state
-        if breaker.succeeded(ticket.started_at, slots, asyncio.get_running_loop().time()):
+        if breaker.succeeded(ticket.started_at, slots, self._loop.time()):
             self._tell(ticket.resident, breaker, is_news=breaker.state != before)
 
     def failed(self, ticket: Ticket, error: GatewayError, others: int) -> None:
         """A run has failed, while so many `others` of its model ran here."""
         if not isinstance(error, BackendError) or not error.retryable:
             return  # the client's fault, or only too late
-        model, now = ticket.resident, asyncio.get_running_loop().time()
+        model, now = ticket.resident, self._loop.time()
         breaker = self.backend.breakers.get(model)
         if breaker is None:
             breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self._patience.pause_s)
@@ -133,7 +147,7 @@ class Health:
         finally:
             self._probing.discard(model)
             self._metrics.probes.add((backend.name, model, result))
-            self._changed.set()
+            self._arm()
 
     def _weigh(self, model: str, error: GatewayError) -> None:
         """The probe was answered, but not with a token."""
@@ -149,13 +163,13 @@ class Health:
         breaker = self.backend.breakers.get(model)
         if breaker is None:
             breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self._patience.pause_s)
-        if breaker.stick(why, asyncio.get_running_loop().time()):
+        if breaker.stick(why, self._loop.time()):
             self._eject(model, breaker)
         self.on_probed(model, True)
 
     def _mend(self, model: str) -> None:
         breaker = self.backend.breakers.get(model)
-        if breaker is not None and breaker.generates(asyncio.get_running_loop().time()):
+        if breaker is not None and breaker.generates(self._loop.time()):
             self._tell(model, breaker)
         self.on_probed(model, False)
 
@@ -172,4 +186,4 @@ class Health:
             level = logging.WARNING if breaker.state in (OPEN, STUCK) else logging.INFO
             log.log(level, "backend %s: %s is %s%s", self.backend.name, model, breaker.state, why)
         tell(self.backend, lambda: self._listener.observe(self.backend.facts))
-        self._changed.set()
+        self._arm()

@@ -100,12 +100,10 @@ class Watchdog:
     def _follow(self, run: _Run, now: float) -> None:
         asking, pulse = run.exchange.asking, run.pulse
         mark = asking.mark if asking is not None else 0.0
-        if mark == run.mark and mark != inf:
+        if mark == run.mark and mark < inf:  # inf: its client reads slowly, which is no silence of the backend's
             return
         run.mark, gap_s, run.moved_at = mark, now - run.moved_at, now
-        if mark == inf:  # its client reads slowly: that is no silence of the backend's
-            pulse.heard_at = now
-        elif run.begun:
+        if run.begun:
             pulse.heard_at = now
             pulse.spoke(gap_s)
         elif run.exchange.ttft_s is not None or (asking is not None and asking.heard):

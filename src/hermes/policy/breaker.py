@@ -5,7 +5,7 @@
     busy        none before `until`: it has said itself that it has enough to do
     stuck       none, until a probe generates: it says nothing any more (`stick`, `generates`)
     half_open   one at a time, after a pause; another pause, twice as long, if that one fails
-    recovering  slots come back, one with each success; from where it was busy before, one with each round of them
+    recovering  slots come back, from one on, one with each success; from where it was busy, one with each round of them
 
 What the client is to blame for says nothing here, nor does what began before the last change of state. Pauses are
 somewhat longer than told, so that backends that failed together are not tried together: by their names, not by chance.
@@ -150,10 +150,10 @@ class Breaker:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def wake(self, now: float) -> bool:
-        """Whether a pause is over by now: then one may try."""
+        """Whether a pause is over by now: then one may try. Who was busy has not failed, and need not prove more."""
         if not self.rests or now < self.until:
             return False
-        self._try(HALF_OPEN, now)
+        self._try(HALF_OPEN if self.state is OPEN else RECOVERING, now)
         return True
 
     def _try(self, state: str, now: float) -> None:
