@@ -325,7 +325,7 @@ class Gateway:
         """An attempt has failed there."""
         if isinstance(error, BackendCrashed):
             exchange.crashes += 1
-        if isinstance(error, BackendCrashed | BackendUnreachable):
+        if BackendUnreachable in (type(error), type(error.__cause__)):
             backend.suspect()
         others = self._admission.scheduler.where(ticket.resident).get(backend.name, 1) - 1
         self._fleet.health[backend.name].failed(ticket, error, others)
