@@ -54,11 +54,17 @@ def hang(simulator: Simulator, hangs: bool = True) -> None:
         runner.hangs_until = 1e9 if hangs else 0.0
 
 
-async def health(gateway: Hermes, backend: str = "b0") -> dict[str, Any]:
-    """What /v1/status says of gemma there."""
-    status: Any = (await gateway.ask("/v1/status")).json
-    (told,) = (each for each in status["backends"] if each["name"] == backend)
-    return next((each for each in told.get("health", ()) if each["model"] == "gemma:latest"), {"state": "closed"})
+async def status(gateway: Hermes) -> dict[str, Any]:
+    """What /v1/status says of the first backend."""
+    told: Any = (await gateway.ask("/v1/status")).json
+    first: dict[str, Any] = told["backends"][0]
+    return first
+
+
+async def health(gateway: Hermes) -> dict[str, Any]:
+    """And of gemma there."""
+    told = (await status(gateway)).get("health", ())
+    return next((each for each in told if each["model"] == "gemma:latest"), {"state": "closed"})
 
 
 def breaker(gateway: Hermes, backend: str = "b0") -> str:
@@ -351,6 +357,30 @@ async def test_a_name_that_does_not_resolve_any_more_costs_its_backend_only() ->
             assert (await gateway.ask(PROMPT, prompt())).status == 200
         assert gateway.runtime.fleet.backends["b1"].breakers == {}
         assert (len(first.asked), len(second.asked)) == (0, 3)
+
+
+@scenario
+async def test_a_backend_that_was_down_begins_slowly() -> None:
+    async with ollama() as backend:
+        own = {"name": "b0", "url": backend.url, "slots": 3}
+        async with hermes(backends=[own]) as gateway:
+            watched = gateway.runtime.fleet.backends["b0"]
+            watched.failures, watched.state = 2, "down"
+            gateway.runtime.fleet.health["b0"].looked()
+            await watched.look(2.0)
+            assert (await status(gateway))["health"] == [{"model": "*", "state": "recovering", "limit": 1}]
+            gates = [asyncio.Event() for _ in range(5)]
+            backend.scripts += [play(gate, "Hel", DONE) for gate in gates]
+            calls = [await gateway.open(PROMPT, prompt()) for _ in gates]
+            for ended, at_once in enumerate((1, 2, 3)):
+                await until(lambda ended=ended, at_once=at_once: len(backend.asked) == ended + at_once)
+                assert gateway.running == at_once
+                gates[ended].set()
+            for gate in gates:
+                gate.set()
+            assert [(await call.reply()).status for call in calls] == [200] * 5
+            await watched.look(2.0)
+            assert "health" not in await status(gateway)
 
 
 # --- back-pressure ----------------------------------------------------------------------------------------------------

@@ -31,6 +31,19 @@ def test_what_rests_gets_nothing_and_those_that_can_wait_for_it() -> None:
     assert told(core.observe(ONE, 5.0)) == ["Admit m x"]
 
 
+def test_who_waits_for_the_end_of_a_rest_is_told_how_long() -> None:
+    core, waiting = box(replace(ONE, resting={"m": 5.0})), ticket()
+    core.offer(waiting, 0.0)
+    assert waiting.told is not None and waiting.told.eta_s == 5.0
+    assert core.outlook(waiting, 4.0).eta_s == 1.0
+
+
+def test_a_limit_of_every_model_holds_for_those_that_have_none_of_their_own() -> None:
+    core = box(replace(facts("x", "ma", slots=4), limits={"*": 1, "a": 2}))
+    assert [told(core.offer(ticket("m"), 0.0)) for _ in range(2)] == [["Admit m x"], []]
+    assert [told(core.offer(ticket("a"), 0.0)) for _ in range(3)] == [["Admit a x"], ["Admit a x"], []]
+
+
 def test_those_that_cannot_wait_for_the_end_of_a_rest_hear_so_at_once_and_until_when() -> None:
     core = box(replace(ONE, resting={"m": 5.0}))
     [refused] = core.offer(ticket(deadline=4.0), 0.0)

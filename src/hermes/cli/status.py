@@ -36,7 +36,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         for each in backend.get("health", ()):
             if each["state"] != "closed":
                 why = f": {each['why']}" if each.get("why") else ""
-                yield f"  {each['model']} is {each['state'].replace('_', ' ')}{why}"
+                who = "every model" if each["model"] == "*" else each["model"]
+                yield f"  {who} is {each['state'].replace('_', ' ')}{why}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
         for change in backend.get("changes", ()):

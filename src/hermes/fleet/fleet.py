@@ -55,9 +55,9 @@ class Fleet:
 
     def _looked(self, backend: Backend) -> None:
         """What is seen may lead to orders, which come before what is only to stay."""
+        self.health[backend.name].looked()
         tell(backend, lambda: self._listener.observe(backend.facts))
         self.orders[backend.name].looked()
-        self.health[backend.name].looked()
 
     def _changed(self) -> None:
         self.generation += 1

@@ -18,7 +18,7 @@ from hermes.fleet.probe import generate
 from hermes.metrics import Metrics
 from hermes.policy.breaker import OPEN, STUCK, Breaker
 from hermes.policy.pulse import Patience
-from hermes.policy.ticket import Ticket
+from hermes.policy.ticket import EVERY, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Health:
         self._listener = listener
         self._metrics = metrics
         self._patience = patience
+        self._state = backend.state  # when it was last looked at
         self._probing: set[str] = set()
         self._group = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
@@ -81,8 +82,14 @@ class Health:
         return self.backend.state == "up" and model not in self._probing and self.backend.has_in_memory(model)
 
     def looked(self) -> None:
-        """The backend was looked at: what is stuck and is not in its memory any more is not stuck any more."""
+        """The backend was looked at. If it has come back, it begins slowly.
+
+        What is stuck and is not in its memory any more is not stuck any more.
+        """
         backend, now = self.backend, self._loop.time()
+        before, self._state = self._state, backend.state
+        if (before, backend.state) == ("down", "up"):
+            self._breaker(EVERY).begin(now)
         for model, breaker in list(backend.breakers.items()):
             if breaker.state is STUCK and backend.state == "up" and not backend.has_in_memory(model):
                 breaker.generates(now)
@@ -95,21 +102,19 @@ class Health:
 
     def succeeded(self, ticket: Ticket, slots: int) -> None:
         """Only to be told where there are breakers. `slots`: what the model has here when all is well."""
-        breaker = self.backend.breakers.get(ticket.resident)
-        if breaker is None:
-            return
-        before = breaker.state
-        if breaker.succeeded(ticket.started_at, slots, self._loop.time()):
-            self._tell(ticket.resident, breaker, is_news=breaker.state != before)
+        for model in (ticket.resident, EVERY):
+            breaker = self.backend.breakers.get(model)
+            if breaker is not None:
+                before = breaker.state
+                if breaker.succeeded(ticket.started_at, slots, self._loop.time()):
+                    self._tell(model, breaker, is_news=breaker.state != before)
 
     def failed(self, ticket: Ticket, error: GatewayError, others: int) -> None:
         """A run has failed, while so many `others` of its model ran here."""
         if not isinstance(error, BackendError) or not error.retryable:
             return  # the client's fault, or only too late
         model, now = ticket.resident, self._loop.time()
-        breaker = self.backend.breakers.get(model)
-        if breaker is None:
-            breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self._patience.pause_s)
+        breaker = self._breaker(model)
         if isinstance(error, BackendBusy):
             changed = breaker.busy(ticket.started_at, others, error.retry_after_s, now)
         else:
@@ -160,12 +165,16 @@ class Health:
             self._mend(model)
 
     def _stick(self, model: str, why: str) -> None:
-        breaker = self.backend.breakers.get(model)
-        if breaker is None:
-            breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self._patience.pause_s)
+        breaker = self._breaker(model)
         if breaker.stick(why, self._loop.time()):
             self._eject(model, breaker)
         self.on_probed(model, True)
+
+    def _breaker(self, model: str) -> Breaker:
+        breaker = self.backend.breakers.get(model)
+        if breaker is None:
+            breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self._patience.pause_s)
+        return breaker
 
     def _mend(self, model: str) -> None:
         breaker = self.backend.breakers.get(model)

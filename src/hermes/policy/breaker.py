@@ -147,6 +147,10 @@ class Breaker:
         self._try(RECOVERING, now)
         return True
 
+    def begin(self, now: float) -> None:
+        """It has come back, from wherever it was: slowly at first."""
+        self._try(RECOVERING, now)
+
     # --- time -------------------------------------------------------------------------------------------------------
 
     def wake(self, now: float) -> bool:

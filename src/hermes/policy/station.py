@@ -6,7 +6,7 @@ from hermes.policy.concurrency import Concurrency
 from hermes.policy.estimates import Average, Calibration, Learned, Lengths, Rate, Samples
 from hermes.policy.fairness import Shares
 from hermes.policy.line import Line
-from hermes.policy.ticket import STANDARD, BackendFacts, Rules, Ticket
+from hermes.policy.ticket import EVERY, STANDARD, BackendFacts, Rules, Ticket
 from hermes.principal import Class
 
 FIRST_LOAD_S = 10.0
@@ -223,7 +223,7 @@ class Stay:
         self.up = facts.up
         self.settles = facts.settles
         self._told_slots = facts.slots
-        self._limit = facts.limits.get(self.station.name)
+        self._limit = facts.limits.get(self.station.name) or facts.limits.get(EVERY)
         self.rests_until = facts.resting.get(self.station.name, -inf)
         self.fit()
 

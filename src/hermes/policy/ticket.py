@@ -175,6 +175,10 @@ class Rules(Struct, frozen=True):
 STANDARD = Rules()
 
 
+# No model's name.
+EVERY: Final = "*"
+
+
 class BackendFacts(Struct, frozen=True):
     """What the fleet sees of a backend. `slots`: parallel requests per loaded model; None where it cannot be asked.
 
@@ -185,8 +189,8 @@ class BackendFacts(Struct, frozen=True):
     None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
     will probably be there. `settles`: it may read a prompt to its end though the client has left. `limits`: models of
-    which it is given no more than so many at once for now, whatever its slots are; `resting`: those of which it is
-    given none, and until when, inf: nobody knows (`breaker`).
+    which it is given no more than so many at once for now, whatever its slots are (EVERY: of each other one);
+    `resting`: those of which it is given none, and until when, inf: nobody knows (`breaker`).
     """
 
     name: str
