@@ -301,6 +301,23 @@ async def test_what_failed_gets_one_request_after_a_pause_and_then_its_slots_bac
 
 
 @scenario
+async def test_an_answer_that_has_begun_is_enough_for_the_next_to_be_tried() -> None:
+    async with ollama() as backend:
+        own = {"name": "b0", "url": backend.url, "slots": 3}
+        async with hermes(backends=[own], health=HASTY, limits={"max_attempts": 1}) as gateway:
+            backend.default = FAILURE
+            for _ in range(5):
+                await gateway.ask(PROMPT, prompt())
+            over = asyncio.Event()
+            backend.default = play("Hel", over, DONE)
+            calls = [await gateway.open(PROMPT, prompt(stream=True)) for _ in range(3)]
+            await until(lambda: gateway.running == 3)
+            assert breaker(gateway) == "recovering", "none has ended"
+            over.set()
+            assert [(await call.reply()).whole for call in calls] == [True] * 3
+
+
+@scenario
 async def test_who_cannot_wait_for_the_end_of_a_pause_hears_so_at_once() -> None:
     async with ollama() as backend, hermes(backend, health={"pause_s": 20}, limits={"max_attempts": 1}) as gateway:
         backend.default = FAILURE

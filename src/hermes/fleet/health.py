@@ -22,6 +22,9 @@ from hermes.policy.ticket import EVERY, Ticket
 
 log = logging.getLogger(__name__)
 
+# More slots than there are: what has only begun closes no breaker.
+UNTOLD = 1 << 30
+
 
 class Health:
     """Of `backend`. `on_probed` hears how each probe ended: of which model, and whether that is stuck."""
@@ -36,22 +39,23 @@ class Health:
         self._probing: set[str] = set()
         self._group = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
 
     async def work(self) -> None:
         """Own the probes, for ever."""
-        try:
-            async with self._group:
+        async with self._group:
+            try:
                 await asyncio.get_running_loop().create_future()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            finally:
+                self._is_over = True
+                self._arm()
 
     def _arm(self) -> None:
         """Pauses end, and what is stuck is probed, when it is time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if (due := self._due()) < inf:
+        if not self._is_over and (due := self._due()) < inf:
             self._timer = self._loop.call_at(due, self._on_time)
 
     @cached_property
@@ -109,6 +113,10 @@ class Health:
                 if breaker.succeeded(ticket.started_at, slots, self._loop.time()):
                     self._tell(model, breaker, is_news=breaker.state != before)
 
+    def began(self, ticket: Ticket) -> None:
+        """A run goes well so far, and may do so for an hour: the next one need not wait for its end."""
+        self.succeeded(ticket, UNTOLD)
+
     def failed(self, ticket: Ticket, error: GatewayError, others: int) -> None:
         """A run has failed, while so many `others` of its model ran here."""
         if not isinstance(error, BackendError) or not error.retryable:
@@ -126,7 +134,7 @@ class Health:
 
     def probe(self, model: str, is_silent: Callable[[], bool] = lambda: True) -> None:
         """See whether it generates, unless that is under way. No answer proves nothing where others get theirs."""
-        if model not in self._probing:
+        if model not in self._probing and not self._is_over:
             self._probing.add(model)
             log.info("backend %s: whether %s generates is asked", self.backend.name, model)
             self._group.create_task(self._probe(model, is_silent), name=f"probe of {model}")

@@ -95,7 +95,7 @@ class Watchdog:
         pulse = self._pulses.get(place)
         if pulse is None:
             pulse = self._pulses[place] = Pulse(self._patience.silence_s)
-        return _Run(exchange, ticket, pulse, exchange.asking.mark if exchange.asking is not None else 0.0, now)
+        return _Run(exchange, ticket, pulse, -1.0, now)
 
     def _follow(self, run: _Run, now: float) -> None:
         asking, pulse = run.exchange.asking, run.pulse
@@ -108,7 +108,9 @@ class Watchdog:
             pulse.spoke(gap_s)
         elif run.exchange.ttft_s is not None or (asking is not None and asking.heard):
             run.begun, pulse.heard_at = True, now
-            pulse.began(now - run.ticket.started_at, run.ticket.prompt_tokens)
+            begun_at = now if run.exchange.ttft_s is None else run.exchange.arrived_at + run.exchange.ttft_s
+            pulse.began(begun_at - run.ticket.started_at, run.ticket.prompt_tokens)
+            self._healths[run.ticket.backend].began(run.ticket)
 
     def _end(self, run: _Run, now: float) -> bool:
         """It has ended since the last look. True: its backend had all the time that it may need, and gave nothing."""
