@@ -159,6 +159,7 @@ class Gateway:
                     ticket = replace(ticket, resident=found.resident, candidates=found.names)
                 await asyncio.sleep(pause_s)
                 ticket = exchange.ticket = ticket.again()
+                exchange.asking = None  # its connection may be somebody else's by now
         except BaseException as error:
             attempt.break_off(job, error)
             raise

@@ -437,6 +437,8 @@ async def test_who_says_for_how_long_it_is_busy_is_left_alone_for_that_long_and_
         await until(lambda: gateway.waiting == 1)
         told = await health(gateway)
         assert told["state"] == "busy" and 29 <= told["retry_in_s"] <= 38
+        (waits,) = (each for each in gateway.runtime.journal.exchanges if each.attempts)
+        assert waits.asking is None, "its connection may be another's by now"
         assert gateway.counted("hermes_backend_ejections_total") == {("b0", "gemma:latest", "busy"): 1}
         call.leave()
 
