@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 
 import msgspec
 
@@ -14,6 +15,7 @@ from hermes.errors import Draining, NoBackend
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.metrics import Metrics
+from hermes.policy.breaker import Breaker
 from hermes.policy.routing import Catalog
 from hermes.policy.ticket import Bounds
 
@@ -125,9 +127,23 @@ class Ops:
 
     def _backend(self, backend: Backend) -> dict[str, object]:
         told = _backend(backend)
+        if backend.breakers:
+            told["health"] = [_health(name, each, self._clock()) for name, each in backend.breakers.items()]
         if changes := [tell_change(each) for each in self._scheduler.changes() if each.backend == backend.name]:
             told["changes"] = changes
         return told
+
+
+def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:
+    """`retry_in_s`: until a request, or where it is stuck a probe, tries whether it is well again."""
+    told: dict[str, object] = {"model": model, "state": breaker.state}
+    if breaker.why:
+        told["why"] = breaker.why
+    if breaker.rests:
+        told["retry_in_s"] = max(0.0, round(min(breaker.until, breaker.probe_at) - now, 3))
+    elif breaker.limit < inf:
+        told["limit"] = int(breaker.limit)
+    return told
 
 
 def _backend(backend: Backend) -> dict[str, object]:

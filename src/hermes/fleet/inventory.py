@@ -45,7 +45,8 @@ class LoadedModel(Struct, frozen=True):
 class Inventory(Struct, frozen=True):
     """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds.
 
-    `slots`: how many requests it says to run at once, None: it does not say.
+    `slots`: how many requests it says to run at once, None: it does not say. `absent`: of a server that sees to its
+    memory itself, and tells, what it has yet to load.
     """
 
     version: str
@@ -55,3 +56,4 @@ class Inventory(Struct, frozen=True):
     simulated: bool = False
     asked_at: float = 0.0
     slots: int | None = None
+    absent: frozenset[str] = frozenset()

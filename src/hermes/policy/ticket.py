@@ -178,6 +178,10 @@ class Rules(Struct, frozen=True):
 STANDARD = Rules()
 
 
+# No model's name.
+EVERY: Final = "*"
+
+
 class BackendFacts(Struct, frozen=True):
     """What the fleet sees of a backend. `slots`: parallel requests per loaded model; None where it cannot be asked.
 
@@ -188,7 +192,9 @@ class BackendFacts(Struct, frozen=True):
     None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
     will probably be there. `settles`: it may read a prompt to its end though the client has left. `weight`: its share
-    of what several can do.
+    of what several can do. `limits`: models of which it is given no more than so many at once for now, whatever its
+    slots are (EVERY: of each other one); `resting`: those of which it is given none, and until when, inf: nobody knows
+    (`breaker`).
     """
 
     name: str
@@ -206,6 +212,8 @@ class BackendFacts(Struct, frozen=True):
     pulling: Mapping[str, float] = {}
     names: Mapping[str, str] = {}
     weight: float = 1.0
+    limits: Mapping[str, int] = {}
+    resting: Mapping[str, float] = {}
 
 
 class Occupancy(Struct, frozen=True):
