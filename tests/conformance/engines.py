@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -121,16 +121,15 @@ def real_ollama(url: str) -> Iterator[Engine]:
             return True
         return False
 
-    try:
+    with ExitStack() as stack:
         for model, gguf in ggufs().items():
             content = gguf.read_bytes()
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-            ask(f"{url}/api/blobs/{digest}", content)
+            with suppress(ConnectionError):  # it does not read what it has already
+                ask(f"{url}/api/blobs/{digest}", content)
             ask(f"{url}/api/create", {"model": names[model], "files": {gguf.name: digest}, "stream": False})
+            stack.callback(ask, f"{url}/api/delete", {"model": names[model]}, method="DELETE")
         yield Engine("Ollama", "ollama", f"Ollama {ask(f'{url}/api/version')['version']}", {url: names}, busy)
-    finally:
-        for name in names.values():
-            ask(f"{url}/api/delete", {"model": name}, method="DELETE")
 
 
 def _own(models: Iterable[str]) -> dict[str, str]:

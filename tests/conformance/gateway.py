@@ -50,13 +50,13 @@ class Gateway:
         """While others have all of `narrow`: one runs, one waits."""
         host, story = self.url.removeprefix("http://"), json.dumps({"prompt": STORY, "stream": True})
         with ExitStack() as stack:
+            stack.callback(setattr, self, "_held", 0)
             for state in ("running", "waiting"):
                 connection = stack.enter_context(closing(HTTPConnection(host)))
                 connection.request("POST", f"/v1/llm/{NARROW}", story, _AUTHORIZED)
                 until(lambda state=state: self.ask("/v1/queue")[state], f"nothing is {state}")
                 self._held += 1
             yield
-        self._held = 0
         until(lambda: not self.ask("/v1/queue")["data"], "the held streams do not end")
 
 

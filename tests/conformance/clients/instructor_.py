@@ -25,8 +25,9 @@ def chat(ask):
 def pieces(ask):
     """Of a partial object that grows, what is new. A class ends an answer: a long one is had without."""
     if ask.long:
-        for chunk in client(ask).create(**asked(ask), response_model=None, stream=True):
-            yield chunk.choices[0].delta.content
+        with client(ask).create(**asked(ask), response_model=None, stream=True) as stream:
+            for chunk in stream:
+                yield chunk.choices[0].delta.content
         return
     known = ""
     for partial in client(ask).create_partial(**asked(ask), response_model=_SAID):
