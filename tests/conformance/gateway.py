@@ -30,7 +30,13 @@ class Gateway:
     def asked(self) -> int:
         """How many chats it has been asked for, once they are over, without those that `full` holds."""
         until(lambda: sum(self._metric("hermes_requests_in_flight")) == self._held + 1, "requests do not end")
-        return int(sum(self._metric(r'hermes_requests_total\{.*route="/(v1/chat/completions|v1/messages|api/chat)"\}')))
+        return int(
+            sum(
+                self._metric(
+                    r'hermes_requests_total\{.*route="/(v1/chat/completions|v1/responses|v1/messages|api/chat)"\}'
+                )
+            )
+        )
 
     def _metric(self, series: str) -> list[float]:
         found = re.finditer(rf"^{series} (?P<value>\S+)$", self.ask("/metrics"), re.MULTILINE)

@@ -5,7 +5,7 @@ import { knobs, serve } from './contract.mjs'
 
 const kind = process.argv[2]
 
-const make = Object.entries(await import(`@ai-sdk/${kind}`)).find(([name]) => name.startsWith('create'))[1]
+const make = Object.entries(await import(`@ai-sdk/${kind.replace('-responses', '')}`)).find(([name]) => name.startsWith('create'))[1]
 const compatible = { name: 'hermes', supportsStructuredOutputs: true, includeUsage: true }
 const provider = (ask) =>
   make({ baseURL: `${ask.url}/v1`, apiKey: ask.key, ...(kind === 'openai-compatible' ? compatible : {}) })

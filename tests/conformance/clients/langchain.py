@@ -9,12 +9,11 @@ _KIND = sys.argv[1]
 
 
 def model(ask, **more):
-    if _KIND == "openai":
+    if _KIND in ("openai", "responses"):
         from langchain_openai import ChatOpenAI
 
-        return ChatOpenAI(
-            model=ask.model, base_url=f"{ask.url}/v1", api_key=ask.key, **ask.extra, **contract.knobs(ask), **more
-        )
+        where = {"base_url": f"{ask.url}/v1", "api_key": ask.key, "use_responses_api": _KIND == "responses"}
+        return ChatOpenAI(model=ask.model, **where, **ask.extra, **contract.knobs(ask), **more)
     if _KIND == "anthropic":
         from langchain_anthropic import ChatAnthropic
 
@@ -85,6 +84,10 @@ def embeddings(ask):
 
 
 def thoughts(ask):
+    if _KIND == "responses":
+        message = model(ask, reasoning={"effort": "medium", "summary": "auto"}).invoke(ask.prompt)
+        blocks = [block for block in message.content_blocks if block["type"] == "reasoning"]
+        return {"thoughts": "".join(block["reasoning"] for block in blocks), "text": message.text}
     if _KIND == "ollama":
         message = model(ask, reasoning=True).invoke(ask.prompt)
         return {"thoughts": message.additional_kwargs["reasoning_content"], "text": message.text}

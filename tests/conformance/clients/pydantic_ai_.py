@@ -19,11 +19,12 @@ def model(ask):
         sdk = AsyncAnthropic(base_url=ask.url, api_key=ask.key, **contract.knobs(ask))
         return AnthropicModel(ask.model, provider=AnthropicProvider(anthropic_client=sdk), profile=_ABLE)
     from openai import AsyncOpenAI
-    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
     sdk = AsyncOpenAI(base_url=f"{ask.url}/v1", api_key=ask.key, **contract.knobs(ask))
-    return OpenAIChatModel(ask.model, provider=OpenAIProvider(openai_client=sdk), profile=_ABLE)
+    kind = OpenAIResponsesModel if _KIND == "responses" else OpenAIChatModel
+    return kind(ask.model, provider=OpenAIProvider(openai_client=sdk), profile=_ABLE)
 
 
 # Of a model that it does not know it thinks that it cannot.
