@@ -109,7 +109,8 @@ class Runtime:
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)
-        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time)
+        areas = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
+        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
