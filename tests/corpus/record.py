@@ -1,6 +1,7 @@
 """Records what real servers answer, and what we make of it: `make corpus` (docs/development.md).
 
 A llama-server is started for each model, if LLAMA_SERVER names one; an Ollama that runs already is asked at OLLAMA_URL.
+Without both, what was recorded is read anew.
 Read the difference before it is committed: what stands in the `.json` files is what `test_corpus` holds us to.
 """
 
@@ -63,7 +64,18 @@ def record(server: str, urls: dict[str, str]) -> None:
             path, body = dialect.render_request(request, request.model)
         status, answer = ask(urls.get(request.model, urls.get("", "")) + path, body)
         (HERE / server / f"{name}.txt").write_bytes(b"%d\n" % status + answer)
-        golden = json.dumps(told(server, request, status, answer), indent=1, ensure_ascii=False)
+
+
+def recorded(server: str, name: str) -> tuple[int, bytes]:
+    """The status and the body."""
+    status, _, body = (HERE / server / f"{name}.txt").read_bytes().partition(b"\n")
+    return int(status), body
+
+
+def read(server: str) -> None:
+    """Write down what we make of it."""
+    for name, request in asked(server).items():
+        golden = json.dumps(told(server, request, *recorded(server, name)), indent=1, ensure_ascii=False)
         (HERE / server / f"{name}.json").write_text(golden + "\n")
 
 
@@ -87,6 +99,8 @@ async def main() -> None:
             await asyncio.to_thread(record, "llamacpp", urls)
     if url := os.environ.get("OLLAMA_URL"):
         await asyncio.to_thread(record, "ollama", {"": url})
+    for server in SERVERS:
+        read(server)
 
 
 if __name__ == "__main__":

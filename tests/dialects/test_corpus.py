@@ -1,7 +1,6 @@
 """Answers that real servers gave, and what we make of them: `tests/corpus`, recorded by `tests/corpus/record.py`."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from hermes.dialects import Decoder
 from hermes.errors import BackendError
 from tests.corpus.questions import SERVERS, asked
 from tests.corpus.record import ANSWER_ID, HERE, event, told
+from tests.corpus.record import recorded as answer
 
 ASKED = {(server, name): request for server in SERVERS for name, request in asked(server).items()}
 # By server: how its stream is cut into events, and with what its last piece of content has been said.
@@ -19,18 +19,8 @@ ENDS = {"llamacpp": (b"\n\n", b'"finish_reason":"'), "ollama": (b"\n", b'"done":
 Recorded = tuple[str, str]
 
 
-def file(recorded: Recorded, kind: str) -> Path:
-    server, name = recorded
-    return HERE / server / f"{name}.{kind}"
-
-
-def answer(recorded: Recorded) -> tuple[int, bytes]:
-    status, _, body = file(recorded, "txt").read_bytes().partition(b"\n")
-    return int(status), body
-
-
 def golden(recorded: Recorded) -> Any:
-    return json.loads(file(recorded, "json").read_text())
+    return json.loads((HERE / recorded[0] / f"{recorded[1]}.json").read_text())
 
 
 def decoder(recorded: Recorded) -> Decoder:
@@ -47,19 +37,19 @@ def test_each_server_was_asked_everything_and_nothing_else_is_kept() -> None:
 
 
 each_recorded = pytest.mark.parametrize("recorded", sorted(ASKED), ids="/".join)
-STREAMS = [recorded for recorded in sorted(ASKED) if recorded[1].endswith(".stream") and answer(recorded)[0] == 200]
+STREAMS = [recorded for recorded in sorted(ASKED) if recorded[1].endswith(".stream") and answer(*recorded)[0] == 200]
 each_stream = pytest.mark.parametrize("recorded", STREAMS, ids="/".join)
 
 
 @each_recorded
 def test_what_was_recorded_is_read_as_it_was_when_somebody_looked_at_it(recorded: Recorded) -> None:
-    status, body = answer(recorded)
+    status, body = answer(*recorded)
     assert told(recorded[0], ASKED[recorded], status, body) == golden(recorded)
 
 
 @each_stream
 def test_a_recorded_stream_means_the_same_at_any_cut(recorded: Recorded) -> None:
-    _, body = answer(recorded)
+    _, body = answer(*recorded)
     expected = decoder(recorded).feed(body)
     assert [*map(event, expected)] == golden(recorded)
     for at in range(len(body)):
@@ -72,7 +62,7 @@ def test_a_recorded_stream_means_the_same_at_any_cut(recorded: Recorded) -> None
 
 @each_stream
 def test_a_recorded_stream_taken_the_short_way_is_the_same(recorded: Recorded) -> None:
-    _, body = answer(recorded)
+    _, body = answer(*recorded)
     end, _ = ENDS[recorded[0]]
     reading, events, short = decoder(recorded), list[StreamEvent](), 0
     for piece in body.split(end)[:-1]:
@@ -86,7 +76,7 @@ def test_a_recorded_stream_taken_the_short_way_is_the_same(recorded: Recorded) -
 @each_stream
 def test_a_recorded_stream_that_breaks_off_is_no_answer(recorded: Recorded) -> None:
     """I15. Up to where it says why it ended: what comes after is only counts."""
-    _, body = answer(recorded)
+    _, body = answer(*recorded)
     end, said_why = ENDS[recorded[0]]
     for at in range(body.index(said_why)):
         if body[:at].endswith(end) or not at % 50:
@@ -103,9 +93,9 @@ def test_a_whole_answer_says_what_its_stream_adds_up_to(recorded: Recorded) -> N
     as_whole = server, name.replace("stream", "whole")
     request = ASKED[as_whole]
     assert isinstance(request, ChatRequest)
-    whole = SERVERS[server].whole(answer(as_whole)[1], request, ANSWER_ID)
+    whole = SERVERS[server].whole(answer(*as_whole)[1], request, ANSWER_ID)
     reading = decoder(recorded)
-    streamed = collect(reading.feed(answer(recorded)[1]) + reading.finish())
+    streamed = collect(reading.feed(answer(*recorded)[1]) + reading.finish())
     assert isinstance(whole, Answer) and isinstance(streamed, Answer)
     assert (whole.text, whole.reasoning, whole.reason) == (streamed.text, streamed.reasoning, streamed.reason)
     assert [call.arguments for call in whole.tool_calls] == [call.arguments for call in streamed.tool_calls]

@@ -27,8 +27,8 @@ class Anthropic:
                 "assistant",
                 meta.model,
                 _content(answer),
-                anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls)),
-                None,
+                anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls), answer.stop_text),
+                answer.stop_text or None,
                 _Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens),
             )
         )
@@ -60,7 +60,7 @@ class _Message(Struct, gc=False):
     model: str
     content: list[_Text | dict[str, Any]]
     stop_reason: str
-    stop_sequence: None
+    stop_sequence: str | None
     usage: _Usage
 
 

@@ -42,6 +42,7 @@ class Words(Struct, frozen=True):
 
     `repeat_penalty`: the field, beside which `top_k` and `min_p` are known too. `reasoning`: the field for what an
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
+    `typical`: `typical_p` and `repeat_last_n` are known.
     `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
     `cuts_texts`: a text to embed may be cut.
     """
@@ -49,13 +50,14 @@ class Words(Struct, frozen=True):
     repeat_penalty: str = ""
     reasoning: str = ""
     template: bool = False
+    typical: bool = False
     names_tools: bool = True
     cuts_texts: bool = False
 
 
 OPENAI = Words()
 VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True)
-LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False)
+LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, typical=True, names_tools=False)
 
 
 class _Function(Struct):
@@ -95,6 +97,8 @@ class _Asked(Struct, omit_defaults=True):
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
     repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
+    typical_p: float | None = None
     tools: list[dict[str, Any]] = []
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -150,6 +154,8 @@ class OpenAIBackend:
         if words.repeat_penalty:
             asked.top_k, asked.min_p = sampling.top_k, sampling.min_p
             setattr(asked, words.repeat_penalty, sampling.repeat_penalty)
+        if words.typical:
+            asked.repeat_last_n, asked.typical_p = sampling.repeat_last_n, sampling.typical_p
         if request.tools and request.tool_choice != "none":
             asked.tools = [_tool(tool) for tool in request.tools]
             if isinstance(choice := request.tool_choice, MustCall):

@@ -70,6 +70,9 @@ class _Choice(Struct, gc=False):
     message: _Said | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+    # The stop text, or a token's number: vLLM's name for it, and SGLang's.
+    stop_reason: Any = None
+    matched_stop: Any = None
 
 
 class _Usage(Struct, gc=False):
@@ -145,7 +148,7 @@ def whole(body: bytes, answer_id: str, max_bytes: int) -> Answer | Failure | Non
 class AnswerDecoder:
     """Reads one answer. `answer_id` seeds the ids of tool calls that came without one."""
 
-    __slots__ = ("_answer_id", "_calls", "_events", "_failed", "_places", "_reason", "_stopped", "_usage")
+    __slots__ = ("_answer_id", "_calls", "_events", "_failed", "_places", "_reason", "_stop_text", "_stopped", "_usage")
 
     def __init__(self, answer_id: str, max_event_bytes: int) -> None:
         self._answer_id = answer_id
@@ -154,6 +157,7 @@ class AnswerDecoder:
         self._places: dict[int, _Call] = {}  # the last one of each index
         self._usage = Usage()
         self._reason: StopReason | None = None
+        self._stop_text = ""
         self._stopped = False
         self._failed = False
 
@@ -226,6 +230,8 @@ class AnswerDecoder:
                 self._tool_call(call, events)
         if choice.finish_reason:
             self._reason = _REASONS.get(choice.finish_reason, "stop")
+            stopped_by = choice.stop_reason or choice.matched_stop
+            self._stop_text = stopped_by if isinstance(stopped_by, str) else ""
 
     def _tool_call(self, told: _ToolCall, events: list[StreamEvent]) -> None:
         function = told.function or _Function()
@@ -262,7 +268,7 @@ class AnswerDecoder:
         # A call without arguments has an empty object of them.
         events += [ToolCallDelta(call.index, "{}") for call in self._calls if not call.has_arguments]
         self._stopped = True
-        events += (self._usage, Stop(self._reason))
+        events += (self._usage, Stop(self._reason, self._stop_text))
 
 
 # What is not known here ("eos", "stop_sequence", "end_turn") is a stop.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta as Limits
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.chat import (
     ChatRequest,
@@ -72,6 +73,10 @@ class _Plain(_Asked, gc=False):
     messages: Annotated[tuple[Message, ...], Limits(min_length=1)]
 
 
+class _TemplateArguments(Struct):
+    enable_thinking: bool | None = None
+
+
 class _Body(_Asked):
     messages: list[openai_messages.AskedMessage] | None = None
     tools: list[_Tool] | None = None
@@ -86,7 +91,15 @@ class _Body(_Asked):
     modalities: list[str] | None = None
     functions: Any = None
     function_call: Any = None
-    # Ollama's own words, which its users add to this body.
+    # What users of vLLM and llama.cpp add to this body, by the names of each.
+    top_k: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    min_p: fields.Share | None = None
+    repetition_penalty: fields.Temperature | None = None
+    repeat_penalty: fields.Temperature | None = None
+    repeat_last_n: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    typical_p: fields.Share | None = None
+    chat_template_kwargs: _TemplateArguments | None = None
+    # And those of Ollama.
     options: fields.Loading | None = None
     keep_alive: fields.KeepAlive | None = None
 
@@ -120,9 +133,11 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         _include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
         tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
-        sampling=_sampling(asked),
+        sampling=_sampling_closely(asked),
         json_format=_json_format(asked.response_format),
-        thinking=_thinking(asked.reasoning_effort),
+        thinking=_thinking(asked.reasoning_effort, asked.chat_template_kwargs),
+        # A template passes over what its model cannot.
+        thinking_optional=asked.chat_template_kwargs is not None and asked.reasoning_effort is None,
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
@@ -157,6 +172,17 @@ def _sampling(asked: _Asked) -> Sampling:
         stop=fields.stop_texts(asked.stop) if asked.stop else (),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
+    )
+
+
+def _sampling_closely(asked: _Body) -> Sampling:
+    return replace(
+        _sampling(asked),
+        top_k=asked.top_k if asked.top_k is None else max(0, asked.top_k),  # vLLM's -1 is the 0 of others: all tokens
+        min_p=asked.min_p,
+        repeat_penalty=asked.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
+        repeat_last_n=asked.repeat_last_n,
+        typical_p=asked.typical_p,
     )
 
 
@@ -219,9 +245,10 @@ _EFFORTS: dict[str, Thinking] = {
 }
 
 
-def _thinking(effort: str | None) -> Thinking | None:
+def _thinking(effort: str | None, template: _TemplateArguments | None) -> Thinking | None:
     if effort is None:
-        return None
+        switched = None if template is None else template.enable_thinking
+        return None if switched is None else "on" if switched else "off"
     if effort not in _EFFORTS:
         words = f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}, not `{effort[:40]}`"
         raise BadRequest(words, param="reasoning_effort")
