@@ -19,6 +19,7 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.prompt import Prompt
@@ -109,7 +110,7 @@ class Runtime:
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)
-        areas = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
+        areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
 
     # --- running ----------------------------------------------------------------------------------------------------
