@@ -27,6 +27,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.ollama import full_name
 from hermes.http.response import Response
 from hermes.metrics import Metrics
+from hermes.policy import volatile
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
 from hermes.policy.estimates import Average, Outlook
 from hermes.policy.retry import RetryBudget
@@ -78,6 +79,7 @@ class Gateway:
         retries: RetryBudget,
         metrics: Metrics,
         heartbeat_s: float = 0.0,
+        volatile_lines: tuple[str, ...] = (),
     ) -> None:
         self._catalog = catalog
         self._fleet = fleet
@@ -85,6 +87,7 @@ class Gateway:
         self._retries = retries
         self._metrics = metrics
         self._heartbeat_s = heartbeat_s
+        self._volatile_lines = volatile_lines
         self._routes: dict[tuple[str, ClientDialect], _Route] = {}
         self._routes_of = -1
         self._prompts: dict[str, Average] = {}  # tokens per byte, by resident
@@ -108,6 +111,8 @@ class Gateway:
         """
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
         route = self._able(route, request)
+        if self._volatile_lines:
+            request = volatile.without(request, self._volatile_lines)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, prompt_bytes, claim)
         sampling = fill_in(request.sampling, route.filling)
         if sampling is not request.sampling:

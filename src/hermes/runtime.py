@@ -92,7 +92,8 @@ class Runtime:
         config, openai = self.config, OpenAI()
         retries = RetryBudget(composition.retries(config.limits))
         heartbeat_s = config.scheduling.queue_heartbeat_s
-        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics, heartbeat_s)
+        lines = config.volatile_lines
+        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
         ops = Ops(
             self.fleet,
             self.admission,

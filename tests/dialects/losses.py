@@ -1,7 +1,7 @@
 """What each dialect cannot say, and what becomes of it then: found out by trying, and told in docs/translation.md.
 
 `python -m tests.dialects.losses` prints the tables; `test_losses` holds the document to them. A cell is "yes" where
-what was said makes a difference of its own, "left out" where it makes none, and else the words for what is said instead.
+what was said makes a difference of its own, "left out" where it makes none, else the words for what is said instead.
 """
 
 import json

@@ -174,6 +174,14 @@ def test_the_system_text_comes_first_without_what_changes_with_every_request(ask
     assert parse(system=asked).messages == (Message("system", meant), HI)
 
 
+def test_nor_is_it_left_in_a_system_message() -> None:
+    said = [
+        {"role": "system", "content": [text(BILLING)]},
+        {"role": "system", "content": [text(f"{BILLING}\nBe brief")]},
+    ]
+    assert parse(messages=[{"role": "user", "content": "Hi"}, *said]).messages == (HI, Message("system", "Be brief"))
+
+
 @pytest.mark.parametrize("asked", [None, "", [], [text("")], BILLING, [text(BILLING)]])
 def test_no_system_text_is_no_message(asked: Any) -> None:
     assert parse(system=asked).messages == (HI,)
