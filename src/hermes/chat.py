@@ -186,13 +186,17 @@ class ToolCallDelta(Struct, frozen=True, gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told)."""
+    """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told).
+
+    `cached_tokens`: of the prompt's, those that it had read before.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     load_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    cached_tokens: int = 0
 
 
 class Stop(Struct, frozen=True, gc=False):

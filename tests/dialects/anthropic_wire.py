@@ -160,12 +160,14 @@ def answered(message: dict[str, Any]) -> Answer:
     for block in message["content"]:
         kinds[block["type"]].append(block)
         assert block["type"] != "thinking" or block["signature"]
+    counted = message["usage"]
+    cached = counted["cache_read_input_tokens"]
     assert (message["stop_reason"] == "stop_sequence") == (message["stop_sequence"] is not None)
     return Answer(
         "".join([block["text"] for block in kinds["text"]]),
         "".join([block["thinking"] for block in kinds["thinking"]]),
         tuple([ToolCall(block["id"], block["name"], json.dumps(block["input"])) for block in kinds["tool_use"]]),
-        Usage(message["usage"]["input_tokens"], message["usage"]["output_tokens"]),
+        Usage(counted["input_tokens"] + cached, counted["output_tokens"], cached_tokens=cached),
         _REASONS[message["stop_reason"]],
         stop_text=message["stop_sequence"] or "",
     )

@@ -373,6 +373,9 @@ HAPPENED: list[Happened] = [
         {"left out": (TextDelta("a"),)},
     ),
     Happened("tokens counted", (Usage(5, 7),)),
+    Happened(
+        "those of the prompt that were read before", (Usage(5, 7, cached_tokens=4),), {"left out": (Usage(5, 7),)}
+    ),
     Happened("how long it took to load, to read and to write", (Usage(0, 0, 1.0, 2.0, 3.0),)),
     Happened("it was cut short", (), stop=Stop("length")),
     Happened("it was filtered", (), stop=Stop("content_filter")),

@@ -192,6 +192,7 @@ class Tells(Struct, frozen=True, kw_only=True):
     called: StopReason = "tool_calls"
     logprobs: bool = True
     times: bool = False
+    cached: bool = True
     stop_texts: bool = False
 
 
@@ -213,9 +214,11 @@ def streams(draw: st.DrawFn, tells: Tells) -> list[StreamEvent]:
             cut = draw(st.integers(0, len(whole) - 1))
             events += [ToolCallDelta(calls, whole[:cut], f"c{calls}", draw(NAMES)), ToolCallDelta(calls, whole[cut:])]
             calls += 1
-    took = draw(st.tuples(TIMES, TIMES, TIMES)) if tells.times else ()
+    took = draw(st.tuples(TIMES, TIMES, TIMES)) if tells.times else (0.0, 0.0, 0.0)
+    prompt_tokens = draw(TOKENS)
+    cached = draw(st.integers(0, prompt_tokens)) if tells.cached else 0
     text = draw(TEXTS) if tells.stop_texts else ""
     reason: StopReason = "stop" if text else draw(st.sampled_from(tells.reasons))
     if calls and reason == "stop":
         reason, text = tells.called, ""
-    return [*events, Usage(draw(TOKENS), draw(TOKENS), *took), Stop(reason, text)]
+    return [*events, Usage(prompt_tokens, draw(TOKENS), *took, cached), Stop(reason, text)]

@@ -129,7 +129,7 @@ def test_a_stream_is_this_one_byte_for_byte() -> None:
         f'{delta}2,"delta":{{"type":"input_json_delta","partial_json":":1}}"}}}}\n\n'
         f"{stop}2}}\n\n"
         'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},'
-        '"usage":{"input_tokens":22,"output_tokens":3}}\n\n'
+        '"usage":{"input_tokens":22,"cache_read_input_tokens":0,"output_tokens":3}}\n\n'
         'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     )
 

@@ -209,9 +209,11 @@ class Answered(Struct):
 
 TELLS: dict[str, Answered] = {
     "OpenAI": Answered(OpenAI(), OpenAIBackend(), Tells()),
-    "Ollama": Answered(OllamaClient(), Ollama(), Tells(reasons=("stop", "length"), called="stop", times=True)),
+    "Ollama": Answered(
+        OllamaClient(), Ollama(), Tells(reasons=("stop", "length"), called="stop", times=True, cached=False)
+    ),
     "Ollama, a prompt": Answered(
-        OllamaGenerate(), Ollama(), Tells(reasons=("stop", "length"), called="stop", times=True)
+        OllamaGenerate(), Ollama(), Tells(reasons=("stop", "length"), called="stop", times=True, cached=False)
     ),
 }
 each_way_to_tell = pytest.mark.parametrize("way", TELLS.values(), ids=TELLS)

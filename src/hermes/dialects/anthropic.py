@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hermes.chat import Answer, ChatRequest, Sampling, ToolCall
+from hermes.chat import Answer, ChatRequest, Sampling, ToolCall, Usage
 from hermes.dialects import Meta, anthropic_error, anthropic_request, anthropic_stream, arguments, sse
 
 _json = msgspec.json.Encoder().encode
@@ -29,7 +29,7 @@ class Anthropic:
                 _content(answer),
                 anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls), answer.stop_text),
                 answer.stop_text or None,
-                _Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens),
+                _usage(answer.usage),
             )
         )
 
@@ -51,6 +51,11 @@ class _Usage(Struct, gc=False):
     output_tokens: int
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+
+
+def _usage(told: Usage) -> _Usage:
+    """Anthropic counts what was read before apart from the rest."""
+    return _Usage(told.prompt_tokens - told.cached_tokens, told.completion_tokens, 0, told.cached_tokens)
 
 
 class _Message(Struct, gc=False):

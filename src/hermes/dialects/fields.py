@@ -121,5 +121,6 @@ def one_model(in_body: str | None, named: str | None) -> str:
 
 def token_counts(usage: Usage) -> bytes:
     """As JSON, for splicing."""
-    told, made = usage.prompt_tokens, usage.completion_tokens
-    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (told, made, told + made)
+    told, made, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+    details = b',"prompt_tokens_details":{"cached_tokens":%d}' % cached if cached else b""
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d%b}' % (told, made, told + made, details)

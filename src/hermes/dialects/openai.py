@@ -42,8 +42,8 @@ class OpenAI:
         logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
         reason = _finish_reason(answer.reason, bool(answer.tool_calls))
         choice = _Choice(0, _message(answer), logprobs, reason)
-        told, made = answer.usage.prompt_tokens, answer.usage.completion_tokens
-        usage = _Usage(told, made, told + made)
+        told, made, cached = answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.cached_tokens
+        usage = _Usage(told, made, told + made, {"cached_tokens": cached} if cached else None)
         id = f"chatcmpl-{meta.request_id}"
         return _json(_Completion(id, "chat.completion", meta.created, meta.model, (choice,), usage))
 
@@ -72,10 +72,11 @@ class _Choice(Struct, gc=False):
     finish_reason: StopReason
 
 
-class _Usage(Struct, gc=False):
+class _Usage(Struct, gc=False, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int] | None = None
 
 
 class _Completion(Struct, gc=False):

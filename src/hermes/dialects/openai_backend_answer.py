@@ -75,9 +75,14 @@ class _Choice(Struct, gc=False):
     matched_stop: Any = None
 
 
+class _Details(Struct, gc=False):
+    cached_tokens: int | None = None
+
+
 class _Usage(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
 
 
 class _Timings(Struct, gc=False):
@@ -254,12 +259,15 @@ class AnswerDecoder:
 
     def _count(self, told: _Told) -> None:
         usage, timings = told.usage or _Usage(), told.timings or _Timings()
+        prompt_tokens = _tokens(usage.prompt_tokens) or self._usage.prompt_tokens
+        cached_tokens = _tokens((usage.prompt_tokens_details or _Details()).cached_tokens)
         self._usage = Usage(
-            _tokens(usage.prompt_tokens) or self._usage.prompt_tokens,
+            prompt_tokens,
             _tokens(usage.completion_tokens) or self._usage.completion_tokens,
             0.0,
             _seconds(timings.prompt_ms) or self._usage.prefill_s,
             _seconds(timings.predicted_ms) or self._usage.decode_s,
+            min(cached_tokens or self._usage.cached_tokens, prompt_tokens),
         )
 
     def _stop(self, events: list[StreamEvent]) -> None:
