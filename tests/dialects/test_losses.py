@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dialects.losses import IGNORED, REFUSALS, Fields, parsed, refused, tables
+from tests.dialects.losses import tables
+from tests.dialects.losses_asked import IGNORED, REFUSALS, Fields, parsed, refused
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "translation.md").read_text()
 

@@ -1,6 +1,7 @@
 """A prompt that is too long: whatever server says so in its words, each client reads the words that it looks for."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -88,6 +89,14 @@ def test_each_client_reads_the_words_that_it_looks_for(
     assert (error.status, error.code, error.retryable) == (400, "context_length_exceeded", False)
     assert words in _words(client.render_error(error, "r1"))
     assert words in _words(client.encoder(REQUEST, META).fail(error))
+
+
+def test_claude_code_reads_by_how_much() -> None:
+    """Its own pattern."""
+    for name, backend, status, body in TOLD[:3]:
+        words = _words(Anthropic().render_error(backend.error(status, json.dumps(body).encode()), "r1"))
+        counts = re.search(r"prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)", words)
+        assert (counts and counts.groups()) == (None if "embed" in name else ("9020", "1024"))
 
 
 def test_what_is_told_in_the_middle_of_a_stream_means_the_same() -> None:
