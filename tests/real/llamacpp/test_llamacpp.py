@@ -35,6 +35,8 @@ async def test_text_and_counts_are_its_own(tmp_path: Path, stream: bool) -> None
         else:
             (choice,) = reply.json["choices"]
             told = (choice["message"]["content"], choice["finish_reason"], reply.json["usage"])
+        read_before = told[2].pop("prompt_tokens_details")  # the same prompt, a moment ago
+        assert 0 < read_before["cached_tokens"] < told[2]["prompt_tokens"]
         (choice,) = own["choices"]
         counts = {key: own["usage"][key] for key in ("prompt_tokens", "completion_tokens", "total_tokens")}
         assert told == (choice["message"]["content"], choice["finish_reason"], counts)
