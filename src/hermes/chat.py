@@ -119,7 +119,8 @@ class ChatRequest(Struct, frozen=True, gc=False):
     to one with a `suffix` is what fits in between. `thinking` None leaves the choice to the backend; where it is
     `thinking_optional`, a model that cannot think answers without. Of one user's requests those of the lowest
     `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
-    `load_options` are heeded is the configuration's to say.
+    `load_options` are heeded is the configuration's to say. `extra` are the fields of a body of OpenAI's that mean
+    nothing here, for backends of that API that are known to take them.
     """
 
     model: str
@@ -140,6 +141,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     priority: int = 0
     service_tier: str = ""
     load_options: LoadOptions | None = None
+    extra: dict[str, Any] | None = None
 
 
 class EmbedRequest(Struct, frozen=True, gc=False):
@@ -188,7 +190,7 @@ class ToolCallDelta(Struct, frozen=True, gc=False):
 class Usage(Struct, frozen=True, gc=False):
     """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told).
 
-    `cached_tokens`: of the prompt's, those that it had read before.
+    `cached_tokens` are those of the prompt that it had read before.
     """
 
     prompt_tokens: int = 0

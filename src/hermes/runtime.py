@@ -29,7 +29,7 @@ from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.gateway import Gateway
 from hermes.http.server import Server
-from hermes.http.wire import Deadlines
+from hermes.http.wire import TICK_S, Deadlines
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
@@ -42,14 +42,14 @@ CUT_S = 1.0
 
 
 class Runtime:
-    """One gateway on the running event loop."""
+    """One gateway on the running event loop. What is late is noticed up to `tick_s` later."""
 
-    def __init__(self, config: settings.Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: settings.Config, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
         self.config = config
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
-        self._deadlines = Deadlines(loop)
+        self._deadlines = Deadlines(loop, tick_s)
         self.bounds = composition.bounds(config)
         self.scheduler = Scheduler(
             self.bounds, composition.unlisted_bounds(config.defaults), composition.rules(config.scheduling)

@@ -198,9 +198,6 @@ REFUSALS: list[tuple[str, Fields, str]] = [
 ]
 # What is read by nobody.
 IGNORED: list[tuple[str, Fields]] = [
-    ("OpenAI", {"logit_bias": {"50256": -100}}),
-    ("OpenAI", {"parallel_tool_calls": False}),
-    ("OpenAI", {"user": "u", "metadata": {}, "store": True}),
     ("Anthropic", {"metadata": {"user_id": "u"}, "service_tier": "auto", "context_management": {}}),
     ("Ollama", {"options": {"num_keep": 4}, "truncate": True, "shift": True}),
 ]

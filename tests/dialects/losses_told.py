@@ -118,6 +118,10 @@ TOLD: list[Told] = [
     Told("little or much thinking", {"thinking": "low"}),
     Told("as much thinking as can be", {"thinking": "max"}, {"much": {"thinking": "high"}}),
     Told("probabilities", {"logprobs": True, "top_logprobs": 2}),
+    Told("`logit_bias`, `user` and the like", {"extra": {"logit_bias": {"1": -1}, "user": "u"}}),
+    Told("`stop_token_ids` and the like", {"extra": {"stop_token_ids": [1]}}),
+    Told("`grammar` and the like", {"extra": {"grammar": 'root ::= "a"'}}),
+    Told("`store`, `metadata`", {"extra": {"store": True, "metadata": {}}}),
     Told("a prompt as it is", {"completion": True, "raw": True}, needs="takes_raw"),
     Told("a prompt and what follows it", {"completion": True, "suffix": "a"}, needs="takes_raw"),
 ]

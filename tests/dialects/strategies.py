@@ -82,7 +82,8 @@ class Can(Struct, frozen=True, kw_only=True):
     """What can be said. `mixed`: texts and images in any order in one message, instead of a text and then images.
 
     `forces`: the demands for a call; one of a name stands for any. `thoughts`: what an assistant thought earlier.
-    `names_results`: a result has its tool's name without a call. `any_json`: JSON of no schema.
+    `names_results`: a result has its tool's name without a call. `any_json`: JSON of no schema. `extra`: some fields
+    that are passed on.
     """
 
     sampling: tuple[str, ...]
@@ -92,6 +93,7 @@ class Can(Struct, frozen=True, kw_only=True):
     thoughts: bool = True
     names_results: bool = False
     any_json: bool = True
+    extra: tuple[str, ...] = ()
     logprobs: bool = True
 
 
@@ -155,6 +157,7 @@ def requests(draw: st.DrawFn, can: Can) -> ChatRequest:
         thinking=draw(st.sampled_from(can.thinking)),
         logprobs=logprobs,
         top_logprobs=draw(st.integers(0, 20)) if logprobs else 0,
+        extra=draw(st.dictionaries(st.sampled_from(can.extra), OBJECTS)) or None if can.extra else None,
     )
 
 

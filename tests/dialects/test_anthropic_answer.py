@@ -129,7 +129,7 @@ def test_a_stream_is_this_one_byte_for_byte() -> None:
         f'{delta}2,"delta":{{"type":"input_json_delta","partial_json":":1}}"}}}}\n\n'
         f"{stop}2}}\n\n"
         'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},'
-        '"usage":{"input_tokens":22,"cache_read_input_tokens":0,"output_tokens":3}}\n\n'
+        '"usage":{"input_tokens":22,"output_tokens":3,"cache_read_input_tokens":0}}\n\n'
         'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     )
 
@@ -297,3 +297,11 @@ def test_an_overlong_prompt_is_told_in_the_words_that_claude_code_matches(words:
     assert error["type"] == "invalid_request_error"
     assert error["message"].startswith("prompt is too long: ")
     assert error["message"].count("prompt is too long") == 1 and words in error["message"]
+
+
+def test_tokens_that_had_been_read_before_are_counted_apart() -> None:
+    usage = Usage(22, 3, cached_tokens=20)
+    whole = json.loads(DIALECT.render_answer(Answer("Hi", "", (), usage, "stop"), META))["usage"]
+    streamed = payloads(encoder().encode([TextDelta("Hi"), usage, Stop("stop")]))[-2]["usage"]
+    for told in (whole, streamed):
+        assert (told["input_tokens"], told["cache_read_input_tokens"], told["output_tokens"]) == (2, 20, 3)

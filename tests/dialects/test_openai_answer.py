@@ -208,3 +208,12 @@ def test_an_overlong_prompt_is_told_in_the_words_that_clients_match(words: str) 
     error = json.loads(DIALECT.render_error(ContextLengthExceeded(words), "r1"))["error"]
     assert error["code"] == "context_length_exceeded"
     assert error["message"].count("maximum context length") == 1 and words in error["message"]
+
+
+def test_tokens_that_had_been_read_before_are_told_where_there_are_any() -> None:
+    usage = Usage(22, 3, cached_tokens=20)
+    whole = json.loads(DIALECT.render_answer(Answer("Hi", "", (), usage, "stop"), META))
+    (*_, last) = payloads(encoder(True).encode([TextDelta("Hi"), usage, Stop("stop")]))[:-1]
+    assert whole["usage"] == last["usage"]
+    assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 20}
+    assert whole["usage"]["prompt_tokens"] == 22

@@ -65,13 +65,7 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
     ({"reasoning_effort": "high"}, {"thinking": "high"}),
     ({"reasoning_effort": "xhigh"}, {"thinking": "max"}),
     ({"reasoning_effort": "max"}, {"thinking": "max"}),
-    ({"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}, {"thinking": "low"}),
-    ({"chat_template_kwargs": {"enable_thinking": False}}, {"thinking": "off", "thinking_optional": True}),
-    ({"chat_template_kwargs": {"enable_thinking": True, "x": 1}}, {"thinking": "on", "thinking_optional": True}),
-    ({"chat_template_kwargs": {}}, {"thinking_optional": True}),
-    ({"top_k": 40, "min_p": 0.1}, {"sampling": Sampling(top_k=40, min_p=0.1)}),
-    ({"top_k": -1, "repetition_penalty": 1.1}, {"sampling": Sampling(top_k=0, repeat_penalty=1.1)}),
-    ({"repeat_penalty": 1.2, "seed": 1}, {"sampling": Sampling(repeat_penalty=1.2, seed=1)}),
+    ({"repeat_last_n": -1, "typical_p": 0.5}, {"sampling": Sampling(repeat_last_n=-1, typical_p=0.5)}),
     ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 20}),
     ({"logprobs": False, "top_logprobs": 0}, {"logprobs": False}),
     ({"n": 1, "modalities": ["text"]}, {}),
@@ -91,7 +85,21 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
         },
         {"tools": (Tool("f", "", {"type": "object"}), Tool("g", "G"))},
     ),
-    ({"user": "u", "new_field": {"deep": [1]}}, {}),
+    ({"user": "u", "new_field": {"deep": [1]}}, {"extra": {"user": "u", "new_field": {"deep": [1]}}}),
+    ({"new_field": None}, {}),
+    (
+        {"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1},
+        {"sampling": Sampling(top_k=40, min_p=0.1, repeat_penalty=1.1)},
+    ),
+    ({"top_k": -1, "repeat_penalty": 1.2}, {"sampling": Sampling(top_k=0, repeat_penalty=1.2)}),
+    (
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"thinking": "off", "thinking_optional": True, "extra": {"chat_template_kwargs": {"enable_thinking": False}}},
+    ),
+    (
+        {"chat_template_kwargs": {"enable_thinking": False, "tone": 1}, "reasoning_effort": "low"},
+        {"thinking": "low", "extra": {"chat_template_kwargs": {"enable_thinking": False, "tone": 1}}},
+    ),
 ]
 
 

@@ -92,12 +92,18 @@ WAYS: dict[str, Written] = {
             thinking=(None, "off", "low", "medium", "high"),
             forces=_ANY_CALL,
             thoughts=False,
+            extra=("logit_bias", "user"),
         ),
     ),
     "vLLM": Written(
         by(OpenAIBackend(VLLM)),
         OpenAI(),
-        Can(sampling=_MORE_SAMPLING, thinking=(None, "off", "on", "low", "medium", "high"), forces=_ANY_CALL),
+        Can(
+            sampling=_MORE_SAMPLING,
+            thinking=(None, "off", "on", "low", "medium", "high"),
+            forces=_ANY_CALL,
+            extra=("logit_bias", "structured_outputs"),
+        ),
     ),
     "llama.cpp": Written(
         by(OpenAIBackend(LLAMACPP)),
@@ -106,6 +112,7 @@ WAYS: dict[str, Written] = {
             sampling=tuple(SAMPLING),
             thinking=(None, "off", "on", "low", "medium", "high"),
             forces=("auto", MustCall()),
+            extra=("logit_bias", "grammar"),
         ),
     ),
     "Anthropic": Written(
@@ -123,9 +130,10 @@ WAYS: dict[str, Written] = {
 
 
 def meaning(request: ChatRequest) -> ChatRequest:
-    """What a request asks for, however its messages are held, and however strict it is about thinking."""
+    """What a request asks for, however its messages are held, and how it is to think is said."""
     messages: Any = tuple(map(_said, request.messages))
-    return replace(request, messages=messages, thinking_optional=False, include_usage=False)
+    extra = {name: value for name, value in (request.extra or {}).items() if name != "chat_template_kwargs"} or None
+    return replace(request, messages=messages, extra=extra, thinking_optional=False, include_usage=False)
 
 
 def _said(message: Message | RichMessage) -> Any:
@@ -165,7 +173,7 @@ def test_a_bare_prompt_comes_back_as_it_was_meant(
 
 def test_every_field_of_a_request_is_drawn_or_is_not_for_backends() -> None:
     """A field that is new has to be written by somebody, or to be told as a loss."""
-    drawn = {"messages", "stream", "tools", "tool_choice", "sampling", "json_format", "thinking", "logprobs"}
+    drawn = {"messages", "stream", "tools", "tool_choice", "sampling", "json_format", "thinking", "logprobs", "extra"}
     prompts = {"completion", "raw", "suffix"}
     ours = {"model", "priority", "service_tier", "load_options", "include_usage", "thinking_optional"}
     assert {*ChatRequest.__struct_fields__} == drawn | prompts | ours | {"top_logprobs"}

@@ -91,7 +91,7 @@ def backend_of(kind: str) -> FakeOllama:
 
 
 def settings(fault: Fault) -> dict[str, Any]:
-    times = {"timeout_s": 0.45, "stall_timeout_s": 0.45} if fault.told == LATE else {}
+    times = {"timeout_s": 0.2, "stall_timeout_s": 0.2} if fault.told == LATE else {}
     return {"limits": {"max_attempts": 2}, "defaults": times}
 
 

@@ -20,7 +20,7 @@ from hermes.config.build import build
 from hermes.exchange import Record
 from hermes.runtime import Runtime
 from tests.fakes.backend import DONE, FakeOllama, play
-from tests.http.peers import Peer, connect
+from tests.http.peers import TICK_S, Peer, connect
 from tests.support import run, until
 
 P = ParamSpec("P")
@@ -309,7 +309,7 @@ async def hermes(*fakes: FakeOllama, **sections: Any) -> AsyncIterator[Hermes]:
 async def serving(config: Config) -> AsyncIterator[Hermes]:
     # Nothing is kept in the home of who runs the tests.
     server = replace(config.server, state_dir=config.server.state_dir or "off")
-    runtime = Runtime(replace(config, server=server), asyncio.get_running_loop())
+    runtime = Runtime(replace(config, server=server), asyncio.get_running_loop(), TICK_S)
     clients = Clients()
     try:
         await runtime.start()

@@ -155,7 +155,7 @@ class EventEncoder:
         last = b'{"type":"message_delta","delta":{"stop_reason":"%b","stop_sequence":%b},"usage":%b}' % (
             stop_reason(stop.reason, bool(self._calls), stop.text).encode(),
             _json(stop.text or None),
-            b'{"input_tokens":%d,"cache_read_input_tokens":%d,"output_tokens":%d}'
-            % (usage.prompt_tokens - usage.cached_tokens, usage.cached_tokens, usage.completion_tokens),
+            b'{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}'
+            % (usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens, usage.cached_tokens),
         )
         return ended + _named("message_delta", last) + _MESSAGE_STOP

@@ -121,6 +121,8 @@ def one_model(in_body: str | None, named: str | None) -> str:
 
 def token_counts(usage: Usage) -> bytes:
     """As JSON, for splicing."""
-    told, made, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
-    details = b',"prompt_tokens_details":{"cached_tokens":%d}' % cached if cached else b""
-    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d%b}' % (told, made, told + made, details)
+    told, made = usage.prompt_tokens, usage.completion_tokens
+    counts = b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d' % (told, made, told + made)
+    if usage.cached_tokens:
+        counts += b',"prompt_tokens_details":{"cached_tokens":%d}' % usage.cached_tokens
+    return counts + b"}"

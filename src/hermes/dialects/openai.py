@@ -42,8 +42,10 @@ class OpenAI:
         logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
         reason = _finish_reason(answer.reason, bool(answer.tool_calls))
         choice = _Choice(0, _message(answer), logprobs, reason)
-        told, made, cached = answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.cached_tokens
-        usage = _Usage(told, made, told + made, {"cached_tokens": cached} if cached else None)
+        told, made = answer.usage.prompt_tokens, answer.usage.completion_tokens
+        usage = _Usage(told, made, told + made)
+        if answer.usage.cached_tokens:
+            usage.prompt_tokens_details = {"cached_tokens": answer.usage.cached_tokens}
         id = f"chatcmpl-{meta.request_id}"
         return _json(_Completion(id, "chat.completion", meta.created, meta.model, (choice,), usage))
 

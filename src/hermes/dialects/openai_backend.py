@@ -44,7 +44,7 @@ class Words(Struct, frozen=True):
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
     `typical`: `typical_p` and `repeat_last_n` are known.
     `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
-    `cuts_texts`: a text to embed may be cut.
+    `cuts_texts`: a text to embed may be cut. `takes`: fields that are passed on as the client wrote them.
     """
 
     repeat_penalty: str = ""
@@ -53,11 +53,34 @@ class Words(Struct, frozen=True):
     typical: bool = False
     names_tools: bool = True
     cuts_texts: bool = False
+    takes: frozenset[str] = frozenset()
 
 
-OPENAI = Words()
-VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True)
-LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, typical=True, names_tools=False)
+# Nothing that says how much is generated, whose cache or slot is used, or who stores what.
+_OPENAIS = frozenset(
+    ("logit_bias", "parallel_tool_calls", "prediction", "prompt_cache_key", "safety_identifier", "user", "verbosity")
+)
+_VLLMS = frozenset(
+    (
+        *("add_generation_prompt", "allowed_token_ids", "bad_words", "continue_final_message", "documents"),
+        *("ignore_eos", "include_stop_str_in_output", "length_penalty", "min_tokens", "mm_processor_kwargs"),
+        *("skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs"),
+        "thinking_token_budget",
+    )
+)
+_LLAMACPPS = frozenset(
+    (
+        *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
+        *("dynatemp_exponent", "dynatemp_range", "grammar", "ignore_eos", "min_keep", "mirostat", "mirostat_eta"),
+        *("mirostat_tau", "samplers", "thinking_budget_tokens", "top_n_sigma"),
+        *("xtc_probability", "xtc_threshold"),
+    )
+)
+OPENAI = Words(takes=_OPENAIS)
+VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True, takes=_OPENAIS | _VLLMS)
+LLAMACPP = Words(
+    "repeat_penalty", "reasoning_content", template=True, typical=True, names_tools=False, takes=_OPENAIS | _LLAMACPPS
+)
 
 
 class _Function(Struct):
@@ -166,16 +189,23 @@ class OpenAIBackend:
                     asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format)
+        template = dict((request.extra or {}).get("chat_template_kwargs", {})) if words.template else {}
         # A template passes over what it does not know; another server may refuse it, of a model that cannot think.
         if request.thinking is not None and (words.template or not request.thinking_optional):
             asked.reasoning_effort = _EFFORTS[request.thinking]
             if words.template:
-                asked.chat_template_kwargs = {"enable_thinking": request.thinking != "off"}
+                template["enable_thinking"] = request.thinking != "off"
                 if request.thinking == "off":
                     asked.reasoning_effort = None
+        asked.chat_template_kwargs = template or None
         if request.logprobs:
             asked.logprobs, asked.top_logprobs = True, request.top_logprobs
-        return "/v1/chat/completions", _json(asked)
+        body = _json(asked)
+        return "/v1/chat/completions", body if request.extra is None else self._with_extra(body, request.extra)
+
+    def _with_extra(self, body: bytes, extra: dict[str, Any]) -> bytes:
+        taken = {name: value for name, value in extra.items() if name in self._words.takes}
+        return body[:-1] + b"," + _json(taken)[1:] if taken else body
 
     def whole(self, body: bytes, request: ChatRequest, answer_id: str) -> Answer | Failure | None:
         return openai_backend_answer.whole(body, answer_id, self._max_answer_bytes)

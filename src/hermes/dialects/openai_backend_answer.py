@@ -267,7 +267,7 @@ class AnswerDecoder:
             0.0,
             _seconds(timings.prompt_ms) or self._usage.prefill_s,
             _seconds(timings.predicted_ms) or self._usage.decode_s,
-            min(cached_tokens or self._usage.cached_tokens, prompt_tokens),
+            min(cached_tokens or self._usage.cached_tokens, prompt_tokens),  # others subtract it
         )
 
     def _stop(self, events: list[StreamEvent]) -> None:

@@ -4,7 +4,7 @@ Refused is only what changes the meaning of the request and cannot be honoured. 
 is left out; null means absent, everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -73,16 +73,20 @@ class _Plain(_Asked, gc=False):
     messages: Annotated[tuple[Message, ...], Limits(min_length=1)]
 
 
-class _TemplateArguments(Struct):
-    enable_thinking: bool | None = None
-
-
 class _Body(_Asked):
     messages: list[openai_messages.AskedMessage] | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # What servers of this API took over from each other; both names of the same penalty are in use.
+    top_k: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    min_p: fields.Share | None = None
+    repetition_penalty: fields.Temperature | None = None
+    repeat_penalty: fields.Temperature | None = None
+    repeat_last_n: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    typical_p: fields.Share | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
     priority: fields.Priority | None = None
@@ -91,15 +95,7 @@ class _Body(_Asked):
     modalities: list[str] | None = None
     functions: Any = None
     function_call: Any = None
-    # What users of vLLM and llama.cpp add to this body, by the names of each.
-    top_k: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
-    min_p: fields.Share | None = None
-    repetition_penalty: fields.Temperature | None = None
-    repeat_penalty: fields.Temperature | None = None
-    repeat_last_n: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
-    typical_p: fields.Share | None = None
-    chat_template_kwargs: _TemplateArguments | None = None
-    # And those of Ollama.
+    # Ollama's own words, which its users add to this body.
     options: fields.Loading | None = None
     keep_alive: fields.KeepAlive | None = None
 
@@ -143,6 +139,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
+        extra=_extra(tree, asked),
     )
 
 
@@ -245,10 +242,18 @@ _EFFORTS: dict[str, Thinking] = {
 }
 
 
-def _thinking(effort: str | None, template: _TemplateArguments | None) -> Thinking | None:
+def _extra(tree: Mapping[str, Any], asked: _Body) -> dict[str, Any] | None:
+    extra = {name: value for name, value in tree.items() if name not in KNOWN and value is not None}
+    if asked.chat_template_kwargs:
+        extra["chat_template_kwargs"] = asked.chat_template_kwargs
+    return extra or None
+
+
+def _thinking(effort: str | None, template: Mapping[str, Any] | None) -> Thinking | None:
     if effort is None:
-        switched = None if template is None else template.enable_thinking
-        return None if switched is None else "on" if switched else "off"
+        # How users of Qwen3 and the like say it.
+        said = (template or {}).get("enable_thinking")
+        return None if said is None else "on" if said else "off"
     if effort not in _EFFORTS:
         words = f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}, not `{effort[:40]}`"
         raise BadRequest(words, param="reasoning_effort")
