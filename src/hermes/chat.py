@@ -58,9 +58,13 @@ class RichMessage(Struct, frozen=True):
 
 
 class Tool(Struct, frozen=True):
+    """What a model may call. Its client knows it as one of a `namespace`; as one that takes a text if `freeform`."""
+
     name: str
     description: str = ""
     parameters: dict[str, Any] | None = None
+    namespace: str = ""
+    freeform: bool = False
 
 
 class JsonFormat(Struct, frozen=True):
@@ -115,12 +119,12 @@ class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, and the answer
-    to one with a `suffix` is what fits in between. `thinking` None leaves the choice to the backend; where it is
-    `thinking_optional`, a model that cannot think answers without. Of one user's requests those of the lowest
-    `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
-    `load_options` are heeded is the configuration's to say. `extra` are the fields of a body of OpenAI's that mean
-    nothing here, for backends of that API that are known to take them.
+    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, the answer to
+    one with a `suffix` is what fits in between, and with `echo` the prompt itself begins it. `thinking` None leaves the
+    choice to the backend; where it is `thinking_optional`, a model that cannot think answers without. Of one user's
+    requests those of the lowest `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it
+    does not say. How far `load_options` are heeded is the configuration's to say. `extra` are the fields
+    of a body of OpenAI's that mean nothing here, for backends of that API that are known to take them.
     """
 
     model: str
@@ -130,6 +134,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     completion: bool = False
     raw: bool = False
     suffix: str = ""
+    echo: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     sampling: Sampling = Sampling()

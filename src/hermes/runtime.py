@@ -22,7 +22,9 @@ from hermes.api.table import routes
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
+from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
+from hermes.dialects.responses import Responses
 from hermes.errors import ConfigError
 from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
@@ -107,7 +109,7 @@ class Runtime:
         prompt, anthropic = Prompt(), Anthropic()
         models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
-        inference = Inference(gateway, openai, prompt, anthropic)
+        inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)

@@ -18,13 +18,17 @@ from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.ollama_client import OllamaClient, OllamaGenerate
 from hermes.dialects.openai import OpenAI
+from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
+from hermes.dialects.responses import Responses
 from hermes.errors import BadRequest
 
 Fields = Mapping[str, Any]
 
 CLIENTS: dict[str, tuple[ClientDialect, dict[str, Any]]] = {
     "OpenAI": (OpenAI(), {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}),
+    "completions": (Completions(), {"model": "m", "prompt": "Hi"}),
+    "responses": (Responses(), {"model": "m", "input": "Hi"}),
     "Anthropic": (Anthropic(), {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}),
     "Ollama": (OllamaClient(), {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}),
     "Ollama, a prompt": (OllamaGenerate(), {"model": "m", "prompt": "Hi"}),
@@ -59,44 +63,50 @@ WISHES: list[Asked] = [
     Asked(
         "`temperature`, `top_p`",
         {"sampling": Sampling(temperature=0.5, top_p=0.5)},
-        _alike("OpenAI", "Anthropic", temperature=0.5, top_p=0.5) | _options(temperature=0.5, top_p=0.5),
+        _alike("OpenAI", "completions", "responses", "Anthropic", temperature=0.5, top_p=0.5)
+        | _options(temperature=0.5, top_p=0.5),
     ),
     Asked(
         "`top_k`",
         {"sampling": Sampling(top_k=5)},
-        _alike("OpenAI", "Anthropic", top_k=5) | _options(top_k=5),
+        _alike("OpenAI", "completions", "Anthropic", top_k=5) | _options(top_k=5),
     ),
     Asked(
         "`seed`, penalties of presence and frequency",
         {"sampling": Sampling(seed=1, presence_penalty=1.0, frequency_penalty=1.0)},
-        _alike("OpenAI", seed=1, presence_penalty=1, frequency_penalty=1)
+        _alike("OpenAI", "completions", seed=1, presence_penalty=1, frequency_penalty=1)
         | _options(seed=1, presence_penalty=1, frequency_penalty=1),
     ),
     Asked(
         "`min_p`, `repeat_penalty`",
         {"sampling": Sampling(min_p=0.1, repeat_penalty=1.1)},
-        _alike("OpenAI", min_p=0.1, repeat_penalty=1.1) | _options(min_p=0.1, repeat_penalty=1.1),
+        _alike("OpenAI", "completions", min_p=0.1, repeat_penalty=1.1) | _options(min_p=0.1, repeat_penalty=1.1),
     ),
     Asked(
         "`repeat_last_n`, `typical_p`",
         {"sampling": Sampling(repeat_last_n=9, typical_p=0.5)},
-        _alike("OpenAI", repeat_last_n=9, typical_p=0.5) | _options(repeat_last_n=9, typical_p=0.5),
+        _alike("OpenAI", "completions", repeat_last_n=9, typical_p=0.5) | _options(repeat_last_n=9, typical_p=0.5),
     ),
     Asked(
         "at most so many tokens",
         {"sampling": Sampling(max_tokens=9)},
-        _alike("OpenAI", "Anthropic", max_tokens=9) | _options(num_predict=9),
+        _alike("OpenAI", "completions", "Anthropic", max_tokens=9)
+        | {"responses": {"max_output_tokens": 9}}
+        | _options(num_predict=9),
     ),
     Asked(
         "texts that end it",
         {"sampling": Sampling(stop=("END",))},
-        {"OpenAI": {"stop": "END"}, "Anthropic": {"stop_sequences": ["END"]}} | _options(stop=["END"]),
+        _alike("OpenAI", "completions", stop="END")
+        | {"Anthropic": {"stop_sequences": ["END"]}}
+        | _options(stop=["END"]),
     ),
     Asked(
         "tools",
         {"tools": (Tool("f", "", _S),)},
         {
             "OpenAI": {"tools": [{"type": "function", "function": {"name": "f", "parameters": _S}}]},
+            "responses": {"tools": [{"type": "function", "name": "f", "parameters": _S}]},
             "Anthropic": {"tools": [{"name": "f", "input_schema": _S}]},
             "Ollama": {"tools": [{"type": "function", "function": {"name": "f", "parameters": _S}}]},
         },
@@ -109,13 +119,18 @@ WISHES: list[Asked] = [
                 "tool_choice": "required",
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
             },
+            "responses": {"tool_choice": "required", "tools": [{"type": "function", "name": "f", "parameters": {}}]},
             "Anthropic": {"tool_choice": {"type": "any"}, "tools": [_AF]},
         },
     ),
     Asked(
         "JSON",
         {"json_format": JsonFormat()},
-        {"OpenAI": {"response_format": {"type": "json_object"}}, "prompt": {"options": {"format": "json"}}}
+        {
+            "OpenAI": {"response_format": {"type": "json_object"}},
+            "responses": {"text": {"format": {"type": "json_object"}}},
+            "prompt": {"options": {"format": "json"}},
+        }
         | _alike(*_ALL_OLLAMAS, format="json"),
     ),
     Asked(
@@ -123,6 +138,7 @@ WISHES: list[Asked] = [
         {"json_format": JsonFormat(_S)},
         {
             "OpenAI": {"response_format": {"type": "json_schema", "json_schema": {"schema": _S}}},
+            "responses": {"text": {"format": {"type": "json_schema", "schema": _S}}},
             "Anthropic": {"output_config": {"format": {"type": "json_schema", "schema": _S}}},
             "prompt": {"options": {"format": _S}},
         }
@@ -133,6 +149,8 @@ WISHES: list[Asked] = [
         {"thinking": "off"},
         {
             "OpenAI": {"reasoning_effort": "none"},
+            "completions": {},
+            "responses": {"reasoning": {"effort": "none"}},
             "Anthropic": {"thinking": {"type": "disabled"}},
             "prompt": {"options": {"think": False}},
         }
@@ -143,6 +161,7 @@ WISHES: list[Asked] = [
         {"thinking": "high"},
         {
             "OpenAI": {"reasoning_effort": "high"},
+            "responses": {"reasoning": {"effort": "high"}},
             "Anthropic": {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
             "prompt": {"options": {"think": "high"}},
         }
@@ -151,22 +170,23 @@ WISHES: list[Asked] = [
     Asked(
         "probabilities",
         {"logprobs": True, "top_logprobs": 2},
-        _alike("OpenAI", *_ALL_OLLAMAS, logprobs=True, top_logprobs=2),
+        _alike("OpenAI", *_ALL_OLLAMAS, logprobs=True, top_logprobs=2)
+        | {"completions": {"logprobs": 2}, "responses": {"top_logprobs": 2}},
     ),
     Asked(
         "the prompt as it is",
         {"raw": True},
-        _alike("Ollama, a prompt", raw=True),
+        _alike("Ollama, a prompt", raw=True) | {"completions": {}},
     ),
     Asked(
         "[load-time options](api.md#load-time-options)",
         {"load_options": LoadOptions(num_ctx=9)},
-        _options(num_ctx=9) | {"OpenAI": {"options": {"num_ctx": 9}}},
+        _options(num_ctx=9) | _alike("OpenAI", "completions", "responses", options={"num_ctx": 9}),
     ),
     Asked(
         "`priority`",
         {"priority": 1},
-        _alike("OpenAI", "Anthropic", "Ollama", "Ollama, a prompt", "prompt", priority=1),
+        _alike(*CLIENTS, priority=1),
     ),
 ]
 
@@ -182,11 +202,13 @@ def wish_cell(asked: Asked, name: str) -> str:
         return "-"
     wish = parsed(name, said)
     assert all(getattr(wish, field) == value for field, value in asked.meant.items()), (asked.what, name)
-    return "unless asked" if wish == parsed(name, {}) else "yes"
+    return "by itself" if wish == parsed(name, {}) else "yes"
 
 
 # What changes what is meant, and cannot be had: dialect, what it says, the code of the 400.
 REFUSALS: list[tuple[str, Fields, str]] = [
+    ("completions", {"best_of": 2}, "unsupported_value"),
+    ("responses", {"previous_response_id": "r"}, "unsupported_parameter"),
     ("OpenAI", {"n": 2}, "unsupported_value"),
     ("OpenAI", {"modalities": ["text", "audio"]}, "unsupported_parameter"),
     ("OpenAI", {"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "unsupported_parameter"),

@@ -44,12 +44,11 @@ BACKENDS: dict[str, BackendDialect] = {
 
 
 class Told(Struct, frozen=True):
-    """Something asked of a backend; `instead`: what it may be told in its place; `needs`: else it is refused."""
+    """Something asked of a backend; `instead`: what it may be told in its place."""
 
     what: str
     asked: Fields
     instead: Mapping[str, Fields] = {}
-    needs: str = ""
 
 
 def _said(*messages: RichMessage | Message) -> Fields:
@@ -104,12 +103,11 @@ TOLD: list[Told] = [
         {"an object of none": {"tools": (Tool("f", "F", {"type": "object", "properties": {}}),)}},
     ),
     Told("tools that are not to be called", {"tools": (_T,), "tool_choice": "none"}),
-    Told("a call of any tool", {"tools": (_T,), "tool_choice": MustCall()}, needs="forces_tools"),
+    Told("a call of any tool", {"tools": (_T,), "tool_choice": MustCall()}),
     Told(
         "a call of one of the tools",
         {"tools": (_T, Tool("g", "G", _S)), "tool_choice": MustCall("f")},
         {"a call, of no other tool": {"tools": (_T,), "tool_choice": MustCall()}},
-        needs="forces_tools",
     ),
     Told("JSON of a schema", {"json_format": JsonFormat(_S | {"required": ["a"]})}),
     Told("JSON", {"json_format": JsonFormat()}, {"JSON of any object": {"json_format": JsonFormat(_S)}}),
@@ -122,18 +120,25 @@ TOLD: list[Told] = [
     Told("`stop_token_ids` and the like", {"extra": {"stop_token_ids": [1]}}),
     Told("`grammar` and the like", {"extra": {"grammar": 'root ::= "a"'}}),
     Told("`store`, `metadata`", {"extra": {"store": True, "metadata": {}}}),
-    Told("a prompt as it is", {"completion": True, "raw": True}, needs="takes_raw"),
-    Told("a prompt and what follows it", {"completion": True, "suffix": "a"}, needs="takes_raw"),
+    Told("a prompt as it is", {"completion": True, "raw": True}),
+    Told("a prompt as it is, and JSON", {"completion": True, "raw": True, "json_format": JsonFormat(_S)}),
+    Told("a prompt and what follows it", {"completion": True, "suffix": "a"}),
 ]
 
 
 def backend_cell(told: Told, backend: BackendDialect) -> str:
-    if told.needs and not getattr(backend, told.needs):
-        return "refused"
+    def request(fields: Fields) -> ChatRequest:
+        return replace(ChatRequest("m", (Message("user", "Hi"),)), **fields)
 
     def asked(fields: Fields) -> tuple[str, bytes]:
-        return backend.render_request(replace(ChatRequest("m", (Message("user", "Hi"),)), **fields), "m")
+        return backend.render_request(request(fields), "m")
 
+    # As `gateway` sees to it.
+    wish = request(told.asked)
+    if wish.completion and not backend.completes(wish):
+        return "refused"
+    if isinstance(wish.tool_choice, MustCall) and not backend.forces_tools:
+        return "refused"
     return _cell(asked(told.asked), asked({}), ((words, asked(fields)) for words, fields in told.instead.items()))
 
 
@@ -146,6 +151,7 @@ def _cell(said: Any, nothing: Any, instead: Iterable[tuple[str, Any]]) -> str:
 # --- what clients are told ------------------------------------------------------------------------------------------
 
 TELLERS: dict[str, ClientDialect] = {name: dialect for name, (dialect, _) in CLIENTS.items() if "," not in name}
+_ASKED = ChatRequest("m", (Message("user", "Hi"),))
 _META = Meta("r1", "m", 0)
 
 
@@ -188,7 +194,7 @@ def client_cell(happened: Happened, dialect: ClientDialect) -> str:
     def told(events: tuple[StreamEvent, ...], stop: Stop) -> Any:
         answer = collect([*events, stop])
         assert isinstance(answer, Answer)
-        return dialect.render_answer(answer, _META)
+        return dialect.render_answer(answer, _ASKED, _META)
 
     try:
         said = told(happened.events, happened.stop)

@@ -45,6 +45,7 @@ from tests.dialects.strategies import Tells, streams
 
 DIALECT = Anthropic()
 OLLAMA = Ollama()
+ASKED = ChatRequest("m", ())
 META = Meta("r1", 'mo"del', 1700000000, prompt_tokens=11)
 
 
@@ -95,7 +96,7 @@ def test_events_become_blocks_and_a_whole_answer_has_the_same(name: str, told: T
     streamed = read(b"".join([opened.encode(batch) for batch in batches]))
     answer = collect(told.events)
     assert isinstance(answer, Answer)
-    assert streamed == json.loads(DIALECT.render_answer(answer, META))
+    assert streamed == json.loads(DIALECT.render_answer(answer, ASKED, META))
     assert (streamed["content"], streamed["stop_reason"]) == CONTENT[name]
 
 
@@ -204,7 +205,7 @@ def test_who_waits_gets_a_ping_and_whoever_looks_the_place() -> None:
 
 def test_a_whole_answer_has_the_documented_shape() -> None:
     answer = Answer("Hello", "", (), Usage(22, 17, 0.1, 0.2, 0.3), "stop")
-    assert json.loads(DIALECT.render_answer(answer, META)) == {
+    assert json.loads(DIALECT.render_answer(answer, ASKED, META)) == {
         "id": "msg_r1",
         "type": "message",
         "role": "assistant",
@@ -235,7 +236,7 @@ def test_a_whole_answer_has_the_documented_shape() -> None:
 def test_why_it_ended_is_told_in_anthropics_words(reason: StopReason, called: bool, told: str) -> None:
     calls = (ToolCall("c", "f", "{}"),) if called else ()
     answer = Answer("", "", calls, Usage(), reason)
-    assert json.loads(DIALECT.render_answer(answer, META))["stop_reason"] == told
+    assert json.loads(DIALECT.render_answer(answer, ASKED, META))["stop_reason"] == told
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_a_text_that_ended_it_is_named_where_it_is_known(stop: Stop, told: tuple
     events: list[StreamEvent] = [TextDelta("Hi"), Usage(), stop]
     answer = collect(events)
     assert isinstance(answer, Answer)
-    for message in (read(encoder().encode(events)), json.loads(DIALECT.render_answer(answer, META))):
+    for message in (read(encoder().encode(events)), json.loads(DIALECT.render_answer(answer, ASKED, META))):
         assert (message["stop_reason"], message["stop_sequence"]) == told
 
 
@@ -260,7 +261,7 @@ def test_a_text_that_ended_it_is_named_where_it_is_known(stop: Stop, told: tuple
 )
 def test_a_calls_input_is_an_object_whatever_the_model_wrote(written: str, read: dict[str, Any] | None) -> None:
     answer = Answer("", "", (ToolCall("c", "f", written),), Usage(), "stop")
-    (block,) = json.loads(DIALECT.render_answer(answer, META))["content"]
+    (block,) = json.loads(DIALECT.render_answer(answer, ASKED, META))["content"]
     assert block == tool_use("c", "f", **({"value": written} if read is None else read))
 
 
@@ -301,7 +302,7 @@ def test_an_overlong_prompt_is_told_in_the_words_that_claude_code_matches(words:
 
 def test_tokens_that_had_been_read_before_are_counted_apart() -> None:
     usage = Usage(22, 3, cached_tokens=20)
-    whole = json.loads(DIALECT.render_answer(Answer("Hi", "", (), usage, "stop"), META))["usage"]
+    whole = json.loads(DIALECT.render_answer(Answer("Hi", "", (), usage, "stop"), ASKED, META))["usage"]
     streamed = payloads(encoder().encode([TextDelta("Hi"), usage, Stop("stop")]))[-2]["usage"]
     for told in (whole, streamed):
         assert (told["input_tokens"], told["cache_read_input_tokens"], told["output_tokens"]) == (2, 20, 3)

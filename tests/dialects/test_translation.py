@@ -37,7 +37,8 @@ from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.ollama import Ollama
 from hermes.dialects.ollama_client import OllamaClient, OllamaGenerate
 from hermes.dialects.openai import OpenAI
-from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend
+from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words
+from hermes.dialects.openai_completions import Completions
 from tests.dialects import anthropic_wire
 from tests.dialects.strategies import (
     IMAGES,
@@ -51,6 +52,7 @@ from tests.dialects.strategies import (
     streams,
 )
 
+ASKED = ChatRequest("m", ())
 META = Meta("r1", 'mo"del', 1700000000)
 
 # --- requests -------------------------------------------------------------------------------------------------------
@@ -171,10 +173,30 @@ def test_a_bare_prompt_comes_back_as_it_was_meant(
     assert meaning(OllamaGenerate().parse_request(body)) == meaning(request)
 
 
+@pytest.mark.parametrize("words", [OPENAI, VLLM, LLAMACPP], ids=["OpenAI", "vLLM", "llama.cpp"])
+@given(data=st.data())
+def test_a_text_that_is_to_go_on_comes_back_as_it_was_meant(words: Words, data: st.DataObject) -> None:
+    names = {OPENAI: _OPENAI_SAMPLING, VLLM: _MORE_SAMPLING, LLAMACPP: tuple(SAMPLING)}[words]
+    request = ChatRequest(
+        "m",
+        (Message("user", data.draw(SAID)),),
+        data.draw(st.booleans()),
+        completion=True,
+        raw=True,
+        sampling=data.draw(samplings(names)),
+        thinking="off",
+    )
+    if data.draw(st.booleans()):
+        request = replace(request, logprobs=True, top_logprobs=data.draw(st.integers(1, 20)))
+    path, body = OpenAIBackend(words).render_request(request, "m")
+    assert path == "/v1/completions"
+    assert meaning(Completions().parse_request(body)) == meaning(request)
+
+
 def test_every_field_of_a_request_is_drawn_or_is_not_for_backends() -> None:
     """A field that is new has to be written by somebody, or to be told as a loss."""
     drawn = {"messages", "stream", "tools", "tool_choice", "sampling", "json_format", "thinking", "logprobs", "extra"}
-    prompts = {"completion", "raw", "suffix"}
+    prompts = {"completion", "raw", "suffix", "echo"}
     ours = {"model", "priority", "service_tier", "load_options", "include_usage", "thinking_optional"}
     assert {*ChatRequest.__struct_fields__} == drawn | prompts | ours | {"top_logprobs"}
     assert {*Sampling.__struct_fields__} == {*SAMPLING}
@@ -256,7 +278,7 @@ def test_a_stream_tells_what_happened_at_any_cuts(way: Answered, data: st.DataOb
 @given(data=st.data())
 def test_a_whole_answer_tells_what_happened(way: Answered, data: st.DataObject) -> None:
     answer = added_up(data.draw(streams(way.tells)))
-    body = way.teller.render_answer(answer, META)
+    body = way.teller.render_answer(answer, ASKED, META)
     assert way.reader.whole(body, ChatRequest("m", ()), "a1") == answer
 
 
@@ -265,7 +287,7 @@ def test_anthropics_messages_tell_what_happened(events: list[StreamEvent]) -> No
     answer = _as_objects(added_up(events))
     dialect = Anthropic()
     streamed = anthropic_wire.read(dialect.encoder(STREAMED, META).encode(events))
-    whole = json.loads(dialect.render_answer(added_up(events), META))
+    whole = json.loads(dialect.render_answer(added_up(events), ASKED, META))
     assert _as_objects(anthropic_wire.answered(streamed)) == _as_objects(anthropic_wire.answered(whole)) == answer
 
 

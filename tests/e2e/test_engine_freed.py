@@ -18,8 +18,9 @@ LONG_PROMPT = "[[tokens:9999]] " + "x" * 4000
 
 
 def longer(body: dict[str, Any]) -> dict[str, Any]:
-    if "prompt" in body:
-        return {**body, "prompt": LONG_PROMPT}
+    for field in ("prompt", "input"):
+        if field in body:
+            return {**body, field: LONG_PROMPT}
     return {**body, "messages": [{"role": "user", "content": LONG_PROMPT}]}
 
 

@@ -27,6 +27,8 @@ P = ParamSpec("P")
 
 PROMPT = "/v1/llm/gemma"
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 OLLAMA = "/api/chat"
 
@@ -56,6 +58,8 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
 WHOLE: list[tuple[str, dict[str, Any]]] = [
     (PROMPT, prompt()),
     (CHAT, chat()),
+    (COMPLETIONS, {"model": "gemma", "prompt": "Hi"}),
+    (RESPONSES, {"model": "gemma", "input": "Hi"}),
     (MESSAGES, chat(max_tokens=9)),
     (OLLAMA, chat(stream=False)),
 ]
@@ -107,7 +111,14 @@ class Reply(Struct, frozen=True):
 
 
 def error_in(told: Any) -> dict[str, Any]:
-    """The error of an answer or of a stream's last event, in whichever of the two forms, with its `code`."""
+    """The error of an answer or of a stream's last event, in whichever of the forms, with its `code`."""
+    if told.get("type") == "response.failed":
+        assert told["response"]["status"] == "failed" and told["response"]["error"].keys() == {
+            "code",
+            "message",
+            "param",
+        }
+        told = {"error": {"type": "responses'", **told["response"]["error"]}}
     error: dict[str, Any] = told["error"]
     if told.get("type") == "error":  # Anthropic's
         assert told.keys() == {"type", "error", "request_id"} and told["request_id"]

@@ -19,7 +19,7 @@ class Anthropic:
     parse_request = staticmethod(anthropic_request.parse_request)
     render_error = staticmethod(anthropic_error.error_object)
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes:
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
         return _json(
             _Message(
                 f"msg_{meta.request_id}",

@@ -1,4 +1,4 @@
-"""OpenAI's API, the backend dialect: `/v1/chat/completions` and `/v1/embeddings` as all that is compatible speak them.
+"""OpenAI's API, the backend dialect: chat completions, completions and embeddings as all that is compatible speak them.
 
 1. Usage is always asked for (`stream_options.include_usage`); whether the client sees it is its own dialect's business.
 2. What goes beyond OpenAI's own API is said only to servers that are known to take it (`Words`): others may refuse a
@@ -6,6 +6,8 @@
 3. A tool that is not to be called is not mentioned: templates print tools that stand in the request, whatever
    `tool_choice` says, and a model that reads of one may call it.
 4. Calls and their results belong together by id here. Clients that do without ids get some.
+5. A raw prompt goes to `/v1/completions`: to go on from a text is all that servers do there. None but OpenAI's own
+   takes a suffix; vLLM and llama.cpp refuse one, others pass over it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,8 +106,11 @@ class _Message(Struct, omit_defaults=True):
 
 
 class _Asked(Struct, omit_defaults=True):
+    """What the endpoints take; `prompt` is `/v1/completions`', which has a number for `logprobs`."""
+
     model: str
-    messages: Sequence[Message | _Message]
+    messages: Sequence[Message | _Message] = ()
+    prompt: str = ""
     stream: bool = False
     stream_options: dict[str, bool] | None = None
     temperature: float | None = None
@@ -127,7 +132,7 @@ class _Asked(Struct, omit_defaults=True):
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    logprobs: bool = False
+    logprobs: bool | int = False
     top_logprobs: int = 0
 
 
@@ -142,7 +147,6 @@ class OpenAIBackend:
     """`streams_only`: the server notices that a client has left only while it streams to it."""
 
     forces_tools = True
-    takes_raw = False
 
     def __init__(
         self,
@@ -156,16 +160,16 @@ class OpenAIBackend:
         self._max_event_bytes = max_event_bytes
         self._max_answer_bytes = max_answer_bytes
 
+    def completes(self, request: ChatRequest) -> bool:
+        bare = not (request.suffix or request.json_format)
+        return bare and RichMessage not in map(type, request.messages)
+
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         words, sampling = self._words, request.sampling
-        messages: Sequence[Message | _Message] = request.messages  # type: ignore[assignment]
-        if RichMessage in map(type, request.messages):
-            messages = list(_messages(request.messages, words))
         asked = _Asked(
             model,
-            messages,
-            request.stream,
-            _WITH_USAGE if request.stream else None,
+            stream=request.stream,
+            stream_options=_WITH_USAGE if request.stream else None,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
@@ -179,6 +183,14 @@ class OpenAIBackend:
             setattr(asked, words.repeat_penalty, sampling.repeat_penalty)
         if words.typical:
             asked.repeat_last_n, asked.typical_p = sampling.repeat_last_n, sampling.typical_p
+        if request.raw:
+            (asked.prompt,) = [message.content for message in request.messages if type(message) is Message]
+            if request.logprobs:
+                asked.logprobs = request.top_logprobs or 1  # 0 is none to llama.cpp
+            return "/v1/completions", self._with_extra(_json(asked), request.extra)
+        asked.messages = request.messages  # type: ignore[assignment]
+        if RichMessage in map(type, request.messages):
+            asked.messages = list(_messages(request.messages, words))
         if request.tools and request.tool_choice != "none":
             asked.tools = [_tool(tool) for tool in request.tools]
             if isinstance(choice := request.tool_choice, MustCall):
@@ -200,10 +212,11 @@ class OpenAIBackend:
         asked.chat_template_kwargs = template or None
         if request.logprobs:
             asked.logprobs, asked.top_logprobs = True, request.top_logprobs
-        body = _json(asked)
-        return "/v1/chat/completions", body if request.extra is None else self._with_extra(body, request.extra)
+        return "/v1/chat/completions", self._with_extra(_json(asked), request.extra)
 
-    def _with_extra(self, body: bytes, extra: dict[str, Any]) -> bytes:
+    def _with_extra(self, body: bytes, extra: dict[str, Any] | None) -> bytes:
+        if extra is None:
+            return body
         taken = {name: value for name, value in extra.items() if name in self._words.takes}
         return body[:-1] + b"," + _json(taken)[1:] if taken else body
 
