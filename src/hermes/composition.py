@@ -17,8 +17,10 @@ from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
 from hermes.fleet.driver import Driver
+from hermes.fleet.kind import ByItself, Kind
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
-from hermes.fleet.openai import KINDS, OpenAI
+from hermes.fleet.openai import KINDS, OpenAIKind
+from hermes.fleet.tgi import Tgi
 from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
 from hermes.http.origin import Origin
@@ -187,6 +189,7 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         max_output_tokens=model.max_output_tokens,
         highest=urgency(model.max_class or "interactive"),
         pulled=model.pull == "on_demand",
+        fallback=model.fallback,
     )
 
 
@@ -245,17 +248,39 @@ def driver(
     if backend.kind == "ollama":
         return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
     where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    return OpenAI(Pool(where, limits, deadlines, loop, headers), KINDS[backend.kind], hop)
+    return ByItself(Pool(where, limits, deadlines, loop, headers), _kind(backend), hop)
+
+
+def _kind(backend: settings.Backend) -> Kind:
+    assert backend.kind != "ollama"
+    if backend.kind == "tgi":
+        return Tgi()
+    if backend.kind == "custom":
+        return _plugin(backend)
+    return OpenAIKind(KINDS[backend.kind])
+
+
+def _plugin(backend: settings.Backend) -> Kind:
+    # they take some 20 ms, and few need them
+    from hermes.custom import found
+    from hermes.custom.guard import Guarded
+
+    try:
+        return Guarded(found.made(backend.plugin or ""), backend.name)
+    except ConfigError as error:
+        raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
 
 
 def check_files(config: settings.Config) -> None:
-    """The certificate, the authorities and the log, with nothing made or changed. Raises ConfigError for the first."""
+    """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
     for backend in config.backends:
         origin(backend)
+        if backend.plugin is not None:
+            _plugin(backend)
     target = config.logging.access_log
     if target not in ("stderr", "off"):
         path = Path(target)

@@ -88,6 +88,7 @@ class Runtime:
             backend.simulated,
             backend.memory,
             backend.max_loaded,
+            backend.weight,
         )
 
     def _api(self) -> Api:

@@ -30,6 +30,7 @@ from hermes.config.kinds import (
     Origin,
     Path,
     Penalty,
+    Plugin,
     Port,
     PullRule,
     Rate,
@@ -124,15 +125,18 @@ class Key(Struct, frozen=True):
 
 class Backend(Struct, frozen=True):
     """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL);
-    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS).
+    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS). `plugin`: the class that speaks to a
+    custom one.
     """
 
     name: BackendName
     url: Url
     kind: BackendKind = "ollama"
+    plugin: Plugin | None = None
     memory: Bytes | None = None
     max_loaded: Count | None = None
     slots: Count | None = None
+    weight: Weight = 1
     ca_file: Path | None = None
     api_key: Secret | None = None
     connect_timeout_s: Seconds = 5
@@ -190,6 +194,7 @@ class Model(Struct, frozen=True):
 
     backend_model: ModelName | None = None
     backends: tuple[BackendName, ...] = ()
+    fallback: tuple[ModelName, ...] = ()
     max_concurrency: Count | None = None
     adaptive_concurrency: bool = False
     queue_limit: CountOrZero = 256

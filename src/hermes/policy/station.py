@@ -195,6 +195,7 @@ class Stay:
         "slots",
         "station",
         "up",
+        "weight",
     )
 
     def __init__(self, station: Station, facts: BackendFacts, since: float, size_bytes: int) -> None:
@@ -218,6 +219,7 @@ class Stay:
         """Its backend has changed."""
         self.up = facts.up
         self.settles = facts.settles
+        self.weight = facts.weight
         self._told_slots = facts.slots
         self.fit()
 
