@@ -271,7 +271,7 @@ class Gateway:
         if not found.names and service.pulled:
             return self._pulled_route(service, dialect)
         if not found.names:
-            if not self._fleet.ready:
+            if not self._fleet.can_serve(service.backends):
                 raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:

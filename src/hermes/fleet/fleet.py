@@ -1,7 +1,7 @@
 """All backends: each watched, given orders and downloads; which are up, who has which model, and who fetches it."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from hermes.errors import BackendNotFound, BadRequest, GatewayError, NoBackend
@@ -103,7 +103,11 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        return any(backend.takes_work for backend in self.backends.values())
+        return self.can_serve(())
+
+    def can_serve(self, names: Sequence[str]) -> bool:
+        """Whether one of these backends takes work; no names: one of all."""
+        return any(self.backends[name].takes_work for name in names or self.backends)
 
     def inventories(self) -> dict[str, dict[str, str]]:
         """What each backend has, as last seen: a backend that is down keeps its models."""
