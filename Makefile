@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp conformance imitations nightly bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp corpus conformance imitations nightly bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -41,6 +41,11 @@ real-ollama: $(DEV_READY)
 real-llamacpp: $(DEV_READY)
 	LLAMA_SERVER=$(LLAMA_SERVER) GGUF=$(GGUF) THINKER_GGUF=$(THINKER_GGUF) \
 	  $(BIN)/python -m pytest -s -rs tests/real/llamacpp
+
+# What both answer, anew into tests/corpus: models of these three kinds, in the Ollama as tiny, thinker and embedder.
+corpus: $(DEV_READY)
+	LLAMA_SERVER=$(LLAMA_SERVER) GGUF=$(GGUF) THINKER_GGUF=$(THINKER_GGUF) EMBEDDER_GGUF=$(EMBEDDER_GGUF) \
+	  OLLAMA_URL=$(OLLAMA_URL) $(BIN)/python -m tests.corpus.record
 
 # TGI's own clients read what imitates it: no TGI can be had here.
 imitations: $(DEV_READY)

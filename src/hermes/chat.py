@@ -207,9 +207,13 @@ class Usage(Struct, frozen=True, gc=False):
 
 
 class Stop(Struct, frozen=True, gc=False):
-    """The answer is complete. A stream that ends without one was truncated: an error, never a success."""
+    """The answer is complete. A stream that ends without one was truncated: an error, never a success.
+
+    `text`: which of the stop texts ended it; "" where none did, or the backend does not tell.
+    """
 
     reason: StopReason
+    text: str = ""
 
 
 class Failure(Struct, frozen=True, gc=False):
@@ -231,6 +235,7 @@ class Answer(Struct, frozen=True, gc=False):
     usage: Usage
     reason: StopReason
     logprobs: tuple[dict[str, Any], ...] = ()
+    stop_text: str = ""
 
 
 class Embeddings(Struct, frozen=True, gc=False):
@@ -247,7 +252,7 @@ def collect(events: Iterable[StreamEvent]) -> Answer | Failure | None:
     logprobs: list[dict[str, Any]] = []
     calls: dict[int, ToolCall] = {}
     usage = Usage()
-    reason: StopReason | None = None
+    stop: Stop | None = None
     for event in events:
         if type(event) is TextDelta:
             text.append(event.text)
@@ -262,10 +267,10 @@ def collect(events: Iterable[StreamEvent]) -> Answer | Failure | None:
         elif type(event) is Usage:
             usage = event
         elif type(event) is Stop:
-            reason = event.reason
+            stop = event
         elif type(event) is Failure:
             return event
-    if reason is None:
+    if stop is None:
         return None
     ordered = tuple(calls[index] for index in sorted(calls))
-    return Answer("".join(text), "".join(reasoning), ordered, usage, reason, tuple(logprobs))
+    return Answer("".join(text), "".join(reasoning), ordered, usage, stop.reason, tuple(logprobs), stop.text)

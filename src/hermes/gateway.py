@@ -35,7 +35,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.ollama import full_name
 from hermes.http.response import Response
 from hermes.metrics import Metrics
-from hermes.policy import affinity
+from hermes.policy import affinity, volatile
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
 from hermes.policy.estimates import Average, Outlook
 from hermes.policy.retry import RetryBudget
@@ -107,6 +107,7 @@ class Gateway:
         retries: RetryBudget,
         metrics: Metrics,
         heartbeat_s: float = 0.0,
+        volatile_lines: tuple[str, ...] = (),
     ) -> None:
         self._catalog = catalog
         self._fleet = fleet
@@ -114,6 +115,7 @@ class Gateway:
         self._retries = retries
         self._metrics = metrics
         self._heartbeat_s = heartbeat_s
+        self._volatile_lines = volatile_lines
         self._routes: dict[tuple[str, ClientDialect], _Route] = {}
         self._routes_of = -1
         self._prompts: dict[str, Average] = {}  # tokens per byte, by resident
@@ -135,6 +137,8 @@ class Gateway:
 
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
+        if self._volatile_lines:
+            request = volatile.without(request, self._volatile_lines)
         route, job = self._known_route(request.model, dialect), None
         while True:
             try:

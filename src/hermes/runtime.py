@@ -19,6 +19,7 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
@@ -98,7 +99,8 @@ class Runtime:
         config, openai = self.config, OpenAI()
         retries = RetryBudget(composition.retries(config.limits))
         heartbeat_s = config.scheduling.queue_heartbeat_s
-        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics, heartbeat_s)
+        lines = config.volatile_lines
+        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
         ops = Ops(
             self.fleet,
             self.admission,
@@ -116,7 +118,8 @@ class Runtime:
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)
-        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time)
+        areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
+        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

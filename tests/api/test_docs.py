@@ -21,7 +21,8 @@ SOURCES = [
 
 def rows(heading: str) -> list[list[str]]:
     section = PAGE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    table = section[section.index("\n|") + 1 :].split("\n\n", 1)[0]  # the first
+    lines = table.splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 

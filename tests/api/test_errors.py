@@ -102,6 +102,23 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(method: str, path:
         assert reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("refused", ["no such path", "a wrong method", "a foreign host"])
+@pytest.mark.parametrize("area", ["/api/", "/v1/messages/"])
+@scenario
+async def test_what_has_no_route_is_refused_in_the_form_of_who_would_ask_there(area: str, refused: str) -> None:
+    known = {"/api/": "chat", "/v1/messages/": "count_tokens"}[area]
+    path, host = area + ("nothing" if refused == "no such path" else known), "evil.example" if "host" in refused else ""
+    async with ollama() as backend, hermes(backend) as gateway:
+        reply = await gateway.ask(path, method="GET", headers={"host": host} if host else {})
+        status = {"no such path": 404, "a wrong method": 405, "a foreign host": 403}[refused]
+        assert reply.status == status
+        if area == "/api/":
+            assert isinstance(reply.json["error"], str)
+        else:
+            assert (reply.json["type"], reply.json["request_id"]) == ("error", reply.headers["x-request-id"])
+            assert reply.json["error"]["type"].endswith("_error")
+
+
 @scenario
 async def test_head_is_get_without_the_body() -> None:
     async with ollama() as backend, hermes(backend) as gateway:

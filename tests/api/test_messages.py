@@ -219,12 +219,12 @@ async def test_models_are_listed_in_anthropics_form_for_who_names_a_version() ->
     models = {"claude-local-gemma": {"backend_model": "gemma3:12b"}}
     async with ollama("gemma3:12b", "phi:latest") as backend, hermes(backend, models=models) as gateway:
         listing = (await gateway.ask("/v1/models?limit=1000", headers=VERSION)).json
-        names = ["claude-local-gemma", "gemma3:12b", "phi:latest"]
+        names = ["claude-local-gemma", "gemma3:12b", "phi:latest", "claude-local-gemma3:12b", "claude-local-phi:latest"]
         assert [item["id"] for item in listing["data"]] == names
         assert listing["data"][0] == {
             "type": "model",
             "id": "claude-local-gemma",
-            "display_name": "claude-local-gemma",
+            "display_name": "gemma",
             "created_at": "2026-11-20T10:00:00Z",
             "lifecycle": "active",
         }
@@ -232,6 +232,43 @@ async def test_models_are_listed_in_anthropics_form_for_who_names_a_version() ->
         assert listing == {"has_more": False, "first_id": names[0], "last_id": names[-1]}
         assert (await gateway.ask("/v1/models/phi", headers=VERSION)).json["type"] == "model"
         assert (await gateway.ask("/v1/models/phi")).json["object"] == "model"
+
+
+@scenario
+async def test_what_cannot_chat_has_no_name_for_a_picker() -> None:
+    async with ollama("embedder") as backend:
+        backend.models[0]["capabilities"] = ["embedding"]
+        async with hermes(backend) as gateway:
+            listing = (await gateway.ask("/v1/models", headers=VERSION)).json
+            assert [item["id"] for item in listing["data"]] == ["embedder"]
+
+
+@pytest.mark.parametrize("path", [MESSAGES, "/v1/chat/completions", "/api/chat"])
+@scenario
+async def test_the_name_that_a_picker_shows_is_good_to_ask_by(path: str) -> None:
+    async with ollama("phi:latest") as backend, hermes(backend) as gateway:
+        backend.default = speak("Hello")
+        for alias in ("claude-local-phi:latest", "claude-local-phi"):
+            told = (await gateway.ask(path, chat(model=alias) | {"stream": False})).json
+            assert told["model"] == alias
+            assert (await gateway.ask(f"/v1/models/{alias}", headers=VERSION)).json["display_name"] in alias[13:]
+        assert {asked.body["model"] for asked in backend.asked} == {"phi:latest"}
+        assert (await gateway.ask(path, chat(model="claude-local-nobody"))).status == 404
+        assert (await gateway.ask(path, chat(model="claude-local-"))).status == 404
+
+
+@scenario
+async def test_lines_that_the_configuration_names_never_reach_a_backend() -> None:
+    async with ollama() as backend, hermes(backend, volatile_lines=["Time:"]) as gateway:
+        backend.default = speak("Hello")
+        said = chat(system="Time: 12:01\nBe brief")
+        assert (await gateway.ask(MESSAGES, said)).status == 200
+        for system in ("Time: 12:02\nBe kind", "Time: 12:02"):
+            assert (await gateway.ask("/v1/llm/gemma", {"prompt": "Time: 1", "system": system})).status == 200
+        messages, one, other = [asked.body for asked in backend.asked]
+        assert [message["content"] for message in messages["messages"]] == ["Be brief", "Hi"]
+        assert (one["system"], one["prompt"]) == ("Be kind", "Time: 1")
+        assert ("system" in other, other["prompt"]) == (False, "Time: 1")
 
 
 @scenario

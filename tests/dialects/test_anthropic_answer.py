@@ -39,72 +39,18 @@ from hermes.errors import (
     QueueTimeout,
     Unauthenticated,
 )
+from tests.dialects.anthropic_wire import payloads, read
 from tests.dialects.cases import ANSWERS, Told
+from tests.dialects.strategies import Tells, streams
 
 DIALECT = Anthropic()
 OLLAMA = Ollama()
 ASKED = ChatRequest("m", ())
 META = Meta("r1", 'mo"del', 1700000000, prompt_tokens=11)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def encoder() -> Encoder:
     return DIALECT.encoder(ChatRequest("m", (), stream=True), META)
-
-
-def payloads(stream: bytes) -> list[Any]:
-    """What a strict reader sees: each event its name and one line of data, whose type is that name."""
-    assert stream.endswith(b"\n\n")
-    told = []
-    for event in stream[:-2].split(b"\n\n"):
-        name, data = event.split(b"\n")
-        assert name.startswith(b"event: ") and data.startswith(b"data: ")
-        told.append(json.loads(data[6:]))
-        assert told[-1]["type"] == name[7:].decode()
-    return told
-
-
-DELTAS = {
-    "text": ("text_delta", "text"),
-    "thinking": ("thinking_delta", "thinking"),
-    "tool_use": ("input_json_delta", "partial_json"),
-}
-
-
-def read(stream: bytes) -> dict[str, Any]:
-    """The message that a stream makes, each event looked at: in its place, and with nothing that does not belong."""
-    start, *blocks, delta, stop = payloads(stream)
-    assert (start.keys(), stop) == ({"type", "message"}, {"type": "message_stop"})
-    message: dict[str, Any] = start["message"]
-    assert (message["content"], message["stop_reason"], message["stop_sequence"]) == ([], None, None)
-    open_block: dict[str, Any] | None = None
-    for event in blocks:
-        if event["type"] == "content_block_start":
-            assert open_block is None and event["index"] == len(message["content"])
-            open_block, said = event["content_block"], ""
-            message["content"].append(open_block)
-            continue
-        assert open_block is not None and event["index"] == len(message["content"]) - 1
-        kind, field = DELTAS[open_block["type"]]
-        if event["type"] == "content_block_delta" and event["delta"]["type"] == "signature_delta":
-            assert open_block["type"] == "thinking" and not open_block["signature"]
-            open_block["signature"] = event["delta"]["signature"]
-        elif event["type"] == "content_block_delta":
-            assert event["delta"].keys() == {"type", field} and event["delta"]["type"] == kind
-            assert not open_block.get("signature"), "nothing follows a signature"
-            said += event["delta"][field]
-        else:
-            assert event.keys() == {"type", "index"} and event["type"] == "content_block_stop"
-            if open_block["type"] == "tool_use":
-                assert open_block["input"] == {}
-                open_block["input"] = json.loads(said or "{}")
-            else:
-                assert open_block[field] == ""
-                open_block[field] = said
-            open_block = None
-    assert open_block is None
-    assert (delta.keys(), delta["type"]) == ({"type", "delta", "usage"}, "message_delta")
-    return message | delta["delta"] | {"usage": message["usage"] | delta["usage"]}
 
 
 def thinking(said: str) -> dict[str, Any]:
@@ -189,47 +135,7 @@ def test_a_stream_is_this_one_byte_for_byte() -> None:
     )
 
 
-@st.composite
-def streams(draw: st.DrawFn) -> list[StreamEvent]:
-    """Pieces in any order; those of one call are never apart."""
-    events: list[StreamEvent] = []
-    calls = 0
-    for kind in draw(st.lists(st.sampled_from(["text", "thought", "call", "usage"]), max_size=8)):
-        if kind == "text":
-            events.append(TextDelta(draw(TEXTS)))
-        elif kind == "thought":
-            events.append(ReasoningDelta(draw(TEXTS)))
-        elif kind == "usage":
-            events.append(Usage(draw(st.integers(0, 9)), draw(st.integers(0, 9))))
-        else:
-            whole = json.dumps(draw(st.dictionaries(TEXTS, TEXTS, max_size=2)))
-            cut = draw(st.integers(0, len(whole)))
-            events += [
-                ToolCallDelta(calls, whole[:cut], f"c{calls}", "f"),
-                ToolCallDelta(calls, whole[cut:]),
-            ]
-            calls += 1
-    return [*events, Stop(draw(st.sampled_from(["stop", "length", "tool_calls", "content_filter"])))]
-
-
-@given(streams())
-def test_a_stream_says_what_the_whole_answer_says(events: list[StreamEvent]) -> None:
-    answer = collect(events)
-    assert isinstance(answer, Answer)
-    streamed, whole = read(encoder().encode(events)), json.loads(DIALECT.render_answer(answer, ASKED, META))
-    assert streamed["content"] and whole["content"]
-    assert _gist(streamed) == _gist(whole)
-
-
-def _gist(message: dict[str, Any]) -> Any:
-    """All texts, all thoughts, all calls: in a stream they come in as many blocks as they were told in."""
-    kinds: dict[str, list[Any]] = {"text": [], "thinking": [], "tool_use": []}
-    for block in message.pop("content"):
-        kinds[block["type"]].append(block if block["type"] == "tool_use" else block[block["type"]])
-    return message, "".join(kinds["text"]), "".join(kinds["thinking"]), kinds["tool_use"]
-
-
-@given(streams(), st.data())
+@given(streams(Tells()), st.data())
 def test_how_events_come_together_changes_no_byte(events: list[StreamEvent], data: st.DataObject) -> None:
     """Nor does the short way, which plain text takes once a stream has begun."""
     at_once, cut_up = encoder().encode(events), encoder()
@@ -331,6 +237,22 @@ def test_why_it_ended_is_told_in_anthropics_words(reason: StopReason, called: bo
     calls = (ToolCall("c", "f", "{}"),) if called else ()
     answer = Answer("", "", calls, Usage(), reason)
     assert json.loads(DIALECT.render_answer(answer, ASKED, META))["stop_reason"] == told
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [
+        (Stop("stop", "END"), ("stop_sequence", "END")),
+        (Stop("stop"), ("end_turn", None)),
+        (Stop("length", "END"), ("max_tokens", "END")),
+    ],
+)
+def test_a_text_that_ended_it_is_named_where_it_is_known(stop: Stop, told: tuple[str, str | None]) -> None:
+    events: list[StreamEvent] = [TextDelta("Hi"), Usage(), stop]
+    answer = collect(events)
+    assert isinstance(answer, Answer)
+    for message in (read(encoder().encode(events)), json.loads(DIALECT.render_answer(answer, ASKED, META))):
+        assert (message["stop_reason"], message["stop_sequence"]) == told
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,7 @@
 import json
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hermes.chat import ChatRequest, Image, JsonFormat, Message, MustCall, RichMessage, Sampling, Text, Tool, ToolCall
 from hermes.dialects import ClientDialect
@@ -177,76 +174,17 @@ def test_the_system_text_comes_first_without_what_changes_with_every_request(ask
     assert parse(system=asked).messages == (Message("system", meant), HI)
 
 
+def test_nor_is_it_left_in_a_system_message() -> None:
+    said = [
+        {"role": "system", "content": [text(BILLING)]},
+        {"role": "system", "content": [text(f"{BILLING}\nBe brief")]},
+    ]
+    assert parse(messages=[{"role": "user", "content": "Hi"}, *said]).messages == (HI, Message("system", "Be brief"))
+
+
 @pytest.mark.parametrize("asked", [None, "", [], [text("")], BILLING, [text(BILLING)]])
 def test_no_system_text_is_no_message(asked: Any) -> None:
     assert parse(system=asked).messages == (HI,)
-
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda said: "x-anthropic" not in said)
-PARTS = st.one_of(st.builds(Text, TEXTS), st.just(Image("image/png", PIXEL)))
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> tuple[list[dict[str, Any]], tuple[Message | RichMessage, ...]]:
-    """Any that the dialect can express, written in it and meant."""
-    asked: list[dict[str, Any]] = []
-    meant: list[Message | RichMessage] = []
-    called: dict[str, str] = {}
-    for turn in draw(st.lists(st.sampled_from(["plain", "parts", "called", "results"]), min_size=1, max_size=5)):
-        if turn == "plain":
-            role, said = draw(st.sampled_from(["system", "user", "assistant"])), draw(TEXTS)
-            asked.append({"role": role, "content": said})
-            meant.append(Message(role, said))
-        elif turn == "parts":
-            parts = tuple(draw(st.lists(PARTS, min_size=2, max_size=3)))
-            asked.append({"role": "user", "content": [written(part) for part in parts]})
-            meant.append(RichMessage("user", parts))
-        elif turn == "called":
-            thought, parts = draw(TEXTS), tuple(draw(st.lists(st.builds(Text, TEXTS), max_size=2)))
-            inputs = draw(st.lists(st.dictionaries(TEXTS, JSON, max_size=3), max_size=2))
-            calls = tuple(
-                ToolCall(f"c{len(called) + number}", draw(TEXTS), msgspec.json.encode(given).decode())
-                for number, given in enumerate(inputs)
-            )
-            called |= {call.id: call.name for call in calls}
-            blocks = [{"type": "thinking", "thinking": thought, "signature": "s"}, *map(written, parts)]
-            blocks += [
-                {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}
-                for call in calls
-            ]
-            asked.append({"role": "assistant", "content": blocks})
-            meant.append(RichMessage("assistant", parts, thought, calls))
-        else:
-            ids = draw(st.lists(st.sampled_from([*called, "unknown"]), min_size=1, max_size=2))
-            results = [(id, tuple(draw(st.lists(PARTS, max_size=2)))) for id in ids]
-            rest = draw(st.none() | TEXTS)
-            blocks = [
-                {"type": "tool_result", "tool_use_id": id, "content": [written(part) for part in parts]}
-                for id, parts in results
-            ]
-            asked.append({"role": "user", "content": [*blocks, text(rest)] if rest else blocks})
-            meant += [
-                RichMessage("tool", parts, tool_call_id=id, tool_name=called.get(id, "")) for id, parts in results
-            ]
-            meant += [Message("user", rest)] if rest else []
-    return asked, tuple(meant)
-
-
-def written(part: Text | Image) -> dict[str, Any]:
-    return text(part.text) if isinstance(part, Text) else PNG
-
-
-@given(conversations())
-def test_any_conversation_is_what_was_meant(
-    conversation: tuple[list[dict[str, Any]], tuple[Message | RichMessage, ...]],
-) -> None:
-    asked, meant = conversation
-    assert parse(messages=asked).messages == meant
 
 
 # --- fields -----------------------------------------------------------------------------------------------------------

@@ -71,40 +71,6 @@ def test_messages_go_through_as_they_came(said: Said) -> None:
     assert rendered(parse(messages=said.ollama))["messages"] == said.ollama
 
 
-_NAMES = st.text("abc_", min_size=1)
-_PLAIN = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXTS)
-_IMAGES = st.lists(st.just(Image("image/png", PIXEL)), min_size=1, max_size=2)
-_SEEING = st.builds(
-    lambda text, images: RichMessage("user", (*([Text(text)] if text else []), *images)), TEXTS, _IMAGES
-)
-_CALLS = st.lists(
-    st.builds(ToolCall, _NAMES, _NAMES, st.dictionaries(TEXTS, st.integers(0, 9)).map(lambda value: _compact(value))),
-    min_size=1,
-    max_size=2,
-)
-_CALLING = st.builds(
-    lambda text, thought, calls: RichMessage("assistant", (Text(text),) if text else (), thought, tuple(calls)),
-    TEXTS,
-    TEXTS,
-    _CALLS,
-)
-_TOOL = st.builds(
-    lambda text, name: RichMessage("tool", (Text(text),) if text else (), tool_call_id="of nobody", tool_name=name),
-    TEXTS,
-    _NAMES,
-)
-
-
-def _compact(value: dict[str, int]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-@given(st.lists(st.one_of(_PLAIN, _SEEING, _CALLING, _TOOL), min_size=1, max_size=4))
-def test_any_conversation_comes_back_from_what_a_backend_would_be_asked(messages: list[Any]) -> None:
-    _, body = BACKEND.render_request(ChatRequest("m", tuple(messages), stream=True), "m")
-    assert CHAT.parse_request(body).messages == tuple(messages)
-
-
 def test_a_result_that_names_only_its_call_is_told_by_the_functions_name_too() -> None:
     """LangChain sends no `tool_name`, which is what models are told."""
     calls = [{"id": "c1", "function": {"name": "look", "arguments": {}}}]

@@ -44,9 +44,13 @@ def decode(*chunks: bytes) -> list[StreamEvent]:
     return [event for chunk in chunks for event in reading.feed(chunk)] + reading.finish()
 
 
-def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+def chunk(
+    delta: dict[str, Any], finish: str | None = None, lone: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """`lone`: what else its one choice says."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return head | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]} | more
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish} | (lone or {})
+    return head | {"choices": [choice]} | more
 
 
 def piece(index: int | None, arguments: Any, **more: Any) -> dict[str, Any]:
@@ -75,7 +79,7 @@ class Told(Struct):
 
 ANSWERS = {
     "vLLM: the reason comes with the last text": Told(
-        [OPEN, chunk({"content": "Hello,"}), chunk({"content": " é\u2028\n"}, "stop", stop_reason=None), COUNTS],
+        [OPEN, chunk({"content": "Hello,"}), chunk({"content": " é\u2028\n"}, "stop", {"stop_reason": None}), COUNTS],
         [TextDelta("Hello,"), TextDelta(" é\u2028\n"), Usage(22, 3), Stop("stop")],
     ),
     "llama.cpp: the reason comes alone, times with the counts": Told(
@@ -120,6 +124,18 @@ ANSWERS = {
             Usage(),
             Stop("tool_calls"),
         ],
+    ),
+    "vLLM: which text ended it": Told(
+        [chunk({"content": "Hel"}), chunk({"content": ""}, "stop", lone={"stop_reason": "END"}), COUNTS],
+        [TextDelta("Hel"), Usage(22, 3), Stop("stop", "END")],
+    ),
+    "SGLang: the same in its word": Told(
+        [chunk({"content": "Hel"}, "stop", lone={"matched_stop": "END"}), COUNTS],
+        [TextDelta("Hel"), Usage(22, 3), Stop("stop", "END")],
+    ),
+    "a token ended it, which is no text": Told(
+        [chunk({"content": "Hel"}, "stop", lone={"stop_reason": 151645, "matched_stop": 2}), COUNTS],
+        [TextDelta("Hel"), Usage(22, 3), Stop("stop")],
     ),
     "vLLM: a call that was demanded ends with stop": Told(
         [chunk(piece(0, "{}", id="c1", name="now")), chunk({"tool_calls": [], "content": ""}, "stop")],
@@ -282,7 +298,15 @@ def test_a_whole_answer_is_what_its_stream_adds_up_to(told: Told) -> None:
     logprobs = {"content": list(answer.logprobs), "refusal": None} if answer.logprobs else None
     whole = {
         "object": "chat.completion",
-        "choices": [{"index": 0, "message": message, "finish_reason": answer.reason, "logprobs": logprobs}],
+        "choices": [
+            {
+                "index": 0,
+                "message": message,
+                "finish_reason": answer.reason,
+                "stop_reason": answer.stop_text,
+                "logprobs": logprobs,
+            }
+        ],
         "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
         "timings": {"prompt_ms": usage.prefill_s * 1e3, "predicted_ms": usage.decode_s * 1e3},
     }

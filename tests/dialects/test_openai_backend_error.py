@@ -95,7 +95,7 @@ CASES: list[tuple[int, Any, tuple[type[GatewayError], str]]] = [
     (400, vllm(400, 'Model "m" does not support matryoshka representation, changing output dimensions'), LACKING),
     (404, vllm(404, "The model `nope` does not exist.", "NotFoundError", "model"), ABSENT),
     (400, llamacpp(400, "model 'nope' not found", "invalid_request_error"), ABSENT),
-    (404, {"detail": "Not Found"}, REFUSED),
+    (404, {"detail": "Elsewhere"}, REFUSED),
     (404, llamacpp(404, "File Not Found", "not_found_error"), REFUSED),
     (405, {"detail": "Method Not Allowed"}, REFUSED),
     (500, llamacpp(500, NO_IMAGES, "server_error"), LACKING),
@@ -125,6 +125,12 @@ CASES: list[tuple[int, Any, tuple[type[GatewayError], str]]] = [
 def test_an_error_is_told_by_status_and_text(status: int, body: Any, meant: tuple[type[GatewayError], str]) -> None:
     error = DIALECT.error(status, json.dumps(body).encode())
     assert (type(error), error.code) == meant
+
+
+def test_a_route_that_a_model_is_not_made_for_is_the_requests_fault() -> None:
+    """vLLM has no embeddings of a model that generates, and no chat with one that embeds."""
+    error = DIALECT.error(404, b'{"detail":"Not Found"}')
+    assert (type(error), error.status, error.code) == (BadRequest, 400, "unsupported_by_model")
 
 
 def test_only_the_backends_own_faults_are_tried_again() -> None:

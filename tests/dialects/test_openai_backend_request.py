@@ -4,19 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hermes.chat import (
     ChatRequest,
     EmbedRequest,
-    Image,
     JsonFormat,
     Message,
     MustCall,
     RichMessage,
     Sampling,
-    Speaker,
     Text,
     Tool,
     ToolCall,
@@ -24,7 +20,7 @@ from hermes.chat import (
 from hermes.dialects import BackendDialect
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words, _Asked
-from tests.dialects.cases import CONVERSATIONS, PIXEL, Said
+from tests.dialects.cases import CONVERSATIONS, Said
 
 DIALECT: BackendDialect = OpenAIBackend()
 HI = (Message("user", "Hi"),)
@@ -183,38 +179,6 @@ def normal(message: Message | RichMessage) -> Any:
     parts = message.parts if message.parts != (Text(""),) else ()
     calls = tuple((call.id, call.name, json.loads(call.arguments or "{}")) for call in message.tool_calls)
     return message.role, parts, message.reasoning, calls or message.tool_call_id or ()
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-parts = st.lists(st.builds(Text, texts) | st.just(Image("image/png", PIXEL)), min_size=1, max_size=3).map(tuple)
-arguments = st.dictionaries(texts, st.integers() | texts, max_size=2).map(json.dumps)
-speakers: st.SearchStrategy[Speaker] = st.sampled_from(["system", "user", "assistant"])
-said_at_once = st.builds(Message, speakers, texts) | st.builds(RichMessage, st.just("user"), parts)
-
-
-@st.composite
-def rounds(draw: st.DrawFn) -> list[Message | RichMessage]:
-    """Calls and their results, in any order."""
-    names = draw(st.lists(st.sampled_from(["look", "now"]), min_size=1, max_size=3))
-    calls = tuple(ToolCall(f"c{number}", name, draw(arguments)) for number, name in enumerate(names))
-    text = draw(st.lists(st.builds(Text, texts), max_size=1).map(tuple))
-    results = [
-        RichMessage("tool", (Text(draw(texts)),), tool_call_id=call.id, tool_name=call.name)
-        for call in draw(st.permutations(calls))
-    ]
-    return [RichMessage("assistant", text, draw(st.just("") | texts), calls), *results]
-
-
-conversations = st.lists(said_at_once.map(lambda message: [message]) | rounds(), min_size=1, max_size=4).map(
-    lambda turns: tuple(message for turn in turns for message in turn)
-)
-
-
-@given(conversations)
-def test_any_conversation_means_the_same_to_who_reads_it(messages: tuple[Message | RichMessage, ...]) -> None:
-    """decode(encode(x)) == x."""
-    body = json.dumps(asked(OpenAIBackend(LLAMACPP), messages=messages)).encode()
-    assert [*map(normal, OpenAI().parse_request(body).messages)] == [*map(normal, messages)]
 
 
 def test_earlier_thoughts_go_only_where_they_are_wanted_and_by_the_right_name() -> None:

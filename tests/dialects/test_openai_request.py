@@ -65,6 +65,7 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
     ({"reasoning_effort": "high"}, {"thinking": "high"}),
     ({"reasoning_effort": "xhigh"}, {"thinking": "max"}),
     ({"reasoning_effort": "max"}, {"thinking": "max"}),
+    ({"repeat_last_n": -1, "typical_p": 0.5}, {"sampling": Sampling(repeat_last_n=-1, typical_p=0.5)}),
     ({"logprobs": True, "top_logprobs": 20}, {"logprobs": True, "top_logprobs": 20}),
     ({"logprobs": False, "top_logprobs": 0}, {"logprobs": False}),
     ({"n": 1, "modalities": ["text"]}, {}),
@@ -93,7 +94,7 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
     ({"top_k": -1, "repeat_penalty": 1.2}, {"sampling": Sampling(top_k=0, repeat_penalty=1.2)}),
     (
         {"chat_template_kwargs": {"enable_thinking": False}},
-        {"thinking": "off", "extra": {"chat_template_kwargs": {"enable_thinking": False}}},
+        {"thinking": "off", "thinking_optional": True, "extra": {"chat_template_kwargs": {"enable_thinking": False}}},
     ),
     (
         {"chat_template_kwargs": {"enable_thinking": False, "tone": 1}, "reasoning_effort": "low"},

@@ -83,7 +83,7 @@ async def test_a_stream_that_waits_is_pinged_and_then_has_its_answer() -> None:
 async def test_models_and_tokens() -> None:
     name = "hf.co/unsloth/gemma-3:Q4_K_M"
     async with ollama(name) as backend, hermes(backend) as gateway, sdk(gateway) as client:
-        assert [model.id async for model in client.models.list(limit=1)] == [name]
+        assert [model.id async for model in client.models.list(limit=1)] == [name, f"claude-local-{name}"]
         assert (await client.models.retrieve(name)).created_at.year == 2026
         assert (await client.messages.count_tokens(model=name, messages=HI)).input_tokens > 0
         assert (

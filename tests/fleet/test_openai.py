@@ -260,7 +260,7 @@ async def test_a_model_that_one_has_lost_is_asked_of_who_has_it_after_another_lo
         for backend in gateway.runtime.fleet.backends.values():
             backend.seen_at -= 60
         for _ in range(2):
-            assert (await gateway.ask(CHAT, chat(stream=stream), session("b0"))).status == 200
+            assert (await gateway.ask(CHAT, chat(stream=stream), session("b0", model="gemma"))).status == 200
         assert (len(first.asked), len(second.asked)) == (1, 2)
         assert gateway.runtime.fleet.backends["b0"].breakers == {}, "that is no fault"
 

@@ -36,6 +36,15 @@ def test_an_unlisted_model_is_not_served_where_that_is_switched_off() -> None:
     assert Catalog({"public": service("gemma3")}, None).service("qwen3:8b") is None
 
 
+def test_an_alias_is_the_model_that_it_names_unless_it_is_listed_itself() -> None:
+    listed, own = service("gemma3"), service("phi")
+    catalog = Catalog({"public": listed, "claude-local-mine": own}, None)
+    assert catalog.service("claude-local-public") is catalog.service("claude-local-public:latest") is listed
+    assert catalog.service("claude-local-mine") is own
+    assert catalog.service("claude-local-") is catalog.service("claude-local-other") is None
+    assert Catalog({}, UNLISTED).service("claude-local-q:8b") == Service("q:8b", "q:8b", timeout_s=7.0)
+
+
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 

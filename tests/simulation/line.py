@@ -143,7 +143,7 @@ class Line:
             )
         )
         door = Door((), (), instance="here")
-        return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time)
+        return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time, {})
 
     # --- what happens -----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 
 from msgspec import Struct
@@ -42,7 +42,9 @@ class Passage(Struct):
 
 
 class Api:
-    """The server's App. `fallback` is the dialect of errors that belong to no route."""
+    """The server's App. What is refused before it has a route is told in the dialect of the paths that begin so in
+    `areas`, else in `fallback`.
+    """
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Api:
         metrics: Metrics,
         fallback: ClientDialect,
         clock: Callable[[], float],
+        areas: Mapping[bytes, ClientDialect],
     ) -> None:
         self._table = table
         self._door = door
@@ -61,6 +64,7 @@ class Api:
         self._metrics = metrics
         self._fallback = fallback
         self._clock = clock
+        self._areas = areas
         self.draining = False
         self.cutting = False
 
@@ -71,6 +75,7 @@ class Api:
         exchange = self._journal.begin(head.method, request_id, request.received_at)
         try:
             if passage is None:
+                dialect = self._spoken_at(head.path)
                 head.told = passage = self._let_through(head, request_id)
             route = passage.route
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
@@ -104,6 +109,9 @@ class Api:
         request_id = os.urandom(14).hex()
         lines = content_line(b"application/json") + render_headers(((b"x-request-id", request_id.encode("ascii")),))
         response.send(error.status, lines, self._fallback.render_error(error, request_id))
+
+    def _spoken_at(self, path: bytes) -> ClientDialect:
+        return next((self._areas[area] for area in self._areas if path.startswith(area)), self._fallback)
 
     def _let_through(self, head: Head, request_id: str) -> Passage:
         """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""

@@ -1,7 +1,7 @@
 """The routes about models: what there is, pulling more, loading and unloading."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,7 +17,7 @@ from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.fleet.pulls import Pulls
-from hermes.policy.routing import Candidates, Catalog, Service, candidates
+from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket
 from hermes.principal import Class, Principal
 
@@ -43,6 +43,7 @@ class Models:
     async def list(self, call: Call) -> None:
         served = sorted(self.served().items())
         if _asks_as_anthropics_clients(call):
+            served += _aliases(served)
             data = [_anthropics_model(name, info) for name, info in served]
             first, last = (served[0][0], served[-1][0]) if served else (None, None)
             call.reply(_json({"data": data, "has_more": False, "first_id": first, "last_id": last}))
@@ -247,12 +248,20 @@ def _asks_as_anthropics_clients(call: Call) -> bool:
     return b"anthropic-version" in call.request.headers
 
 
+def _aliases(served: Iterable[tuple[str, ModelInfo]]) -> Iterator[tuple[str, ModelInfo]]:
+    """The names that Claude Code's picker shows, of models that can chat."""
+    for name, info in served:
+        chats = not info.capabilities or "completion" in info.capabilities
+        if chats and not name.lower().startswith(("claude", "anthropic")) and MODEL_NAME(ALIAS + name):
+            yield ALIAS + name, info
+
+
 def _anthropics_model(name: str, info: ModelInfo) -> dict[str, object]:
     created_at = datetime.fromtimestamp(_unix(info.modified_at), UTC)
     return {
         "type": "model",
         "id": name,
-        "display_name": name,
+        "display_name": name.removeprefix(ALIAS),
         "created_at": f"{created_at:%Y-%m-%dT%H:%M:%SZ}",
         "lifecycle": "active",
     }

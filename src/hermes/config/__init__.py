@@ -22,6 +22,7 @@ from hermes.config.kinds import (
     Host,
     HostName,
     KeepAlive,
+    LineStart,
     ModelName,
     Number0To1,
     Number0To2,
@@ -277,6 +278,7 @@ class Config(Struct, frozen=True):
     models: dict[ModelName, Model] = {}
     defaults: Defaults = Defaults()
     serve_unlisted: bool = True
+    volatile_lines: tuple[LineStart, ...] = ()
     limits: Limits = Limits()
     scheduling: Scheduling = Scheduling()
     health: Health = Health()

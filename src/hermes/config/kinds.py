@@ -127,6 +127,10 @@ Sha256 = Annotated[
     Meta(pattern=r"\A[0-9a-f]{64}\Z", description="a SHA-256 in 64 hex digits", extra={"parse": str.lower}),
 ]
 StopText = Annotated[str, Meta(pattern=r"\A[^\ud800-\udfff]+\Z", description="a text that is not empty")]
+LineStart = Annotated[
+    str,
+    Meta(pattern=r"\A[^\n\ud800-\udfff]{1,200}\Z", description="how a line begins, in 1 to 200 characters"),
+]
 Number0To1 = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 Number0To2 = Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")]
 Penalty = Annotated[float, Meta(ge=-2, le=2, description="a number from -2 to 2")]

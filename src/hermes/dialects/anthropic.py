@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hermes.chat import Answer, ChatRequest, Sampling, ToolCall
+from hermes.chat import Answer, ChatRequest, Sampling, ToolCall, Usage
 from hermes.dialects import Meta, anthropic_error, anthropic_request, anthropic_stream, arguments, sse
 
 _json = msgspec.json.Encoder().encode
@@ -27,13 +27,9 @@ class Anthropic:
                 "assistant",
                 meta.model,
                 _content(answer),
-                anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls)),
-                None,
-                _Usage(
-                    answer.usage.prompt_tokens - answer.usage.cached_tokens,
-                    answer.usage.completion_tokens,
-                    cache_read_input_tokens=answer.usage.cached_tokens,
-                ),
+                anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls), answer.stop_text),
+                answer.stop_text or None,
+                _usage(answer.usage),
             )
         )
 
@@ -57,6 +53,11 @@ class _Usage(Struct, gc=False):
     cache_read_input_tokens: int = 0
 
 
+def _usage(told: Usage) -> _Usage:
+    """Anthropic counts what was read before apart from the rest."""
+    return _Usage(told.prompt_tokens - told.cached_tokens, told.completion_tokens, 0, told.cached_tokens)
+
+
 class _Message(Struct, gc=False):
     id: str
     type: str
@@ -64,7 +65,7 @@ class _Message(Struct, gc=False):
     model: str
     content: list[_Text | dict[str, Any]]
     stop_reason: str
-    stop_sequence: None
+    stop_sequence: str | None
     usage: _Usage
 
 

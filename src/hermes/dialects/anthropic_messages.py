@@ -9,7 +9,7 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -68,8 +68,8 @@ _SPEAKERS: dict[str, Speaker] = {"system": "system", "user": "user", "assistant"
 _BILLING = re.compile(r"^x-anthropic-billing-header:[^\n]*\n*", re.MULTILINE)
 
 
-def system(asked: str | Blocks | None) -> tuple[Message, ...]:
-    text = _BILLING.sub("", _joined(asked, "system")) if asked else ""
+def system(asked: str | Blocks | None, at: str = "system") -> tuple[Message, ...]:
+    text = _BILLING.sub("", _joined(asked, at)) if asked else ""
     return (Message("system", text),) if text else ()
 
 
@@ -84,7 +84,7 @@ def messages(asked: list[AskedMessage] | None) -> tuple[Message | RichMessage, .
     return tuple(said)
 
 
-def _said(asked: AskedMessage, at: str, names: dict[str, str]) -> list[Message | RichMessage]:
+def _said(asked: AskedMessage, at: str, names: dict[str, str]) -> Sequence[Message | RichMessage]:
     role = _SPEAKERS.get(asked.role)
     if role is None:
         words = f"`{at}.role` must be one of {', '.join(_SPEAKERS)}, not `{asked.role[:40]}`"
@@ -93,7 +93,7 @@ def _said(asked: AskedMessage, at: str, names: dict[str, str]) -> list[Message |
         words = f"`{at}.content` must be a string or an array of blocks"
         raise BadRequest(words, code=MISSING, param=f"{at}.content")
     if role == "system":
-        return [Message(role, _joined(asked.content, f"{at}.content"))]
+        return system(asked.content, f"{at}.content")
     if isinstance(asked.content, str):
         return [Message(role, asked.content)]
     if role == "user":

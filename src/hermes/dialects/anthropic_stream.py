@@ -28,9 +28,11 @@ _STOP_REASONS: dict[StopReason, str] = {
 }
 
 
-def stop_reason(reason: StopReason, called: bool) -> str:
-    # Backends say "stop" after tool calls; clients look for them only under this reason.
-    return "tool_use" if called and reason == "stop" else _STOP_REASONS[reason]
+def stop_reason(reason: StopReason, called: bool, stop_text: str) -> str:
+    if reason == "stop" and called:
+        # So backends say after tool calls; clients look for them only under this reason.
+        return "tool_use"
+    return "stop_sequence" if reason == "stop" and stop_text else _STOP_REASONS[reason]
 
 
 # The SDKs drop an event without its name.
@@ -105,7 +107,7 @@ class EventEncoder:
                 self._usage = event
                 return b""
             case Stop():
-                return self._stop(event.reason)
+                return self._stop(event)
             case Failure():
                 return self.fail(BackendError(event.message))
             case _:
@@ -143,11 +145,12 @@ class EventEncoder:
         self._kind, self._call, self._text = "", -1, b""
         return signed + sse.named("content_block_stop", b'{"type":"content_block_stop","index":%d}' % self._index)
 
-    def _stop(self, reason: StopReason) -> bytes:
+    def _stop(self, stop: Stop) -> bytes:
         ended = self._end() if self._index >= 0 else self._begin("text", {"text": ""}) + self._end()
         usage = self._usage
-        last = b'{"type":"message_delta","delta":{"stop_reason":"%b","stop_sequence":null},"usage":%b}' % (
-            stop_reason(reason, bool(self._calls)).encode(),
+        last = b'{"type":"message_delta","delta":{"stop_reason":"%b","stop_sequence":%b},"usage":%b}' % (
+            stop_reason(stop.reason, bool(self._calls), stop.text).encode(),
+            _json(stop.text or None),
             b'{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}'
             % (usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens, usage.cached_tokens),
         )

@@ -28,7 +28,7 @@ from hermes.chat import (
     collect,
 )
 from hermes.dialects import Meta, ndjson, ollama_request, strict
-from hermes.errors import BackendError, GatewayError, ModelNotFound
+from hermes.errors import BackendError, ContextLengthExceeded, GatewayError, ModelNotFound
 
 _json = msgspec.json.Encoder().encode
 
@@ -230,7 +230,9 @@ def _ns(seconds: float) -> int:
 
 
 def _words(error: GatewayError) -> str:
-    """Ollama's clients tell a model that is to be pulled by these words."""
+    """Ollama's clients tell a model that is to be pulled by these words, and a prompt that is too long."""
     if isinstance(error, ModelNotFound) and "not found" not in error.message:
         return f"model not found: {error.message}"
+    if isinstance(error, ContextLengthExceeded) and "context length" not in error.message:
+        return f"the input length exceeds the context length: {error.message}"
     return error.message

@@ -44,6 +44,7 @@ class Words(Struct, frozen=True):
 
     `repeat_penalty`: the field, beside which `top_k` and `min_p` are known too. `reasoning`: the field for what an
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
+    `typical`: `typical_p` and `repeat_last_n` are known.
     `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
     `cuts_texts`: a text to embed may be cut. `takes`: fields that are passed on as the client wrote them. `grammar`: a
     schema is told as TGI's grammar.
@@ -52,6 +53,7 @@ class Words(Struct, frozen=True):
     repeat_penalty: str = ""
     reasoning: str = ""
     template: bool = False
+    typical: bool = False
     names_tools: bool = True
     cuts_texts: bool = False
     takes: frozenset[str] = frozenset()
@@ -74,13 +76,15 @@ _LLAMACPPS = frozenset(
     (
         *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
         *("dynatemp_exponent", "dynatemp_range", "grammar", "ignore_eos", "min_keep", "mirostat", "mirostat_eta"),
-        *("mirostat_tau", "repeat_last_n", "samplers", "thinking_budget_tokens", "top_n_sigma", "typical_p"),
+        *("mirostat_tau", "samplers", "thinking_budget_tokens", "top_n_sigma"),
         *("xtc_probability", "xtc_threshold"),
     )
 )
 OPENAI = Words(takes=_OPENAIS)
 VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True, takes=_OPENAIS | _VLLMS)
-LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False, takes=_OPENAIS | _LLAMACPPS)
+LLAMACPP = Words(
+    "repeat_penalty", "reasoning_content", template=True, typical=True, names_tools=False, takes=_OPENAIS | _LLAMACPPS
+)
 TGI = Words(grammar=True)
 
 
@@ -124,6 +128,8 @@ class _Asked(Struct, omit_defaults=True):
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
     repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
+    typical_p: float | None = None
     tools: list[dict[str, Any]] = []
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -179,6 +185,8 @@ class OpenAIBackend:
         if words.repeat_penalty:
             asked.top_k, asked.min_p = sampling.top_k, sampling.min_p
             setattr(asked, words.repeat_penalty, sampling.repeat_penalty)
+        if words.typical:
+            asked.repeat_last_n, asked.typical_p = sampling.repeat_last_n, sampling.typical_p
         if request.raw:
             (asked.prompt,) = [message.content for message in request.messages if type(message) is Message]
             if request.logprobs:

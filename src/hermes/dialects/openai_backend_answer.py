@@ -77,6 +77,9 @@ class _Choice(Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+    # The stop text, or a token's number: vLLM's name for it, and SGLang's.
+    stop_reason: Any = None
+    matched_stop: Any = None
 
 
 class _Details(Struct, gc=False):
@@ -157,7 +160,7 @@ def whole(body: bytes, answer_id: str, max_bytes: int) -> Answer | Failure | Non
 class AnswerDecoder:
     """Reads one answer. `answer_id` seeds the ids of tool calls that came without one."""
 
-    __slots__ = ("_answer_id", "_calls", "_events", "_failed", "_places", "_reason", "_stopped", "_usage")
+    __slots__ = ("_answer_id", "_calls", "_events", "_failed", "_places", "_reason", "_stop_text", "_stopped", "_usage")
 
     def __init__(self, answer_id: str, max_event_bytes: int) -> None:
         self._answer_id = answer_id
@@ -166,6 +169,7 @@ class AnswerDecoder:
         self._places: dict[int, _Call] = {}  # the last one of each index
         self._usage = Usage()
         self._reason: StopReason | None = None
+        self._stop_text = ""
         self._stopped = False
         self._failed = False
 
@@ -240,6 +244,8 @@ class AnswerDecoder:
                 self._tool_call(call, events)
         if choice.finish_reason:
             self._reason = _REASONS.get(choice.finish_reason, "stop")
+            stopped_by = choice.stop_reason or choice.matched_stop
+            self._stop_text = stopped_by if isinstance(stopped_by, str) else ""
 
     def _tool_call(self, told: _ToolCall, events: list[StreamEvent]) -> None:
         function = told.function or _Function()
@@ -262,13 +268,15 @@ class AnswerDecoder:
 
     def _count(self, told: _Told) -> None:
         usage, timings = told.usage or _Usage(), told.timings or _Timings()
+        prompt_tokens = plausible(usage.prompt_tokens) or self._usage.prompt_tokens
+        cached_tokens = plausible((usage.prompt_tokens_details or _Details()).cached_tokens)
         self._usage = Usage(
-            plausible(usage.prompt_tokens) or self._usage.prompt_tokens,
+            prompt_tokens,
             plausible(usage.completion_tokens) or self._usage.completion_tokens,
             0.0,
             _seconds(timings.prompt_ms) or self._usage.prefill_s,
             _seconds(timings.predicted_ms) or self._usage.decode_s,
-            _cached(usage) or self._usage.cached_tokens,
+            min(cached_tokens or self._usage.cached_tokens, prompt_tokens),  # others subtract it
         )
 
     def _stop(self, events: list[StreamEvent]) -> None:
@@ -277,7 +285,7 @@ class AnswerDecoder:
         # A call without arguments has an empty object of them.
         events += [ToolCallDelta(call.index, "{}") for call in self._calls if not call.has_arguments]
         self._stopped = True
-        events += (self._usage, Stop(self._reason))
+        events += (self._usage, Stop(self._reason, self._stop_text))
 
 
 # What is not known here ("eos", "stop_sequence", "end_turn") is a stop.
@@ -351,12 +359,6 @@ def _why(bad: Exception) -> str:
 
 def plausible(count: int | None) -> int:
     return count if count is not None and 0 <= count <= _ABSURD else 0
-
-
-def _cached(usage: _Usage) -> int:
-    """Never more than there were: others subtract it."""
-    details = usage.prompt_tokens_details or _Details()
-    return min(plausible(details.cached_tokens), plausible(usage.prompt_tokens))
 
 
 def _seconds(ms: float) -> float:

@@ -37,6 +37,8 @@ _ASKED_WRONGLY = re.compile(
     r"json_schema|JSON schema|[Ff]ailed to parse (grammar|tools|messages)|Jinja Exception|Conversation roles"
     r"|Failed to load image|Invalid base64"
 )
+# vLLM's, which has only the routes that its model is made for: no embeddings of one that generates.
+_NO_SUCH_ROUTE = b'{"detail":"Not Found"}'
 _LACKING = re.compile(r"does not support \w+|(is|are) not supported|not a multimodal model|is not multimodal")
 
 
@@ -45,10 +47,10 @@ def from_status(status: int, body: bytes) -> GatewayError:
     if status in (401, 403):
         # Our credentials or the operator's proxy are wrong: not the client's business.
         return BackendRefused("the backend refuses the gateway", code="backend_refused")
+    if status == 404 and body.strip() == _NO_SUCH_ROUTE:
+        return BadRequest("the model is not made for this", code="unsupported_by_model")
     if status in (404, 405) and text in (None, "File Not Found"):  # a page of somebody's; llama.cpp's own words
-        # vLLM has only the routes that its model is made for.
-        words = "the backend does not speak OpenAI's API here, or its model is not made for this"
-        return BackendRefused(words, code="backend_refused")
+        return BackendRefused("the backend does not speak OpenAI's API here", code="backend_refused")
     return from_text(status, text or f"the backend answered with status {status}")
 
 

@@ -80,6 +80,8 @@ class Beyond(Asked):
     min_p: fields.Share | None = None
     repetition_penalty: fields.Temperature | None = None
     repeat_penalty: fields.Temperature | None = None
+    repeat_last_n: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    typical_p: fields.Share | None = None
 
 
 class _Body(Beyond):
@@ -134,6 +136,8 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         sampling=sampling_beyond(asked),
         json_format=_json_format(asked.response_format),
         thinking=_thinking(asked.reasoning_effort, asked.chat_template_kwargs),
+        # A template passes over what its model cannot.
+        thinking_optional=asked.chat_template_kwargs is not None and asked.reasoning_effort is None,
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
@@ -178,6 +182,8 @@ def sampling_beyond(asked: Beyond) -> Sampling:
         top_k=asked.top_k if asked.top_k != -1 else 0,  # vLLM's word for all of them
         min_p=asked.min_p,
         repeat_penalty=asked.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
+        repeat_last_n=asked.repeat_last_n,
+        typical_p=asked.typical_p,
     )
 
 

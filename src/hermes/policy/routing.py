@@ -15,6 +15,10 @@ from hermes.principal import Class
 MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
 
 
+# Claude Code's picker shows only names that begin with claude or anthropic: so every model has one.
+ALIAS = "claude-local-"
+
+
 def check_model_name(name: str) -> str:
     """The name, if it is one. Raises BadRequest."""
     if not MODEL_NAME(name):
@@ -59,9 +63,12 @@ class Catalog(Struct, frozen=True):
     def service(self, name: str) -> Service | None:
         """How `name` is served, as far as that does not depend on who has it.
 
-        A listed one may be said with the usual tag: to Ollama's clients that is the same name.
+        A listed one may be said with the usual tag: to Ollama's clients that is the same name. What begins as an alias
+        is one unless it is listed itself.
         """
         service = self.listed.get(name) or self.listed.get(name.removesuffix(":latest"))
+        if service is None and name.startswith(ALIAS) and name != ALIAS:
+            return self.service(name[len(ALIAS) :])
         if service is None and self.unlisted is not None:
             return replace(self.unlisted, model=name, backend_model=name)
         return service
