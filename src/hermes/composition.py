@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import glob
 import os
+import re
 import resource
+import shlex
 import ssl
 from collections.abc import Mapping
 from math import inf
@@ -15,8 +18,11 @@ from msgspec.structs import asdict, replace
 from hermes import config as settings
 from hermes.auth import Authenticator
 from hermes.chat import Sampling
+from hermes.config import commands
+from hermes.config.notation import PORT
 from hermes.errors import ConfigError
-from hermes.fleet.driver import Driver
+from hermes.fleet.driver import Single
+from hermes.fleet.managed import Command, Managed
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
 from hermes.fleet.openai import KINDS, OpenAI
 from hermes.http.client import PoolLimits
@@ -236,7 +242,7 @@ def driver(
     pins: Mapping[str, Pins] = NO_PINS,
     unlisted: Pins = UNPINNED,
     hop: bytes = b"",
-) -> Driver:
+) -> Single:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
     if backend.api_key is not None:
@@ -245,7 +251,63 @@ def driver(
     if backend.kind == "ollama":
         return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
     where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    return OpenAI(Pool(where, limits, deadlines, loop, headers), KINDS[backend.kind], hop)
+    kind = KINDS[backend.kind]
+    if backend.health is not None:
+        kind = replace(kind, health=backend.health)
+    return OpenAI(Pool(where, limits, deadlines, loop, headers), kind, hop, backend.model or "")
+
+
+def groups(config: settings.Config) -> list[list[settings.Backend]]:
+    """Commands of one name are one backend, with one memory; all others are each their own."""
+    named: dict[str, list[settings.Backend]] = {}
+    for backend in config.backends:
+        named.setdefault(backend.name, []).append(backend)
+    return list(named.values())
+
+
+def managed(backends: list[settings.Backend], deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Managed:
+    """Processes that are to be, on the processors that are ours before `stay_on`."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return Managed([_command(backend, deadlines, loop) for backend in backends], cpus)
+
+
+def _command(backend: settings.Backend, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Command:
+    assert backend.command is not None and backend.model is not None
+    words = shlex.split(backend.command)
+    return Command(
+        backend.model,
+        tuple(words),
+        {name: value.reveal() for name, value in backend.env.items()},
+        lambda port: driver(_at(backend, port), deadlines, loop),
+        sum(_file_bytes(Path(file)) for file in commands.files(words)),
+        backend.slots,
+        backend.start_timeout_s,
+        backend.idle_ttl,
+    )
+
+
+def preloaded(config: settings.Config) -> list[tuple[str, str]]:
+    """Backend and model of each process that is started with us."""
+    return [(backend.name, backend.model) for backend in config.backends if backend.preload and backend.model]
+
+
+def _at(backend: settings.Backend, port: int) -> settings.Backend:
+    return replace(backend, url=backend.url.replace(PORT, str(port)))
+
+
+_PART = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
+
+
+def _file_bytes(file: Path) -> int:
+    """With its other parts, where a model comes in several. Of what is not there: 0."""
+    parts = (
+        file.parent.glob(glob.escape(file.name[: part.start()]) + "-*-of-" + part[1])
+        if (part := _PART.search(file.name))
+        else (file,)
+    )
+    with contextlib.suppress(OSError):
+        return sum(part.stat().st_size for part in parts)
+    return 0
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
@@ -255,7 +317,7 @@ def check_files(config: settings.Config) -> None:
     """The certificate, the authorities and the log, with nothing made or changed. Raises ConfigError for the first."""
     tls(config.server)
     for backend in config.backends:
-        origin(backend)
+        origin(_at(backend, 1) if backend.command else backend)
     target = config.logging.access_log
     if target not in ("stderr", "off"):
         path = Path(target)

@@ -58,12 +58,14 @@ class Runtime:
         server = config.server
         self._door = Door(server.allowed_hosts, server.allowed_origins, instance=os.urandom(8).hex())
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
-        self.fleet = Fleet([self._backend(backend) for backend in config.backends], self.admission, self.metrics)
+        backends = [self._backend(group) for group in composition.groups(config)]
+        self.fleet = Fleet(backends, self.admission, self.metrics)
         self.catalog = composition.catalog(config)
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
         self._access_log: AccessLog | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._preloading: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
@@ -71,7 +73,10 @@ class Runtime:
 
     # --- composing --------------------------------------------------------------------------------------------------
 
-    def _backend(self, backend: settings.Backend) -> Backend:
+    def _backend(self, group: list[settings.Backend]) -> Backend:
+        backend = group[0]
+        if backend.command is not None:
+            return self._managed(group)
         pins, unlisted = composition.pins(self.config, backend), composition.unlisted_pins(self.config)
         hop = self._door.hop_line(None)
         driver = composition.driver(backend, self._deadlines, self._loop, pins, unlisted, hop)
@@ -86,6 +91,22 @@ class Runtime:
             backend.memory,
             backend.max_loaded,
         )
+
+    def _managed(self, group: list[settings.Backend]) -> Backend:
+        """Processes of ours, on one memory."""
+        driver = composition.managed(group, self._deadlines, self._loop)
+        backend = Backend(
+            group[0].name,
+            "managed",
+            "http://127.0.0.1",
+            driver,
+            None,
+            min(each.probe_interval_s for each in group),
+            memory_bytes=max((each.memory for each in group if each.memory), default=None),
+            max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
+        )
+        driver.changed = backend.suspect
+        return backend
 
     def _api(self) -> Api:
         config, openai = self.config, OpenAI()
@@ -103,7 +124,7 @@ class Runtime:
             connections=lambda: self.server.open_connections,
         )
         prompt, anthropic = Prompt(), Anthropic()
-        models = Models(self.catalog, self.fleet, self.admission, openai)
+        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         inference = Inference(gateway, openai, prompt, anthropic)
         ollama = Ollama(inference, models)
@@ -120,6 +141,8 @@ class Runtime:
         self._open_access_log()
         self._remember()
         self._watching = self._loop.create_task(self.fleet.run(), name="fleet")
+        if preloaded := composition.preloaded(self.config):
+            self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
         try:
             if server.unix_socket:
                 await self.server.listen_unix(server.unix_socket)
@@ -167,10 +190,10 @@ class Runtime:
         """Let go of everything."""
         self.api.cutting = True
         await self.server.drain(0)
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in filter(None, (self._preloading, self._watching)):
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
+                await task
         if self._keeper is not None:
             await self._keeper.end()
         if self._access_log is not None:

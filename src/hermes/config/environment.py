@@ -182,6 +182,10 @@ def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[L
             url = ollama_url(url)
         except ValueError:
             raise ConfigError(f"{name}{suffix}: expected host:port or http://host:port") from None
+    if configured and isinstance(configured[0], dict) and "command" in configured[0]:
+        if name == "OLLAMA_HOST":
+            return
+        raise ConfigError(f"{name}{suffix}: the one backend has a command, and is where that is told to be")
     alone = {"name": kind, "kind": kind, "url": url}
     yield Layer(name + suffix, {"backends": {0: {"url": url}} if configured else [alone]})
 

@@ -1,8 +1,11 @@
 """What a backend has: its models, and those in its memory."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+
+from hermes.policy.ticket import Fallen
 
 
 class ModelInfo(Struct, frozen=True):
@@ -45,7 +48,8 @@ class LoadedModel(Struct, frozen=True):
 class Inventory(Struct, frozen=True):
     """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds.
 
-    `slots`: how many requests it says to run at once, None: it does not say.
+    `slots`: how many requests it says to run at once, None: it does not say. `slots_of`, `idle_ttls_s` and `fallen` are
+    as in BackendFacts.
     """
 
     version: str
@@ -55,3 +59,6 @@ class Inventory(Struct, frozen=True):
     simulated: bool = False
     asked_at: float = 0.0
     slots: int | None = None
+    slots_of: Mapping[str, int] = {}
+    idle_ttls_s: Mapping[str, float] = {}
+    fallen: Mapping[str, Fallen] = {}

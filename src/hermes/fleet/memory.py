@@ -25,6 +25,7 @@ from hermes import machine
 TOOL_TIMEOUT_S = 15.0
 
 _NVIDIA = ("nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits")
+_NVIDIA_PROCESSES = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
 _AMD = ("rocm-smi", "--showmeminfo", "vram", "--json")
 _MIB = 1 << 20
 
@@ -109,6 +110,16 @@ def read_rocm(told: str) -> Iterator[tuple[int, int]]:
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         for card in json.loads(told).values():
             yield int(card["VRAM Total Memory (B)"]), int(card["VRAM Total Used Memory (B)"])
+
+
+async def of_processes() -> dict[int, int]:
+    """What each process has of the GPUs' memory, by its number; none where nobody tells."""
+    found: dict[int, int] = {}
+    for line in (await _run(*_NVIDIA_PROCESSES) or "").splitlines():
+        pid, _, mib = line.partition(",")
+        with contextlib.suppress(ValueError):  # one on two GPUs is told twice
+            found[int(pid)] = found.get(int(pid), 0) + int(mib) * _MIB
+    return found
 
 
 def _has_gpu() -> bool:

@@ -99,18 +99,34 @@ class _Named(OpenAIBackend):
 
 
 class OpenAI:
-    """One server of this kind. `hop`: the header line by which a gateway knows that it is looking at itself."""
+    """One server of this kind. `hop`: the header line by which a gateway knows that it is looking at itself.
+
+    `called`: it has one model, and that is what we call it, whatever it is listed as.
+    """
 
     loads = False
+    pulls = False
+    makes_room = True
     terms: Mapping[str, Terms] = MappingProxyType({})
 
-    def __init__(self, pool: Pool, kind: Kind, hop: bytes = b"") -> None:
+    def __init__(self, pool: Pool, kind: Kind, hop: bytes = b"", called: str = "") -> None:
         self.pool = pool
+        self._called = called
         self._hop = hop
         self.dialect = _Named(kind.words, kind.streams_only)
         self.settles = kind.settles
         self.slots = kind.slots
         self._kind = kind
+
+    @property
+    def server(self) -> "OpenAI":
+        return self
+
+    def server_of(self, model: str) -> "OpenAI":
+        return self
+
+    async def close(self) -> None:
+        self.pool.close()
 
     async def inventory(self, timeout_s: float) -> Inventory:
         asked_at = asyncio.get_running_loop().time()
@@ -122,6 +138,8 @@ class OpenAI:
         if self._kind.about:
             about = await self._about(self._kind.about, deadline)
         named = {name: model for model in listed.data if (name := _name(model.id))}
+        if self._called and named:
+            named = {self._called: named.get(self._called) or next(iter(named.values()))}
         self.dialect.ids = {name: model.id for name, model in named.items()}
         models = {name: _info(name, model) for name, model in named.items()}
         aliases = {alias: name for name, model in named.items() for alias in model.aliases or () if MODEL_NAME(alias)}

@@ -195,12 +195,13 @@ class Stay:
         "slots",
         "station",
         "up",
+        "used_at",
     )
 
     def __init__(self, station: Station, facts: BackendFacts, since: float, size_bytes: int) -> None:
         self.station = station
         self.backend = facts.name
-        self.since = since
+        self.since = self.used_at = since
         self.size_bytes = size_bytes
         self.found = "hit"  # what those waited for that had been there before: a `load`, or a `swap`
         self.load_s = 0.0
@@ -218,7 +219,7 @@ class Stay:
         """Its backend has changed."""
         self.up = facts.up
         self.settles = facts.settles
-        self._told_slots = facts.slots
+        self._told_slots = facts.slots_for(self.station.name)
         self.fit()
 
     def fit(self) -> None:
@@ -237,6 +238,7 @@ class Stay:
     def start(self, ticket: Ticket, now: float) -> None:
         if now - self._lately_at >= LATELY_STEP_S:
             self._note(now)
+            self.used_at = now
         self.running[ticket] = None
         self.held += 1
         if self.concurrency is not None:
@@ -246,6 +248,7 @@ class Stay:
         """It runs no more; its slot is free, or will be when the backend has settled."""
         if now - self._lately_at >= LATELY_STEP_S:
             self._note(now)
+            self.used_at = now
         del self.running[ticket]
         if settles_at > now:
             self.settling[ticket] = settles_at

@@ -175,6 +175,13 @@ class Rules(Struct, frozen=True):
 STANDARD = Rules()
 
 
+class Fallen(Struct, frozen=True):
+    """A model is no longer loaded though nobody has unloaded it. It may be loaded again from `until` on."""
+
+    until: float
+    why: str
+
+
 class BackendFacts(Struct, frozen=True):
     """What the fleet sees of a backend. `slots`: parallel requests per loaded model; None where it cannot be asked.
 
@@ -185,6 +192,9 @@ class BackendFacts(Struct, frozen=True):
     None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
     will probably be there. `settles`: it may read a prompt to its end though the client has left.
+
+    `slots_of` are the slots of models that have their own. `idle_ttls_s`: models that go when they were not used for so
+    long. `fallen`: models that went down, and should be up again where there is room.
     """
 
     name: str
@@ -201,6 +211,12 @@ class BackendFacts(Struct, frozen=True):
     of_free: float = 1.0
     pulling: Mapping[str, float] = {}
     names: Mapping[str, str] = {}
+    slots_of: Mapping[str, int] = {}
+    idle_ttls_s: Mapping[str, float] = {}
+    fallen: Mapping[str, Fallen] = {}
+
+    def slots_for(self, model: str) -> int | None:
+        return self.slots_of.get(model, self.slots)
 
 
 class Occupancy(Struct, frozen=True):
