@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import glob
 import os
-import re
 import resource
 import shlex
 import ssl
@@ -21,6 +19,7 @@ from hermes.chat import Sampling
 from hermes.config import commands
 from hermes.config.notation import PORT
 from hermes.errors import ConfigError
+from hermes.fleet import memory
 from hermes.fleet.driver import Single
 from hermes.fleet.managed import Command, Managed
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
@@ -279,7 +278,7 @@ def _command(backend: settings.Backend, deadlines: Deadlines, loop: asyncio.Abst
         tuple(words),
         {name: value.reveal() for name, value in backend.env.items()},
         lambda port: driver(_at(backend, port), deadlines, loop),
-        sum(_file_bytes(Path(file)) for file in commands.files(words)),
+        memory.of_files(commands.files(words)),
         backend.slots,
         backend.start_timeout_s,
         backend.idle_ttl,
@@ -293,21 +292,6 @@ def preloaded(config: settings.Config) -> list[tuple[str, str]]:
 
 def _at(backend: settings.Backend, port: int) -> settings.Backend:
     return replace(backend, url=backend.url.replace(PORT, str(port)))
-
-
-_PART = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
-
-
-def _file_bytes(file: Path) -> int:
-    """With its other parts, where a model comes in several. Of what is not there: 0."""
-    parts = (
-        file.parent.glob(glob.escape(file.name[: part.start()]) + "-*-of-" + part[1])
-        if (part := _PART.search(file.name))
-        else (file,)
-    )
-    with contextlib.suppress(OSError):
-        return sum(part.stat().st_size for part in parts)
-    return 0
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

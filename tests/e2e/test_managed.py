@@ -67,6 +67,13 @@ def process(gateway: Hermes, model: str = "a") -> dict[str, Any]:
     return told
 
 
+async def seen(gateway: Hermes, model: str = "a") -> int:
+    """What it takes, once that was looked at."""
+    backend = gateway.runtime.fleet.backends["managed"]
+    await until(lambda: model in backend.weights)
+    return backend.weights[model]
+
+
 async def said(gateway: Hermes, model: str = "a", text: str = "Hi") -> str:
     reply = await gateway.ask(CHAT, chat(text, model))
     assert reply.status == 200, reply.body
@@ -85,10 +92,11 @@ async def test_a_process_is_started_for_the_first_who_asks(tmp_path: Path) -> No
         assert [model["id"] for model in (await gateway.ask("/v1/models")).json["data"]] == ["a"]
         assert await said(gateway) == await said(gateway) == "a"
         (pid,) = noted(tmp_path, "a", "begins")
+        size_bytes = await seen(gateway)
         (backend,) = (await gateway.ask("/v1/status")).json["backends"]
         (told,) = backend["processes"]
         assert (told["state"], told["pid"]) == ("running", pid) and is_alive(pid)
-        assert backend["loaded"][0]["name"] == "a" and backend["loaded"][0]["size_bytes"] > 1 << 20
+        assert [(each["name"], each["size_bytes"]) for each in backend["loaded"]] == [("a", size_bytes)]
     assert not is_alive(pid)
 
 
@@ -166,14 +174,25 @@ async def test_two_take_turns_in_a_memory_for_one(tmp_path: Path) -> None:
     large = ("--holds", str(40 << 20))
     first = {"command": command("a", tmp_path, *large), "memory": 80 << 20}
     async with running(first, {"command": command("b", tmp_path, *large)}) as gateway:
-        backend = gateway.runtime.fleet.backends["managed"]
         for model in "abab":
             assert await said(gateway, model) == model
             other = "ab".replace(model, "")
             assert (process(gateway, model)["state"], process(gateway, other)["state"]) == ("running", "stopped")
-            await until(lambda model=model: model in backend.weights)  # type: ignore[misc]
-        assert all(40 << 20 < backend.weights[model] < 80 << 20 for model in "ab")
+            assert 40 << 20 < await seen(gateway, model) < 80 << 20
         assert [len(noted(tmp_path, model, "begins")) for model in "ab"] == [2, 2]
+
+
+@scenario
+async def test_two_that_are_larger_than_their_files_do_not_stay_together(tmp_path: Path) -> None:
+    file = tmp_path / "some.gguf"
+    file.write_bytes(b"x")
+    large = ("--holds", str(40 << 20), "--lora", str(file))
+    first = {"command": command("a", tmp_path, *large), "memory": 80 << 20}
+    async with running(first, {"command": command("b", tmp_path, *large)}) as gateway:
+        for model, other in ("ab", "ba"):
+            assert await said(gateway, model) == model
+            await until(lambda other=other: process(gateway, other)["state"] == "stopped")  # type: ignore[misc]
+            assert process(gateway, model)["state"] == "running"
 
 
 @scenario
@@ -183,6 +202,7 @@ async def test_two_stay_together_where_both_have_room(tmp_path: Path) -> None:
     async with running(first, {"command": command("b", tmp_path)}, models=sizes) as gateway:
         for model in "abab":
             assert await said(gateway, model) == model
+            await seen(gateway, model)
         assert [len(noted(tmp_path, model, "begins")) for model in "ab"] == [1, 1]
 
 
@@ -285,6 +305,7 @@ async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path
     second = {"command": command("b", tmp_path, "--dies", "x", "--lora", str(weights)), "model": "b"}
     async with running(first, second) as gateway:
         await said(gateway)
+        await seen(gateway)
         backend = gateway.runtime.fleet.backends["managed"]
         assert backend.facts.sizes["b"] == 1
         assert (await gateway.ask(CHAT, chat(model="b"))).status == 503

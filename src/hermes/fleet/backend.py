@@ -120,6 +120,7 @@ class Backend:
             of_free=memory.OF_FREE_MEMORY if self.driver.makes_room and self._is_on_gpu else 1.0,
             names=self.inventory.names if self.driver.loads else {},
             pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
+            makes_room=self.driver.makes_room,
             slots_of=self.inventory.slots_of,
             idle_ttls_s=self.inventory.idle_ttls_s,
             fallen=self.inventory.fallen,

@@ -8,11 +8,13 @@
 
 import asyncio
 import contextlib
+import glob
 import ipaddress
 import json
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -40,6 +42,9 @@ OF_FREE_MEMORY = 0.8
 # macOS lets a GPU have about two thirds of a small machine's memory, three quarters of a big one's
 # (Metal's recommendedMaxWorkingSetSize), unless iogpu.wired_limit_mb says otherwise.
 _APPLE_SMALL_BYTES = 36 << 30
+
+# llama.cpp's name for one of several: `model-00001-of-00003.gguf`.
+_PART = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
 
 # Where there is one of these there is a GPU, though no tool may tell of it: Vulkan, Intel, WSL, a lean container.
 _DEVICES = Path("/dev")
@@ -120,6 +125,17 @@ async def of_processes() -> dict[int, int]:
         with contextlib.suppress(ValueError):  # one on two GPUs is told twice
             found[int(pid)] = found.get(int(pid), 0) + int(mib) * _MIB
     return found
+
+
+def of_files(names: Iterable[str]) -> int:
+    """What files take, with all their parts where a model comes in several. Of what is not there: nothing."""
+    total = 0
+    for file in map(Path, names):
+        part = _PART.search(file.name)
+        parts = file.parent.glob(f"{glob.escape(file.name[: part.start()])}-*-of-{part[1]}") if part else (file,)
+        with contextlib.suppress(OSError):
+            total += sum(each.stat().st_size for each in parts)
+    return total
 
 
 def _has_gpu() -> bool:

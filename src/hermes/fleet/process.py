@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _START = 'exec 3<&0 </dev/null; (trap "" HUP INT TERM; read _ <&3; kill -KILL 0) & exec 3<&-; exec "$@"'
 
-# How long it takes at most for a killed process to be gone: a driver gives up its GPU's memory.
+# How long it takes at most for what is killed to be gone: a driver gives up its GPU's memory.
 _KILL_S = 3.0
 
 # Of what it says the last lines are kept, and only so much of a line.
@@ -54,6 +54,7 @@ class Process(asyncio.SubprocessProtocol):
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._name = name
         self._begun = b""  # a line
+        self._last_call: asyncio.TimerHandle | None = None
 
     @classmethod
     async def start(
@@ -64,7 +65,7 @@ class Process(asyncio.SubprocessProtocol):
             lambda: cls(name),
             *("/bin/sh", "-c", _START, "hermes", *words),
             stderr=asyncio.subprocess.STDOUT,
-            env=environ,
+            env=dict(environ),
             start_new_session=True,
         )
         if cpus:
@@ -73,14 +74,12 @@ class Process(asyncio.SubprocessProtocol):
         return process
 
     async def stop(self, grace_s: float) -> None:
-        """End it, by force after `grace_s`, and wait until it is gone."""
-        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_S)):
+        """End it, by force after `grace_s`, and wait until it is gone. One that cannot be killed is left alone."""
+        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 2 * _KILL_S)):
             self._signal(number)
-            await asyncio.wait((self.gone,), timeout=patience_s)
-            if self.gone.done():
+            if (await asyncio.wait((self.gone,), timeout=patience_s))[0]:
                 return
-        log.warning("%s (process %d) has been killed, and something of it is still there", self._name, self.pid)
-        self._transport.close()
+        log.warning("%s: process %d has been killed, and is still there", self._name, self.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the whole group. The watcher is in it until the end, so that its number is nobody else's."""
@@ -103,14 +102,17 @@ class Process(asyncio.SubprocessProtocol):
             self._begun = b""
 
     def process_exited(self) -> None:
-        """What it has left behind goes too, and then its output is over."""
+        """What it has left behind goes too, and then its output is over; what has got away is not waited for."""
         self._signal(signal.SIGKILL)
         number = self._transport.get_returncode() or 0
         self.status = f"exit status {number}" if number >= 0 else f"killed by {signal.Signals(-number).name}"
         if (lifeline := self._transport.get_pipe_transport(0)) is not None:
             lifeline.close()
+        self._last_call = asyncio.get_running_loop().call_later(_KILL_S, self._transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._last_call is not None:
+            self._last_call.cancel()
         if self._begun:
             self._say(self._begun)
         if not self.gone.done():

@@ -10,7 +10,7 @@ from math import inf
 
 from hermes.policy.site import Plan, Rest, Site
 from hermes.policy.station import Station, Stations, Stay
-from hermes.policy.swap import choose, waiting_in_time
+from hermes.policy.swap import choose, too_much, waiting_in_time
 from hermes.policy.ticket import BackendFacts, Change, Fallen, InMemory, Load, Ticket, Unload
 
 # While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that. The
@@ -56,6 +56,9 @@ class Residency:
             self._compare(site, seen_before, now)
         for stay in site.stays.values():
             stay.see(facts)
+        if not facts.makes_room and site.plan is None:
+            for stay in too_much(site, now):  # one was larger than was thought
+                self._send_off(stay)
         for name, fallen in facts.fallen.items():
             self._pick_up(site, self._stations[name], fallen, now)
         for name, ttl_s in facts.idle_ttls_s.items():

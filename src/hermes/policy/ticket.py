@@ -193,8 +193,9 @@ class BackendFacts(Struct, frozen=True):
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
     will probably be there. `settles`: it may read a prompt to its end though the client has left.
 
-    `slots_of` are the slots of models that have their own. `idle_ttls_s`: models that go when they were not used for so
-    long. `fallen`: models that went down, and should be up again where there is room.
+    `makes_room`: it would let others go by itself rather than fail to load one. `slots_of` are the slots of models that
+    have their own. `idle_ttls_s`: models that go when they were not used for so long. `fallen`: models that went down,
+    and should be up again where there is room.
     """
 
     name: str
@@ -211,6 +212,7 @@ class BackendFacts(Struct, frozen=True):
     of_free: float = 1.0
     pulling: Mapping[str, float] = {}
     names: Mapping[str, str] = {}
+    makes_room: bool = True
     slots_of: Mapping[str, int] = {}
     idle_ttls_s: Mapping[str, float] = {}
     fallen: Mapping[str, Fallen] = {}
