@@ -230,6 +230,7 @@ async def test_those_of_another_name_have_a_memory_of_their_own(tmp_path: Path) 
 async def test_one_that_goes_down_is_started_again_whether_anybody_asks_or_not(tmp_path: Path) -> None:
     async with running({"command": command("a", tmp_path, "--child")}) as gateway:
         await said(gateway)
+        await seen(gateway)  # or that look would see that it is gone
         os.kill(process(gateway)["pid"], signal.SIGKILL)
         await until(lambda: process(gateway)["restarts"] == 1)
         assert not is_alive(noted(tmp_path, "a", "child")[0])
@@ -338,6 +339,7 @@ async def asked(gateway: Served, path: str, body: Any = None) -> Reply:
 async def test_nothing_is_left_when_we_are_killed(tmp_path: Path) -> None:
     async with served(tmp_path) as (gateway, pids):
         gateway.signal(signal.SIGKILL)
+        await gateway.end()
         await until(lambda: not any(map(is_alive, pids)))
 
 

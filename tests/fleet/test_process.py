@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,23 +18,28 @@ from tests.fakes.gateway import scenario
 GRACE_S = 2.0
 
 
-async def shell(script: str) -> Process:
-    return await Process.start("a", ("/bin/sh", "-c", script), os.environ)
+@asynccontextmanager
+async def shell(script: str) -> AsyncIterator[Process]:
+    process = await Process.start("a", ("/bin/sh", "-c", script), os.environ)
+    try:
+        yield process
+    finally:
+        process._transport.close()  # uvloop waits for what is open
 
 
 @scenario
 async def test_its_last_lines_are_kept_from_either_stream() -> None:
-    process = await shell(f"echo first; seq {KEPT_LINES}; echo last >&2; printf unended")
-    await process.gone
-    lines = [str(number) for number in range(3, KEPT_LINES + 1)]
-    assert [*process.lines] == [*lines, "last", "unended"] and process.status == "exit status 0"
+    async with shell(f"echo first; seq {KEPT_LINES}; echo last >&2; printf unended") as process:
+        await process.gone
+        lines = [str(number) for number in range(3, KEPT_LINES + 1)]
+        assert [*process.lines] == [*lines, "last", "unended"] and process.status == "exit status 0"
 
 
 @scenario
 async def test_a_long_line_is_cut_and_what_moves_a_cursor_is_dropped() -> None:
-    process = await shell(r"""head -c 3000000 /dev/zero | tr '\0' x; printf '\n\033[2Ja\rb\n'""")
-    await process.gone
-    assert max(map(len, process.lines)) == 1000 and process.lines[-1] == " [2Ja b"
+    async with shell(r"""head -c 3000000 /dev/zero | tr '\0' x; printf '\n\033[2Ja\rb\n'""") as process:
+        await process.gone
+        assert max(map(len, process.lines)) == 1000 and process.lines[-1] == " [2Ja b"
 
 
 @pytest.mark.parametrize(
@@ -41,43 +48,55 @@ async def test_a_long_line_is_cut_and_what_moves_a_cursor_is_dropped() -> None:
 )
 @scenario
 async def test_how_it_has_ended_is_told(script: str, status: str) -> None:
-    process = await shell(script)
-    await process.gone
-    assert process.status == status
+    async with shell(script) as process:
+        await process.gone
+        assert process.status == status
 
 
 @pytest.mark.parametrize("script", ["sleep 100 & exec sleep 100", "trap '' TERM; sleep 100 & sleep 100; sleep 100"])
 @scenario
 async def test_stopping_it_ends_its_whole_group_the_stubborn_too(script: str) -> None:
-    process = await shell(script)
-    await asyncio.to_thread(_until_it_has, process.pid, 3)
-    await process.stop(0.05)
-    assert process.gone.done() and _members(process.pid) == 0
+    async with shell(script) as process:
+        await asyncio.to_thread(_until_it_has, process.pid, 3)
+        await process.stop(0.05)
+        assert process.gone.done() and _members(process.pid) == 0
 
 
 @scenario
 async def test_what_it_has_left_behind_ends_with_it() -> None:
-    process = await shell("sleep 100 & exit 0")
-    await process.gone
-    assert _members(process.pid) == 0
+    async with shell("sleep 100 & exit 0") as process:
+        await process.gone
+        assert _members(process.pid) == 0
+
+
+@scenario
+async def test_without_us_even_a_stubborn_one_that_was_asked_to_go_ends_with_its_group() -> None:
+    async with shell("trap '' TERM; sleep 100 & sleep 100; sleep 100") as process:
+        await asyncio.to_thread(_until_it_has, process.pid, 4)
+        os.killpg(process.pid, signal.SIGTERM)
+        lifeline = process._transport.get_pipe_transport(0)
+        assert lifeline is not None
+        lifeline.close()
+        await process.gone
+        assert process.status == "killed by SIGKILL" and _members(process.pid) == 0
 
 
 @scenario
 async def test_stopping_what_is_gone_is_nothing() -> None:
-    process = await shell("exit 0")
-    await process.gone
-    await process.stop(GRACE_S)
-    assert process.status == "exit status 0"
+    async with shell("exit 0") as process:
+        await process.gone
+        await process.stop(GRACE_S)
+        assert process.status == "exit status 0"
 
 
 @scenario
 async def test_what_gets_away_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_KILL_S", 0.05)
-    process = await shell("setsid sleep 100 & echo $!; exec sleep 0.02")
-    await process.gone
-    away = int(process.lines[0])
-    assert process.status == "exit status 0"
-    os.kill(away, signal.SIGKILL)  # it is still there
+    async with shell("setsid sleep 100 & echo $!; exec sleep 0.02") as process:
+        await process.gone
+        away = int(process.lines[0])
+        assert process.status == "exit status 0"
+        os.kill(away, signal.SIGKILL)  # it is still there
 
 
 def _members(group: int) -> int:

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from hermes.policy.ticket import Admit, BackendFacts, Fallen, Load, ModelBounds, Reject, Unload
+from hermes.policy.ticket import Admit, BackendFacts, Bounds, Fallen, Load, ModelBounds, Reject, Unload
 from tests.policy.box import Box, facts, scheduler, ticket, told
 
 DOWN = Fallen(0.0, "its process went down")
@@ -70,6 +70,25 @@ def test_what_runs_stays_and_is_idle_from_its_end_on() -> None:
     assert not any(box.see("a") for _ in range(9))
     box.finish(run)
     assert [told(box.see("a")) for _ in range(3)] == [[], [], ["Unload a x"]]
+
+
+def test_a_short_run_is_a_use_too() -> None:
+    box = used("a", memory_bytes=1, idle_ttls_s={"a": 3.0})
+    box.see("a")
+    box.see("a")
+    run, _ = box.ask("a")
+    box.now -= 0.99
+    box.finish(run)
+    assert box.see("a") == []
+
+
+def test_what_somebody_waits_for_stays() -> None:
+    core = scheduler(bounds=Bounds(max_concurrent=1))
+    known = BackendFacts("x", True, 1, {"a": 1, "b": 1}, idle_ttls_s={"a": 5.0})
+    core.observe(known, 0.0)
+    for model in "ba":  # only one may run
+        core.offer(ticket(model), 1.0)
+    assert core.observe(replace(known, seen_at=9.0), 9.0) == []
 
 
 def test_what_is_going_is_loaded_again_for_who_comes() -> None:

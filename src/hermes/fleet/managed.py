@@ -129,8 +129,7 @@ class _Unit:
         pause_s = _LOOK_AGAIN_S
         while not process.gone.done():
             try:
-                found = await self.driver.inventory(_LOOK_TIMEOUT_S)
-                return None if process.status else found  # else it is another's port
+                return await self.driver.inventory(_LOOK_TIMEOUT_S)
             except BackendError:
                 await asyncio.wait((process.gone,), timeout=pause_s)
                 pause_s = min(2 * pause_s, _LOOK_AT_MOST_S)

@@ -80,6 +80,7 @@ class Process(asyncio.SubprocessProtocol):
             if (await asyncio.wait((self.gone,), timeout=patience_s))[0]:
                 return
         log.warning("%s: process %d has been killed, and is still there", self._name, self.pid)
+        self._transport.close()  # uvloop's end waits for it
 
     def _signal(self, number: signal.Signals) -> None:
         """To the whole group. The watcher is in it until the end, so that its number is nobody else's."""
@@ -102,8 +103,7 @@ class Process(asyncio.SubprocessProtocol):
             self._begun = b""
 
     def process_exited(self) -> None:
-        """What it has left behind goes too, and then its output is over; what has got away is not waited for."""
-        self._signal(signal.SIGKILL)
+        """By its watcher what it has left behind goes too, and then its output is over; what gets away is let go."""
         number = self._transport.get_returncode() or 0
         self.status = f"exit status {number}" if number >= 0 else f"killed by {signal.Signals(-number).name}"
         if (lifeline := self._transport.get_pipe_transport(0)) is not None:
