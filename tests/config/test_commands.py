@@ -78,8 +78,9 @@ def test_a_command_from_a_variable_is_refused(settle: Settle, told: list[Any], d
 
 def test_a_familiar_address_is_not_that_of_a_command(settle: Settle) -> None:
     yaml = json.dumps({"backends": [COMMAND]})
-    (backend,) = settle(yaml, {"OLLAMA_HOST": "gpu", "OLLAMA_NUM_PARALLEL": "3"}).config.backends
-    assert (backend.url, backend.slots) == ("http://127.0.0.1:${PORT}", None)
+    environ = {"OLLAMA_HOST": "gpu", "OLLAMA_NUM_PARALLEL": "3", "LLM_BACKEND": "vllm"}
+    (backend,) = settle(yaml, environ).config.backends
+    assert (backend.url, backend.slots, backend.kind) == ("http://127.0.0.1:${PORT}", None, "openai")
     with pytest.raises(ConfigError, match="OLLAMA_URL: the one backend has a command"):
         settle(yaml, {"OLLAMA_URL": "http://gpu"})
 

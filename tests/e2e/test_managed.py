@@ -235,6 +235,7 @@ async def test_one_that_goes_down_is_started_again_whether_anybody_asks_or_not(t
         await until(lambda: process(gateway)["restarts"] == 1)
         assert not is_alive(noted(tmp_path, "a", "child")[0])
         assert await said(gateway) == "a" and not overlaps(tmp_path, "a")
+        assert gateway.counted("hermes_process_restarts_total") == {("managed", "a"): 1.0}
 
 
 @scenario

@@ -70,6 +70,14 @@ async def test_what_it_has_left_behind_ends_with_it() -> None:
 
 
 @scenario
+async def test_it_runs_where_it_may_wherever_we_stay() -> None:
+    one = {min(os.sched_getaffinity(0))}
+    process = await Process.start("a", ("sleep", "100"), os.environ, one)
+    assert os.sched_getaffinity(process.pid) == one
+    await process.stop(GRACE_S)
+
+
+@scenario
 async def test_without_us_even_a_stubborn_one_that_was_asked_to_go_ends_with_its_group() -> None:
     async with shell("trap '' TERM; sleep 100 & sleep 100; sleep 100") as process:
         await asyncio.to_thread(_until_it_has, process.pid, 4)

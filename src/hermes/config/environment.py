@@ -152,7 +152,7 @@ def _kind(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Laye
         later = "is not supported yet" if kind in LATER_BACKENDS else "is unknown"
         raise ConfigError(f"{source}: {kind!a} {later}; supported: {', '.join(BACKEND_KINDS)}")
     configured = below.get("backends") or []
-    if not isinstance(configured, list) or kind == "ollama":
+    if not isinstance(configured, list) or kind == "ollama" or _is_command(configured):
         return
     if len(configured) > 1:
         raise ConfigError(f"{source}: which of the {len(configured)} backends is meant? Set it in `backends`")
@@ -182,12 +182,17 @@ def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[L
             url = ollama_url(url)
         except ValueError:
             raise ConfigError(f"{name}{suffix}: expected host:port or http://host:port") from None
-    if configured and isinstance(configured[0], dict) and "command" in configured[0]:
+    if _is_command(configured):
         if name == "OLLAMA_HOST":
             return
         raise ConfigError(f"{name}{suffix}: the one backend has a command, and is where that is told to be")
     alone = {"name": kind, "kind": kind, "url": url}
     yield Layer(name + suffix, {"backends": {0: {"url": url}} if configured else [alone]})
+
+
+def _is_command(configured: list[Any]) -> bool:
+    """Whether the one backend is a process of ours, which tells by itself what and where it is."""
+    return len(configured) == 1 and isinstance(configured[0], dict) and "command" in configured[0]
 
 
 def parallel_hint(environ: Mapping[str, str]) -> int | None:

@@ -269,7 +269,12 @@ class Managed:
         await self._units[model].stop()
 
     async def close(self) -> None:
-        await asyncio.gather(*(unit.stop() for unit in self._units.values()))
+        await asyncio.gather(*(unit.stop() for unit in self._units.values()), return_exceptions=True)
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """By model."""
+        return {model: unit.restarts for model, unit in self._units.items()}
 
     def told(self, for_operator: bool) -> list[dict[str, object]]:
         """Of each process; what it has said is for the operator."""
