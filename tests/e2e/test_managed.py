@@ -239,6 +239,22 @@ async def test_one_that_goes_down_is_started_again_whether_anybody_asks_or_not(t
 
 
 @scenario
+async def test_one_that_could_not_come_back_for_long_waits_for_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managed, "MISSED_S", 0.0)
+    async with running({"command": command("a", tmp_path), "probe_interval_s": 0.02}) as gateway:
+        await said(gateway)
+        await seen(gateway)
+        os.kill(process(gateway)["pid"], signal.SIGKILL)
+        await until(lambda: process(gateway)["state"] == "down")
+        for _ in range(2):
+            await gateway.runtime.fleet.backends["managed"].look(1.0)
+        assert process(gateway)["state"] == "down"
+        assert await said(gateway) == "a"
+
+
+@scenario
 async def test_a_request_that_finds_it_gone_is_answered_by_the_next_one(tmp_path: Path) -> None:
     async with running({"command": command("a", tmp_path)}) as gateway:
         await said(gateway)

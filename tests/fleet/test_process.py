@@ -1,6 +1,7 @@
 """A process of ours: what is kept of what it says, how its end is told, and that all of its group goes with it."""
 
 import asyncio
+import ctypes
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from hermes.fleet import memory
 from hermes.fleet import process as module
 from hermes.fleet.process import KEPT_LINES, Process, environment, free_port
 from tests.fakes.gateway import scenario
+from tests.support import until
 
 GRACE_S = 2.0
 
@@ -75,6 +77,19 @@ async def test_it_runs_where_it_may_wherever_we_stay() -> None:
     process = await Process.start("a", ("sleep", "100"), os.environ, one)
     assert os.sched_getaffinity(process.pid) == one
     await process.stop(GRACE_S)
+
+
+@scenario
+async def test_nobody_is_left_unburied_where_we_are_the_first_process() -> None:
+    """PR_SET_CHILD_SUBREAPER (prctl(2)) makes us parent of orphans, as that would."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(36, 1)
+    try:
+        async with shell("sleep 100 & exit 0") as process:
+            await process.gone
+            await until(lambda: not machine.groups({process.pid})[process.pid])
+    finally:
+        prctl(36, 0)
 
 
 @scenario

@@ -41,6 +41,8 @@ STOP_GRACE_S = 5.0
 CALM_S = 60.0
 BACK_OFF_S = 1.0
 MAX_BACK_OFF_S = 60.0
+# Where it could not be started again in that time it waits for who asks: its memory may be another's for good.
+MISSED_S = 600.0
 
 # Its last words, as the log and the status tell them.
 TOLD_LINES = 20
@@ -157,7 +159,7 @@ class _Unit:
         """By our will: it does not come back by itself."""
         self.state = "stopping"
         await self._end()
-        self.state, self.fallen = "stopped", None
+        self.state, self.error, self.fallen = "stopped", "", None
 
     async def _end(self) -> None:
         """Nothing is left of its process from then on. Raises BackendError where that cannot be had."""
@@ -185,8 +187,12 @@ class _Unit:
 
     def _tell(self, why: str) -> None:
         self.error = why
-        words = "\n".join(["", *self._lines][-TOLD_LINES:])
+        words = "".join(f"\n{line}" for line in self.last_words)
         log.warning("%s: its process %s%s", self.command.model, why, f"; its last words:{words}" if words else "")
+
+    @property
+    def last_words(self) -> list[str]:
+        return [*self._lines][-TOLD_LINES:]
 
     def doubt(self, was_alone: bool) -> None:
         """It could not be started, maybe for want of memory: next time it is given all, but not for ever."""
@@ -206,7 +212,7 @@ class _Unit:
         if self.error:
             told["error"] = self.error
         if self.error and for_operator:
-            told["last_words"] = [*self._lines][-TOLD_LINES:]
+            told["last_words"] = self.last_words
         return told
 
 
@@ -246,7 +252,9 @@ class Managed:
             asked_at=asked_at,
             slots_of={model: unit.slots for model, unit in units if unit.slots},
             idle_ttls_s={model: unit.command.idle_ttl_s for model, unit in units if unit.command.idle_ttl_s},
-            fallen={model: unit.fallen for model, unit in units if unit.fallen},
+            fallen={
+                model: unit.fallen for model, unit in units if unit.fallen and asked_at < unit.fallen.until + MISSED_S
+            },
         )
 
     def expiring(self, inventory: Inventory) -> list[str]:

@@ -23,6 +23,9 @@ _START = 'exec 3<&0 </dev/null; (trap "" HUP INT TERM; read _ <&3; kill -KILL 0)
 # How long it takes at most for what is killed to be gone: a driver gives up its GPU's memory.
 _KILL_S = 3.0
 
+# So long after their last pipe was closed processes have ended.
+_BURY_S = 0.1
+
 # Of what it says the last lines are kept, and only so much of a line.
 KEPT_LINES = 100
 _LINE_BYTES = 1000
@@ -113,10 +116,17 @@ class Process(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._last_call is not None:
             self._last_call.cancel()
+        asyncio.get_running_loop().call_later(_BURY_S, self._bury)
         if self._begun:
             self._say(self._begun)
         if not self.gone.done():
             self.gone.set_result(None)
+
+    def _bury(self) -> None:
+        """As the first process of a container we are parent to all that lost theirs."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-self.pid, os.WNOHANG)[0]:
+                pass
 
     def _say(self, line: bytes) -> None:
         said = _control(" ", line[:_LINE_BYTES].decode("utf-8", "replace")).rstrip()
