@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from hermes.cli.stand_in import stand_in
 from hermes.config import commands
 from hermes.fleet import managed
 from hermes.fleet.managed import Managed
 from tests.fakes import llm_server
-from tests.fakes.gateway import CHAT, Hermes, Reply, bearer, chat, hermes, key, scenario
+from tests.fakes.gateway import CHAT, Hermes, Reply, bearer, chat, config, hermes, key, scenario
 from tests.fakes.process import Served, serve
 from tests.support import until
 
@@ -140,6 +141,19 @@ async def test_what_is_unloaded_is_stopped_with_all_that_it_has_started(tmp_path
         assert not any(map(is_alive, pids))
         assert await said(gateway) == "a"  # a request starts it again
         assert process(gateway)["restarts"] == 0
+
+
+@scenario
+async def test_nothing_is_downloaded_for_it(tmp_path: Path) -> None:
+    async with running({"command": command("a", tmp_path)}) as gateway:
+        refused = await gateway.ask("/v1/llm/a/pull", {})
+        assert (refused.status, refused.error["code"]) == (400, "unsupported_by_backend")
+
+
+@scenario
+async def test_nothing_is_simulated_where_a_process_can_be_started(tmp_path: Path) -> None:
+    settings = config(**commands.filled({"backends": [{"command": command("a", tmp_path)}]}))
+    assert await stand_in(settings, only_if_needed=True) == (settings, None)
 
 
 @scenario

@@ -46,7 +46,12 @@ async def test_a_long_line_is_cut_and_what_moves_a_cursor_is_dropped() -> None:
 
 @pytest.mark.parametrize(
     ("script", "status"),
-    [("exit 3", "exit status 3"), ("kill -9 $$", "killed by SIGKILL"), ("exec nothing-like-it", "exit status 127")],
+    [
+        ("exit 3", "exit status 3"),
+        ("kill -9 $$", "signal 9: Killed"),
+        ("kill -63 $$", "signal 63: Real-time signal 29"),
+        ("exec nothing-like-it", "exit status 127"),
+    ],
 )
 @scenario
 async def test_how_it_has_ended_is_told(script: str, status: str) -> None:
@@ -101,7 +106,7 @@ async def test_without_us_even_a_stubborn_one_that_was_asked_to_go_ends_with_its
         assert lifeline is not None
         lifeline.close()
         await process.gone
-        assert process.status == "killed by SIGKILL" and _members(process.pid) == 0
+        assert process.status == "signal 9: Killed" and _members(process.pid) == 0
 
 
 @scenario

@@ -108,7 +108,7 @@ class Process(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         """By its watcher what it has left behind goes too, and then its output is over; what gets away is let go."""
         number = self._transport.get_returncode() or 0
-        self.status = f"exit status {number}" if number >= 0 else f"killed by {signal.Signals(-number).name}"
+        self.status = f"exit status {number}" if number >= 0 else f"signal {-number}: {signal.strsignal(-number)}"
         if (lifeline := self._transport.get_pipe_transport(0)) is not None:
             lifeline.close()
         self._last_call = asyncio.get_running_loop().call_later(_KILL_S, self._transport.close)
