@@ -15,7 +15,7 @@ run: $(RUN_READY)
 	$(BIN)/hermes serve --or-simulate
 
 test: $(DEV_READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests
 
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .

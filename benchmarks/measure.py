@@ -99,7 +99,7 @@ class Bench:
         self.samples.add("saturation_rps", name, result["answers"] / result["seconds"])
         self.samples.add("saturation_core_percent", name, result["cpu_us"] / result["seconds"] / 1e4)
 
-    def paced_chunks(self, running: Running, streams: int, window_ms: int) -> None:
+    def paced_chunks(self, running: Running, streams: int, window_ms: int, measure: str = "chunk_cpu_us") -> None:
         """CPU time per chunk that reaches a client, while all streams are open."""
         chunks = (RAMP_MS + SETTLE_MS + window_ms) // CHUNK_INTERVAL_MS + 10
         self.workshop.pace(chunks=chunks, interval_ms=CHUNK_INTERVAL_MS)
@@ -110,7 +110,16 @@ class Bench:
         if abs(result["events"] / expected - 1) > 0.05:
             late = f"{result['events']} chunks arrived in the window, {expected:.0f} were due"
             self.samples.errors.append(f"{running.subject.name}, {streams} streams: {late}")
-        self.samples.add(f"chunk_cpu_us_{streams}", running.subject.name, result["cpu_us"] / max(1, result["events"]))
+        self.samples.add(f"{measure}_{streams}", running.subject.name, result["cpu_us"] / max(1, result["events"]))
+
+    def chunks_of_other_dialects(self, running: Running, streams: int, window_ms: int) -> None:
+        """The same where a client speaks what the backend speaks, and where it speaks Anthropic's API."""
+        for name, path, end in (
+            ("passed_chunk", "/api/chat", '"done":true'),
+            ("anthropic_chunk", "/v1/messages", "message_stop"),
+        ):
+            asked = replace(running, subject=replace(running.subject, path=path, stream_end=end))
+            self.paced_chunks(asked, streams, window_ms, f"{name}_cpu_us")
 
     def first_events(self, programs: list[Running | Subject], requests: int) -> None:
         """Time to the first event of a stream, 200 streams begun a second; the first program is the backend itself."""

@@ -66,6 +66,9 @@ def _round(bench: Bench, subjects: Sequence[Subject], quick: bool) -> None:
         for streams in (250, 1000):
             for running in all_running:
                 bench.paced_chunks(running, streams, window_ms=2000 if quick else 4000)
+        bench.chunks_of_other_dialects(
+            next(each for each in all_running if each.subject.name == "hermes"), 250, window_ms=2000 if quick else 4000
+        )
         bench.first_events([programs.directly(bench.workshop), *all_running], requests=400 if quick else 1000)
         for running in all_running:
             bench.saturation(running, seconds=1 if quick else 3)

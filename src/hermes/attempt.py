@@ -109,12 +109,15 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
             await _let_end(answer, pool.loop.time)
 
 
-def break_off(job: Job | EmbedJob, error: BaseException) -> None:
-    """End an answer that has begun and will not be whole, as the dialect tells of an error (invariant I5)."""
+def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None = None) -> None:
+    """End an answer that has begun and will not be whole, as the dialect tells of an error (invariant I5).
+
+    `encoder`: what has rendered it so far, if there has been more than signs of life.
+    """
     response = job.response
     if isinstance(job, Job) and response.started and not (response.ended or response.gone):
         told = Dismissed("the request was sent away") if job.exchange.dismissed else _told(error)
-        response.break_off(job.dialect.encoder(job.request, job.meta).fail(told))
+        response.break_off((encoder or job.dialect.encoder(job.request, job.meta)).fail(told))
 
 
 def stream_lines(job: Job) -> bytes:
@@ -175,7 +178,8 @@ def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialec
     if isinstance(said, Answer):
         exchange.usage = said.usage
         exchange.ttft_s = now - exchange.arrived_at
-        job.response.send(200, _whole_lines(exchange, ticket), job.dialect.render_answer(said, job.meta))
+        body = job.dialect.render_answer(said, job.request, job.meta)
+        job.response.send(200, _whole_lines(exchange, ticket), body)
     elif said is None:
         raise BackendError("the backend's answer ended before it was complete")
     else:
@@ -262,13 +266,18 @@ class _Stream:
 
     async def run(self) -> None:
         deadline = self._job.deadline
-        while not await self._answer.flow(self._take, deadline):
-            if self._stopped:
-                await _let_end(self._answer, self._clock)
-                return
-            await self._drain()
-            deadline = min(self._clock() + self._stall_timeout_s, self._must_end_at)
-        self._end(self._decoder.finish())
+        try:
+            while not await self._answer.flow(self._take, deadline):
+                if self._stopped:
+                    await _let_end(self._answer, self._clock)
+                    return
+                await self._drain()
+                deadline = min(self._clock() + self._stall_timeout_s, self._must_end_at)
+            self._end(self._decoder.finish())
+        except BaseException as error:
+            if self._sent:
+                break_off(self._job, error, self._encoder)
+            raise
 
     def _take(self, data: bytes) -> float:
         """Decode, encode and write what has come, at once: one write per read. Returns when more must come.

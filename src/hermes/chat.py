@@ -58,9 +58,13 @@ class RichMessage(Struct, frozen=True):
 
 
 class Tool(Struct, frozen=True):
+    """What a model may call. Its client knows it as one of a `namespace`; as one that takes a text if `freeform`."""
+
     name: str
     description: str = ""
     parameters: dict[str, Any] | None = None
+    namespace: str = ""
+    freeform: bool = False
 
 
 class JsonFormat(Struct, frozen=True):
@@ -115,11 +119,12 @@ class ChatRequest(Struct, frozen=True, gc=False):
     """One request for tokens, whatever dialect it came in.
 
     `completion` marks a bare prompt (one optional system text, one user text) that a backend may serve by its
-    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, and the answer
-    to one with a `suffix` is what fits in between. `thinking` None leaves the choice to the backend; where it is
-    `thinking_optional`, a model that cannot think answers without. Of one user's requests those of the lowest
-    `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it does not say. How far
-    `load_options` are heeded is the configuration's to say.
+    completion endpoint; one that is `raw` (no system text then) is put into no template of the model's, the answer to
+    one with a `suffix` is what fits in between, and with `echo` the prompt itself begins it. `thinking` None leaves the
+    choice to the backend; where it is `thinking_optional`, a model that cannot think answers without. Of one user's
+    requests those of the lowest `priority` go first; `service_tier` is OpenAI's word for how urgent it is, "" if it
+    does not say. How far `load_options` are heeded is the configuration's to say. `extra` are the fields
+    of a body of OpenAI's that mean nothing here, for backends of that API that are known to take them.
     """
 
     model: str
@@ -129,6 +134,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     completion: bool = False
     raw: bool = False
     suffix: str = ""
+    echo: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     sampling: Sampling = Sampling()
@@ -140,6 +146,7 @@ class ChatRequest(Struct, frozen=True, gc=False):
     priority: int = 0
     service_tier: str = ""
     load_options: LoadOptions | None = None
+    extra: dict[str, Any] | None = None
 
 
 class EmbedRequest(Struct, frozen=True, gc=False):
@@ -186,13 +193,17 @@ class ToolCallDelta(Struct, frozen=True, gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told)."""
+    """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told).
+
+    `cached_tokens` are those of the prompt that it had read before.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     load_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    cached_tokens: int = 0
 
 
 class Stop(Struct, frozen=True, gc=False):

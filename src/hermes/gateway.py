@@ -67,6 +67,7 @@ class Heart(Struct, frozen=True):
         if not response.started:
             response.start(200, attempt.stream_lines(self.job))
         response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
+        self.job.meta.beats += 1
 
 
 class Gateway:
@@ -237,10 +238,10 @@ class Gateway:
             unable = BadRequest(words, code="unsupported_parameter", param="tool_choice")
             return self._only(route, lambda spoken: spoken.forces_tools, unable)
         if request.raw or request.suffix:
-            param = "raw" if request.raw else "suffix"
-            words = f"`{param}` is not supported: the backend puts every prompt into the model's template"
+            param, what = ("suffix", "before a suffix") if request.suffix else ("raw", "with images, or by a format")
+            words = f"`{param}` is not supported: the backend cannot complete a text {what}"
             unable = BadRequest(words, code="unsupported_by_backend", param=param)
-            return self._only(route, lambda spoken: spoken.takes_raw, unable)
+            return self._only(route, lambda spoken: spoken.completes(request), unable)
         return route
 
     def _only(self, route: "_Route", able: Callable[[BackendDialect], bool], unable: BadRequest) -> "_Route":

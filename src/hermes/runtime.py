@@ -21,14 +21,16 @@ from hermes.api.routes import RouteTable
 from hermes.api.table import routes
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
+from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
+from hermes.dialects.responses import Responses
 from hermes.errors import ConfigError
 from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.gateway import Gateway
 from hermes.http.server import Server
-from hermes.http.wire import Deadlines
+from hermes.http.wire import TICK_S, Deadlines
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
@@ -41,14 +43,14 @@ CUT_S = 1.0
 
 
 class Runtime:
-    """One gateway on the running event loop."""
+    """One gateway on the running event loop. What is late is noticed up to `tick_s` later."""
 
-    def __init__(self, config: settings.Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: settings.Config, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
         self.config = config
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
-        self._deadlines = Deadlines(loop)
+        self._deadlines = Deadlines(loop, tick_s)
         self.bounds = composition.bounds(config)
         self.scheduler = Scheduler(
             self.bounds, composition.unlisted_bounds(config.defaults), composition.rules(config.scheduling)
@@ -126,7 +128,7 @@ class Runtime:
         prompt, anthropic = Prompt(), Anthropic()
         models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
-        inference = Inference(gateway, openai, prompt, anthropic)
+        inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)

@@ -54,7 +54,7 @@ async def test_a_streamed_message_comes_in_named_events() -> None:
             assert b'event: %b\ndata: {"type":"%b"' % ((event["type"].encode(),) * 2) in reply.body
         assert [event["delta"]["text"] for event in reply.events[2:4]] == ["Hel", "lo"]
         assert reply.events[0]["message"]["model"] == "gemma"  # Claude Code drops the thoughts of other models
-        assert reply.events[5]["usage"] == {"input_tokens": 7, "output_tokens": 3}
+        assert reply.events[5]["usage"] == {"input_tokens": 7, "output_tokens": 3, "cache_read_input_tokens": 0}
 
 
 @pytest.mark.parametrize("version", [{}, VERSION, {"anthropic-version": "2026-10-21"}, {"anthropic-beta": "a,b"}])

@@ -48,7 +48,8 @@ class Seen(Struct):
         if self.status == 200 and not self.ask.stream:
             return {}
         last = self.events[-1] if self.body else None
-        return error_in(last) if isinstance(last, dict) and "error" in last else {}
+        failed = isinstance(last, dict) and ("error" in last or last.get("type") == "response.failed")
+        return error_in(last) if failed else {}
 
     @property
     def text(self) -> str:
@@ -59,12 +60,18 @@ class Seen(Struct):
 def _text(event: Any) -> str:
     if not isinstance(event, dict):
         return ""
-    if "type" in event:  # Anthropic's
+    if event.get("type") == "response.output_text.delta":
+        return str(event["delta"])
+    if "output" in event:
+        return "".join(part["text"] for item in event["output"] for part in item.get("content", ()))
+    if "type" in event and not event["type"].startswith("response."):  # Anthropic's
         said = event.get("content", (event.get("delta", {}),))
         return "".join(block.get("text", "") for block in said)
     for choice in event.get("choices", ()):
+        if "text" in choice:
+            return str(choice["text"])
         return str((choice.get("delta") or choice.get("message"))["content"] if _speaks(choice) else "")
-    return str(event.get("result", event.get("delta", "")))
+    return "" if "type" in event else str(event.get("result", event.get("delta", "")))
 
 
 def _speaks(choice: dict[str, Any]) -> bool:

@@ -94,7 +94,7 @@ def outages(count: int) -> Iterator[int]:
 
 
 def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
-    asking, stream = rng.choice((_chat, _messages, _prompt)), rng.random() < 0.6
+    asking, stream = rng.choice((_chat, _messages, _prompt, _responses, _completions)), rng.random() < 0.6
     leave = _leave(stream, rng) if rng.random() < 0.43 else None
     # Those who leave mostly ask for more than they would ever get: only their leaving ends the run.
     tokens = 5000 if leave is not None and rng.random() < 0.75 else rng.randint(3, 45)
@@ -152,6 +152,15 @@ def _chat(model: str, content: str, stream: bool) -> tuple[str, dict[str, object
 def _messages(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
     said = [{"role": "user", "content": [{"type": "text", "text": content}]}]
     return "/v1/messages", {"model": model, "system": "Be brief.", "messages": said, "stream": stream}
+
+
+def _responses(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
+    said = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": content}]
+    return "/v1/responses", {"model": model, "input": said, "stream": stream}
+
+
+def _completions(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
+    return "/v1/completions", {"model": model, "prompt": content, "max_tokens": 9999, "stream": stream}
 
 
 def _prompt(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:

@@ -111,12 +111,14 @@ def _false_end(seen: Seen) -> str:
     reasons = [choice["finish_reason"] for event in before for choice in event.get("choices", ())]
     reasons += [event["delta"].get("stop_reason") for event in before if event.get("type") == "message_delta"]
     reasons = [reason for reason in reasons if reason]
-    told = {"/v1/chat/completions": ["stop"], "/v1/messages": ["end_turn"]}.get(seen.ask.path, [])
+    stops = {"/v1/chat/completions": ["stop"], "/v1/completions": ["stop"], "/v1/messages": ["end_turn"]}
+    told = stops.get(seen.ask.path, [])
     return "" if reasons == told else "no reason to end"
 
 
 def _ends(event: Any) -> bool:
-    return event == "[DONE]" or event.get("done") is True or event.get("type") == "message_stop"
+    ends = ("message_stop", "response.completed")
+    return event == "[DONE]" or event.get("done") is True or event.get("type") in ends
 
 
 # --- what Hermes says -----------------------------------------------------------------------------------------------
@@ -148,9 +150,8 @@ def test_accepted_is_the_sum_of_outcomes_and_what_is_in_flight(evidence: Evidenc
 def test_metrics_count_what_the_access_log_tells(evidence: Evidence) -> None:
     asked = Counter((record["route"], record["outcome"]) for record in evidence.records if record["method"] == "POST")
     counted = evidence.scrapes[-1].by("hermes_requests_total", "route", "outcome")
-    assert {
-        series: counted[series] for series in counted if series[0].startswith(("/v1/llm", "/v1/chat", "/v1/messages"))
-    } == asked
+    routes = ("/v1/llm", "/v1/chat", "/v1/completions", "/v1/responses", "/v1/messages")
+    assert {series: counted[series] for series in counted if series[0].startswith(routes)} == asked
 
 
 def test_every_slot_and_every_place_in_the_queue_came_back(evidence: Evidence) -> None:

@@ -148,6 +148,24 @@ def test_check_tells_all_that_is_wrong_and_exits_with_2(verb: Run, tmp_path: Pat
     assert result.stdout == ""
 
 
+def test_check_tells_what_has_no_effect_and_takes_it(verb: Run, tmp_path: Path) -> None:
+    def told(**environ: str) -> list[str]:
+        result = verb("check", "--quiet", **environ)
+        assert (result.exit_code, result.stdout) == (0, "")
+        return [line.split(":")[1].strip() for line in result.stderr.splitlines()]
+
+    assert told(HERMES_DEFAULTS__PULL="on_demand", HERMES_DEFAULTS__MAX_NUM_CTX="9") == [
+        "defaults.pull",
+        "defaults.max_num_ctx",
+    ]
+    (tmp_path / "hermes.yaml").write_text(
+        "backends: [{name: v, kind: vllm, url: 'http://v:1'}, {name: o, url: 'http://o:1'}]\n"
+        "models: {a: {max_num_ctx: 99, options_policy: pin}, b: {options: {num_ctx: 5}, backends: [v]},"
+        " c: {max_num_ctx: 99, options_policy: max, options: {num_ctx: 5}, backends: [o]}}\n"
+    )
+    assert told() == ["models.a.max_num_ctx", "models.b.options"]
+
+
 def test_check_refuses_what_serve_would_refuse(verb: Run) -> None:
     """I24."""
     result = verb("check", HERMES_SERVER__HOST="0.0.0.0")

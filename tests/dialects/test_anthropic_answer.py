@@ -43,6 +43,7 @@ from tests.dialects.cases import ANSWERS, Told
 
 DIALECT = Anthropic()
 OLLAMA = Ollama()
+ASKED = ChatRequest("m", ())
 META = Meta("r1", 'mo"del', 1700000000, prompt_tokens=11)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -149,7 +150,7 @@ def test_events_become_blocks_and_a_whole_answer_has_the_same(name: str, told: T
     streamed = read(b"".join([opened.encode(batch) for batch in batches]))
     answer = collect(told.events)
     assert isinstance(answer, Answer)
-    assert streamed == json.loads(DIALECT.render_answer(answer, META))
+    assert streamed == json.loads(DIALECT.render_answer(answer, ASKED, META))
     assert (streamed["content"], streamed["stop_reason"]) == CONTENT[name]
 
 
@@ -183,7 +184,7 @@ def test_a_stream_is_this_one_byte_for_byte() -> None:
         f'{delta}2,"delta":{{"type":"input_json_delta","partial_json":":1}}"}}}}\n\n'
         f"{stop}2}}\n\n"
         'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},'
-        '"usage":{"input_tokens":22,"output_tokens":3}}\n\n'
+        '"usage":{"input_tokens":22,"output_tokens":3,"cache_read_input_tokens":0}}\n\n'
         'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     )
 
@@ -215,7 +216,7 @@ def streams(draw: st.DrawFn) -> list[StreamEvent]:
 def test_a_stream_says_what_the_whole_answer_says(events: list[StreamEvent]) -> None:
     answer = collect(events)
     assert isinstance(answer, Answer)
-    streamed, whole = read(encoder().encode(events)), json.loads(DIALECT.render_answer(answer, META))
+    streamed, whole = read(encoder().encode(events)), json.loads(DIALECT.render_answer(answer, ASKED, META))
     assert streamed["content"] and whole["content"]
     assert _gist(streamed) == _gist(whole)
 
@@ -298,7 +299,7 @@ def test_who_waits_gets_a_ping_and_whoever_looks_the_place() -> None:
 
 def test_a_whole_answer_has_the_documented_shape() -> None:
     answer = Answer("Hello", "", (), Usage(22, 17, 0.1, 0.2, 0.3), "stop")
-    assert json.loads(DIALECT.render_answer(answer, META)) == {
+    assert json.loads(DIALECT.render_answer(answer, ASKED, META)) == {
         "id": "msg_r1",
         "type": "message",
         "role": "assistant",
@@ -329,7 +330,7 @@ def test_a_whole_answer_has_the_documented_shape() -> None:
 def test_why_it_ended_is_told_in_anthropics_words(reason: StopReason, called: bool, told: str) -> None:
     calls = (ToolCall("c", "f", "{}"),) if called else ()
     answer = Answer("", "", calls, Usage(), reason)
-    assert json.loads(DIALECT.render_answer(answer, META))["stop_reason"] == told
+    assert json.loads(DIALECT.render_answer(answer, ASKED, META))["stop_reason"] == told
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ def test_why_it_ended_is_told_in_anthropics_words(reason: StopReason, called: bo
 )
 def test_a_calls_input_is_an_object_whatever_the_model_wrote(written: str, read: dict[str, Any] | None) -> None:
     answer = Answer("", "", (ToolCall("c", "f", written),), Usage(), "stop")
-    (block,) = json.loads(DIALECT.render_answer(answer, META))["content"]
+    (block,) = json.loads(DIALECT.render_answer(answer, ASKED, META))["content"]
     assert block == tool_use("c", "f", **({"value": written} if read is None else read))
 
 
@@ -375,3 +376,11 @@ def test_an_overlong_prompt_is_told_in_the_words_that_claude_code_matches(words:
     assert error["type"] == "invalid_request_error"
     assert error["message"].startswith("prompt is too long: ")
     assert error["message"].count("prompt is too long") == 1 and words in error["message"]
+
+
+def test_tokens_that_had_been_read_before_are_counted_apart() -> None:
+    usage = Usage(22, 3, cached_tokens=20)
+    whole = json.loads(DIALECT.render_answer(Answer("Hi", "", (), usage, "stop"), ASKED, META))["usage"]
+    streamed = payloads(encoder().encode([TextDelta("Hi"), usage, Stop("stop")]))[-2]["usage"]
+    for told in (whole, streamed):
+        assert (told["input_tokens"], told["cache_read_input_tokens"], told["output_tokens"]) == (2, 20, 3)

@@ -40,6 +40,7 @@ from tests.dialects.cases import ANSWERS, CONVERSATIONS, PIXEL, USAGE, Said, Tol
 CHAT: EmbedDialect = OllamaClient()
 GENERATE: EmbedDialect = OllamaGenerate()
 BACKEND = Ollama()
+ASKED = ChatRequest("m", ())
 META = Meta("r1", 'mo"del', 1700000000)
 HEAD = {"model": 'mo"del', "created_at": "2023-11-14T22:13:20Z"}
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -362,7 +363,7 @@ def test_a_whole_answer_is_what_its_stream_adds_up_to(told: Told) -> None:
     answer = collect(settled(told.events))
     assert isinstance(answer, Answer)
     for dialect in (CHAT, GENERATE):
-        said = BACKEND.whole(dialect.render_answer(answer, META), ChatRequest("m", ()), "answer7")
+        said = BACKEND.whole(dialect.render_answer(answer, ASKED, META), ChatRequest("m", ()), "answer7")
         assert said == answer
 
 
@@ -387,7 +388,7 @@ def test_arguments_that_are_no_object_are_the_backends_fault(arguments: str) -> 
     """Clients are promised an object. What the model has written instead is not passed off as one."""
     call = ToolCall("c", "f", arguments)
     with pytest.raises(BackendError):
-        CHAT.render_answer(Answer("", "", (call,), Usage(), "tool_calls"), META)
+        CHAT.render_answer(Answer("", "", (call,), Usage(), "tool_calls"), ASKED, META)
     with pytest.raises(BackendError):
         encoder().encode([ToolCallDelta(0, arguments, "c", "f"), Stop("tool_calls")])
 
@@ -395,7 +396,7 @@ def test_arguments_that_are_no_object_are_the_backends_fault(arguments: str) -> 
 def test_no_duration_is_nothing_where_a_backend_tells_none() -> None:
     """Clients divide by them: tokens in a second."""
     meta = Meta("r1", "m", 0, lambda: {"queue_ms": 500.0, "total_ms": 2000.0})
-    told = json.loads(CHAT.render_answer(Answer("Hi", "", (), Usage(4, 3), "stop"), meta))
+    told = json.loads(CHAT.render_answer(Answer("Hi", "", (), Usage(4, 3), "stop"), ASKED, meta))
     durations = {key: value for key, value in told.items() if key.endswith("_duration")}
     assert durations == {
         "total_duration": 2_000_000_000,

@@ -35,6 +35,7 @@ from hermes.errors import (
 from tests.dialects.cases import ANSWERS, Told
 
 DIALECT = OpenAI()
+ASKED = ChatRequest("m", ())
 META = Meta("r1", 'mo"del', 1700000000)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -140,7 +141,7 @@ def test_a_failure_among_the_events_is_an_error_too() -> None:
 
 def test_a_whole_answer_has_the_documented_shape() -> None:
     answer = Answer("Hello", "", (), Usage(22, 17, 0.1, 0.2, 0.3), "stop")
-    assert json.loads(DIALECT.render_answer(answer, META)) == {
+    assert json.loads(DIALECT.render_answer(answer, ASKED, META)) == {
         "id": "chatcmpl-r1",
         "object": "chat.completion",
         "created": 1700000000,
@@ -164,7 +165,7 @@ def test_a_whole_answer_has_the_documented_shape() -> None:
 def test_content_is_null_only_where_there_are_calls_and_no_text(
     text: str, calls: tuple[ToolCall, ...], content: str | None
 ) -> None:
-    choice = json.loads(DIALECT.render_answer(Answer(text, "", calls, Usage(), "stop"), META))["choices"][0]
+    choice = json.loads(DIALECT.render_answer(Answer(text, "", calls, Usage(), "stop"), ASKED, META))["choices"][0]
     assert choice["message"]["content"] == content
     assert choice["finish_reason"] == ("tool_calls" if calls else "stop")
     if calls:
@@ -175,7 +176,7 @@ def test_content_is_null_only_where_there_are_calls_and_no_text(
 def test_reasoning_and_logprobs_are_told_by_the_names_clients_read() -> None:
     item = {"token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": []}
     answer = Answer("a", "why", (), Usage(), "length", (item,))
-    choice = json.loads(DIALECT.render_answer(answer, META))["choices"][0]
+    choice = json.loads(DIALECT.render_answer(answer, ASKED, META))["choices"][0]
     assert choice["message"]["reasoning"] == choice["message"]["reasoning_content"] == "why"
     assert choice["logprobs"] == {"content": [item], "refusal": None}
     assert choice["finish_reason"] == "length"
@@ -208,3 +209,12 @@ def test_an_overlong_prompt_is_told_in_the_words_that_clients_match(words: str) 
     error = json.loads(DIALECT.render_error(ContextLengthExceeded(words), "r1"))["error"]
     assert error["code"] == "context_length_exceeded"
     assert error["message"].count("maximum context length") == 1 and words in error["message"]
+
+
+def test_tokens_that_had_been_read_before_are_told_where_there_are_any() -> None:
+    usage = Usage(22, 3, cached_tokens=20)
+    whole = json.loads(DIALECT.render_answer(Answer("Hi", "", (), usage, "stop"), ASKED, META))
+    (*_, last) = payloads(encoder(True).encode([TextDelta("Hi"), usage, Stop("stop")]))[:-1]
+    assert whole["usage"] == last["usage"]
+    assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 20}
+    assert whole["usage"]["prompt_tokens"] == 22

@@ -485,3 +485,9 @@ def test_vectors_of_other_dimensions_than_were_asked_for_are_none() -> None:
     with pytest.raises(BadRequest) as raised:
         DIALECT.embeddings(vectors(vector(0, 1, 0, 0)), two)
     assert (raised.value.code, raised.value.param) == ("unsupported_by_backend", "dimensions")
+
+
+@pytest.mark.parametrize(("cached", "counted"), [(0, 0), (21, 21), (99, 22), (-1, 0), (1 << 60, 0)])
+def test_tokens_that_had_been_read_before_are_never_more_than_there_were(cached: int, counted: int) -> None:
+    usage = {"prompt_tokens": 22, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": cached}}
+    assert decode(LAST + event({"choices": [], "usage": usage}) + DONE)[0] == Usage(22, 3, cached_tokens=counted)

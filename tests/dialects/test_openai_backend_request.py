@@ -23,7 +23,7 @@ from hermes.chat import (
 )
 from hermes.dialects import BackendDialect
 from hermes.dialects.openai import OpenAI
-from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words
+from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words, _Asked
 from tests.dialects.cases import CONVERSATIONS, PIXEL, Said
 
 DIALECT: BackendDialect = OpenAIBackend()
@@ -132,6 +132,32 @@ def test_thinking_is_asked_of_the_template_where_there_is_one(
     for words in (VLLM, LLAMACPP):
         told = asked(OpenAIBackend(words), thinking=thinking)
         assert told == CHAT | said | ({"chat_template_kwargs": template} if template else {})
+
+
+def test_what_a_client_wrote_is_passed_on_where_it_is_known_to_be_taken() -> None:
+    everywhere = {"logit_bias": {"5": -100}, "parallel_tool_calls": False}
+    vllms = {"structured_outputs": {"choice": ["a", "b"]}, "stop_token_ids": [7]}
+    llamacpps = {"grammar": 'root ::= "a"', "mirostat": 2}
+    # How long an answer gets, whose slot it takes: not by names that nobody looks at here.
+    never = {"n_predict": 10**6, "id_slot": 0, "store": True, "best_of": 9, "lora": [], "session_id": "x"}
+    told = everywhere | vllms | llamacpps | never
+    assert asked(OpenAIBackend(OPENAI), extra=told) == CHAT | everywhere
+    assert asked(OpenAIBackend(VLLM), extra=told) == CHAT | everywhere | vllms
+    assert asked(OpenAIBackend(LLAMACPP), extra=told) == CHAT | everywhere | llamacpps
+    assert asked(extra=never) == CHAT
+
+
+def test_what_is_passed_on_never_takes_the_place_of_what_is_said_here() -> None:
+    for words in (OPENAI, VLLM, LLAMACPP):
+        assert not words.takes & set(_Asked.__struct_fields__)
+
+
+def test_a_template_is_told_what_the_client_tells_it_and_how_to_think() -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False, "tone": "dry"}}
+    for words in (VLLM, LLAMACPP):
+        told = asked(OpenAIBackend(words), extra=extra, thinking="on")
+        assert told == CHAT | {"chat_template_kwargs": {"enable_thinking": True, "tone": "dry"}}
+    assert asked(extra=extra, thinking="on") == CHAT
 
 
 def test_thinking_that_may_be_left_out_is_where_it_might_be_refused() -> None:

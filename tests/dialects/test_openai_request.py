@@ -84,7 +84,21 @@ FIELDS: list[tuple[dict[str, Any], ChatRequest | dict[str, Any]]] = [
         },
         {"tools": (Tool("f", "", {"type": "object"}), Tool("g", "G"))},
     ),
-    ({"user": "u", "new_field": {"deep": [1]}}, {}),
+    ({"user": "u", "new_field": {"deep": [1]}}, {"extra": {"user": "u", "new_field": {"deep": [1]}}}),
+    ({"new_field": None}, {}),
+    (
+        {"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1},
+        {"sampling": Sampling(top_k=40, min_p=0.1, repeat_penalty=1.1)},
+    ),
+    ({"top_k": -1, "repeat_penalty": 1.2}, {"sampling": Sampling(top_k=0, repeat_penalty=1.2)}),
+    (
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"thinking": "off", "extra": {"chat_template_kwargs": {"enable_thinking": False}}},
+    ),
+    (
+        {"chat_template_kwargs": {"enable_thinking": False, "tone": 1}, "reasoning_effort": "low"},
+        {"thinking": "low", "extra": {"chat_template_kwargs": {"enable_thinking": False, "tone": 1}}},
+    ),
 ]
 
 

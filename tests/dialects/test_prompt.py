@@ -27,6 +27,7 @@ from hermes.dialects.prompt import Prompt
 from hermes.errors import BackendError, BadRequest
 
 DIALECT: ClientDialect = Prompt()
+ASKED = ChatRequest("m", ())
 META = Meta("r1", "gemma", 1700000000, lambda: {"queue_ms": 3.25, "total_ms": 240.0})
 USAGE = Usage(22, 3, 0.004, 0.0005, 0.0015)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -164,17 +165,17 @@ ACCOUNT = {
 
 
 def test_a_whole_answer_is_the_result_and_what_it_took() -> None:
-    whole = json.loads(DIALECT.render_answer(Answer("Hello", "", (), USAGE, "stop"), META))
+    whole = json.loads(DIALECT.render_answer(Answer("Hello", "", (), USAGE, "stop"), ASKED, META))
     assert whole == {"result": "Hello", "model": "gemma", "reason": "stop", **ACCOUNT}
 
 
 def test_thoughts_are_told_where_there_are_any() -> None:
-    whole = json.loads(DIALECT.render_answer(Answer("Hello", "hm", (), USAGE, "length"), META))
+    whole = json.loads(DIALECT.render_answer(Answer("Hello", "hm", (), USAGE, "length"), ASKED, META))
     assert (whole["result"], whole["reasoning"], whole["reason"]) == ("Hello", "hm", "length")
 
 
 def test_unknown_timings_are_left_out() -> None:
-    whole = json.loads(DIALECT.render_answer(Answer("", "", (), Usage(1, 1), "stop"), Meta("r", "m", 0)))
+    whole = json.loads(DIALECT.render_answer(Answer("", "", (), Usage(1, 1), "stop"), ASKED, Meta("r", "m", 0)))
     assert whole["timings"] == {}
 
 

@@ -91,13 +91,15 @@ def backend_of(kind: str) -> FakeOllama:
 
 
 def settings(fault: Fault) -> dict[str, Any]:
-    times = {"timeout_s": 0.45, "stall_timeout_s": 0.45} if fault.told == LATE else {}
+    times = {"timeout_s": 0.2, "stall_timeout_s": 0.2} if fault.told == LATE else {}
     return {"limits": {"max_attempts": 2}, "defaults": times}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "body"), WHOLE, ids=["prompt", "openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(
+    ("path", "body"), WHOLE, ids=["prompt", "openai", "completions", "responses", "anthropic", "ollama"]
+)
 @scenario
 async def test_a_whole_answer_that_fails_is_an_error_status(
     path: str, body: dict[str, Any], fault: Fault, kind: str
@@ -112,7 +114,9 @@ async def test_a_whole_answer_that_fails_is_an_error_status(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "body"), STREAMS, ids=["prompt", "openai", "anthropic", "ollama"])
+@pytest.mark.parametrize(
+    ("path", "body"), STREAMS, ids=["prompt", "openai", "completions", "responses", "anthropic", "ollama"]
+)
 @scenario
 async def test_a_stream_that_fails_never_ends_as_if_it_had_not(
     path: str, body: dict[str, Any], fault: Fault, kind: str
@@ -148,7 +152,8 @@ def check_broken_stream(events: list[Any], fault: Fault) -> None:
     assert "Hel" in str(before)
     assert error_in(last)["code"] == fault.told[1]
     assert "[DONE]" not in events
-    assert not {"message_delta", "message_stop"} & {event.get("type") for event in before}
+    ends = {"message_delta", "message_stop", "response.completed", "response.incomplete", "response.output_item.done"}
+    assert not ends & {event.get("type") for event in before}
     assert not [event for event in before if event.get("done") or "error" in event]
     assert not [event for event in before if any(choice["finish_reason"] for choice in event.get("choices", ()))]
 

@@ -245,19 +245,40 @@ async def test_what_it_cannot_embed_is_told_as_it_says_it() -> None:
         assert (await gateway.record(2)).attempts == 1
 
 
-@pytest.mark.parametrize("field", [{"raw": True}, {"suffix": "}"}])
+@pytest.mark.parametrize("field", [{"suffix": "}"}, {"raw": True, "images": ["aGk="]}, {"raw": True, "format": "json"}])
 @scenario
-async def test_a_prompt_as_it_is_goes_only_where_it_stays_so(field: dict[str, Any]) -> None:
+async def test_a_prompt_that_only_ollama_can_complete_goes_there_alone(field: dict[str, Any]) -> None:
     asked = {"model": "gemma", "prompt": "Hi", "stream": False} | field
     async with listening(FakeOpenAI("vllm", "gemma")) as backend, listening(FakeOllama("gemma:latest")) as other:
         async with hermes(backend) as gateway:
             reply = await gateway.ask("/api/generate", asked)
             assert (reply.status, reply.error["code"]) == (400, "unsupported_by_backend")
             assert reply.error["param"] == next(iter(field))
+            if "suffix" in field:
+                reply = await gateway.ask("/v1/completions", asked)
+                assert (reply.status, reply.error["code"], reply.error["param"]) == (
+                    400,
+                    "unsupported_by_backend",
+                    "suffix",
+                )
         async with hermes(backend, other) as gateway:
             for _ in range(3):
                 assert (await gateway.ask("/api/generate", asked)).json["response"] == "Hello"
         assert (len(backend.asked), len(other.asked)) == (0, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_a_raw_prompt_is_completed_without_a_template(kind: str, stream: bool) -> None:
+    async with listening(FakeOpenAI(kind, "gemma")) as backend, hermes(backend) as gateway:
+        asked = {"model": "gemma", "prompt": "1, 2, 3,", "stream": stream}
+        for path, more in (("/v1/completions", {}), ("/api/generate", {"raw": True})):
+            reply = await gateway.ask(path, asked | more)
+            assert reply.status == 200 and b"Hel" in reply.body and b"lo" in reply.body
+        for sent in backend.asked:
+            assert (sent.path, sent.body["prompt"]) == ("/v1/completions", "1, 2, 3,")
+            assert "messages" not in sent.body
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,6 +67,25 @@ async def test_the_sdks_own_accumulator_with_a_tool_call() -> None:
 
 
 @scenario
+async def test_a_text_goes_on_whole_and_streamed() -> None:
+    async with ollama() as backend, hermes(backend) as gateway, sdk(gateway) as client:
+        whole = await client.completions.create(model="gemma", prompt="Hi, ", echo=True)
+        assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("Hi, Hello", "stop")
+        assert whole.usage is not None and whole.usage.total_tokens == 10
+        stream = await client.completions.create(
+            model="gemma", prompt="Hi, ", suffix="!", stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "Hello"
+        assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "stop"
+        assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [10]
+        raw, filled_in = (asked.body for asked in backend.asked)
+        assert (raw["raw"], raw["prompt"], raw["options"]["num_predict"]) == (True, "Hi, ", 16)
+        assert raw["think"] is filled_in["think"] is False
+        assert ("raw" in filled_in, filled_in["suffix"]) == (False, "!")
+
+
+@scenario
 async def test_embeddings_as_the_sdk_wants_them_and_as_numbers() -> None:
     """It asks for base64 by itself."""
     async with ollama() as backend, hermes(backend) as gateway, sdk(gateway) as client:

@@ -20,13 +20,15 @@ from hermes.config.build import build
 from hermes.exchange import Record
 from hermes.runtime import Runtime
 from tests.fakes.backend import DONE, FakeOllama, play
-from tests.http.peers import Peer, connect
+from tests.http.peers import TICK_S, Peer, connect
 from tests.support import run, until
 
 P = ParamSpec("P")
 
 PROMPT = "/v1/llm/gemma"
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 OLLAMA = "/api/chat"
 
@@ -56,6 +58,8 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
 WHOLE: list[tuple[str, dict[str, Any]]] = [
     (PROMPT, prompt()),
     (CHAT, chat()),
+    (COMPLETIONS, {"model": "gemma", "prompt": "Hi"}),
+    (RESPONSES, {"model": "gemma", "input": "Hi"}),
     (MESSAGES, chat(max_tokens=9)),
     (OLLAMA, chat(stream=False)),
 ]
@@ -107,7 +111,14 @@ class Reply(Struct, frozen=True):
 
 
 def error_in(told: Any) -> dict[str, Any]:
-    """The error of an answer or of a stream's last event, in whichever of the two forms, with its `code`."""
+    """The error of an answer or of a stream's last event, in whichever of the forms, with its `code`."""
+    if told.get("type") == "response.failed":
+        assert told["response"]["status"] == "failed" and told["response"]["error"].keys() == {
+            "code",
+            "message",
+            "param",
+        }
+        told = {"error": {"type": "responses'", **told["response"]["error"]}}
     error: dict[str, Any] = told["error"]
     if told.get("type") == "error":  # Anthropic's
         assert told.keys() == {"type", "error", "request_id"} and told["request_id"]
@@ -309,7 +320,7 @@ async def hermes(*fakes: FakeOllama, **sections: Any) -> AsyncIterator[Hermes]:
 async def serving(config: Config) -> AsyncIterator[Hermes]:
     # Nothing is kept in the home of who runs the tests.
     server = replace(config.server, state_dir=config.server.state_dir or "off")
-    runtime = Runtime(replace(config, server=server), asyncio.get_running_loop())
+    runtime = Runtime(replace(config, server=server), asyncio.get_running_loop(), TICK_S)
     clients = Clients()
     try:
         await runtime.start()

@@ -29,12 +29,17 @@ class AskedOpenAI(Asked):
         return self.told(self.chunk({}, done.reason)) + self.told(last) + b"data: [DONE]\n\n"
 
     def whole(self, text: str, done: Done | None) -> bytes:
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": done.reason if done else None}
+        said: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
+        if self.path == "/v1/completions":
+            said = {"text": text}
+        choice = {"index": 0, **said, "finish_reason": done.reason if done else None}
         return _json({"object": "chat.completion", "choices": [choice], "usage": _usage(done) if done else None})
 
     def chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        said: dict[str, Any] = {"delta": delta}
+        if self.path == "/v1/completions":
+            said = {"text": delta.get("content", "")}
+        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
         return {"object": "chat.completion.chunk", "model": self.body["model"], "choices": [choice], "usage": None}
 
 
@@ -56,7 +61,7 @@ class FakeOpenAI(FakeOllama):
         self.slots = slots
 
     def _is_for_tokens(self, asked: Asked) -> bool:
-        return asked.path == "/v1/chat/completions"
+        return asked.path in ("/v1/chat/completions", "/v1/completions")
 
     async def _manage(self, asked: Asked) -> None:
         told: Any = {

@@ -63,11 +63,13 @@ async def working(backend: FakeOllama, *names: str) -> AsyncIterator[tuple[Fleet
         alone = Backend("b0", "ollama", backend.url, seen.driver, None, 5.0)
         alone.inventory = seen.inventory
         fleet = Fleet([alone], ear, gateway.runtime.metrics)
-        task = asyncio.get_running_loop().create_task(fleet.orders["b0"].work())
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(each) for each in (fleet.orders["b0"].work(), alone.watch(lambda: None))]
         try:
             yield fleet, ear
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 # --- in turn ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from hermes.api.routes import Call
 from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
-from hermes.errors import BadRequest
+from hermes.errors import BadRequest, RequestNotFound
 from hermes.gateway import Gateway
 from hermes.policy.routing import check_model_name
 
@@ -22,14 +22,35 @@ Idle = Callable[[Call, ChatRequest | EmbedRequest], Awaitable[None]]
 
 
 class Inference:
-    def __init__(self, gateway: Gateway, chat: EmbedDialect, prompt: ClientDialect, messages: ClientDialect) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        chat: EmbedDialect,
+        completions: ClientDialect,
+        responses: ClientDialect,
+        prompt: ClientDialect,
+        messages: ClientDialect,
+    ) -> None:
         self._gateway = gateway
         self._chat = chat
+        self._completions = completions
+        self._responses = responses
         self._prompt = prompt
         self._messages = messages
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self.complete(call, self._chat, None)
+
+    def completions(self, call: Call) -> Awaitable[None]:
+        return self.complete(call, self._completions, None)
+
+    def responses(self, call: Call) -> Awaitable[None]:
+        return self.complete(call, self._responses, None)
+
+    async def no_response(self, call: Call) -> None:
+        """Nobody ever gets one again."""
+        words = f"there is no response {call.named[:200] if call.named else ''!r}: none is kept here"
+        raise RequestNotFound(words, code="response_not_found", param="response_id")
 
     def embeddings(self, call: Call) -> Awaitable[None]:
         return self.embed(call, self._chat)

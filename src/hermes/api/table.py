@@ -26,6 +26,11 @@ def routes(
 ) -> Iterable[Route]:
     return (
         Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),
+        Route("POST", "/v1/completions", "user", openai, inference.completions, queues=True),
+        Route("POST", "/v1/responses", "user", openai, inference.responses, queues=True),
+        Route("GET", "/v1/responses/{request_id}", "user", openai, inference.no_response),
+        Route("DELETE", "/v1/responses/{request_id}", "user", openai, inference.no_response),
+        Route("POST", "/v1/responses/{request_id}/cancel", "user", openai, inference.no_response),
         Route("POST", "/v1/embeddings", "user", openai, inference.embeddings, queues=True),
         Route("POST", "/v1/messages", "user", anthropic, inference.messages, queues=True, also_id=_REQUEST_ID),
         Route("POST", "/v1/messages/count_tokens", "user", anthropic, inference.count_tokens, also_id=_REQUEST_ID),

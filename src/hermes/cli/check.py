@@ -12,19 +12,22 @@ from hermes.errors import ConfigError
 def command(path: str | None, quiet: bool) -> None:
     """Validate the configuration and its files, print the effective one, secrets masked.
 
-    Exits with 2 if it is not good.
+    Exits with 2 if it is not good. What is good and has no effect is told on the standard error.
 
     \b
     hermes check
     hermes check --config hermes.yaml --quiet
     """
     from hermes import composition
+    from hermes.config.rules import without_effect
 
     config = load_or_exit(path, {})
     try:
         composition.check_files(config)
     except ConfigError as error:
         fail(str(error), 2)
+    for remark in without_effect(config):
+        click.echo(f"without effect: {remark}", err=True)
     if quiet:
         return
     import yaml

@@ -21,6 +21,31 @@ def check(config: Config) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def without_effect(config: Config) -> Iterator[str]:
+    """What is no mistake and does nothing, one line each: probably something else was meant."""
+    if config.defaults.pull == "on_demand" and not config.models:
+        yield "defaults.pull: only listed models are pulled, and `models` lists none"
+    policies = {config.defaults.options_policy, *(model.options_policy for model in config.models.values())}
+    if config.defaults.max_num_ctx is not None and "max" not in policies:
+        yield "defaults.max_num_ctx: only options_policy max heeds it"
+    for name, model in config.models.items():
+        if model.max_num_ctx not in (None, config.defaults.max_num_ctx) and model.options_policy != "max":
+            where = spell(("models", name, "max_num_ctx"))
+            yield f"{where}: its options_policy is {model.options_policy}, only max heeds it"
+        if "ollama" not in _kinds(config, model):
+            for key in ("options", "keep_alive"):
+                if getattr(model, key) != getattr(_NOTHING_SAID, key):
+                    yield f"{spell(('models', name, key))}: none of its backends is told, only those of kind ollama are"
+
+
+_NOTHING_SAID = Model()
+
+
+def _kinds(config: Config, model: Model) -> set[str]:
+    """Of the backends that may serve it."""
+    return {backend.kind for backend in config.backends if not model.backends or backend.name in model.backends}
+
+
 def _backends(config: Config) -> Iterator[str]:
     for name, count in Counter(backend.name for backend in config.backends).items():
         if count > 1 and not all(backend.command for backend in config.backends if backend.name == name):
@@ -86,10 +111,7 @@ def _models(config: Config) -> Iterator[str]:
                 f" give both the same {', '.join(_LOADING[:-1])} and {_LOADING[-1]}"
             )
     for model, settings in config.models.items():
-        kinds = {
-            backend.kind for backend in config.backends if not settings.backends or backend.name in settings.backends
-        }
-        if settings.pull == "on_demand" and "ollama" not in kinds:
+        if settings.pull == "on_demand" and "ollama" not in _kinds(config, settings):
             yield f"{spell(('models', model, 'pull'))}: none of its backends can pull, only those of kind ollama do"
         most = settings.max_num_ctx
         if most is not None and most < (settings.options.num_ctx or 0):

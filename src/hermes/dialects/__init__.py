@@ -13,11 +13,12 @@ from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest, Failure, 
 from hermes.errors import GatewayError
 
 
-class Meta(Struct, frozen=True):
+class Meta(Struct):
     """What an answer says of itself: the request's id, the model's public name, when it was made (Unix seconds).
 
     `timings` is asked when the answer ends, for what only the gateway knows: {"queue_ms": 3.1, "total_ms": 240.0}.
-    `prompt_tokens` is an estimate, for what has to be told before the backend does.
+    `prompt_tokens` is an estimate, for what has to be told before the backend does. `beats`: the signs of life that its
+    stream has had so far (`ClientDialect.queued`).
     """
 
     request_id: str
@@ -25,6 +26,7 @@ class Meta(Struct, frozen=True):
     created: int
     timings: Callable[[], Mapping[str, float]] = dict
     prompt_tokens: int = 0
+    beats: int = 0
 
 
 class Encoder(Protocol):
@@ -51,7 +53,7 @@ class ClientDialect(Protocol):
     def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:
         """Parse strictly (I14). `model`: named outside the body. Raises BadRequest naming the field."""
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes: ...
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes: ...
 
     def encoder(self, request: ChatRequest, meta: Meta) -> Encoder: ...
 
@@ -98,9 +100,8 @@ class BackendDialect(Protocol):
     @property
     def forces_tools(self) -> bool: ...
 
-    # Whether it takes a prompt as it is, and one that a suffix follows (`ChatRequest.raw`, `suffix`).
-    @property
-    def takes_raw(self) -> bool: ...
+    def completes(self, request: ChatRequest) -> bool:
+        """Whether it can go on from a prompt as it is (`ChatRequest.raw`), or fill in what a `suffix` follows."""
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         """Path and body for the backend; `model` is the backend's own name for it."""

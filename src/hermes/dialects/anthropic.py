@@ -19,7 +19,7 @@ class Anthropic:
     parse_request = staticmethod(anthropic_request.parse_request)
     render_error = staticmethod(anthropic_error.error_object)
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes:
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
         return _json(
             _Message(
                 f"msg_{meta.request_id}",
@@ -29,7 +29,11 @@ class Anthropic:
                 _content(answer),
                 anthropic_stream.stop_reason(answer.reason, bool(answer.tool_calls)),
                 None,
-                _Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens),
+                _Usage(
+                    answer.usage.prompt_tokens - answer.usage.cached_tokens,
+                    answer.usage.completion_tokens,
+                    cache_read_input_tokens=answer.usage.cached_tokens,
+                ),
             )
         )
 

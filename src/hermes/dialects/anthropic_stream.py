@@ -33,13 +33,9 @@ def stop_reason(reason: StopReason, called: bool) -> str:
     return "tool_use" if called and reason == "stop" else _STOP_REASONS[reason]
 
 
-def _named(name: str, data: bytes) -> bytes:
-    # The SDKs drop an event without its name.
-    return b"event: %b\n%b" % (name.encode(), sse.event(data))
-
-
-PING = _named("ping", b'{"type":"ping"}')
-_MESSAGE_STOP = _named("message_stop", b'{"type":"message_stop"}')
+# The SDKs drop an event without its name.
+PING = sse.named("ping", b'{"type":"ping"}')
+_MESSAGE_STOP = sse.named("message_stop", b'{"type":"message_stop"}')
 _END = b"}}" + sse.CLOSE
 
 
@@ -74,7 +70,7 @@ class EventEncoder:
         return sse.comment(text)
 
     def fail(self, error: GatewayError) -> bytes:
-        return _named("error", error_object(error, self._meta.request_id))
+        return sse.named("error", error_object(error, self._meta.request_id))
 
     def _open(self) -> bytes:
         self._opened = True
@@ -94,7 +90,7 @@ class EventEncoder:
             "stop_sequence": None,
             "usage": usage,
         }
-        return _named("message_start", _json({"type": "message_start", "message": message}))
+        return sse.named("message_start", _json({"type": "message_start", "message": message}))
 
     def _event(self, event: StreamEvent) -> bytes:
         match event:
@@ -135,7 +131,7 @@ class EventEncoder:
             self._index,
         )
         block = {"type": "content_block_start", "index": self._index, "content_block": {"type": kind} | content}
-        return ended + _named("content_block_start", _json(block))
+        return ended + sse.named("content_block_start", _json(block))
 
     def _end(self) -> bytes:
         """End the open block."""
@@ -145,13 +141,14 @@ class EventEncoder:
         if self._kind == "thinking":
             signed = b'%b"signature_delta","signature":"%b"%b' % (self._delta, SIGNATURE.encode(), _END)
         self._kind, self._call, self._text = "", -1, b""
-        return signed + _named("content_block_stop", b'{"type":"content_block_stop","index":%d}' % self._index)
+        return signed + sse.named("content_block_stop", b'{"type":"content_block_stop","index":%d}' % self._index)
 
     def _stop(self, reason: StopReason) -> bytes:
         ended = self._end() if self._index >= 0 else self._begin("text", {"text": ""}) + self._end()
         usage = self._usage
         last = b'{"type":"message_delta","delta":{"stop_reason":"%b","stop_sequence":null},"usage":%b}' % (
             stop_reason(reason, bool(self._calls)).encode(),
-            b'{"input_tokens":%d,"output_tokens":%d}' % (usage.prompt_tokens, usage.completion_tokens),
+            b'{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}'
+            % (usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens, usage.cached_tokens),
         )
-        return ended + _named("message_delta", last) + _MESSAGE_STOP
+        return ended + sse.named("message_delta", last) + _MESSAGE_STOP

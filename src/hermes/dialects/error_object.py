@@ -12,12 +12,15 @@ _OVERLONG = "maximum context length"
 
 def error_object(error: GatewayError) -> bytes:
     """`{"error": {...}}` with the four keys that the API's schema requires."""
-    message = error.message
-    if isinstance(error, ContextLengthExceeded) and _OVERLONG not in message:
-        message = f"The prompt exceeds the model's {_OVERLONG}: {message}"
     return msgspec.json.encode(
-        {"error": {"message": message, "type": _type(error.status), "param": error.param, "code": error.code}}
+        {"error": {"message": words(error), "type": _type(error.status), "param": error.param, "code": error.code}}
     )
+
+
+def words(error: GatewayError) -> str:
+    if isinstance(error, ContextLengthExceeded) and _OVERLONG not in error.message:
+        return f"The prompt exceeds the model's {_OVERLONG}: {error.message}"
+    return error.message
 
 
 def _type(status: int) -> str:

@@ -1,11 +1,11 @@
-"""What the client dialects' bodies have in common: ranges of values, the model named, the tokens counted."""
+"""What the client dialects' bodies have in common: ranges of values, images, the model named, the tokens counted."""
 
 import re
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from hermes.chat import JsonFormat, LoadOptions, Thinking, Usage
+from hermes.chat import Image, JsonFormat, LoadOptions, Thinking, Usage
 from hermes.errors import BadRequest
 
 # Codes of OpenAI's that stand for a kind of fault.
@@ -72,6 +72,24 @@ def is_base64(text: str, start: int = 0) -> bool:
     return not (len(text) - start) % 4 and _BASE64.fullmatch(text, start) is not None
 
 
+_DATA_URL = re.compile(r"data:(image/[\w.+-]+)(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
+
+
+def image(url: str, param: str) -> Image:
+    """What a `data:` URL holds. `param`: its path in the body."""
+    if url[:8].lower().startswith(("http://", "https://")):
+        words = f"`{param}` must be a data: URL: images are not fetched; send them in the request, base64"
+        raise BadRequest(words, code="invalid_image_url", param=param)
+    head = _DATA_URL.match(url)
+    if head is None:
+        raise BadRequest(
+            f"`{param}` must start with `data:image/<type>;base64,`", code="invalid_image_url", param=param
+        )
+    if not is_base64(url, head.end()):  # its only check before a backend decodes it
+        raise BadRequest(f"`{param}` is not valid base64", code="invalid_base64", param=param)
+    return Image(head[1].lower(), url[head.end() :])
+
+
 _LEVELS: dict[bool | str, Thinking] = {
     True: "on",
     False: "off",
@@ -92,6 +110,26 @@ def thinking(think: bool | str | None, at: str) -> Thinking | None:
         words = f"`{at}` must be true, false, low, medium, high or max, not `{str(think)[:40]}`"
         raise BadRequest(words, param=at)
     return _LEVELS[think]
+
+
+_EFFORTS: dict[str, Thinking] = {
+    "none": "off",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "max": "max",
+}
+
+
+def effort(asked: str | None, at: str) -> Thinking | None:
+    """OpenAI's word for how much is to be thought. `at`: its path in the body."""
+    if asked is None:
+        return None
+    if asked not in _EFFORTS:
+        raise BadRequest(f"`{at}` must be one of {', '.join(_EFFORTS)}, not `{asked[:40]}`", param=at)
+    return _EFFORTS[asked]
 
 
 def json_format(asked: str | dict[str, Any] | None, at: str) -> JsonFormat | None:
@@ -122,4 +160,7 @@ def one_model(in_body: str | None, named: str | None) -> str:
 def token_counts(usage: Usage) -> bytes:
     """As JSON, for splicing."""
     told, made = usage.prompt_tokens, usage.completion_tokens
-    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (told, made, told + made)
+    counts = b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d' % (told, made, told + made)
+    if usage.cached_tokens:
+        counts += b',"prompt_tokens_details":{"cached_tokens":%d}' % usage.cached_tokens
+    return counts + b"}"

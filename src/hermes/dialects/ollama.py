@@ -111,7 +111,6 @@ class Ollama:
 
     streams_only = False  # it notices in any case
     forces_tools = False
-    takes_raw = True
 
     def __init__(
         self,
@@ -126,6 +125,9 @@ class Ollama:
         self._thinks = thinks
         self._max_line_bytes = max_line_bytes
         self._max_answer_bytes = max_answer_bytes
+
+    def completes(self, request: ChatRequest) -> bool:
+        return True
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         return self.render(request, model, self._said, self._keep_alive)

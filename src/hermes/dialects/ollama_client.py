@@ -42,7 +42,7 @@ class OllamaClient:
     def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:
         return ollama_request.parse_chat(body, model)
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes:
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
         told = _head(meta) | self.said(answer.text, answer.reasoning, answer.tool_calls)
         if answer.logprobs:
             told["logprobs"] = answer.logprobs

@@ -38,12 +38,14 @@ class OpenAI:
     parse_embed = staticmethod(openai_embed.parse_embed)
     render_embeddings = staticmethod(openai_embed.render_embeddings)
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes:
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
         logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
         reason = _finish_reason(answer.reason, bool(answer.tool_calls))
         choice = _Choice(0, _message(answer), logprobs, reason)
         told, made = answer.usage.prompt_tokens, answer.usage.completion_tokens
         usage = _Usage(told, made, told + made)
+        if answer.usage.cached_tokens:
+            usage.prompt_tokens_details = {"cached_tokens": answer.usage.cached_tokens}
         id = f"chatcmpl-{meta.request_id}"
         return _json(_Completion(id, "chat.completion", meta.created, meta.model, (choice,), usage))
 
@@ -72,10 +74,11 @@ class _Choice(Struct, gc=False):
     finish_reason: StopReason
 
 
-class _Usage(Struct, gc=False):
+class _Usage(Struct, gc=False, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int] | None = None
 
 
 class _Completion(Struct, gc=False):
@@ -111,15 +114,19 @@ def _finish_reason(reason: StopReason, called: bool) -> StopReason:
 class ChunkEncoder:
     """One stream of `chat.completion.chunk` events, `data: [DONE]` after the last."""
 
+    _id, _object = "chatcmpl", "chat.completion.chunk"
+    # What stands around a choice's text, and in a choice without any.
+    _opening, _closing, _nothing = b'"delta":{"content":', b"}", b'"delta":{}'
+
     def __init__(self, meta: Meta, include_usage: bool) -> None:
-        head = _json({"id": f"chatcmpl-{meta.request_id}", "object": "chat.completion.chunk"})[:-1]
+        head = _json({"id": f"{self._id}-{meta.request_id}", "object": self._object})[:-1]
         self._same = b'%s%s,"created":%d,"model":%s,"choices":[' % (sse.OPEN, head, meta.created, _json(meta.model))
         self._include_usage = include_usage
-        self._delta = self._same + b'{"index":0,"delta":'
+        self._choice = self._same + b'{"index":0,'
         self._end = (b'],"usage":null}' if include_usage else b"]}") + sse.CLOSE
         self._going_on = b',"finish_reason":null}' + self._end
-        self._text = self._delta + b'{"content":'
-        self._text_end = b"}" + self._going_on
+        self._text = self._choice + self._opening
+        self._text_end = self._closing + self._going_on
         self._opened = False
         self._called = False
         self._usage = Usage()
@@ -170,7 +177,7 @@ class ChunkEncoder:
                 assert_never(event)
 
     def _chunk(self, delta: dict[str, Any]) -> bytes:
-        return self._delta + _json(delta) + self._going_on
+        return b'%s"delta":%s%s' % (self._choice, _json(delta), self._going_on)
 
     def _tool_call(self, event: ToolCallDelta) -> bytes:
         self._called = True
@@ -183,8 +190,9 @@ class ChunkEncoder:
         return self._chunk({"tool_calls": [call]})
 
     def _stop(self, reason: StopReason) -> bytes:
-        last = b'%s{},"finish_reason":"%s"}%s' % (
-            self._delta,
+        last = b'%s%s,"finish_reason":"%s"}%s' % (
+            self._choice,
+            self._nothing,
             _finish_reason(reason, self._called).encode(),
             self._end,
         )

@@ -1,4 +1,4 @@
-"""OpenAI's API, the backend dialect: `/v1/chat/completions` and `/v1/embeddings` as all that is compatible speak them.
+"""OpenAI's API, the backend dialect: chat completions, completions and embeddings as all that is compatible speak them.
 
 1. Usage is always asked for (`stream_options.include_usage`); whether the client sees it is its own dialect's business.
 2. What goes beyond OpenAI's own API is said only to servers that are known to take it (`Words`): others may refuse a
@@ -6,6 +6,8 @@
 3. A tool that is not to be called is not mentioned: templates print tools that stand in the request, whatever
    `tool_choice` says, and a model that reads of one may call it.
 4. Calls and their results belong together by id here. Clients that do without ids get some.
+5. A raw prompt goes to `/v1/completions`: to go on from a text is all that servers do there. None but OpenAI's own
+   takes a suffix; vLLM and llama.cpp refuse one, others pass over it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +45,7 @@ class Words(Struct, frozen=True):
     `repeat_penalty`: the field, beside which `top_k` and `min_p` are known too. `reasoning`: the field for what an
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
     `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
-    `cuts_texts`: a text to embed may be cut.
+    `cuts_texts`: a text to embed may be cut. `takes`: fields that are passed on as the client wrote them.
     """
 
     repeat_penalty: str = ""
@@ -51,11 +53,32 @@ class Words(Struct, frozen=True):
     template: bool = False
     names_tools: bool = True
     cuts_texts: bool = False
+    takes: frozenset[str] = frozenset()
 
 
-OPENAI = Words()
-VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True)
-LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False)
+# Nothing that says how much is generated, whose cache or slot is used, or who stores what.
+_OPENAIS = frozenset(
+    ("logit_bias", "parallel_tool_calls", "prediction", "prompt_cache_key", "safety_identifier", "user", "verbosity")
+)
+_VLLMS = frozenset(
+    (
+        *("add_generation_prompt", "allowed_token_ids", "bad_words", "continue_final_message", "documents"),
+        *("ignore_eos", "include_stop_str_in_output", "length_penalty", "min_tokens", "mm_processor_kwargs"),
+        *("skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs"),
+        "thinking_token_budget",
+    )
+)
+_LLAMACPPS = frozenset(
+    (
+        *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n", "dry_sequence_breakers"),
+        *("dynatemp_exponent", "dynatemp_range", "grammar", "ignore_eos", "min_keep", "mirostat", "mirostat_eta"),
+        *("mirostat_tau", "repeat_last_n", "samplers", "thinking_budget_tokens", "top_n_sigma", "typical_p"),
+        *("xtc_probability", "xtc_threshold"),
+    )
+)
+OPENAI = Words(takes=_OPENAIS)
+VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True, takes=_OPENAIS | _VLLMS)
+LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False, takes=_OPENAIS | _LLAMACPPS)
 
 
 class _Function(Struct):
@@ -79,8 +102,11 @@ class _Message(Struct, omit_defaults=True):
 
 
 class _Asked(Struct, omit_defaults=True):
+    """What the endpoints take; `prompt` is `/v1/completions`', which has a number for `logprobs`."""
+
     model: str
-    messages: Sequence[Message | _Message]
+    messages: Sequence[Message | _Message] = ()
+    prompt: str = ""
     stream: bool = False
     stream_options: dict[str, bool] | None = None
     temperature: float | None = None
@@ -100,7 +126,7 @@ class _Asked(Struct, omit_defaults=True):
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    logprobs: bool = False
+    logprobs: bool | int = False
     top_logprobs: int = 0
 
 
@@ -115,7 +141,6 @@ class OpenAIBackend:
     """`streams_only`: the server notices that a client has left only while it streams to it."""
 
     forces_tools = True
-    takes_raw = False
 
     def __init__(
         self,
@@ -129,16 +154,16 @@ class OpenAIBackend:
         self._max_event_bytes = max_event_bytes
         self._max_answer_bytes = max_answer_bytes
 
+    def completes(self, request: ChatRequest) -> bool:
+        bare = not (request.suffix or request.json_format)
+        return bare and RichMessage not in map(type, request.messages)
+
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
         words, sampling = self._words, request.sampling
-        messages: Sequence[Message | _Message] = request.messages  # type: ignore[assignment]
-        if RichMessage in map(type, request.messages):
-            messages = list(_messages(request.messages, words))
         asked = _Asked(
             model,
-            messages,
-            request.stream,
-            _WITH_USAGE if request.stream else None,
+            stream=request.stream,
+            stream_options=_WITH_USAGE if request.stream else None,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
@@ -150,6 +175,14 @@ class OpenAIBackend:
         if words.repeat_penalty:
             asked.top_k, asked.min_p = sampling.top_k, sampling.min_p
             setattr(asked, words.repeat_penalty, sampling.repeat_penalty)
+        if request.raw:
+            (asked.prompt,) = [message.content for message in request.messages if type(message) is Message]
+            if request.logprobs:
+                asked.logprobs = request.top_logprobs or 1  # 0 is none to llama.cpp
+            return "/v1/completions", self._with_extra(_json(asked), request.extra)
+        asked.messages = request.messages  # type: ignore[assignment]
+        if RichMessage in map(type, request.messages):
+            asked.messages = list(_messages(request.messages, words))
         if request.tools and request.tool_choice != "none":
             asked.tools = [_tool(tool) for tool in request.tools]
             if isinstance(choice := request.tool_choice, MustCall):
@@ -160,16 +193,24 @@ class OpenAIBackend:
                     asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format)
+        template = dict((request.extra or {}).get("chat_template_kwargs", {})) if words.template else {}
         # A template passes over what it does not know; another server may refuse it, of a model that cannot think.
         if request.thinking is not None and (words.template or not request.thinking_optional):
             asked.reasoning_effort = _EFFORTS[request.thinking]
             if words.template:
-                asked.chat_template_kwargs = {"enable_thinking": request.thinking != "off"}
+                template["enable_thinking"] = request.thinking != "off"
                 if request.thinking == "off":
                     asked.reasoning_effort = None
+        asked.chat_template_kwargs = template or None
         if request.logprobs:
             asked.logprobs, asked.top_logprobs = True, request.top_logprobs
-        return "/v1/chat/completions", _json(asked)
+        return "/v1/chat/completions", self._with_extra(_json(asked), request.extra)
+
+    def _with_extra(self, body: bytes, extra: dict[str, Any] | None) -> bytes:
+        if extra is None:
+            return body
+        taken = {name: value for name, value in extra.items() if name in self._words.takes}
+        return body[:-1] + b"," + _json(taken)[1:] if taken else body
 
     def whole(self, body: bytes, request: ChatRequest, answer_id: str) -> Answer | Failure | None:
         return openai_backend_answer.whole(body, answer_id, self._max_answer_bytes)

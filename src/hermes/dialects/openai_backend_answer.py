@@ -1,4 +1,4 @@
-"""What OpenAI-compatible servers answer: `chat.completion` objects and chunks to events, whole and streamed; vectors.
+"""What OpenAI-compatible servers answer: (chat) completions and their chunks to events, whole and streamed; vectors.
 
 1. An answer is complete when its `finish_reason` was told and the server said no more: `[DONE]`, or the end of the
    body (transformers sends no `[DONE]`). Usage comes after the reason, so nothing is over before. Bytes that end
@@ -29,7 +29,7 @@ from hermes.chat import (
 )
 from hermes.dialects import strict
 from hermes.dialects.error_text import one_line
-from hermes.dialects.logprobs import Logprob, openai_items
+from hermes.dialects.logprobs import Logprob, OldLogprobs, old_items, openai_items
 from hermes.dialects.sse import Events
 from hermes.errors import BackendError, BadRequest
 
@@ -60,21 +60,33 @@ class _Said(Struct, gc=False):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Logprobs(Struct, gc=False):
+class _Logprobs(OldLogprobs, gc=False):
+    """As chat completions have them, or as completions do; llama.cpp has the former everywhere."""
+
     content: list[Logprob] | None = None
+
+    @property
+    def items(self) -> tuple[dict[str, Any], ...]:
+        return openai_items(self.content or old_items(self))
 
 
 class _Choice(Struct, gc=False):
     index: int = 0
     delta: _Said | None = None
     message: _Said | None = None
+    text: str | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+
+
+class _Details(Struct, gc=False):
+    cached_tokens: int | None = None
 
 
 class _Usage(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
 
 
 class _Timings(Struct, gc=False):
@@ -213,13 +225,15 @@ class AnswerDecoder:
 
     def _choice(self, choice: _Choice, events: list[StreamEvent]) -> None:
         said = choice.delta or choice.message
+        if choice.text is not None:
+            said = _Said(choice.text)
         if said is not None:
             if reasoning := said.reasoning_content or said.reasoning:
                 events.append(ReasoningDelta(reasoning))
             text = said.content or said.refusal or ""
-            tokens = choice.logprobs.content if choice.logprobs is not None else None
+            tokens = choice.logprobs.items if choice.logprobs is not None else ()
             if tokens and (text or not reasoning):
-                events.append(TextDelta(text, openai_items(tokens)))
+                events.append(TextDelta(text, tokens))
             elif text:
                 events.append(TextDelta(text))
             for call in said.tool_calls or ():
@@ -254,6 +268,7 @@ class AnswerDecoder:
             0.0,
             _seconds(timings.prompt_ms) or self._usage.prefill_s,
             _seconds(timings.predicted_ms) or self._usage.decode_s,
+            _cached(usage) or self._usage.cached_tokens,
         )
 
     def _stop(self, events: list[StreamEvent]) -> None:
@@ -336,6 +351,12 @@ def _why(bad: Exception) -> str:
 
 def _tokens(count: int | None) -> int:
     return count if count is not None and 0 <= count <= _ABSURD else 0
+
+
+def _cached(usage: _Usage) -> int:
+    """Never more than there were: others subtract it."""
+    details = usage.prompt_tokens_details or _Details()
+    return min(_tokens(details.cached_tokens), _tokens(usage.prompt_tokens))
 
 
 def _seconds(ms: float) -> float:

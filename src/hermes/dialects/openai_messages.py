@@ -1,11 +1,10 @@
 """OpenAI chat completions, the messages of a request: roles, parts, images, tool calls and their results."""
 
-import re
 from typing import Any
 
 from msgspec import Struct
 
-from hermes.chat import Image, Message, Part, RichMessage, Role, Text, ToolCall
+from hermes.chat import Message, Part, RichMessage, Role, Text, ToolCall
 from hermes.dialects import fields
 from hermes.dialects.fields import MISSING, UNSUPPORTED
 from hermes.errors import BadRequest
@@ -120,26 +119,8 @@ def _part(asked: _Part, at: str) -> Part:
         case _Part(type="text", text=str(text)) | _Part(type="refusal", refusal=str(text)):
             return Text(text)
         case _Part(type="image_url", image_url=_ImageUrl(url=url)) | _Part(type="image_url", image_url=str(url)):
-            return _image(url, f"{at}.image_url")
+            return fields.image(url, f"{at}.image_url.url")
         case _Part(type="text" | "refusal" | "image_url"):
             raise BadRequest(f"`{at}.{asked.type}` is missing", code=MISSING, param=f"{at}.{asked.type}")
     words = f"`{at}.type` must be text or image_url, not `{asked.type[:40]}`"
     raise BadRequest(words, code=UNSUPPORTED, param=f"{at}.type")
-
-
-_DATA_URL = re.compile(r"data:(image/[\w.+-]+)(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
-
-
-def _image(url: str, at: str) -> Image:
-    param = f"{at}.url"
-    if url[:8].lower().startswith(("http://", "https://")):
-        words = f"`{param}` must be a data: URL: images are not fetched; send them in the request, base64"
-        raise BadRequest(words, code="invalid_image_url", param=param)
-    head = _DATA_URL.match(url)
-    if head is None:
-        raise BadRequest(
-            f"`{param}` must start with `data:image/<type>;base64,`", code="invalid_image_url", param=param
-        )
-    if not fields.is_base64(url, head.end()):  # its only check before a backend decodes it
-        raise BadRequest(f"`{param}` is not valid base64", code="invalid_base64", param=param)
-    return Image(head[1].lower(), url[head.end() :])

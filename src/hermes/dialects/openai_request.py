@@ -4,12 +4,13 @@ Refused is only what changes the meaning of the request and cannot be honoured. 
 is left out; null means absent, everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta as Limits
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.chat import (
     ChatRequest,
@@ -50,8 +51,8 @@ class _StreamOptions(Struct, omit_defaults=True):
     include_usage: bool | None = None
 
 
-class _Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
-    """What most requests make do with."""
+class Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
+    """What most requests make do with, and completions have too."""
 
     model: str | None = None
     stream: bool | None = None
@@ -66,18 +67,28 @@ class _Asked(Struct, kw_only=True, omit_defaults=True, gc=False):
     stop: str | list[str] | None = None
 
 
-class _Plain(_Asked, gc=False):
+class _Plain(Asked, gc=False):
     """A request that holds nothing but those and texts, which are taken as they are."""
 
     messages: Annotated[tuple[Message, ...], Limits(min_length=1)]
 
 
-class _Body(_Asked):
+class Beyond(Asked):
+    """What servers of this API took over from each other; both names of the same penalty are in use."""
+
+    top_k: Annotated[int, Limits(ge=-1, le=2**31 - 1)] | None = None
+    min_p: fields.Share | None = None
+    repetition_penalty: fields.Temperature | None = None
+    repeat_penalty: fields.Temperature | None = None
+
+
+class _Body(Beyond):
     messages: list[openai_messages.AskedMessage] | None = None
     tools: list[_Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
     priority: fields.Priority | None = None
@@ -104,8 +115,8 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         fields.one_model(plain.model, model),
         plain.messages,
         plain.stream is True,
-        _include_usage(plain),
-        sampling=_sampling(plain),
+        include_usage(plain),
+        sampling=sampling(plain),
     )
 
 
@@ -117,17 +128,18 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         fields.one_model(asked.model, model),
         openai_messages.messages(asked.messages),
         asked.stream is True,
-        _include_usage(asked),
+        include_usage(asked),
         tools=_tools(asked.tools) if asked.tools else (),
         tool_choice=_tool_choice(asked.tool_choice, asked.tools or ()),
-        sampling=_sampling(asked),
+        sampling=sampling_beyond(asked),
         json_format=_json_format(asked.response_format),
-        thinking=_thinking(asked.reasoning_effort),
+        thinking=_thinking(asked.reasoning_effort, asked.chat_template_kwargs),
         logprobs=asked.logprobs is True,
         top_logprobs=asked.top_logprobs or 0,
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
+        extra=_extra(tree, asked),
     )
 
 
@@ -144,11 +156,11 @@ def _refuse_what_we_cannot_do(asked: _Body) -> None:
         raise BadRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
 
 
-def _include_usage(asked: _Asked) -> bool:
+def include_usage(asked: Asked) -> bool:
     return asked.stream_options is not None and asked.stream_options.include_usage is True
 
 
-def _sampling(asked: _Asked) -> Sampling:
+def sampling(asked: Asked) -> Sampling:
     return Sampling(
         temperature=asked.temperature,
         top_p=asked.top_p,
@@ -157,6 +169,15 @@ def _sampling(asked: _Asked) -> Sampling:
         stop=fields.stop_texts(asked.stop) if asked.stop else (),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
+    )
+
+
+def sampling_beyond(asked: Beyond) -> Sampling:
+    return replace(
+        sampling(asked),
+        top_k=asked.top_k if asked.top_k != -1 else 0,  # vLLM's word for all of them
+        min_p=asked.min_p,
+        repeat_penalty=asked.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
     )
 
 
@@ -195,34 +216,39 @@ def _tool_choice(asked: str | dict[str, Any] | None, tools: Sequence[_Tool]) -> 
 
 
 def _json_format(asked: _ResponseFormat | None) -> JsonFormat | None:
-    if asked is None or asked.type == "text":
+    if asked is None:
         return None
-    if asked.type == "json_object":
+    schema = asked.json_schema.schema if asked.json_schema is not None else None
+    return json_format(asked.type, schema, "response_format", "response_format.json_schema.schema")
+
+
+def json_format(kind: str, schema: dict[str, Any] | None, at: str, schema_at: str) -> JsonFormat | None:
+    """`at`, `schema_at`: the paths of the two in the body."""
+    if kind == "text":
+        return None
+    if kind == "json_object":
         return JsonFormat()
-    if asked.type != "json_schema":
-        words = f"`response_format.type` must be text, json_object or json_schema, not `{asked.type[:40]}`"
-        raise BadRequest(words, param="response_format.type")
-    if asked.json_schema is None or asked.json_schema.schema is None:
-        param = "response_format.json_schema.schema"
-        raise BadRequest(f"`{param}` is missing", code=MISSING, param=param)
-    return JsonFormat(asked.json_schema.schema)
+    if kind != "json_schema":
+        words = f"`{at}.type` must be text, json_object or json_schema, not `{kind[:40]}`"
+        raise BadRequest(words, param=f"{at}.type")
+    if schema is None:
+        raise BadRequest(f"`{schema_at}` is missing", code=MISSING, param=schema_at)
+    return JsonFormat(schema)
 
 
-_EFFORTS: dict[str, Thinking] = {
-    "none": "off",
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "max": "max",
-}
+def _extra(tree: Mapping[str, Any], asked: _Body) -> dict[str, Any] | None:
+    template = asked.chat_template_kwargs
+    return besides(tree, KNOWN) | ({"chat_template_kwargs": template} if template else {}) or None
 
 
-def _thinking(effort: str | None) -> Thinking | None:
-    if effort is None:
-        return None
-    if effort not in _EFFORTS:
-        words = f"`reasoning_effort` must be one of {', '.join(_EFFORTS)}, not `{effort[:40]}`"
-        raise BadRequest(words, param="reasoning_effort")
-    return _EFFORTS[effort]
+def besides(tree: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What a backend may know (`ChatRequest.extra`)."""
+    return {name: value for name, value in tree.items() if name not in known and value is not None}
+
+
+def _thinking(effort: str | None, template: Mapping[str, Any] | None) -> Thinking | None:
+    if effort is not None:
+        return fields.effort(effort, "reasoning_effort")
+    # How users of Qwen3 and the like say it.
+    said = (template or {}).get("enable_thinking")
+    return None if said is None else "on" if said else "off"

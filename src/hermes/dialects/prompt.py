@@ -30,7 +30,7 @@ class Prompt:
     def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:
         return prompt_request.parse_request(body, model)
 
-    def render_answer(self, answer: Answer, meta: Meta) -> bytes:
+    def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:
         whole: dict[str, Any] = {"result": answer.text}
         if answer.reasoning:
             whole["reasoning"] = answer.reasoning

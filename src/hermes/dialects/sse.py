@@ -1,4 +1,4 @@
-"""Server-sent events as the OpenAI API writes them: `data` fields only, one line of JSON each (WHATWG HTML 9.2)."""
+"""Server-sent events as our APIs write them: one line of JSON each, with a name or without (WHATWG HTML 9.2)."""
 
 from hermes.dialects.ndjson import Lines
 from hermes.errors import BackendError
@@ -15,6 +15,11 @@ DONE = b"data: [DONE]\n\n"
 def event(data: bytes) -> bytes:
     """One event. `data` is JSON, so it has no line end of its own."""
     return OPEN + data + CLOSE
+
+
+def named(name: str, data: bytes) -> bytes:
+    """One event with a name, which some clients go by."""
+    return b"event: %b\n%b" % (name.encode(), event(data))
 
 
 def comment(text: str) -> bytes:

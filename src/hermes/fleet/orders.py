@@ -125,6 +125,8 @@ class Orders:
             log.info("backend %s has loaded %s", backend.name, model)
             outcome = "loaded"
             self._metrics.load_time.observe((backend.name, model), asyncio.get_running_loop().time() - began)
+            if not backend.inventory.loaded:  # only what runs there tells whether it has a GPU
+                await backend.look(PROBE_TIMEOUT_S)
             tell(backend, partial(self._listener.loaded, backend.name, model))
         finally:
             self._metrics.loads.add((backend.name, model, outcome))

@@ -50,6 +50,9 @@ class Watched(Protocol):
         """The deadline has passed. Moves it, or ends what it guards."""
 
 
+TICK_S = 0.25
+
+
 class Deadlines:
     """One coarse timer for any number of deadlines: setting one is an attribute store, not a heap operation.
 
@@ -58,7 +61,7 @@ class Deadlines:
 
     __slots__ = ("_loop", "_tick_s", "_timer", "_watched")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tick_s: float = 0.25) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
         self._loop = loop
         self._tick_s = tick_s
         self._watched: set[Watched] = set()
