@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp nightly bench bench-peers lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp imitations nightly bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -42,6 +42,12 @@ real-llamacpp: $(DEV_READY)
 	LLAMA_SERVER=$(LLAMA_SERVER) GGUF=$(GGUF) THINKER_GGUF=$(THINKER_GGUF) \
 	  $(BIN)/python -m pytest -s -rs tests/real/llamacpp
 
+# TGI's own clients read what imitates it: no TGI can be had here.
+imitations: $(DEV_READY)
+	test -x $(VENV)-tgi/bin/pip || $(PYTHON) -m venv $(VENV)-tgi
+	$(VENV)-tgi/bin/python -m pip install -q -r tests/imitations/requirements.txt
+	TGI_CLIENTS=$(VENV)-tgi/bin/python $(BIN)/python -m pytest -rs tests/imitations
+
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
 
@@ -50,6 +56,10 @@ bench: $(RUN_READY)
 
 bench-peers: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py --peers
+
+# Over llama-servers that it starts: LLAMA_SERVER is the program, GGUF a model for it.
+bench-affinity: $(RUN_READY)
+	$(BIN)/python benchmarks/affinity.py "$(LLAMA_SERVER)" "$(GGUF)"
 
 # Resolve the ranges of pyproject.toml anew, with hashes.
 lock: $(DEV_READY)
@@ -72,4 +82,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi build dist benchmarks/results

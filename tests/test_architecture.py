@@ -22,6 +22,7 @@ PURE_MAY_IMPORT = frozenset(
         "difflib",
         "enum",
         "functools",
+        "hashlib",
         "heapq",
         "itertools",
         "json",

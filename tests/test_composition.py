@@ -56,9 +56,10 @@ def test_how_long_connecting_may_take_reaches_the_pool(loop: VirtualLoop) -> Non
 
 def test_what_is_said_of_a_backend_reaches_the_fleet(loop: VirtualLoop) -> None:
     told = {"name": "b", "url": "http://127.0.0.1:1", "slots": 3, "probe_interval_s": 7, "simulated": True, "memory": 9}
+    told["weight"] = 4
     backend = Runtime(build({"backends": [told]}), loop).fleet.backends["b"]
     assert (backend.url, backend.slots, backend.interval_s, backend.simulated) == ("http://127.0.0.1:1", 3, 7, True)
-    assert backend.facts.memory_bytes == 9
+    assert (backend.facts.memory_bytes, backend.facts.weight) == (9, 4)
 
 
 @pytest.mark.parametrize("name", config.Limits.__struct_fields__)
@@ -69,7 +70,7 @@ def test_each_bound_of_the_process_is_somebodys(name: str) -> None:
 
 
 MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7},
-    "options_policy": "max", "pinned": True, "max_class": "batch", "pull": "on_demand",
+    "fallback": ["m"], "options_policy": "max", "pinned": True, "max_class": "batch", "pull": "on_demand",
     "adaptive_concurrency": True}  # fmt: skip
 
 

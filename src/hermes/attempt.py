@@ -134,12 +134,14 @@ _WAIT = (
 
 def _wait_lines(exchange: Exchange, ticket: Ticket) -> bytes:
     """How long it waited, how long it was thought to when it came, where it runs, and how its model was found."""
-    if ticket.told is None and exchange.attempts == 1:  # it did not wait
+    if ticket.told is None and exchange.attempts == 1 and not exchange.asked:  # it did not wait
         return b"%b%d\r\n" % (_no_wait(exchange.backend), (exchange.ttft_s or 0.0) * 1000)
     told, queue_ms = ticket.told, int((exchange.queue_s or 0.0) * 1000)
     position, eta_ms = (0, 0) if told is None else (told.position, int(told.eta_s * 1000))
     load_ms, ttft_ms = int(ticket.load_s * 1000), int((exchange.ttft_s or 0.0) * 1000)
     lines = _WAIT % (queue_ms, position, eta_ms, exchange.backend, ticket.found, queue_ms, load_ms, ttft_ms)
+    if exchange.asked:
+        lines += f"x-hermes-model-served: {exchange.model}\r\n"
     return lines.encode("ascii")
 
 

@@ -21,9 +21,11 @@ from hermes.config.notation import PORT
 from hermes.errors import ConfigError
 from hermes.fleet import memory
 from hermes.fleet.driver import Single
+from hermes.fleet.kind import ByItself, Kind
 from hermes.fleet.managed import Command, Managed
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
-from hermes.fleet.openai import KINDS, OpenAI
+from hermes.fleet.openai import KINDS, OpenAIKind
+from hermes.fleet.tgi import Tgi
 from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
 from hermes.http.origin import Origin
@@ -192,6 +194,7 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         max_output_tokens=model.max_output_tokens,
         highest=urgency(model.max_class or "interactive"),
         pulled=model.pull == "on_demand",
+        fallback=model.fallback,
     )
 
 
@@ -250,10 +253,30 @@ def driver(
     if backend.kind == "ollama":
         return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
     where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    kind = KINDS[backend.kind]
+    return ByItself(Pool(where, limits, deadlines, loop, headers), _kind(backend), hop)
+
+
+def _kind(backend: settings.Backend) -> Kind:
+    assert backend.kind != "ollama"
+    if backend.kind == "tgi":
+        return Tgi()
+    if backend.kind == "custom":
+        return _plugin(backend)
+    traits = KINDS[backend.kind]
     if backend.health is not None:
-        kind = replace(kind, health=backend.health)
-    return OpenAI(Pool(where, limits, deadlines, loop, headers), kind, hop, backend.model or "")
+        traits = replace(traits, health=backend.health)
+    return OpenAIKind(traits, backend.model or "")
+
+
+def _plugin(backend: settings.Backend) -> Kind:
+    # they take some 20 ms, and few need them
+    from hermes.custom import found
+    from hermes.custom.guard import Guarded
+
+    try:
+        return Guarded(found.made(backend.plugin or ""), backend.name)
+    except ConfigError as error:
+        raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
 
 
 def groups(config: settings.Config) -> list[list[settings.Backend]]:
@@ -298,10 +321,12 @@ def _at(backend: settings.Backend, port: int) -> settings.Backend:
 
 
 def check_files(config: settings.Config) -> None:
-    """The certificate, the authorities and the log, with nothing made or changed. Raises ConfigError for the first."""
+    """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
     for backend in config.backends:
         origin(_at(backend, 1) if backend.command else backend)
+        if backend.plugin is not None:
+            _plugin(backend)
     target = config.logging.access_log
     if target not in ("stderr", "off"):
         path = Path(target)

@@ -92,6 +92,10 @@ class RequestNotFound(BadRequest):
     status, code = 404, "request_not_found"
 
 
+class BackendNotFound(BadRequest):
+    status, code = 404, "backend_not_found"
+
+
 class MethodNotAllowed(BadRequest):
     status, code = 405, "method_not_allowed"
 

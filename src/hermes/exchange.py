@@ -41,6 +41,7 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     user: str = ""
     urgency: str = field(default="", name="class")
     loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
+    asked: str = ""  # the model that was asked for, where another answered
 
 
 Sink = Callable[[Record], None]
@@ -73,6 +74,8 @@ class Exchange(Struct, eq=False, gc=False):
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
     dismissed: bool = False
+    asked: str = ""  # the model that its client asked for, where another answers instead
+    fallbacks: tuple[str, ...] | None = None  # those that still might; None: nobody had to ask so far
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
     outcome: Outcome = Outcome.OK
@@ -231,4 +234,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         "" if ticket is None else ticket.tenant,
         "" if ticket is None else CLASS_NAMES[ticket.urgency],
         ticket.found if ticket is not None and exchange.attempts else "",
+        exchange.asked,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,8 +19,13 @@ from hermes.errors import (
     BadRequest,
     DeadlineUnreachable,
     GatewayError,
+    InsufficientMemory,
+    LoadFailed,
     ModelNotFound,
+    ModelPulling,
     NoBackend,
+    PullFailed,
+    QueueFull,
     QueueTimeout,
 )
 from hermes.exchange import Exchange
@@ -27,6 +33,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.ollama import full_name
 from hermes.http.response import Response
 from hermes.metrics import Metrics
+from hermes.policy import affinity
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
 from hermes.policy.estimates import Average, Outlook
 from hermes.policy.retry import RetryBudget
@@ -47,11 +54,28 @@ from hermes.principal import Principal
 USUAL_TOKENS_PER_BYTE = 0.25
 
 
+# Besides failed attempts what another model may answer for instead: the time is not over, and it is nobody's own fault.
+_CANNOT_BE_SERVED = (
+    ModelNotFound,
+    NoBackend,
+    InsufficientMemory,
+    LoadFailed,
+    PullFailed,
+    ModelPulling,
+    QueueFull,
+    DeadlineUnreachable,
+)
+
+
 class _Route(Struct, frozen=True):
-    """How a model is served and by whom, what fills in a request in one dialect, and how long its prompts are."""
+    """How a model is served and by whom, what fills in a request in one dialect, and how long its prompts are.
+
+    `spreads`: there is a choice of backends.
+    """
 
     service: Service
     found: Candidates
+    spreads: bool
     filling: Filling
     tokens_per_byte: Average
 
@@ -107,18 +131,30 @@ class Gateway:
 
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
-        route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
-        route = self._able(route, request)
-        ticket = self._ticket(exchange, principal, route, request, size_bytes, prompt_bytes, claim)
-        sampling = fill_in(request.sampling, route.filling)
-        if sampling is not request.sampling:
-            request = replace(request, sampling=sampling)
-        meta = Meta(
-            exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
-        )
-        job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, request)
-        heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
-        await self._serve(job, ticket, heart)
+        route, job = self._known_route(request.model, dialect), None
+        while True:
+            try:
+                route = self._able(route or await self._route(request.model, dialect), request)
+                ticket = self._ticket(exchange, principal, route, request, size_bytes, prompt_bytes, claim)
+                if route.spreads:
+                    session = claim.session or _cache_key(request)
+                    ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
+                sampling = fill_in(request.sampling, route.filling)
+                filled = request if sampling is request.sampling else replace(request, sampling=sampling)
+                meta = Meta(
+                    exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
+                )
+                job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
+                heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
+                return await self._serve(job, ticket, heart)
+            except BaseException as error:
+                try:
+                    route = await self._fallback(error, exchange, dialect, request)
+                except BaseException as last:
+                    if job is not None:
+                        attempt.break_off(job, last)
+                    raise
+                request = replace(request, model=route.service.model)
 
     async def embed(
         self,
@@ -132,6 +168,7 @@ class Gateway:
     ) -> None:
         """The same for embeddings."""
         route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
+        route = self._able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
@@ -141,22 +178,18 @@ class Gateway:
         """Wait for a turn, and try; again where that may help."""
         exchange = job.exchange
         exchange.cancel = job.response.cancel
-        try:
-            while True:
-                try:
-                    async with self._admission.admit(ticket, heart, again=exchange.attempts > 0):
-                        await self._attempt(job, ticket)
-                    return
-                except BackendError as error:
-                    pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
-                except (ModelNotFound, QueueTimeout, DeadlineUnreachable) as error:
-                    found, pause_s = await self._who_else(error, ticket, job), 0.0
-                    ticket = replace(ticket, resident=found.resident, candidates=found.names)
-                await asyncio.sleep(pause_s)
-                ticket = exchange.ticket = ticket.again()
-        except BaseException as error:
-            attempt.break_off(job, error)
-            raise
+        while True:
+            try:
+                async with self._admission.admit(ticket, heart, again=exchange.attempts > 0):
+                    await self._attempt(job, ticket)
+                return
+            except BackendError as error:
+                pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
+            except (ModelNotFound, QueueTimeout, DeadlineUnreachable) as error:
+                found, pause_s = await self._who_else(error, ticket, job), 0.0
+                ticket = replace(ticket, resident=found.resident, candidates=found.names)
+            await asyncio.sleep(pause_s)
+            ticket = exchange.ticket = ticket.again()
 
     def _ticket(
         self,
@@ -205,6 +238,23 @@ class Gateway:
         learned = self._prompts.get(found.resident)
         return int(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
 
+    async def _fallback(
+        self, error: BaseException, exchange: Exchange, dialect: ClientDialect, request: ChatRequest
+    ) -> "_Route":
+        """How another model may answer, where this one cannot be served. Raises `error` if none does (invariant I5)."""
+        names = exchange.fallbacks
+        if names is None:
+            service = self._catalog.service(request.model)
+            names = () if service is None else service.fallback
+        failed = isinstance(error, BackendError) and error.retryable
+        if (failed or isinstance(error, _CANNOT_BE_SERVED)) and not exchange.begun:
+            for place, name in enumerate(names, 1):
+                with suppress(GatewayError):
+                    route = self._known_route(name, dialect) or await self._route(name, dialect)
+                    exchange.asked, exchange.fallbacks = exchange.asked or request.model, names[place:]
+                    return self._able(route, request)
+        raise error
+
     async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
         service = self._catalog.service(check_model_name(model))
@@ -227,12 +277,15 @@ class Gateway:
 
     def _route_to(self, service: Service, found: Candidates, dialect: ClientDialect) -> "_Route":
         tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
-        return _Route(service, found, filling(service, dialect.sampling_defaults), tokens_per_byte)
+        return _Route(
+            service, found, len(found.names) > 1, filling(service, dialect.sampling_defaults), tokens_per_byte
+        )
 
     def _able(self, route: "_Route", request: ChatRequest | EmbedRequest) -> "_Route":
         """Only to backends that can do what it takes, where not all can. Raises BadRequest if none can."""
         if isinstance(request, EmbedRequest):
-            return route
+            unable = BadRequest("the backend makes no embeddings", code="unsupported_by_backend")
+            return self._only(route, lambda spoken: spoken.embeds, unable)
         if isinstance(request.tool_choice, MustCall):
             words = "`tool_choice` must be auto or none: the backend cannot be forced to call a tool"
             unable = BadRequest(words, code="unsupported_parameter", param="tool_choice")
@@ -328,6 +381,12 @@ class Gateway:
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
+
+
+def _cache_key(request: ChatRequest) -> bytes:
+    """OpenAI's word for what belongs together."""
+    said = (request.extra or {}).get("prompt_cache_key")
+    return said.encode("utf-8", "surrogatepass") if isinstance(said, str) else b""
 
 
 def _result_of(error: BaseException) -> str:

@@ -92,6 +92,7 @@ class Runtime:
             backend.simulated,
             backend.memory,
             backend.max_loaded,
+            backend.weight,
         )
 
     def _managed(self, group: list[settings.Backend]) -> Backend:
@@ -106,6 +107,7 @@ class Runtime:
             min(each.probe_interval_s for each in group),
             memory_bytes=max((each.memory for each in group if each.memory), default=None),
             max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
+            weight=max(each.weight for each in group),
         )
         driver.changed = backend.suspect
         return backend

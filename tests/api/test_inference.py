@@ -9,7 +9,7 @@ import pytest
 from hermes.chat import ChatRequest
 from hermes.dialects.openai import OpenAI
 from tests.fakes.backend import DONE, Done, fail, ollama, play, speak
-from tests.fakes.gateway import CHAT, PROMPT, STREAMS, chat, hermes, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, STREAMS, chat, hermes, prompt, scenario, session
 
 
 @scenario
@@ -223,7 +223,7 @@ async def test_a_model_that_its_backend_has_lost_is_served_by_another() -> None:
         one.default = fail(404, "model 'gemma:latest' not found")
         for backend in gateway.runtime.fleet.backends.values():
             backend.seen_at -= 60
-        assert (await gateway.ask(PROMPT, prompt())).status == 200
+        assert (await gateway.ask(PROMPT, prompt(), session("b0"))).status == 200
         assert (len(one.asked), len(two.asked)) == (1, 1)
         assert (await gateway.ask(PROMPT, prompt())).status == 200
         assert (len(one.asked), len(two.asked)) == (1, 2)

@@ -171,7 +171,7 @@ def hermes_serve(folder: Path, *arguments: str, **environ: str) -> subprocess.Co
 REFUSED: list[tuple[list[str], dict[str, str], str]] = [
     ([], {"PORT": "abc"}, "server.port: 'abc' is not a port from 0 to 65535 (PORT)"),
     ([], {"HERMES_SERVR__PORT": "1"}, "did you mean HERMES_SERVER__PORT?"),
-    ([], {"LLM_BACKEND": "tgi"}, "not supported yet"),
+    ([], {"LLM_BACKEND": "mlx"}, "is unknown; supported: ollama, vllm"),
     ([], {"API_KEYS_JSON": '["sk-secret"]'}, "the right form is"),
     ([], {"HERMES_LOGGING__ACCESS_LOG": "/nowhere/access.log"}, "cannot write /nowhere/access.log"),
     ([], {"HERMES_SERVER__TLS": '{"cert_file": "/nowhere.pem"}'}, "/nowhere.pem"),

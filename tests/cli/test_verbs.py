@@ -62,7 +62,7 @@ async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **en
 
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["serve", "sim", "replay", "check", "status", "queue", "why", "models", "pull", "ask", "version"]
+VERBS = ["serve", "sim", "replay", "check", "status", "queue", "why", "models", "pull", "drain", "ask", "version"]
 
 
 def options(name: str) -> set[str]:
@@ -536,3 +536,26 @@ async def test_pull_fails_with_1_at_once_or_later(verb: Run) -> None:
         pulls(backend, LAYER, {"error": "digest mismatch"})
         result = await ask(verb, gateway, "pull", "phi")
         assert result.exit_code == 1 and "digest mismatch" in result.stderr
+
+
+# --- drain ------------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_drain_says_what_still_runs_and_status_shows_it_until_it_is_over(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        holding = await hold_slot(gateway, backend)
+        result = await ask(verb, gateway, "drain", "b0")
+        assert (result.exit_code, result.stdout) == (0, "backend b0 drains, 1 running\n")
+        assert "up, draining\n" in (await ask(verb, gateway, "status")).stdout
+        holding.leave()
+        await until(lambda: gateway.running == 0)
+        assert (await ask(verb, gateway, "drain", "b0", "--resume")).stdout == "backend b0 takes work, 0 running\n"
+        assert "draining" not in (await ask(verb, gateway, "status")).stdout
+
+
+@scenario
+async def test_there_is_no_draining_a_backend_that_there_is_not(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        result = await ask(verb, gateway, "drain", "b/1")
+        assert result.exit_code == 1 and "there is no backend 'b/1', but b0" in result.stderr

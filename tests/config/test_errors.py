@@ -77,6 +77,11 @@ Settle = Callable[..., Loaded]
             "models: {gemma: {backends: [gpu0]}}",
             "models.gemma.backends: 'gpu0' is not the name of a backend, there are",
         ),
+        ("models: {gemma: {fallback: [gemma]}}", "models.gemma.fallback: 'gemma' is not another model"),
+        (
+            "models: {gemma: {fallback: [phi]}}\nserve_unlisted: false",
+            "models.gemma.fallback: 'phi' is not another model that is served",
+        ),
         (
             "models: {gemma: {backends: [olama]}}",
             "models.gemma.backends: 'olama' is not the name of a backend, did you",
@@ -112,7 +117,7 @@ Settle = Callable[..., Loaded]
             "backends.b.ca_file: http://b is not https",
         ),
         ("backends: [{name: a, url: 'unix:///a', ca_file: ca.pem}]", "backends.a.ca_file: unix:///a is not https"),
-        ("backends: [{name: a, url: 'http://a', kind: tgi}]", "backends[0].kind: 'tgi' is not ollama or vllm or"),
+        ("backends: [{name: a, url: 'http://a', kind: mlx}]", "backends[0].kind: 'mlx' is not ollama or vllm or"),
         (
             "backends: [{name: a, url: 'http://a', kind: vllm, memory: 24GiB}]",
             "backends.a.memory: a backend of kind vllm loads its models itself",

@@ -192,10 +192,20 @@ def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(
     assert settle(yaml, {"OLLAMA_NUM_PARALLEL": text}).config.backends[0].slots == slots
 
 
-@pytest.mark.parametrize("kind", ["tgi", "custom"])
-def test_a_kind_of_backend_that_is_not_there_yet_is_refused_clearly(settle: Settle, kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"LLM_BACKEND: '{kind}' is not supported yet; supported: ollama, vllm"):
-        settle(None, {"LLM_BACKEND": kind})
+CUSTOM = "backends: [{name: a, url: 'http://a', kind: %s, plugin: 'parrots:Parrots'}]"
+
+
+def test_code_is_named_in_the_file_alone(settle: Settle) -> None:
+    """Whoever can set a variable shall not be able to run anything by it."""
+    backend = '{"name": "a", "url": "http://a", "kind": "custom", "plugin": "parrots:Parrots"}'
+    with pytest.raises(ConfigError, match="HERMES_BACKENDS: plugin can only be set in the configuration file"):
+        settle(None, {"HERMES_BACKENDS": f"[{backend}]"})
+    with pytest.raises(ConfigError, match=r"backends\.custom\.plugin: missing"):
+        settle(None, {"LLM_BACKEND": "custom", "LLM_BACKEND_URL": "http://gpu:8000"})
+    moved = settle(CUSTOM % "openai", {"LLM_BACKEND": "custom", "LLM_BACKEND_URL": "http://gpu:8000"}).config.backends
+    assert [(each.kind, each.url, each.plugin) for each in moved] == [("custom", "http://gpu:8000", "parrots:Parrots")]
+    with pytest.raises(ConfigError, match="only a backend of kind custom has one, this is of kind vllm"):
+        settle(CUSTOM % "custom", {"LLM_BACKEND": "vllm"})
 
 
 @pytest.mark.parametrize("kind", ["vllm", "llamacpp", "openai"])

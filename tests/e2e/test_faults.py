@@ -1,20 +1,22 @@
 """Whatever a backend does wrong: the right status or an honest error event, one outcome, no slot lost (I3, I5, I15).
 
 Every fault meets every dialect, whole and streamed, at each kind of backend: vLLM answers whole where a whole answer is
-asked for, llama.cpp is always asked to stream.
+asked for, llama.cpp is always asked to stream. TGI, which is too, meets them in each of its two APIs.
 """
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, listening, ollama, play
+from tests.fakes.backend import DONE, FakeOllama, Script, Then, answer, endless, fail, listening, ollama, play, talk
 from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, Hermes, Reply, chat, error_in, hermes, prompt, scenario
 from tests.fakes.openai_backend import FakeOpenAI
+from tests.fakes.tgi import FakeTgi
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 TOLD_TWICE = b'{"message":{"content":"Hel"},"done":true}\n{"message":{"content":"lo"},"done":true}\n'
@@ -70,6 +72,7 @@ FAULTS = [
     Fault("a proxy's page", lambda go: answer(502, b"<html>nginx</html>", b"text/html"), FAILED),
     Fault("no JSON", lambda go: answer(500, b"\x00\xff", b"text/plain"), FAILED),
     Fault("busy", lambda go: fail(503, BUSY), (503, "backend_busy")),
+    Fault("too many requests", lambda go: fail(429, "Model is overloaded"), (503, "backend_busy")),
     # Once more after asking who has it (I8).
     replace(refused("no such model", fail(404, "model 'gemma' not found"), (404, "model_not_found")), attempts=2),
     refused("a bad request", fail(400, "invalid options"), (400, "invalid_value")),
@@ -79,6 +82,7 @@ FAULTS = [
     late("stall before the head", lambda go: play(then=Then.STALL)),
     late("stall after the head", lambda go: play(b"\n", then=Then.STALL)),
     late("stall in the middle", lambda go: play("Hel", go, then=Then.STALL), content=True),
+    late("an endless answer", talk, content=True),
     late("an endless drip", lambda go: endless(b" ")),
     late("endless empty lines", lambda go: endless(b"\n")),
 ]
@@ -87,11 +91,13 @@ KINDS = ["ollama", "vllm", "llamacpp"]
 
 
 def backend_of(kind: str) -> FakeOllama:
+    if kind == "tgi":
+        return FakeTgi()
     return FakeOllama() if kind == "ollama" else FakeOpenAI(kind)
 
 
 def settings(fault: Fault) -> dict[str, Any]:
-    times = {"timeout_s": 0.2, "stall_timeout_s": 0.2} if fault.told == LATE else {}
+    times = {"timeout_s": 0.2, "stall_timeout_s": 0.2, "max_stream_s": 0.2} if fault.told == LATE else {}
     return {"limits": {"max_attempts": 2}, "defaults": times}
 
 
@@ -138,6 +144,19 @@ async def test_a_stream_that_fails_never_ends_as_if_it_had_not(
         await check_books(gateway, backend, fault, attempts=1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("path", "body"), WHOLE + STREAMS, ids=lambda value: str(value)[:50])
+@scenario
+async def test_a_backend_that_refuses_connections_is_told_as_that(path: str, body: dict[str, Any], kind: str) -> None:
+    async with listening(backend_of(kind)) as backend, hermes(backend, limits={"max_attempts": 2}) as gateway:
+        await backend.vanish()
+        reply = await gateway.ask(path, body)
+        assert (reply.status, reply.error["code"]) == (502, "backend_unreachable")
+        record = await gateway.record()
+        assert (record.outcome, record.attempts) == ("upstream_error", 2)
+        assert (gateway.running, gateway.waiting) == (0, 0)
+
+
 def check_refusal(reply: Reply, fault: Fault) -> None:
     assert (reply.status, reply.error["code"]) == fault.told
     assert reply.whole
@@ -171,6 +190,37 @@ async def check_books(gateway: Hermes, backend: FakeOllama, fault: Fault, attemp
         async with asyncio.timeout(1.0):
             await asked.ended.wait()
         assert asked.left.is_set() == fault.left
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_tgis_chunks_fail_as_all_others_do(fault: Fault) -> None:
+    test_a_whole_answer_that_fails_is_an_error_status(CHAT, chat(), fault, "tgi")
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_tgis_tokens_fail_as_all_others_do(fault: Fault) -> None:
+    asked = {"model": "gemma", "prompt": "Hi", "raw": True}
+    test_a_stream_that_fails_never_ends_as_if_it_had_not("/api/generate", asked, fault, "tgi")
+
+
+# --- as it is told in the docs ------------------------------------------------------------------------------------
+
+
+def test_the_table_in_the_docs_is_this_one() -> None:
+    rows = [f"| {fault.name} | {_first(fault)} | {_later(fault)} |" for fault in FAULTS]
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    told = [line for line in text.splitlines() if line.count("|") == 4 and line.split("|")[1].strip() in NAMES]
+    assert told == rows
+
+
+def _first(fault: Fault) -> str:
+    status, code = fault.told
+    again = "; asked once more before" if fault.attempts > 1 else ""
+    return f"{status} `{code}`{again}"
+
+
+def _later(fault: Fault) -> str:
+    return f"an error event `{fault.told[1]}`, cut short" if fault.content else "the same"
 
 
 # --- faults that whole answers and streams meet differently -------------------------------------------------------

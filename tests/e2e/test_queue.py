@@ -186,7 +186,7 @@ async def test_two_backends_are_filled_evenly() -> None:
     async with ollama() as one, ollama() as two, hermes(one, two, defaults={"max_concurrency": 4}) as gateway:
         for backend in (one, two):
             backend.default = play(then=Then.STALL)
-        calls = [await gateway.open(PROMPT, prompt()) for _ in range(4)]
+        calls = [await gateway.open(PROMPT, prompt(str(number))) for number in range(4)]
         await one.request(1)
         await two.request(1)
         for call in calls:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.backend import Script, Then, answer, fail, ollama, play, speak
-from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario, session
 from tests.support import until
 
 BUSY = fail(503, "server busy, please try again.  maximum pending requests exceeded")
@@ -84,7 +84,8 @@ async def test_another_backend_is_tried_where_there_is_one() -> None:
     async with ollama() as bad, ollama() as good, hermes(bad, good, limits={"max_attempts": 2}) as gateway:
         bad.default = CRASH
         for number in range(5):
-            assert (await gateway.ask(PROMPT, prompt())).status == 200
+            reply = await gateway.ask(PROMPT, prompt(), session("b0", number=number))
+            assert reply.status == 200
             record = await gateway.record(number)
             assert (record.backend, record.attempts) == ("b1", 2)
         assert (len(bad.asked), len(good.asked)) == (5, 5)
@@ -94,7 +95,7 @@ async def test_another_backend_is_tried_where_there_is_one() -> None:
 async def test_a_backend_that_is_gone_is_passed_over_and_then_not_even_tried() -> None:
     async with ollama() as gone, ollama() as good, hermes(gone, good) as gateway:
         await gone.vanish()
-        assert (await gateway.ask(PROMPT, prompt())).status == 200
+        assert (await gateway.ask(PROMPT, prompt(), session("b0"))).status == 200
         first = gateway.runtime.fleet.backends["b0"]
         await until(lambda: first.state == "down", limit_s=3.0)
         assert (await gateway.ask(PROMPT, prompt())).status == 200

@@ -179,6 +179,20 @@ def endless(piece: bytes) -> Script:
     return script
 
 
+def talk(go: asyncio.Event) -> Script:
+    """An answer that does not end, once `go` is set."""
+
+    async def script(asked: Asked) -> None:
+        asked.response.start(200, b"content-type: %b\r\n" % asked.content_type)
+        while True:
+            asked.response.write(asked.piece("Hel"))
+            await asked.response.drain()
+            await go.wait()
+            await asyncio.sleep(0.002)
+
+    return script
+
+
 def model(name: str, **told: Any) -> dict[str, Any]:
     """An item of /api/tags."""
     details = {"family": "llama", "parameter_size": "1.0B", "quantization_level": "F32"}

@@ -18,6 +18,8 @@ from msgspec.structs import replace
 from hermes.config import Config
 from hermes.config.build import build
 from hermes.exchange import Record
+from hermes.policy.affinity import Homes, prefix
+from hermes.principal import ANONYMOUS
 from hermes.runtime import Runtime
 from tests.fakes.backend import DONE, FakeOllama, play
 from tests.http.peers import TICK_S, Peer, connect
@@ -83,6 +85,17 @@ def key(user: str, **more: Any) -> dict[str, Any]:
 
 def bearer(user: str) -> dict[str, str]:
     return {"authorization": f"Bearer sk-{user}"}
+
+
+def session(home: str, among: int = 2, model: str = "gemma:latest", number: int = 0) -> dict[str, str]:
+    """The head of a conversation that goes to this one of so many backends, while they are idle and it is new."""
+    weights = {f"b{index}": 1.0 for index in range(among)}
+    names = (f"s{number}-{count}" for count in range(1000))
+    return next(
+        {"x-hermes-session": name}
+        for name in names
+        if Homes().found(prefix(model, ANONYMOUS.tenant, name.encode(), ()), weights) == home
+    )
 
 
 # --- what is answered -------------------------------------------------------------------------------------------------

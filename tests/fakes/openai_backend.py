@@ -33,14 +33,18 @@ class AskedOpenAI(Asked):
         if self.path == "/v1/completions":
             said = {"text": text}
         choice = {"index": 0, **said, "finish_reason": done.reason if done else None}
-        return _json({"object": "chat.completion", "choices": [choice], "usage": _usage(done) if done else None})
+        told = {"object": "chat.completion", **self._head(), "choices": [choice]}
+        return _json(told | {"usage": _usage(done) if done else None})
 
     def chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         said: dict[str, Any] = {"delta": delta}
         if self.path == "/v1/completions":
             said = {"text": delta.get("content", "")}
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
-        return {"object": "chat.completion.chunk", "model": self.body["model"], "choices": [choice], "usage": None}
+        return {"object": "chat.completion.chunk", **self._head(), "choices": [choice], "usage": None}
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": "chatcmpl-1", "created": 1_795_000_000, "model": self.body["model"]}
 
 
 def _usage(done: Done) -> dict[str, int]:
@@ -56,7 +60,8 @@ class FakeOpenAI(FakeOllama):
     def __init__(self, kind: str, *ids: str, slots: int = 1) -> None:
         super().__init__()
         self.kind = kind
-        self.models = [{"id": each, "object": "model", "owned_by": kind} for each in ids or ("gemma:latest",)]
+        about = {"object": "model", "created": 1_795_000_000, "owned_by": kind}
+        self.models = [{"id": each, **about} for each in ids or ("gemma:latest",)]
         self.loaded = []
         self.slots = slots
 

@@ -7,7 +7,7 @@ import pytest
 
 from hermes.fleet.inventory import ModelInfo
 from tests.fakes.backend import DONE, FakeOllama, answer, listening, play
-from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, key, scenario
+from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, key, scenario, session
 from tests.fakes.openai_backend import FakeOpenAI
 from tests.support import until
 
@@ -117,7 +117,7 @@ async def test_a_dead_engine_is_not_up_though_its_models_are_listed() -> None:
     ("status", "body", "why"),
     [
         (401, b'{"error":"Unauthorized"}', "is its api_key right?"),
-        (404, b"404 page not found", "does it speak OpenAI's API?"),
+        (404, b"404 page not found", "is its kind right?"),
         (200, b"<html>", "is not OpenAI's"),
         (200, b'{"models":[]}', "is not OpenAI's"),
         (200, b'{"data":[{"name":"x"}]}', "is not OpenAI's"),
@@ -190,7 +190,7 @@ async def test_backends_of_two_kinds_serve_one_model(first: str) -> None:
     for fake in fakes:
         fake.default = play(gate, "Hel", DONE)
     async with listening(plain), listening(tagged), hermes(*fakes, models={"gemma": {}}) as gateway:
-        calls = [await gateway.open(CHAT, chat()) for _ in range(2)]
+        calls = [await gateway.open(CHAT, chat(text)) for text in ("Hi", "Ho")]
         await until(lambda: plain.asked and tagged.asked, "one backend got both", 3.0)
         assert (plain.asked[0].body["model"], tagged.asked[0].body["model"]) == ("gemma", "gemma:latest")
         gate.set()
@@ -223,7 +223,8 @@ async def test_what_one_kind_can_no_longer_serve_the_other_does() -> None:
     async with listening(first), listening(second), hermes(first, second) as gateway:
         await first.vanish()
         for stream in (True, False):
-            assert (await gateway.ask(CHAT, chat(stream=stream))).status == 200
+            home = session("b0", model="gemma", number=stream)
+            assert (await gateway.ask(CHAT, chat(stream=stream), home)).status == 200
         await until(lambda: gateway.runtime.fleet.backends["b0"].state == "down", "not noticed", 5.0)
         assert (await gateway.ask(CHAT, chat())).status == 200
         await second.vanish()

@@ -1,4 +1,4 @@
-"""What a request's head says of its urgency."""
+"""What a request's head says of its urgency, and of its session."""
 
 from math import inf
 
@@ -21,10 +21,13 @@ from hermes.principal import Class
         ({"x-request-timeout": "2.5"}, Claim(within_s=2.5)),
         ({"x-hermes-deadline-ms": "9000", "x-request-timeout": "4"}, Claim(within_s=4.0)),
         ({"x-stainless-read-timeout": "600"}, Claim(whole_within_s=600.0)),
+        ({"x-session-id": "a", "x-conversation-id": "b"}, Claim(session=b"a")),
+        ({"x-session-id": "a", "x-hermes-session": "b"}, Claim(session=b"b")),
+        ({"x-session-id": ""}, NO_CLAIM),
         ({"x-stainless-timeout": "60", "x-stainless-read-timeout": "30"}, Claim(whole_within_s=30.0)),
     ],
 )
-def test_a_head_says_how_urgent_its_request_is(headers: dict[str, str], claim: Claim) -> None:
+def test_a_head_says_how_urgent_its_request_is_and_of_which_session(headers: dict[str, str], claim: Claim) -> None:
     assert read({name.encode(): value.encode() for name, value in headers.items()}) == claim
 
 

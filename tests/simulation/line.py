@@ -15,7 +15,9 @@ from hermes.api.routes import Route, RouteTable
 from hermes.auth import Authenticator
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
+from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
+from hermes.dialects.responses import Responses
 from hermes.errors import Outcome
 from hermes.exchange import Journal, Record
 from hermes.fleet.backend import Backend
@@ -130,7 +132,7 @@ class Line:
         service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
         retries = RetryBudget(RetryPolicy())
         gateway = Gateway(Catalog({}, service), self.fleet, self.admission, retries, self.metrics, heartbeat_s)
-        inference = Inference(gateway, openai, prompt, Anthropic())
+        inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic())
         table = RouteTable(
             (
                 Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),

@@ -1,6 +1,7 @@
 """The routes for operators and their tools: is it alive, is it ready, what is going on."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -17,6 +18,7 @@ from hermes.metrics import Metrics
 from hermes.policy.routing import Catalog
 from hermes.policy.ticket import Bounds
 
+log = logging.getLogger(__name__)
 _json = msgspec.json.Encoder().encode
 
 
@@ -63,6 +65,19 @@ class Ops:
         """The values are taken here, between two requests; the text is made in a thread (invariant I36)."""
         text = await asyncio.to_thread(metrics.render, self._metrics.snapshot())
         call.reply(text, content_type=metrics.CONTENT_TYPE)
+
+    async def drain(self, call: Call) -> None:
+        """Nothing new starts there; what runs may end. Not kept over a restart."""
+        self._drain(call, True)
+
+    async def resume(self, call: Call) -> None:
+        self._drain(call, False)
+
+    def _drain(self, call: Call, draining: bool) -> None:
+        name = call.named or ""
+        self._fleet.drain(name, draining)
+        log.info("backend %s %s", name, "drains" if draining else "takes work again")
+        call.reply(_json({"backend": name, "draining": draining, "active": self._scheduler.running_on(name)}))
 
     async def status(self, call: Call) -> None:
         """All there is to see, the backends as they are now (or, where they do not answer, as last seen)."""
@@ -132,6 +147,8 @@ def _backend(backend: Backend) -> dict[str, object]:
     }
     if backend.pulling:
         told["pulling"] = [{"model": name, "percent": each.percent} for name, each in backend.pulling.items()]
+    if backend.draining:
+        told["draining"] = True
     if backend.pressed:
         told["pressed"] = f"loads wait: {backend.pressed}"
     if backend.error:

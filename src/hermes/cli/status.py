@@ -30,9 +30,10 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"requests: {requests['active']} running, {requests['queued']} waiting"
     for backend in status["backends"]:
         simulated = ", SIMULATED" if backend["simulated"] else ""
+        draining = ", draining" if backend.get("draining") else ""
         error = f": {backend['error']}" if backend.get("error") else ""
         kind = f"{backend['kind']} {backend['version']}{simulated}"
-        yield f"backend {backend['name']} ({kind}): {backend['state']}{error}"
+        yield f"backend {backend['name']} ({kind}): {backend['state']}{draining}{error}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
         for process in backend.get("processes", ()):

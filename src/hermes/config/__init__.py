@@ -31,6 +31,7 @@ from hermes.config.kinds import (
     Origin,
     Path,
     Penalty,
+    Plugin,
     Port,
     PullRule,
     Rate,
@@ -126,7 +127,8 @@ class Key(Struct, frozen=True):
 
 class Backend(Struct, frozen=True):
     """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL);
-    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS).
+    `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS). `plugin`: the class that speaks to a
+    custom one.
 
     With a `command` it is a process of ours, with one `model`; those of one name share a memory. What such a backend
     does not say of its name, url, kind and model, the command does (`config.commands`).
@@ -135,9 +137,11 @@ class Backend(Struct, frozen=True):
     name: BackendName
     url: Url
     kind: BackendKind = "ollama"
+    plugin: Plugin | None = None
     memory: Bytes | None = None
     max_loaded: Count | None = None
     slots: Count | None = None
+    weight: Weight = 1
     ca_file: Path | None = None
     api_key: Secret | None = None
     connect_timeout_s: Seconds = 5
@@ -202,6 +206,7 @@ class Model(Struct, frozen=True):
 
     backend_model: ModelName | None = None
     backends: tuple[BackendName, ...] = ()
+    fallback: tuple[ModelName, ...] = ()
     max_concurrency: Count | None = None
     adaptive_concurrency: bool = False
     queue_limit: CountOrZero = 256

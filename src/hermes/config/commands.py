@@ -42,19 +42,14 @@ def _filled(backend: Any) -> Any:
     return told | backend
 
 
-def are_in(tree: dict[str, Any]) -> bool:
-    """Whether a command is anywhere in what a variable or flag says."""
-    backends = tree.get("backends")
-    items = backends if isinstance(backends, list) else backends.values() if isinstance(backends, dict) else ()
-    return any(isinstance(item, dict) and item.get("command") is not None for item in items)
-
-
 def guess_kind(words: list[str]) -> BackendKind:
     """By the server's program, wherever it stands: `nice -n 5 llama-server ...`, `python -m vllm.entrypoints...`."""
     for word in words:
         program = PurePath(word).name
         if program.startswith("llama-server"):
             return "llamacpp"
+        if program == "text-generation-launcher":
+            return "tgi"
         if program == "vllm" or program.startswith("vllm."):
             return "vllm"
     return "openai"

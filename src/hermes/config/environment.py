@@ -27,7 +27,8 @@ _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 KEYS_FORM = 'the right form is {"sk-...": {"user": "editor", "rate_limit": 60, "admin": true}}'
 _FILE_NAME = re.compile(r"@?[\w~./-]*[./][\w~./-]+", re.ASCII)
 BACKEND_KINDS = get_args(BackendKind)
-LATER_BACKENDS = ("tgi", "custom")
+# Of a backend: what is run here is named where only who may change the configuration can.
+FILE_ONLY = ("plugin", "command")
 
 
 class Layer(Struct, frozen=True):
@@ -95,9 +96,18 @@ def own_layers(environ: Mapping[str, str], suffix: str = "") -> Iterator[Layer |
             continue
         path, field = known[name]
         try:
-            yield Layer(name + suffix, nested(path, from_text(name + suffix, field.type, environ[name])))
+            value = from_text(name + suffix, field.type, environ[name])
+            if path == ("backends",):
+                _check_backends(name + suffix, value)
+            yield Layer(name + suffix, nested(path, value))
         except ConfigError as error:
             yield error
+
+
+def _check_backends(name: str, backends: Any) -> None:
+    for key in FILE_ONLY:
+        if isinstance(backends, list) and any(isinstance(backend, dict) and key in backend for backend in backends):
+            raise ConfigError(f"{name}: {key} can only be set in the configuration file")
 
 
 def _foreign(name: str, value: str) -> bool:
@@ -149,8 +159,7 @@ def _kind(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Laye
     if not (kind := environ.get("LLM_BACKEND")):
         return
     if kind not in BACKEND_KINDS:
-        later = "is not supported yet" if kind in LATER_BACKENDS else "is unknown"
-        raise ConfigError(f"{source}: {kind!a} {later}; supported: {', '.join(BACKEND_KINDS)}")
+        raise ConfigError(f"{source}: {kind!a} is unknown; supported: {', '.join(BACKEND_KINDS)}")
     configured = below.get("backends") or []
     if not isinstance(configured, list) or kind == "ollama" or _is_command(configured):
         return

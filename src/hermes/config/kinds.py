@@ -66,7 +66,14 @@ OptionsPolicy = Literal["pin", "max", "passthrough"]
 ClassName = Literal["interactive", "normal", "batch"]
 PullRule = Literal["never", "on_demand"]
 Weight = Annotated[float, Meta(gt=0, le=1000, description="a weight above 0, at most 1000")]
-BackendKind = Literal["ollama", "vllm", "llamacpp", "openai"]
+BackendKind = Literal["ollama", "vllm", "llamacpp", "tgi", "openai", "custom"]
+Plugin = Annotated[
+    str,
+    Meta(
+        pattern=r"\A([A-Za-z0-9_.]+:[A-Za-z0-9_]+|[A-Za-z0-9_.-]+)\Z",
+        description="module:Class, or the name of an entry point",
+    ),
+]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
 Path = Annotated[str, Meta(pattern=r"\A[^\0\ud800-\udfff]+\Z", description="a path")]
 Host = Annotated[

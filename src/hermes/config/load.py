@@ -44,7 +44,7 @@ def resolve(path: str | None, environ: Mapping[str, str], overrides: Mapping[str
     dotenv = read_env((file.parent if file else cwd) / ".env")
     stack = _Stack()
     if file is not None:
-        stack.add([Layer(str(file), commands.filled(read_tree(file)))], may_command=True)
+        stack.add([Layer(str(file), commands.filled(read_tree(file)))])
     if dotenv.get("HERMES_CONFIG"):
         stack.problems.append("HERMES_CONFIG in .env: the .env is found by the file, not the file by the .env")
     for variables, suffix in ((dotenv, " in .env"), (environ, "")):
@@ -75,12 +75,10 @@ class _Stack:
         self.tree: Tree = {}
         self.problems: list[str] = []
 
-    def add(self, layers: Iterable[Layer | ConfigError], *, may_command: bool = False) -> None:
+    def add(self, layers: Iterable[Layer | ConfigError]) -> None:
         for layer in layers:
             if isinstance(layer, ConfigError):
                 self.problems.append(str(layer))
-            elif not may_command and commands.are_in(layer.tree):
-                self.problems.append(f"{layer.source}: a command stands in the configuration file, and nowhere else")
             else:
                 self.layers.append(layer)
                 self.tree = merged(self.tree, layer.tree)

@@ -54,6 +54,11 @@ def _backends(config: Config) -> Iterator[str]:
     for backend in config.backends:
         if backend.ca_file and not backend.url.startswith("https://"):
             yield f"{spell(('backends', backend.name, 'ca_file'))}: {backend.url} is not https, nothing is checked"
+        plugin = spell(("backends", backend.name, "plugin"))
+        if backend.kind == "custom" and backend.plugin is None:
+            yield f"{plugin}: missing, a backend of kind custom needs the class that speaks to it: module:Class"
+        if backend.kind != "custom" and backend.plugin is not None:
+            yield f"{plugin}: only a backend of kind custom has one, this is of kind {backend.kind}"
         if backend.kind != "ollama" and not backend.command:
             for key in ("memory", "max_loaded"):
                 if getattr(backend, key) is not None:
@@ -117,6 +122,10 @@ def _models(config: Config) -> Iterator[str]:
         if most is not None and most < (settings.options.num_ctx or 0):
             where = spell(("models", model, "options", "num_ctx"))
             yield f"{where}: {settings.options.num_ctx} is more than its max_num_ctx: {most}"
+        for name in settings.fallback:
+            if name == model or (name not in config.models and not config.serve_unlisted):
+                where = spell(("models", model, "fallback"))
+                yield f"{where}: {name!r} is not another model that is served"
         if settings.adaptive_concurrency and settings.max_concurrency is None:
             yield f"{spell(('models', model, 'adaptive_concurrency'))}: up to how many? Set its max_concurrency too"
 

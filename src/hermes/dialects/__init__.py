@@ -100,6 +100,10 @@ class BackendDialect(Protocol):
     @property
     def forces_tools(self) -> bool: ...
 
+    # Whether it makes embeddings.
+    @property
+    def embeds(self) -> bool: ...
+
     def completes(self, request: ChatRequest) -> bool:
         """Whether it can go on from a prompt as it is (`ChatRequest.raw`), or fill in what a `suffix` follows."""
 

@@ -111,6 +111,7 @@ class Ollama:
 
     streams_only = False  # it notices in any case
     forces_tools = False
+    embeds = True
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ from hermes.chat import (
     Tool,
     ToolCall,
 )
-from hermes.dialects import arguments, openai_backend_answer, openai_backend_error
+from hermes.dialects import Decoder, arguments, openai_backend_answer, openai_backend_error
 from hermes.errors import GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -45,7 +45,8 @@ class Words(Struct, frozen=True):
     `repeat_penalty`: the field, beside which `top_k` and `min_p` are known too. `reasoning`: the field for what an
     assistant thought earlier. `template`: chat templates take arguments, of which `enable_thinking` is one.
     `names_tools`: `tool_choice` may name a tool; llama.cpp takes nothing but a word, and passes over anything else.
-    `cuts_texts`: a text to embed may be cut. `takes`: fields that are passed on as the client wrote them.
+    `cuts_texts`: a text to embed may be cut. `takes`: fields that are passed on as the client wrote them. `grammar`: a
+    schema is told as TGI's grammar.
     """
 
     repeat_penalty: str = ""
@@ -54,6 +55,7 @@ class Words(Struct, frozen=True):
     names_tools: bool = True
     cuts_texts: bool = False
     takes: frozenset[str] = frozenset()
+    grammar: bool = False
 
 
 # Nothing that says how much is generated, whose cache or slot is used, or who stores what.
@@ -79,6 +81,7 @@ _LLAMACPPS = frozenset(
 OPENAI = Words(takes=_OPENAIS)
 VLLM = Words("repetition_penalty", "reasoning", template=True, cuts_texts=True, takes=_OPENAIS | _VLLMS)
 LLAMACPP = Words("repeat_penalty", "reasoning_content", template=True, names_tools=False, takes=_OPENAIS | _LLAMACPPS)
+TGI = Words(grammar=True)
 
 
 class _Function(Struct):
@@ -141,6 +144,7 @@ class OpenAIBackend:
     """`streams_only`: the server notices that a client has left only while it streams to it."""
 
     forces_tools = True
+    embeds = True
 
     def __init__(
         self,
@@ -192,7 +196,7 @@ class OpenAIBackend:
                 elif choice.name:
                     asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
-            asked.response_format = _response_format(request.json_format)
+            asked.response_format = _response_format(request.json_format, words)
         template = dict((request.extra or {}).get("chat_template_kwargs", {})) if words.template else {}
         # A template passes over what it does not know; another server may refuse it, of a model that cannot think.
         if request.thinking is not None and (words.template or not request.thinking_optional):
@@ -215,7 +219,7 @@ class OpenAIBackend:
     def whole(self, body: bytes, request: ChatRequest, answer_id: str) -> Answer | Failure | None:
         return openai_backend_answer.whole(body, answer_id, self._max_answer_bytes)
 
-    def decoder(self, request: ChatRequest, answer_id: str) -> openai_backend_answer.AnswerDecoder:
+    def decoder(self, request: ChatRequest, answer_id: str) -> Decoder:
         return openai_backend_answer.AnswerDecoder(answer_id, self._max_event_bytes)
 
     def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
@@ -247,7 +251,9 @@ _EFFORTS: dict[Thinking, str | None] = {
 }
 
 
-def _response_format(asked: JsonFormat) -> dict[str, Any]:
+def _response_format(asked: JsonFormat, words: Words) -> dict[str, Any]:
+    if words.grammar:
+        return {"type": "json", "value": asked.schema}
     if asked.schema is None:
         return {"type": "json_object"}
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.schema}}

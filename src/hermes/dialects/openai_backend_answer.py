@@ -263,8 +263,8 @@ class AnswerDecoder:
     def _count(self, told: _Told) -> None:
         usage, timings = told.usage or _Usage(), told.timings or _Timings()
         self._usage = Usage(
-            _tokens(usage.prompt_tokens) or self._usage.prompt_tokens,
-            _tokens(usage.completion_tokens) or self._usage.completion_tokens,
+            plausible(usage.prompt_tokens) or self._usage.prompt_tokens,
+            plausible(usage.completion_tokens) or self._usage.completion_tokens,
             0.0,
             _seconds(timings.prompt_ms) or self._usage.prefill_s,
             _seconds(timings.predicted_ms) or self._usage.decode_s,
@@ -324,7 +324,7 @@ def embeddings(body: bytes, count: int, dimensions: int | None) -> Embeddings:
     if dimensions is not None and any(len(vector) != dimensions for vector in vectors):
         words = f"the backend's vectors have {len(vectors[0])} dimensions, not {dimensions}"
         raise BadRequest(words, code="unsupported_by_backend", param="dimensions")
-    return Embeddings(vectors, Usage(_tokens((told.usage or _Usage()).prompt_tokens)))
+    return Embeddings(vectors, Usage(plausible((told.usage or _Usage()).prompt_tokens)))
 
 
 def _index(item: _Vector) -> int:
@@ -349,14 +349,14 @@ def _why(bad: Exception) -> str:
     return str(bad) if isinstance(bad, msgspec.DecodeError) else type(bad).__name__
 
 
-def _tokens(count: int | None) -> int:
+def plausible(count: int | None) -> int:
     return count if count is not None and 0 <= count <= _ABSURD else 0
 
 
 def _cached(usage: _Usage) -> int:
     """Never more than there were: others subtract it."""
     details = usage.prompt_tokens_details or _Details()
-    return min(_tokens(details.cached_tokens), _tokens(usage.prompt_tokens))
+    return min(plausible(details.cached_tokens), plausible(usage.prompt_tokens))
 
 
 def _seconds(ms: float) -> float:

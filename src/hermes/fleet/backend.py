@@ -37,6 +37,7 @@ class Backend:
         simulated: bool = False,
         memory_bytes: int | None = None,
         max_loaded: int | None = None,
+        weight: float = 1.0,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -47,6 +48,8 @@ class Backend:
         self.interval_s = interval_s
         self.room = memory.said(memory_bytes)
         self.max_loaded = max_loaded
+        self.weight = weight
+        self.draining = False  # an operator wants nothing new to start there
         self.pressed = ""  # why nothing more should be loaded
         self.state = "starting"
         self.error = ""
@@ -74,6 +77,10 @@ class Backend:
     def slots(self) -> int | None:
         """How many requests it runs at once per loaded model: by the operator's word, its own, or its kind's."""
         return self._said_slots or self.inventory.slots or self.driver.slots
+
+    @property
+    def takes_work(self) -> bool:
+        return self.state == "up" and not self.draining
 
     @property
     def _is_here(self) -> bool:
@@ -107,7 +114,7 @@ class Backend:
             sizes = {name: min(size_bytes, room.capacity_bytes) for name, size_bytes in sizes.items()}
         return BackendFacts(
             self.name,
-            self.state == "up",
+            self.takes_work,
             self.slots,
             loaded if self.driver.loads else None,
             sizes,
@@ -119,6 +126,7 @@ class Backend:
             settles=self.driver.settles,
             of_free=memory.OF_FREE_MEMORY if self.driver.makes_room and self._is_on_gpu else 1.0,
             names=self.inventory.names if self.driver.loads else {},
+            weight=self.weight,
             pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
             makes_room=self.driver.makes_room,
             slots_of=self.inventory.slots_of,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from functools import partial
 
-from hermes.errors import BadRequest, GatewayError, NoBackend
+from hermes.errors import BackendNotFound, BadRequest, GatewayError, NoBackend
 from hermes.fleet.backend import Backend
 from hermes.fleet.download import Download
 from hermes.fleet.orders import Listener, Orders, tell
@@ -43,6 +43,14 @@ class Fleet:
     def order(self, order: Load | Unload) -> None:
         self.orders[order.backend].give(order)
 
+    def drain(self, name: str, draining: bool) -> None:
+        """Have nothing new start there, or have it again. Raises BackendNotFound."""
+        backend = self.backends.get(name)
+        if backend is None:
+            raise BackendNotFound(f"there is no backend {name[:80]!r}, but {', '.join(self.backends)}")
+        backend.draining = draining
+        tell(backend, lambda: self._listener.observe(backend.facts))
+
     def _looked(self, backend: Backend) -> None:
         """What is seen may lead to orders, which come before what is only to stay."""
         tell(backend, lambda: self._listener.observe(backend.facts))
@@ -59,7 +67,7 @@ class Fleet:
         names = [name for name in self.loading(allowed or self.backends) if self.backends[name].driver.pulls]
         if not names:
             raise BadRequest("the backend runs what it is configured to", code="unsupported_by_backend")
-        up = [self.pulls[name] for name in names if self.backends[name].state == "up"]
+        up = [self.pulls[name] for name in names if self.backends[name].takes_work]
         if not up:
             raise NoBackend(f"no backend is up that could pull {model!r}", retry_after_s=1.0)
         return min(up, key=lambda pulls: (model not in pulls.backend.pulling, pulls.rests_until(model)))
@@ -96,7 +104,7 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        return any(backend.state == "up" for backend in self.backends.values())
+        return any(backend.takes_work for backend in self.backends.values())
 
     def inventories(self) -> dict[str, dict[str, str]]:
         """What each backend has, as last seen: a backend that is down keeps its models."""

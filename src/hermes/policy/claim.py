@@ -1,9 +1,9 @@
-"""What a request says in its head of its own urgency: its class, and by when it is of use.
+"""What a request says in its head of its own urgency, its class and by when it is of use; and of which session it is.
 
-Ours are `x-hermes-class` and `x-hermes-deadline-ms`, taken strictly. The others come from clients that do not know us:
-`x-app: cli-bg` from Claude Code's background calls, `x-request-timeout` and the SDKs' own timeouts in seconds
-(`x-stainless-read-timeout` of the Python SDKs, `x-stainless-timeout` of the Node SDKs); what makes no sense there is
-as if it were not said.
+Ours are `x-hermes-class` and `x-hermes-deadline-ms`, taken strictly, and `x-hermes-session`. The others come from
+clients that do not know us: `x-app: cli-bg` from Claude Code's background calls, `x-request-timeout` and the SDKs' own
+timeouts in seconds (`x-stainless-read-timeout` of the Python SDKs, `x-stainless-timeout` of the Node SDKs); what makes
+no sense there is as if it were not said.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,29 @@ from hermes.principal import CLASS_NAMES, Class, Principal
 
 _CLASSES = {CLASS_NAMES[each].encode("ascii"): each for each in Class}
 _MAX_S = 86400.0
+# The first that is there: ours, Claude Code's, opencode's, and those that many send.
+_SESSIONS = (
+    b"x-hermes-session",
+    b"x-claude-code-session-id",
+    b"x-session-affinity",
+    b"x-session-id",
+    b"x-litellm-session-id",
+    b"x-conversation-id",
+)
 
 
 class Claim(Struct, frozen=True):
     """`within_s` bounds the time from arrival, `whole_within_s` only that of a whole answer.
 
-    `urgency` holds against whatever the body says, `background` only where nothing else is said.
+    `urgency` holds against whatever the body says, `background` only where nothing else is said. `session` is the
+    client's own name for what belongs together.
     """
 
     urgency: Class | None = None
     background: bool = False
     within_s: float = inf
     whole_within_s: float = inf
+    session: bytes = b""
 
 
 NO_CLAIM = Claim()
@@ -56,6 +67,7 @@ def read(headers: Mapping[bytes, bytes]) -> Claim:
         headers.get(b"x-app") == b"cli-bg",
         min(_deadline_s(headers), _seconds(headers.get(b"x-request-timeout"))),
         min(map(_seconds, (headers.get(b"x-stainless-read-timeout"), headers.get(b"x-stainless-timeout")))),
+        next(filter(None, map(headers.get, _SESSIONS)), b""),
     )
     return NO_CLAIM if claim == NO_CLAIM else claim
 

@@ -137,6 +137,15 @@ class Backlog:
                 return first
         return ticket
 
+    def beside(self, head: Ticket, cost: float, now: float, pace_s: float) -> Iterator[Ticket]:
+        """Those that may go before the head for once, the first to start first: none that comes later among its
+        user's own by its priority, and where users take turns, none of one who was served more by above `cost`.
+        """
+        most = self._shares.counter(head.tenant) + cost if self.crowded(now, pace_s) else inf
+        for _, _, ticket in islice(self._order, _LOOK_AHEAD):
+            if ticket.priority <= self._tenants[ticket.tenant][0][0] and self._shares.counter(ticket.tenant) <= most:
+                yield ticket
+
     def crowded(self, now: float, pace_s: float) -> bool:
         """Whether not all can start in time, or none has a time to start by, or nobody is in a hurry."""
         if self._in_turns:

@@ -32,7 +32,8 @@ class Service(Struct, frozen=True):
     `sampling` fills in where a request is silent; `max_output_tokens` is a ceiling. `timeout_s` counts from arrival
     to the last byte of a whole answer, to the first content byte of a stream; it is longer if the model takes long to
     load and `awaits_load`. Then `stall_timeout_s` bounds each silence and `max_stream_s` the whole stream. No request
-    of it is of a class above `highest`. `pulled`: where nobody has it, it is downloaded for whoever asks.
+    of it is of a class above `highest`. `pulled`: where nobody has it, it is downloaded for whoever asks. `fallback`:
+    the models that answer instead when it cannot be served, the first that can.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Service(Struct, frozen=True):
     max_output_tokens: int | None = None
     highest: Class = Class.INTERACTIVE
     pulled: bool = False
+    fallback: tuple[str, ...] = ()
 
 
 class Catalog(Struct, frozen=True):

@@ -271,6 +271,8 @@ class Scheduler:
             pace_s = self._forecast.pace_s(line, station)
             head = line.head(station.classes, now, pace_s, self._slots.is_capped)
             if head is not None and (stay := self._slots.place(head, self._slots.lanes[head.model], station)):
+                if head.prefix and len(station.stays) > 1:
+                    head, stay = self._slots.nearer(head, stay, line, station, now, pace_s)
                 ready.append((head, stay, station, line, pace_s))
         if not ready:
             return None
@@ -463,6 +465,10 @@ class Scheduler:
         station = self._stations.get(resident)
         stays = station.stays.values() if station is not None else ()
         return {stay.backend: len(stay.running) for stay in stays if stay.up}
+
+    def running_on(self, backend: str) -> int:
+        site = self._residency.sites.get(backend)
+        return sum(len(stay.running) for stay in site.stays.values()) if site is not None else 0
 
     def concurrency(self, model: str) -> Mapping[str, Concurrency]:
         """What was found out of how many runs of it each backend does well at once; empty where that is not asked."""

@@ -3,8 +3,13 @@
 A slot is taken and given back by synchronous changes of these objects only (invariant I2).
 """
 
+from hermes.policy.affinity import Homes
+from hermes.policy.line import Line
 from hermes.policy.station import Station, Stay
 from hermes.policy.ticket import ModelBounds, Ticket
+
+# A home may run so many times the mean and one more: above that its conversations go elsewhere.
+BUSIER = 1.25
 
 
 class Lane:
@@ -25,6 +30,7 @@ class Slots:
         self.running = 0
         self.lanes: dict[str, Lane] = {}
         self.unlisted = unlisted
+        self._homes = Homes()
         self._cap = cap
         self._tenants: dict[str, int] = {}  # the runs of those that have a cap
 
@@ -53,27 +59,72 @@ class Slots:
         return cap is not None and self._tenants.get(ticket.tenant, 0) >= cap
 
     def place(self, ticket: Ticket, lane: Lane, station: Station) -> Stay | None:
-        """Where to run: the least busy backend with a free slot; None if the ticket has to wait."""
+        """Where to run: a backend with a free slot; None if the ticket has to wait."""
         cap = lane.bounds.max_concurrency
         if (cap is not None and lane.running >= cap) or (self._cap is not None and self.running >= self._cap):
             return None
         if ticket.tenant_cap is not None and self.is_capped(ticket):
             return None
-        best, fewest, avoid = None, 0, ticket.avoid
-        stays = station.stays
+        found, avoid, stays = None, ticket.avoid, station.stays
         for name in ticket.candidates:
             stay = stays.get(name)
             if stay is None or not stay.open or stay.held >= stay.slots:
                 continue
-            # The one that has just failed comes last.
-            if best is None or best.backend == avoid or (stay.held < fewest and name != avoid):
-                best, fewest = stay, stay.held
-        return best
+            if found is not None:
+                if ticket.prefix:
+                    return self._home(ticket, stays)
+                # The least busy; the one that has just failed comes last.
+                if name == avoid or (stay.held * found.weight >= found.held * stay.weight and found.backend != avoid):
+                    continue
+            found = stay
+        return found
+
+    def _home(self, ticket: Ticket, stays: dict[str, Stay]) -> Stay:
+        """Of several with a free slot that where its conversation is at home, unless that has much more to do than the
+        others; else one of the least busy, to be its home.
+        """
+        up = [stay for name in ticket.candidates if (stay := stays.get(name)) is not None and stay.open]
+        allowed = 1 + BUSIER * sum([stay.held for stay in up]) / sum([stay.weight for stay in up])
+        home = self._homes.find(ticket.prefix)
+        free = {}
+        for stay in up:
+            if stay.held < stay.slots and stay.backend != ticket.avoid:
+                load = free[stay] = stay.held / stay.weight
+                if stay.backend == home and load <= allowed:
+                    return stay
+        least = min(free.values())
+        idle = {stay.backend: stay.weight for stay, load in free.items() if load == least}
+        return stays[self._homes.found(ticket.prefix, idle)]
+
+    def nearer(
+        self, head: Ticket, stay: Stay, line: Line, station: Station, now: float, pace_s: float
+    ) -> tuple[Ticket, Stay]:
+        """Who goes now, and where, of a line whose head could: another, where that is at home and the head is not.
+
+        The head is passed over so seldom that it waits no longer than a run takes (delay scheduling: Zaharia et al.,
+        EuroSys 2010).
+        """
+        stays, patience = station.stays, line.slots
+        if self._is_near(head, stays) or head.passed >= patience or head.start_by - now <= pace_s * patience:
+            return head, stay
+        cost = head.prompt_tokens + station.output_tokens.expected(head.tenant)
+        for ticket in line.backlogs[head.urgency].beside(head, cost / head.weight, now, pace_s):
+            if self._is_near(ticket, stays) and (place := self.place(ticket, self.lanes[ticket.model], station)):
+                head.passed += 1
+                return ticket, place
+        return head, stay
+
+    def _is_near(self, ticket: Ticket, stays: dict[str, Stay]) -> bool:
+        """Whether waiting brings it no nearer: there is room where it is at home, or it is so nowhere."""
+        stay = stays.get(self._homes.find(ticket.prefix))
+        return stay is None or not stay.open or stay.held < stay.slots
 
     def start(self, ticket: Ticket, lane: Lane, stay: Stay, now: float) -> None:
         self.running += 1
         lane.running += 1
         stay.start(ticket, now)
+        if ticket.prefix:
+            self._homes.move(ticket.prefix, stay.backend)
         if ticket.tenant_cap is not None:
             self._tenants[ticket.tenant] = self._tenants.get(ticket.tenant, 0) + 1
 

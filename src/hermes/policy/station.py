@@ -196,6 +196,7 @@ class Stay:
         "station",
         "up",
         "used_at",
+        "weight",
     )
 
     def __init__(self, station: Station, facts: BackendFacts, since: float, size_bytes: int) -> None:
@@ -219,6 +220,7 @@ class Stay:
         """Its backend has changed."""
         self.up = facts.up
         self.settles = facts.settles
+        self.weight = facts.weight
         self._told_slots = facts.slots_for(self.station.name)
         self.fit()
 

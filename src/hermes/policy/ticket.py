@@ -27,7 +27,8 @@ class Ticket(Struct, eq=False, gc=False):
     `candidates` are backends that have it; `avoid` has just failed and is taken only if no other has room.
     Times are monotonic seconds; `size_bytes` is what the waiting request holds in memory. `deadline` is when it must
     have ended if `whole`, else when its first byte must have come. `tenant_cap` bounds the runs of its tenant; of one
-    tenant's tickets those of the lowest `priority` go first. `weight` is the tenant's share beside others.
+    tenant's tickets those of the lowest `priority` go first. `weight` is the tenant's share beside others. `prefix`
+    tells the ticket's conversation from others; 0: there is none, or no choice of backends.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Ticket(Struct, eq=False, gc=False):
     prompt_tokens: int = 0
     whole: bool = False
     avoid: str = ""
+    prefix: int = 0
     phase: str = Phase.NEW
     backend: str = ""
     started_at: float = 0.0
@@ -59,6 +61,7 @@ class Ticket(Struct, eq=False, gc=False):
     why: "Why | None" = None
     kind: str = ""  # of what was thought then
     thought_s: float = 0.0
+    passed: int = 0  # so often another went first, whose conversation is at home where there was room
 
     def again(self) -> "Ticket":
         """A new ticket for the next attempt: it avoids the backend that failed, and goes first of its tenant's."""
@@ -191,7 +194,8 @@ class BackendFacts(Struct, frozen=True):
     `of_free`: of what others leave of it a model gets no more than this part. `max_loaded`: so many models at once,
     None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
-    will probably be there. `settles`: it may read a prompt to its end though the client has left.
+    will probably be there. `settles`: it may read a prompt to its end though the client has left. `weight`: its share
+    of what several can do.
 
     `makes_room`: it would let others go by itself rather than fail to load one. `slots_of` are the slots of models that
     have their own. `idle_ttls_s`: models that go when they were not used for so long. `fallen`: models that went down,
@@ -212,6 +216,7 @@ class BackendFacts(Struct, frozen=True):
     of_free: float = 1.0
     pulling: Mapping[str, float] = {}
     names: Mapping[str, str] = {}
+    weight: float = 1.0
     makes_room: bool = True
     slots_of: Mapping[str, int] = {}
     idle_ttls_s: Mapping[str, float] = {}

@@ -1,0 +1,25 @@
+"""`hermes drain`: have nothing new start on a backend."""
+
+from urllib.parse import quote
+
+import click
+
+from hermes.cli.options import say
+from hermes.cli.remote import get, url_option
+
+
+@click.command("drain")
+@click.argument("backend")
+@click.option("--resume", is_flag=True, help="Have it take work again.")
+@url_option
+def command(backend: str, resume: bool, url: str) -> None:
+    """Start nothing new on BACKEND, one of the configured names; what runs there ends. Until --resume, or a restart.
+
+    \b
+    hermes drain gpu1
+    hermes drain gpu1 --resume
+    """
+    verb = "resume" if resume else "drain"
+    told = get(url, f"/v1/backends/{quote(backend, safe='')}/{verb}", "POST")
+    state = "drains" if told["draining"] else "takes work"
+    say(f"backend {told['backend']} {state}, {told['active']} running")
