@@ -256,7 +256,7 @@ async def test_one_that_goes_down_is_started_again_whether_anybody_asks_or_not(t
 async def test_one_that_could_not_come_back_for_long_waits_for_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managed, "MISSED_S", 0.0)
+    monkeypatch.setattr(managed, "MISSED_S", -60.0)  # however long ago the look began
     async with running({"command": command("a", tmp_path), "probe_interval_s": 0.02}) as gateway:
         await said(gateway)
         await seen(gateway)
