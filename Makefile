@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp imitations nightly bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp conformance imitations nightly bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -47,6 +47,12 @@ imitations: $(DEV_READY)
 	test -x $(VENV)-tgi/bin/pip || $(PYTHON) -m venv $(VENV)-tgi
 	$(VENV)-tgi/bin/python -m pip install -q -r tests/imitations/requirements.txt
 	TGI_CLIENTS=$(VENV)-tgi/bin/python $(BIN)/python -m pytest -rs tests/imitations
+
+# The clients that people have, each in an environment outside of this tree, written up in docs/compatibility.md. Against the
+# simulated Ollama; against llama-server too with LLAMA_SERVER or LLAMA_ROUTER, against an Ollama with OLLAMA.
+conformance: $(RUN_READY)
+	$(BIN)/python -m tests.conformance $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) \
+	  $(if $(LLAMA_ROUTER),--llama-router $(LLAMA_ROUTER)) $(if $(OLLAMA),--ollama $(OLLAMA))
 
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation

@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from hermes.errors import (
+    BackendError,
     BackendTimeout,
     BackendUnreachable,
     DeadlineUnreachable,
@@ -80,7 +81,8 @@ class Admission:
     def leave(self, ticket: Ticket, error: BaseException | None = None) -> None:
         """The ticket's holder is gone, in whatever phase it was; `error`: what its run ended with."""
         broken_off = isinstance(error, asyncio.CancelledError | BackendTimeout)
-        self._apply(self.scheduler.cancel(ticket, self._loop.time(), broken_off=broken_off))
+        failed = isinstance(error, BackendError) and error.retryable
+        self._apply(self.scheduler.cancel(ticket, self._loop.time(), broken_off=broken_off, failed=failed))
 
     def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Admit | Reject | Expire] | None:
         """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""

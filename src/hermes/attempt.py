@@ -30,6 +30,7 @@ from hermes.errors import BackendBusy, BackendError, BackendTimeout, Dismissed, 
 from hermes.exchange import Exchange
 from hermes.fleet.driver import Server
 from hermes.http.client import ENOUGH, ClientConnection
+from hermes.http.pool import ClientExchange
 from hermes.http.response import Response
 from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
@@ -85,6 +86,7 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
         path, body = spoken.render_request(replace(request, stream=True) if gathers else request, ticket.resident)
     whole = not (request.stream or gathers)
     asking = pool.exchange("POST", path, body, headers=job.exchange.forwarded, whole=whole, deadline=job.deadline)
+    job.exchange.asking = asking
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
     async with asking as answer:
         if answer.status != 200:
@@ -100,7 +102,7 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
             return
         if gathers:
             decoder = spoken.decoder(job.request, job.exchange.request_id)
-            said = collect(await _gather(answer, decoder, job.deadline))
+            said = collect(await _gather(asking, answer, decoder, job.deadline))
         else:
             said = spoken.whole(answer.take_body(), job.request, job.exchange.request_id)
         _answer_whole(job, said, spoken, ticket, pool.loop.time())
@@ -188,7 +190,9 @@ def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialec
         raise spoken.failure(said)
 
 
-async def _gather(answer: ClientConnection, decoder: Decoder, deadline: float) -> list[StreamEvent]:
+async def _gather(
+    asking: ClientExchange, answer: ClientConnection, decoder: Decoder, deadline: float
+) -> list[StreamEvent]:
     """All events of a stream that nobody waits to see begin."""
     events: list[StreamEvent] = []
     size_bytes = 0
@@ -196,6 +200,7 @@ async def _gather(answer: ClientConnection, decoder: Decoder, deadline: float) -
     def take(data: bytes) -> float:
         nonlocal size_bytes
         size_bytes += len(data)
+        asking.heard += 1
         if size_bytes > MAX_GATHERED_BYTES:
             raise BackendError(f"the backend's answer is longer than {MAX_GATHERED_BYTES} bytes")
         events.extend(decoder.feed(data))

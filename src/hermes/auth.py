@@ -43,7 +43,8 @@ class Authenticator:
         known = digest if digest in self._keys else _NOBODY
         principal = self._keys.get(known)
         if not hmac.compare_digest(known, digest) or principal is None:
-            raise Unauthenticated("the API key is not known here", headers=_CHALLENGE)
+            # OpenAI's words: LiteLLM looks for them, else it makes a BadRequestError of it.
+            raise Unauthenticated("Incorrect API key provided: it is not known here", headers=_CHALLENGE)
         return principal
 
 

@@ -32,6 +32,7 @@ from hermes.http.origin import Origin
 from hermes.http.pool import Pool
 from hermes.http.wire import Deadlines, render_headers
 from hermes.policy.load_options import Pins
+from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
@@ -140,6 +141,10 @@ def rules(scheduling: settings.Scheduling) -> Rules:
         for each in (scheduling.interactive, scheduling.normal, scheduling.batch)
     )
     return Rules((interactive, normal, batch), floor=scheduling.model_floor, load_waits=2.0)
+
+
+def patience(health: settings.Health) -> Patience:
+    return Patience(health.silence_s, health.probe_timeout_s, health.pause_s)
 
 
 def unlisted_bounds(defaults: settings.Defaults) -> ModelBounds:

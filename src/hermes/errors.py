@@ -211,6 +211,10 @@ class BackendUnreachable(BackendError):
     code = "backend_unreachable"
 
 
+class BackendCrashed(BackendError):
+    """It was gone before it had said anything: the request it was at may be what it died of."""
+
+
 class BackendBusy(BackendError):
     """Back-pressure, not a fault: the backend's own queue is full or it is still loading."""
 

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
+from typing import Protocol
 
 from msgspec import Struct, field, msgpack
 
@@ -53,6 +54,22 @@ _unpack = msgpack.Decoder(Why).decode
 REMEMBERED = 10_000
 
 
+class Asking(Protocol):
+    """A request to a backend, as who watches over that needs it.
+
+    `mark` is another after each sign of life; inf while nothing is awaited of it. `whole`: there is none before the
+    end. `heard`: pieces of an answer that is put together here.
+    """
+
+    @property
+    def mark(self) -> float: ...
+    @property
+    def whole(self) -> bool: ...
+    @property
+    def heard(self) -> int: ...
+    def cut(self) -> None: ...
+
+
 class Exchange(Struct, eq=False, gc=False):
     """What is known of one request so far. `now` arguments and `*_at` are monotonic seconds, `created_at` is not."""
 
@@ -76,6 +93,9 @@ class Exchange(Struct, eq=False, gc=False):
     dismissed: bool = False
     asked: str = ""  # the model that its client asked for, where another answers instead
     fallbacks: tuple[str, ...] | None = None  # those that still might; None: nobody had to ask so far
+    asking: Asking | None = None  # a backend, since the last attempt began
+    holds_back: bool = False  # calls of tools, which a backend may say nothing before
+    crashes: int = 0  # of backends that were at it
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
     outcome: Outcome = Outcome.OK

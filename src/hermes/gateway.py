@@ -14,6 +14,7 @@ from hermes.chat import ChatRequest, EmbedRequest, MustCall
 from hermes.dialects import BackendDialect, ClientDialect, EmbedDialect, Meta
 from hermes.errors import (
     BackendBusy,
+    BackendCrashed,
     BackendError,
     BackendUnreachable,
     BadRequest,
@@ -29,6 +30,7 @@ from hermes.errors import (
     QueueTimeout,
 )
 from hermes.exchange import Exchange
+from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.ollama import full_name
 from hermes.http.response import Response
@@ -50,6 +52,8 @@ from hermes.policy.routing import (
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
 
+# A prompt that so many backends have died of is not tried on another.
+MAX_CRASHES = 2
 # Of English in common tokenizers; what backends count corrects it, model by model.
 USUAL_TOKENS_PER_BYTE = 0.25
 
@@ -145,6 +149,8 @@ class Gateway:
                     exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
                 )
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
+                if request.tools:
+                    exchange.holds_back = True
                 heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
                 return await self._serve(job, ticket, heart)
             except BaseException as error:
@@ -190,6 +196,7 @@ class Gateway:
                 ticket = replace(ticket, resident=found.resident, candidates=found.names)
             await asyncio.sleep(pause_s)
             ticket = exchange.ticket = ticket.again()
+            exchange.asking = None  # its connection may be somebody else's by now
 
     def _ticket(
         self,
@@ -267,7 +274,7 @@ class Gateway:
         if not found.names and service.pulled:
             return self._pulled_route(service, dialect)
         if not found.names:
-            if not self._fleet.ready:
+            if not self._fleet.can_serve(service.backends):
                 raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         if service.model not in self._catalog.listed:
@@ -355,24 +362,39 @@ class Gateway:
             await attempt.run(job, backend.server or backend.driver.server_of(ticket.resident), ticket)
         except BaseException as error:
             self._metrics.attempts.add((backend.name, _result_of(error)))
-            if isinstance(error, BackendUnreachable):
-                backend.suspect()
+            if isinstance(error, BackendError):
+                self._blame(backend, ticket, exchange, error)
             raise
         finally:
             if job.request.stream and exchange.ttft_s is not None:
                 self._admission.scheduler.begun(ticket, exchange.arrived_at + exchange.ttft_s)
         self._metrics.attempts.add((backend.name, "ok"))
+        if backend.breakers:
+            slots = self._admission.scheduler.slots(ticket.model, backend.name)
+            self._fleet.health[backend.name].succeeded(ticket, slots)
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
         if usage.prompt_tokens:
             self._prompts[ticket.resident].add(usage.prompt_tokens / job.prompt_bytes)
+
+    def _blame(self, backend: Backend, ticket: Ticket, exchange: Exchange, error: BackendError) -> None:
+        """An attempt has failed there."""
+        if isinstance(error, BackendCrashed):
+            exchange.crashes += 1
+        if BackendUnreachable in (type(error), type(error.__cause__)):
+            backend.suspect()
+        others = self._admission.scheduler.where(ticket.resident).get(backend.name, 1) - 1
+        self._fleet.health[backend.name].failed(ticket, error, others)
 
     def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
         spent = exchange.attempts > 1
         if error.retryable and not exchange.begun:
             pause_s = self._retries.withdraw(exchange.attempts)
-            if pause_s is not None and asyncio.get_running_loop().time() + pause_s < deadline:
+            if pause_s is not None and exchange.crashes >= MAX_CRASHES:
+                words = f"backends have died at this request {exchange.crashes} times, it is not tried on another"
+                error = BackendCrashed(f"{words}: {error.message}", code="request_crashes_backends")
+            elif pause_s is not None and asyncio.get_running_loop().time() + pause_s < deadline:
                 return pause_s
             # A busy backend says when to come back.
             spent = spent or (pause_s is None and not isinstance(error, BackendBusy))

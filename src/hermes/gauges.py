@@ -5,6 +5,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.http.server import Server
 from hermes.metrics import Metrics
+from hermes.policy.breaker import CLOSED
 from hermes.policy.scheduler import Scheduler
 
 
@@ -32,6 +33,15 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     gauge("hermes_backend_up", "1 while the backend answers.", ("backend",), lambda: {
         (name,): float(backend.state == "up") for name, backend in fleet.backends.items()
     })  # fmt: skip
+    gauge(
+        "hermes_backend_breaker_state",
+        "0: as many requests as there are slots; 1: fewer; 2: none. Only of models that have given trouble.",
+        ("backend", "model"),
+        lambda: {
+            (name, model): 2.0 if breaker.rests else 0.0 if breaker.state is CLOSED else 1.0
+            for name, backend in fleet.backends.items() for model, breaker in backend.breakers.items()
+        },
+    )  # fmt: skip
     metrics.counter(
         "hermes_model_reloads_avoided",
         "Requests that the backend would have loaded the model anew for, had their load-time options been heeded.",

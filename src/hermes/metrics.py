@@ -141,6 +141,16 @@ class Metrics:
         self.attempts = Counter(
             "hermes_backend_attempts", "Attempts at backends, by how they ended.", ("backend", "result")
         )
+        self.probes = Counter(
+            "hermes_backend_probes",
+            "Tokens asked for to see whether a model generates.",
+            ("backend", "model", "result"),
+        )
+        self.ejections = Counter(
+            "hermes_backend_ejections",
+            "Times a model was given no more requests, by why.",
+            ("backend", "model", "reason"),
+        )
         self.loads = Counter(
             "hermes_model_loads", "Loads that were ordered, by how they ended.", ("backend", "model", "outcome")
         )

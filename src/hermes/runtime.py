@@ -28,6 +28,7 @@ from hermes.errors import ConfigError
 from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
+from hermes.fleet.watchdog import Watchdog
 from hermes.gateway import Gateway
 from hermes.http.server import Server
 from hermes.http.wire import TICK_S, Deadlines
@@ -60,8 +61,10 @@ class Runtime:
         server = config.server
         self._door = Door(server.allowed_hosts, server.allowed_origins, instance=os.urandom(8).hex())
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
+        patience = composition.patience(config.health)
         backends = [self._backend(group) for group in composition.groups(config)]
-        self.fleet = Fleet(backends, self.admission, self.metrics)
+        self.fleet = Fleet(backends, self.admission, self.metrics, patience)
+        self._watchdog = Watchdog(self.journal, self.fleet.health, patience)
         self.catalog = composition.catalog(config)
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
@@ -144,7 +147,7 @@ class Runtime:
         composition.stay_on(server.cpu_affinity)
         self._open_access_log()
         self._remember()
-        self._watching = self._loop.create_task(self.fleet.run(), name="fleet")
+        self._watching = self._loop.create_task(self.fleet.run(self._watchdog.watch), name="fleet")
         if preloaded := composition.preloaded(self.config):
             self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
         try:

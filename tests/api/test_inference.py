@@ -216,6 +216,19 @@ async def test_a_model_may_be_bound_to_some_backends_and_others_be_closed() -> N
 
 
 @scenario
+async def test_a_model_is_not_missing_while_its_only_backend_was_never_seen() -> None:
+    """404 would keep the SDKs from trying again, and say what nobody knows."""
+    away = {"name": "away", "url": "http://127.0.0.1:1"}
+    async with ollama() as backend:
+        here = {"name": "here", "url": backend.url}
+        async with hermes(backends=[here, away], models={"phi": {"backends": ["away"]}}) as gateway:
+            for path in ("/v1/llm/phi", "/v1/llm/phi/load"):
+                reply = await gateway.ask(path, prompt())
+                assert (reply.status, reply.error["code"]) == (503, "no_backend")
+            assert (await gateway.ask("/v1/llm/nobody", prompt())).status == 404
+
+
+@scenario
 async def test_a_model_that_its_backend_has_lost_is_served_by_another() -> None:
     """I8: not found is tried again once, after asking who has the model now."""
     async with ollama("gemma:latest") as one, ollama("gemma:latest") as two, hermes(one, two) as gateway:

@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 
 from hermes.dialects import ollama_answer, ollama_request
-from tests.fakes.backend import CREATED_AT, DONE, FOR_EVER, FakeOllama, Then, answer, fail, loaded, model, ollama, play
+from tests.fakes.backend import (
+    CREATED_AT,
+    DONE,
+    FOR_EVER,
+    Asked,
+    FakeOllama,
+    Then,
+    answer,
+    fail,
+    loaded,
+    model,
+    ollama,
+    play,
+)
 from tests.fakes.gateway import OLLAMA, Hermes, bearer, chat, hermes, hold_slot, key, scenario
 from tests.support import until
 
@@ -356,8 +369,11 @@ async def test_who_leaves_while_vectors_are_made_frees_the_backend() -> None:
 
 
 async def _embedding(gateway: Hermes, backend: FakeOllama) -> Any:
-    await until(lambda: backend.managed[-1].path == "/api/embed", "it was not asked")
-    return backend.managed[-1]
+    def asked() -> list[Asked]:
+        return [each for each in backend.managed if each.path == "/api/embed"]  # there may have been a look since
+
+    await until(asked, "it was not asked")
+    return asked()[-1]
 
 
 @pytest.mark.parametrize("count", [1, 10])

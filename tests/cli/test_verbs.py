@@ -437,6 +437,15 @@ async def test_status_shows_processes_and_what_went_wrong(verb: Run) -> None:
 
 
 @scenario
+async def test_status_shows_which_model_gets_no_requests_and_why(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
+        backend.default = fail(500, "CUDA error")
+        for _ in range(5):
+            await gateway.ask("/v1/llm/gemma", {"prompt": "Hi"})
+        assert "\n  gemma:latest is open: CUDA error\n" in (await ask(verb, gateway, "status")).stdout
+
+
+@scenario
 async def test_status_queue_and_why_show_how_far_a_model_is_that_is_waited_for(verb: Run) -> None:
     layer = {"status": "pulling", "digest": "sha256:0", "total": 1000, "completed": 430}
     async with ollama() as backend, hermes(backend, models={"phi": {"pull": "on_demand"}}) as gateway:

@@ -10,6 +10,7 @@ from hermes.chat import Failure
 from hermes.dialects.ollama import Ollama
 from hermes.errors import (
     BackendBusy,
+    BackendCrashed,
     BackendError,
     BackendRefused,
     BadRequest,
@@ -63,7 +64,7 @@ CASES: list[tuple[int, str, type[GatewayError], str]] = [
     (429, "too many", BackendBusy, "backend_busy"),
     (499, "request canceled", BackendError, "backend_error"),
     (500, "an error was encountered while running the model: unexpected EOF", BackendError, "backend_error"),
-    (500, "llama-server process no longer running: -1", BackendError, "backend_error"),
+    (500, "llama-server process no longer running: -1", BackendCrashed, "backend_error"),
     (500, "model requires more system memory (9 GiB) than is available (2 GiB)", BackendError, "backend_error"),
     (
         500,
@@ -100,7 +101,7 @@ def test_only_the_backends_own_faults_are_tried_again() -> None:
         for status, text, kind, _ in CASES
         if (error := DIALECT.error(status, json.dumps({"error": text}).encode()))
     }
-    assert {kind for (_, kind), again in retryable.items() if again} == {BackendError, BackendBusy}
+    assert {kind for (_, kind), again in retryable.items() if again} == {BackendError, BackendBusy, BackendCrashed}
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -120,7 +120,7 @@ async def test_each_error_is_of_its_class(tmp_path: Path) -> None:
         }
         async with serving(load(None, environ, {}, tmp_path)) as gateway:
             async with sdk(gateway, key="sk-bad") as stranger:
-                with pytest.raises(openai.AuthenticationError):
+                with pytest.raises(openai.AuthenticationError, match="Incorrect API key provided"):
                     await stranger.chat.completions.create(model="gemma", messages=HI)
             async with sdk(gateway, key="sk-good") as client:
                 with pytest.raises(openai.NotFoundError) as missing:

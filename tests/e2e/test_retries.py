@@ -10,6 +10,7 @@ from tests.support import until
 
 BUSY = fail(503, "server busy, please try again.  maximum pending requests exceeded")
 CRASH = fail(500, "llama-server process no longer running: exit status 2")
+FAILURE = fail(500, "CUDA error: an illegal memory access was encountered")
 
 PASSING = {
     "a crash": CRASH,
@@ -40,11 +41,24 @@ async def test_what_fails_once_is_not_noticed(stream: bool, script: Script) -> N
 @scenario
 async def test_three_attempts_are_all_and_then_nobody_else_shall_retry() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
-        backend.default = CRASH
+        backend.default = FAILURE
         reply = await gateway.ask(PROMPT, prompt())
         assert (reply.status, reply.headers["x-should-retry"]) == (502, "false")
-        assert "exit status 2" in reply.error["message"]
+        assert "CUDA error" in reply.error["message"]
         assert len(backend.asked) == (await gateway.record()).attempts == 3
+
+
+@pytest.mark.parametrize("crash", [CRASH, play(then=Then.RESET), play(then=Then.CUT)], ids=["told", "reset", "cut"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@scenario
+async def test_a_prompt_that_two_backends_have_died_of_is_not_tried_on_a_third(stream: bool, crash: Script) -> None:
+    async with ollama() as first, ollama() as second, ollama() as third, hermes(first, second, third) as gateway:
+        for backend in (first, second, third):
+            backend.default = crash
+        reply = await gateway.ask(CHAT, chat(stream=stream))
+        assert (reply.status, reply.error["code"]) == (502, "request_crashes_backends")
+        assert reply.headers["x-should-retry"] == "false"
+        assert sorted(bool(backend.asked) for backend in (first, second, third)) == [False, True, True]
 
 
 @scenario
@@ -71,8 +85,8 @@ async def test_over_all_requests_retries_keep_to_a_budget() -> None:
     limits = {"max_attempts": 2, "retry_ratio": 0}
     async with ollama() as backend:
         own = {"name": "b0", "url": backend.url, "slots": 30}
-        async with hermes(backends=[own], limits=limits) as gateway:
-            backend.default = CRASH
+        async with hermes(backends=[own], limits=limits, health={"pause_s": 0.001}) as gateway:
+            backend.default = FAILURE
             calls = [await gateway.open(PROMPT, prompt()) for _ in range(25)]
             replies = [await call.reply() for call in calls]
             assert {reply.status for reply in replies} == {502}
@@ -82,13 +96,22 @@ async def test_over_all_requests_retries_keep_to_a_budget() -> None:
 @scenario
 async def test_another_backend_is_tried_where_there_is_one() -> None:
     async with ollama() as bad, ollama() as good, hermes(bad, good, limits={"max_attempts": 2}) as gateway:
-        bad.default = CRASH
-        for number in range(5):
-            reply = await gateway.ask(PROMPT, prompt(), session("b0", number=number))
-            assert reply.status == 200
+        bad.default = FAILURE
+        assert (await gateway.ask(PROMPT, prompt(), session("b0"))).status == 200
+        record = await gateway.record()
+        assert (record.backend, record.attempts) == ("b1", 2)
+
+
+@scenario
+async def test_whoever_fails_at_once_is_not_the_least_busy() -> None:
+    """A failure takes a slot as long as a run does, or a second."""
+    async with ollama() as bad, ollama() as good, hermes(bad, good) as gateway:
+        bad.default = FAILURE
+        for number in range(9):
+            assert (await gateway.ask(PROMPT, prompt(), session("b0", number=number))).status == 200
             record = await gateway.record(number)
-            assert (record.backend, record.attempts) == ("b1", 2)
-        assert (len(bad.asked), len(good.asked)) == (5, 5)
+            assert (record.backend, record.attempts) == ("b1", 1 if number else 2)
+        assert (len(bad.asked), len(good.asked)) == (1, 9)
 
 
 @scenario

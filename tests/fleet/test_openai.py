@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from hermes.fleet.inventory import ModelInfo
@@ -234,6 +235,34 @@ async def test_what_one_kind_can_no_longer_serve_the_other_does() -> None:
         await first.listen()
         await gateway.runtime.fleet.backends["b0"].look(2.0)
         assert (await gateway.ask(CHAT, chat())).status == 200
+
+
+LOST = {
+    "vllm": (
+        404,
+        {"message": "The model `gemma` does not exist.", "type": "NotFoundError", "param": "model", "code": 404},
+    ),
+    "llamacpp": (400, {"message": "model 'gemma' not found", "type": "invalid_request_error", "code": 400}),
+    "openai": (404, {"message": "The model 'gemma' does not exist", "type": "invalid_request_error", "code": None}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("kind", LOST)
+@scenario
+async def test_a_model_that_one_has_lost_is_asked_of_who_has_it_after_another_look(kind: str, stream: bool) -> None:
+    """I8: once more."""
+    status, error = LOST[kind]
+    first, second = FakeOpenAI(kind, "gemma"), FakeOpenAI(kind, "gemma")
+    async with listening(first), listening(second), hermes(first, second) as gateway:
+        first.models.clear()
+        first.default = answer(status, msgspec.json.encode({"error": error}))
+        for backend in gateway.runtime.fleet.backends.values():
+            backend.seen_at -= 60
+        for _ in range(2):
+            assert (await gateway.ask(CHAT, chat(stream=stream))).status == 200
+        assert (len(first.asked), len(second.asked)) == (1, 2)
+        assert gateway.runtime.fleet.backends["b0"].breakers == {}, "that is no fault"
 
 
 @scenario

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable
+from hermes.errors import BackendBusy, BackendCrashed, BackendError, BackendTimeout, BackendUnreachable
 from hermes.http.client import PoolLimits
 from hermes.http.origin import Origin
 from hermes.http.pool import Pool
@@ -217,6 +217,22 @@ def test_a_pooled_connection_that_turns_out_dead_is_replaced_once(leave: Callabl
     run(scenario())
 
 
+def test_a_backend_that_has_died_at_a_pooled_connection_has_died_of_the_request() -> None:
+    """There is no other connection to it: it did not only give up one that was idle."""
+
+    async def scenario() -> None:
+        async with listening() as (backend, pool):
+            peer = await served_by(backend, pool)
+            async with background(ask(pool)) as asked:
+                await peer.request()
+                backend.sock.close()
+                peer.close()
+                with pytest.raises(BackendCrashed):
+                    await asked
+
+    run(scenario())
+
+
 def test_the_replacement_is_fresh_and_not_another_pooled_connection() -> None:
     """A backend that restarts leaves many dead connections: one retry is enough only if it passes them by."""
 
@@ -248,7 +264,7 @@ def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
             peer = await backend.accept()
             await peer.request()
             peer.close()
-            with pytest.raises(BackendError, match="closed the connection"):
+            with pytest.raises(BackendCrashed, match="closed the connection"):
                 await asked
             assert pool.opened == 1
 

@@ -125,9 +125,9 @@ class House:
 
 
 @asynccontextmanager
-async def house(folder: Path, ollama_url: str = OLLAMA_URL) -> AsyncIterator[House]:
+async def house(folder: Path, ollama_url: str = OLLAMA_URL, **environ: str) -> AsyncIterator[House]:
     """Hermes in front of the Ollama, which must have MODEL."""
-    async with serve(folder, OLLAMA_URL=ollama_url) as hermes:
+    async with serve(folder, OLLAMA_URL=ollama_url, **environ) as hermes:
         home = House(hermes)
         async with home.sdk:
             await home.open_up()

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,22 @@ async def kill_runner() -> None:
             os.kill(int(process.name), signal.SIGKILL)
     except PermissionError:
         pytest.skip("the runner belongs to another user")
+
+
+@asynccontextmanager
+async def frozen_runner() -> AsyncIterator[None]:
+    """The runner of MODEL hangs meanwhile, nothing else does. Skips the test where it is not ours to stop."""
+    runners = [int(process.name) for process in await _runners()]
+    try:
+        for number in runners:
+            os.kill(number, signal.SIGSTOP)
+        yield
+    except PermissionError:
+        pytest.skip("the runner belongs to another user")
+    finally:
+        for number in runners:
+            with suppress(OSError):
+                os.kill(number, signal.SIGCONT)
 
 
 async def _runners() -> list[Path]:

@@ -31,6 +31,7 @@ from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import Deadlines
 from hermes.metrics import Gauge, Metrics
+from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.scheduler import Scheduler
@@ -101,6 +102,7 @@ class Line:
         backends: dict[str, SimulatedBackend],
         slots: int,
         heartbeat_s: float = 0.0,
+        pause_s: float = 1e-6,
     ) -> None:
         self.loop = loop
         self.backends = backends
@@ -112,7 +114,8 @@ class Line:
         self.scheduler = Scheduler(bounds, ModelBounds(queue_limit=6))
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.deadlines = Deadlines(loop)
-        self.fleet = Fleet([self._backend(name) for name in backends], self.admission, self.metrics)
+        made = [self._backend(name) for name in backends]
+        self.fleet = Fleet(made, self.admission, self.metrics, Patience(pause_s=pause_s))
         self.clients: list[Client] = []
         self.api = self._api(heartbeat_s)
         loop.after_each_step = self.check
@@ -267,7 +270,7 @@ def draw(dice: random.Random, loop: VirtualLoop) -> Line:
 
     backends = {name: SimulatedBackend(loop, connecting, script) for name in ("x", "y")[: dice.randint(1, 2)]}
     bounds, slots = Bounds(max_concurrent=dice.choice((None, 2))), dice.randint(1, 2)
-    line = Line(loop, bounds, backends, slots, heartbeat_s=dice.choice((0.0, 0.05, 1.0)))
+    line = Line(loop, bounds, backends, slots, heartbeat_s=dice.choice((0.0, 0.05, 1.0)), pause_s=0.1 * slots)
     for _ in range(dice.randint(3, 14)):
         loop.call_later(dice.random() * 6, lambda: draw_request(dice, line, odds))
     for _ in range(dice.choice((0, 0, 2))):

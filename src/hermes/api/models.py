@@ -175,7 +175,7 @@ class Models:
         service = self._service(model)
         if not candidates(service, self._fleet.inventories()).names:
             await self._fleet.refresh()
-            if not self._fleet.ready:
+            if not self._fleet.can_serve(service.backends):
                 raise NoBackend("no backend is up", retry_after_s=1.0)
         call.exchange.model = service.model
         return service, self._found(service)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 
 import msgspec
 
@@ -15,6 +16,7 @@ from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
+from hermes.policy.breaker import Breaker
 from hermes.policy.routing import Catalog
 from hermes.policy.ticket import Bounds
 
@@ -128,9 +130,23 @@ class Ops:
         told = _backend(backend)
         if isinstance(backend.driver, Managed):
             told["processes"] = backend.driver.told(for_operator)
+        if backend.breakers:
+            told["health"] = [_health(name, each, self._clock()) for name, each in backend.breakers.items()]
         if changes := [tell_change(each) for each in self._scheduler.changes() if each.backend == backend.name]:
             told["changes"] = changes
         return told
+
+
+def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:
+    """`retry_in_s`: until a request, or where it is stuck a probe, tries whether it is well again."""
+    told: dict[str, object] = {"model": model, "state": breaker.state}
+    if breaker.why:
+        told["why"] = breaker.why
+    if breaker.rests:
+        told["retry_in_s"] = max(0.0, round(min(breaker.until, breaker.probe_at) - now, 3))
+    elif breaker.limit < inf:
+        told["limit"] = int(breaker.limit)
+    return told
 
 
 def _backend(backend: Backend) -> dict[str, object]:

@@ -34,6 +34,11 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         error = f": {backend['error']}" if backend.get("error") else ""
         kind = f"{backend['kind']} {backend['version']}{simulated}"
         yield f"backend {backend['name']} ({kind}): {backend['state']}{draining}{error}"
+        for each in backend.get("health", ()):
+            if each["state"] != "closed":
+                why = f": {each['why']}" if each.get("why") else ""
+                who = "every model" if each["model"] == "*" else each["model"]
+                yield f"  {who} is {each['state'].replace('_', ' ')}{why}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
         for process in backend.get("processes", ()):

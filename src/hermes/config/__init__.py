@@ -53,6 +53,7 @@ __all__ = [
     "Backend",
     "Config",
     "Defaults",
+    "Health",
     "Key",
     "Limits",
     "LoadOptions",
@@ -266,6 +267,14 @@ class Scheduling(Struct, frozen=True):
     queue_heartbeat_s: SecondsOrZero = 20
 
 
+class Health(Struct, frozen=True):
+    """When a backend is thought to hang, and how soon it is tried again. `silence_s`: 0 is never."""
+
+    silence_s: SecondsOrZero = 30
+    probe_timeout_s: Seconds = 15
+    pause_s: Seconds = 1
+
+
 class Logging(Struct, frozen=True):
     """Logs are JSON lines. `access_log`: stderr, off, or a file."""
 
@@ -283,6 +292,7 @@ class Config(Struct, frozen=True):
     serve_unlisted: bool = True
     limits: Limits = Limits()
     scheduling: Scheduling = Scheduling()
+    health: Health = Health()
     keys: tuple[Key, ...] = ()
     logging: Logging = Logging()
 

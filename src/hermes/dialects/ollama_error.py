@@ -9,6 +9,7 @@ import re
 from hermes.dialects.error_text import text_of
 from hermes.errors import (
     BackendBusy,
+    BackendCrashed,
     BackendError,
     BackendRefused,
     BadRequest,
@@ -52,7 +53,7 @@ def _from_text(status: int, text: str) -> GatewayError:
     if status == 500 and (broke_off := _BROKE_OFF.match(text)):
         return BackendError(broke_off[0])
     if status == 500 and _CRASHED.match(text):
-        return BackendError(text)
+        return BackendCrashed(text)
     if status in (400, 413, 422, 500) and _OVERLONG.search(text):
         return ContextLengthExceeded(text)
     if status in (400, 422, 500, 501) and _LACKING.search(text):

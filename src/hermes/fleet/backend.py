@@ -11,6 +11,7 @@ from hermes.fleet import memory
 from hermes.fleet.download import Download
 from hermes.fleet.driver import Driver
 from hermes.fleet.inventory import Inventory, LoadedModel
+from hermes.policy.breaker import STUCK, Breaker
 from hermes.policy.ticket import BackendFacts
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Backend:
         self.seen_at = 0.0
         self.gone_at: dict[str, float] = {}  # what we have unloaded, when; inf: it is about to be
         self.pulling: dict[str, Download] = {}  # by model
+        self.breakers: dict[str, Breaker] = {}  # of the models that have given trouble
         self.on_change: Callable[[], None] = lambda: None  # it came, went, or has other models than before
         self._failed_at = 0.0
         self._seen: object = None
@@ -132,6 +134,8 @@ class Backend:
             slots_of=self.inventory.slots_of,
             idle_ttls_s=self.inventory.idle_ttls_s,
             fallen=self.inventory.fallen,
+            limits={name: int(each.limit) for name, each in self.breakers.items() if each.limit < inf},
+            resting={name: each.until for name, each in self.breakers.items() if each.rests},
         )
 
     @property
@@ -139,9 +143,22 @@ class Backend:
         return self.room.kind in ("said", "gpu") and self._has_gpu
 
     @property
+    def generates(self) -> bool:
+        """Whether anything can be asked of it: it answers, and not all that it has in memory is stuck."""
+        stuck = {name for name, breaker in self.breakers.items() if breaker.state is STUCK}
+        there = {model.name for model in self.inventory.loaded} or self.inventory.models.keys()
+        return self.state == "up" and not (stuck and stuck >= there)
+
+    @property
     def _has_gpu(self) -> bool:
         """What runs on a GPU tells that there is one."""
         return any(model.vram_bytes for model in self.inventory.loaded)
+
+    def has_in_memory(self, model: str) -> bool:
+        """As far as was seen."""
+        if self.driver.loads:
+            return any(each.name == model for each in self.inventory.loaded)
+        return model not in self.inventory.absent
 
     def reloads_avoided(self, model: str) -> int:
         """Of a model, by any of its names."""

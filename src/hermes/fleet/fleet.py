@@ -1,15 +1,18 @@
-"""All backends: each watched, given orders and downloads; which are up, who has which model, and who fetches it."""
+"""All backends: each watched, kept healthy, given orders and downloads; which are up, who has and who fetches what."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from hermes.errors import BackendNotFound, BadRequest, GatewayError, NoBackend
 from hermes.fleet.backend import Backend
 from hermes.fleet.download import Download
+from hermes.fleet.health import Health
 from hermes.fleet.orders import Listener, Orders, tell
 from hermes.fleet.pulls import Pulls
 from hermes.metrics import Metrics
+from hermes.policy.pulse import STANDARD, Patience
 from hermes.policy.ticket import Load, Unload
 
 # Unknown names make us look again at most this often.
@@ -19,23 +22,29 @@ REFRESH_S = 1.0
 class Fleet:
     """What it sees, and how its orders ended, is told to `listener`."""
 
-    def __init__(self, backends: Iterable[Backend], listener: Listener, metrics: Metrics) -> None:
+    def __init__(
+        self, backends: Iterable[Backend], listener: Listener, metrics: Metrics, patience: Patience = STANDARD
+    ) -> None:
         self.backends = {backend.name: backend for backend in backends}
         self.orders = {name: Orders(backend, listener, metrics) for name, backend in self.backends.items()}
         self.pulls = {name: Pulls(backend, listener, metrics) for name, backend in self.backends.items()}
+        self.health = {name: Health(backend, listener, metrics, patience) for name, backend in self.backends.items()}
         self._listener = listener
         self.generation = 0  # grows with each backend that comes, goes, or has other models than before
         for backend in self.backends.values():
             backend.on_change = self._changed
 
-    async def run(self) -> None:
-        """Watch all backends, and do what is ordered, until cancelled."""
+    async def run(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Watch all backends, and do what is ordered, until cancelled; and what is to be done beside that."""
         try:
             async with asyncio.TaskGroup() as group:
+                for work in beside:
+                    group.create_task(work())
                 for name, backend in self.backends.items():
                     group.create_task(backend.watch(partial(self._looked, backend)), name=f"watch {name}")
                     group.create_task(self.orders[name].work(), name=f"orders of {name}")
                     group.create_task(self.pulls[name].work(), name=f"pulls of {name}")
+                    group.create_task(self.health[name].work(), name=f"health of {name}")
                     group.create_task(backend.find_room(), name=f"room of {name}")
         finally:
             await asyncio.gather(*(backend.driver.close() for backend in self.backends.values()))
@@ -53,6 +62,7 @@ class Fleet:
 
     def _looked(self, backend: Backend) -> None:
         """What is seen may lead to orders, which come before what is only to stay."""
+        self.health[backend.name].looked()
         tell(backend, lambda: self._listener.observe(backend.facts))
         self.orders[backend.name].looked()
 
@@ -104,7 +114,11 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        return any(backend.takes_work for backend in self.backends.values())
+        return any(backend.takes_work and backend.generates for backend in self.backends.values())
+
+    def can_serve(self, names: Sequence[str]) -> bool:
+        """Whether one of these backends takes work; no names: one of all."""
+        return any(self.backends[name].takes_work for name in names or self.backends)
 
     def inventories(self) -> dict[str, dict[str, str]]:
         """What each backend has, as last seen: a backend that is down keeps its models."""

@@ -48,8 +48,8 @@ class LoadedModel(Struct, frozen=True):
 class Inventory(Struct, frozen=True):
     """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds.
 
-    `slots`: how many requests it says to run at once, None: it does not say. `slots_of`, `idle_ttls_s` and `fallen` are
-    as in BackendFacts.
+    `slots`: how many requests it says to run at once, None: it does not say. `absent`: of a server that sees to its
+    memory itself, and tells, what it has yet to load. `slots_of`, `idle_ttls_s` and `fallen` are as in BackendFacts.
     """
 
     version: str
@@ -62,3 +62,4 @@ class Inventory(Struct, frozen=True):
     slots_of: Mapping[str, int] = {}
     idle_ttls_s: Mapping[str, float] = {}
     fallen: Mapping[str, Fallen] = {}
+    absent: frozenset[str] = frozenset()

@@ -23,13 +23,14 @@ from hermes.policy.routing import MODEL_NAME
 class Listing(Struct, frozen=True):
     """What a server says that it has. `aliases` are more names, each of one of its models.
 
-    `slots`: how many requests it says to run at once, None: it does not say.
+    `slots`: how many requests it says to run at once, None: it does not say. `absent`: models that it has yet to load.
     """
 
     models: tuple[ModelInfo, ...]
     slots: int | None = None
     version: str = ""
     aliases: dict[str, str] = {}
+    absent: frozenset[str] = frozenset()
 
 
 class Kind(BackendDialect, Protocol):
@@ -134,7 +135,7 @@ def _inventory(listing: Listing, asked_at: float) -> Inventory:
     aliases = {alias: name for alias, name in listing.aliases.items() if MODEL_NAME(alias) and name in models}
     names = tagged | aliases | {name: name for name in models}
     slots = listing.slots if listing.slots is not None and listing.slots > 0 else None
-    return Inventory(listing.version, models, (), names, asked_at=asked_at, slots=slots)
+    return Inventory(listing.version, models, (), names, asked_at=asked_at, slots=slots, absent=listing.absent)
 
 
 def untagged(name: str) -> str:

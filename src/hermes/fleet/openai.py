@@ -61,6 +61,12 @@ class _Model(Struct):
     aliases: list[str] | None = None
     max_model_len: int | None = None
     meta: _Meta | None = None
+    status: Any = None  # of llama.cpp's router: {"value": "loaded"}, or unloaded, loading, sleeping
+
+    @property
+    def is_absent(self) -> bool:
+        value = self.status.get("value") if isinstance(self.status, dict) else None
+        return isinstance(value, str) and value != "loaded"
 
 
 class _Models(Struct):
@@ -110,6 +116,7 @@ class OpenAIKind(OpenAIBackend):
             about.total_slots,
             about.version or about.build_info,
             {alias: name for name, model in named.items() for alias in model.aliases or ()},
+            frozenset(name for name, model in named.items() if model.is_absent),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import httptools
 from msgspec import Struct
 
-from hermes.errors import BackendError, BackendTimeout
+from hermes.errors import BackendCrashed, BackendError, BackendTimeout
 from hermes.http.wire import HIGH_WATER_BYTES, NEVER, give_way
 
 
@@ -231,7 +231,8 @@ class ClientConnection(asyncio.Protocol):
         if self.lost:
             if self.reused and not self.touched:
                 raise StaleConnection
-            raise BackendError("the backend closed the connection before its answer was complete")
+            kind = BackendError if self.touched else BackendCrashed
+            raise kind("the backend closed the connection before its answer was complete")
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

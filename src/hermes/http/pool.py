@@ -8,7 +8,7 @@ from types import TracebackType
 
 from msgspec import Struct
 
-from hermes.errors import BackendBusy, BackendTimeout, BackendUnreachable
+from hermes.errors import BackendBusy, BackendCrashed, BackendTimeout, BackendUnreachable
 from hermes.http.client import ClientConnection, PoolLimits, StaleConnection
 from hermes.http.origin import Origin
 from hermes.http.wire import NEVER, Deadlines
@@ -127,13 +127,27 @@ class Pool:
 
 
 class ClientExchange(Struct, eq=False):
-    """One request, to be used with `async with`, which gives the connection that has its answer."""
+    """One request, to be used with `async with`, which gives the connection that has its answer.
+
+    `heard`: pieces of an answer that is put together here.
+    """
 
     pool: Pool
     request: bytes
     whole: bool
     deadline: float
     connection: ClientConnection | None = None
+    heard: int = 0
+
+    @property
+    def mark(self) -> float:
+        """Another one after each piece of the answer that was taken; inf while none is awaited."""
+        return self.heard + self.connection.deadline if self.connection is not None else 0.0
+
+    def cut(self) -> None:
+        """Who waits for the answer hears that there is none."""
+        if self.connection is not None:
+            self.connection.abort()
 
     async def __aenter__(self) -> ClientConnection:
         self.connection = connection = self.pool.idle() or await self.pool.connect(self.deadline)
@@ -149,8 +163,14 @@ class ClientExchange(Struct, eq=False):
         return connection
 
     async def _ask_anew(self) -> ClientConnection:
-        """On a new connection, which is never stale."""
-        self.connection = connection = await self.pool.connect(self.deadline)
+        """On a new connection, which is never stale.
+
+        Raises BackendCrashed where there is none: an idle one whose server had gone before would have been noticed.
+        """
+        try:
+            self.connection = connection = await self.pool.connect(self.deadline)
+        except BackendUnreachable as error:
+            raise BackendCrashed("the backend closed the connection, and accepts no other") from error
         try:
             await connection.ask(self.request, self.whole, self.deadline)
             connection.answered()

@@ -51,6 +51,9 @@ class Samples:
     def median(self) -> float:
         return self._sorted[len(self._sorted) // 2] if self._sorted else self.first
 
+    def quantile(self, part: float) -> float:
+        return self._sorted[int(part * len(self._sorted))] if self._sorted else self.first
+
     def enough(self, waste: float) -> float:
         """The least time at which runs could be cut so that those cut would take at most `waste` of all time."""
         ordered, cut = self._sorted, 0

@@ -99,6 +99,8 @@ class Forecast:
         if here:
             return position, "hit", position * pace_s
         rounds_s = max(0, position - slots) * pace_s
+        if (back_at := self._residency.back_at(ticket.candidates, station)) > now and back_at < inf:
+            return position, "hit", back_at - now + rounds_s
         if plan := self._residency.coming(ticket.candidates, station):
             return position, "coming", plan.ready_in_s(now) + rounds_s
         if (there_at := self._residency.pulled_at(ticket.candidates, station)) is not None:

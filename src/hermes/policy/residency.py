@@ -252,6 +252,7 @@ class Residency:
             if station.name not in site.stays
             and site.name in station.candidates
             and station.name not in site.facts.pulling
+            and station.name not in site.facts.resting
             and station not in self._plans
             and (not site.rests or now >= site.rests_until(station))
         ]
@@ -336,6 +337,15 @@ class Residency:
             return "insufficient_memory"
         return ""
 
+    def back_at(self, candidates: tuple[str, ...], station: Station) -> float:
+        """When it rests on none of these backends any more; -inf: on one it does not."""
+        at = inf
+        for name in candidates:
+            site = self.sites.get(name)
+            if site is not None and site.facts.up:
+                at = min(at, site.facts.resting.get(station.name, -inf))
+        return at
+
     def coming(self, candidates: tuple[str, ...], station: Station) -> Plan | None:
         """What is under way to have it on one of these backends."""
         site = self._plans.get(station)
@@ -369,7 +379,7 @@ class Residency:
                 max(site.chosen_at + WEIGH_EVERY_S, site.rests_until(station))
                 for site in self.ours(candidates)
                 if site.plan is None and station.name not in site.stays and site.chosen_at <= since
-                if station.name not in site.facts.pulling
+                if station.name not in site.facts.pulling and station.name not in site.facts.resting
             ),
             default=inf,
         )

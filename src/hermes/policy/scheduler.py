@@ -41,6 +41,9 @@ from hermes.policy.ticket import (
 )
 from hermes.principal import CLASS_NAMES
 
+# A run that failed is not reckoned as longer than this.
+FAILURE_COSTS_S = 1.0
+
 
 class Scheduler:
     """`bounds` are those of the process; `unlisted` those of every model that `configure` was not called for."""
@@ -120,10 +123,12 @@ class Scheduler:
         self._forecast.learn_run(ticket, station, now)
         return self._end(ticket, station, now)
 
-    def cancel(self, ticket: Ticket, now: float, *, broken_off: bool = False) -> list[Decision]:
+    def cancel(self, ticket: Ticket, now: float, *, broken_off: bool = False, failed: bool = False) -> list[Decision]:
         """Its client has left, in whatever phase, or its run has failed: nothing is learned of how long it takes.
 
         `broken_off`: the backend was at work for it, and may be for a while: its slot is *settling* until then.
+        `failed`: the backend is to blame. Where another could have taken it, that takes it as long as a run does, or
+        whoever fails at once would be the least busy always.
         """
         station = self._stations.get(ticket.resident)
         if station is None:
@@ -138,7 +143,11 @@ class Scheduler:
         if ticket.charged_tokens and not ticket.settled:
             part = (now - ticket.started_at) / station.service_s.mean
             self._correct(ticket, station, ticket.charged_tokens * part)
-        settles_at = self._forecast.settles_at(ticket, station.stays[ticket.backend]) if broken_off else -inf
+        stay, settles_at = station.stays[ticket.backend], -inf
+        if broken_off:
+            settles_at = self._forecast.settles_at(ticket, stay)
+        elif failed and any(other.open and other is not stay for other in station.stays.values()):
+            settles_at = now + min(station.service_s.median, FAILURE_COSTS_S)
         return self._end(ticket, station, now, settles_at)
 
     def expire(self, now: float) -> list[Decision]:
@@ -175,6 +184,9 @@ class Scheduler:
         for line, station in list(self._queue.lines.items()):
             if reason := self._residency.cannot_have(line.candidates, station):
                 decisions += self._send_away(list(line), reason)
+            elif station.name in facts.resting and (back_at := self._residency.back_at(line.candidates, station)) > now:
+                in_vain = [ticket for ticket in line if ticket.start_by < back_at]
+                decisions += self._send_away(in_vain, "no_backend", back_at - now)
         return decisions + self._follow(now)
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
@@ -348,6 +360,8 @@ class Scheduler:
         residency = self._residency
         if reason := residency.cannot_have(ticket.candidates, station):
             return self._reject(ticket, reason)
+        if (back_at := residency.back_at(ticket.candidates, station)) > ticket.start_by:
+            return self._reject(ticket, "no_backend", back_at - now)
         if (until := residency.rests_until(ticket.candidates, station)) > now:
             return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
@@ -374,12 +388,12 @@ class Scheduler:
                         decisions.append(self._reject(ticket, "deadline_unreachable"))
         return decisions
 
-    def _send_away(self, tickets: Iterable[Ticket], reason: str) -> list[Decision]:
+    def _send_away(self, tickets: Iterable[Ticket], reason: str, retry_after_s: float | None = None) -> list[Decision]:
         """Refuse these, which wait."""
         decisions: list[Decision] = []
         for ticket in tickets:
             self._take(ticket, Phase.DONE)
-            decisions.append(self._reject(ticket, reason))
+            decisions.append(self._reject(ticket, reason, retry_after_s))
         return decisions
 
     def _reject(self, ticket: Ticket, reason: str, retry_after_s: float | None = None) -> Reject:
@@ -390,7 +404,7 @@ class Scheduler:
             return Reject(ticket, reason, 1.0)
         station = self._stations.get(ticket.resident)
         why = station.why_failed if station is not None and reason == "load_failed" else ""
-        if retry_after_s is None:
+        if retry_after_s is None or retry_after_s == inf:
             waiting = self._queue.tickets_of(ticket.model) + 1
             retry_after_s = self._forecast.drained_in_s(ticket, station, waiting) if station is not None else 1.0
         return Reject(ticket, reason, max(1.0, retry_after_s), why)

@@ -6,7 +6,7 @@ from hermes.policy.concurrency import Concurrency
 from hermes.policy.estimates import Average, Calibration, Learned, Lengths, Rate, Samples
 from hermes.policy.fairness import Shares
 from hermes.policy.line import Line
-from hermes.policy.ticket import STANDARD, BackendFacts, Rules, Ticket
+from hermes.policy.ticket import EVERY, STANDARD, BackendFacts, Rules, Ticket
 from hermes.principal import Class
 
 FIRST_LOAD_S = 10.0
@@ -172,12 +172,15 @@ class Stations(dict[str, Station]):
 
 
 class Stay:
-    """A model in a backend's memory, where it can be run unless it has to go (`open`). It holds `held` of its slots."""
+    """A model in a backend's memory, where it can be run unless it has to go or rests (`open`). It holds `held` of its
+    slots.
+    """
 
     __slots__ = (
         "_lately",
         "_lately_at",
         "_lately_counted",
+        "_limit",
         "_told_slots",
         "backend",
         "concurrency",
@@ -187,6 +190,7 @@ class Stay:
         "leaving",
         "load_s",
         "open",
+        "rests_until",
         "running",
         "settles",
         "settling",
@@ -222,15 +226,19 @@ class Stay:
         self.settles = facts.settles
         self.weight = facts.weight
         self._told_slots = facts.slots_for(self.station.name)
+        self._limit = facts.limits.get(self.station.name) or facts.limits.get(EVERY)
+        self.rests_until = facts.resting.get(self.station.name, -inf)
         self.fit()
 
     def fit(self) -> None:
         """Its backend or its bounds have changed, or whether it has to go."""
-        self.open = self.up and not self.draining
+        self.open = self.up and not self.draining and self.rests_until == -inf
         self.slots = cap = self._told_slots or self.station.slots
         self.concurrency = self.station.concurrency_on(self.backend, cap) if self.station.adaptive else None
         if self.concurrency is not None:
             self.slots = self.concurrency.limit
+        if self._limit is not None:
+            self.slots = max(1, min(self.slots, self._limit))
         self.station.count_slots()
 
     def drain(self, draining: bool) -> None:

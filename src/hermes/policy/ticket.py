@@ -178,6 +178,10 @@ class Rules(Struct, frozen=True):
 STANDARD = Rules()
 
 
+# No model's name.
+EVERY: Final = "*"
+
+
 class Fallen(Struct, frozen=True):
     """A model is no longer loaded though nobody has unloaded it. It may be loaded again from `until` on."""
 
@@ -195,7 +199,9 @@ class BackendFacts(Struct, frozen=True):
     None: as many as fit. `seen_at` is when the look began. `pressed`: why nothing more should be loaded now, unless
     something else goes for it. `pulling`: models on their way to its disk, which cannot be loaded yet, and when they
     will probably be there. `settles`: it may read a prompt to its end though the client has left. `weight`: its share
-    of what several can do.
+    of what several can do. `limits`: models of which it is given no more than so many at once for now, whatever its
+    slots are (EVERY: of each other one); `resting`: those of which it is given none, and until when, inf: nobody knows
+    (`breaker`).
 
     `makes_room`: it would let others go by itself rather than fail to load one. `slots_of` are the slots of models that
     have their own. `idle_ttls_s`: models that go when they were not used for so long. `fallen`: models that went down,
@@ -217,6 +223,8 @@ class BackendFacts(Struct, frozen=True):
     pulling: Mapping[str, float] = {}
     names: Mapping[str, str] = {}
     weight: float = 1.0
+    limits: Mapping[str, int] = {}
+    resting: Mapping[str, float] = {}
     makes_room: bool = True
     slots_of: Mapping[str, int] = {}
     idle_ttls_s: Mapping[str, float] = {}

@@ -75,7 +75,7 @@ async def _read(machine: Machine, request: Embedding, runner: Runner, visit: Vis
     async with machine.scheduler.slot(runner) as slot:
         visit.phase = "prefill"
         slot.busy_until = machine.clock.now() + tokens / (runner.model.prefill_tps * machine.clock.speed)
-        await machine.clock.until(slot.busy_until)
+        await machine.clock.until(max(slot.busy_until, runner.hangs_until))
     return tokens
 
 

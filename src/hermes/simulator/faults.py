@@ -19,6 +19,7 @@ KINDS = {
     "slow-load": "a load takes `for` seconds longer",
     "load-fail": "the load, if one is needed, fails: 500",
     "stall": "sends nothing more for `for` seconds, or for ever",
+    "hang": "the model's process hangs for `for` seconds, or for ever, with all its requests; lists are answered",
     "cut": "closes the connection in the middle of the answer",
     "reset": "resets the connection (RST)",
     "error-line": "reports an error, and ends",

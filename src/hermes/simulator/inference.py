@@ -138,6 +138,7 @@ class _Pace:
     async def reach(self, token: int) -> None:
         late = self._rng.random() * self._jitter if self._jitter else 0.0
         await self._clock.until(self._begin + (token + late) * self._interval_s)
+        await self._clock.until(self._runner.hangs_until)
         if self._runner.crashed:
             raise RunnerCrashed
 

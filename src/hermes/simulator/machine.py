@@ -21,6 +21,8 @@ from hermes.simulator.scheduler import LoadOptions, Runner, Scheduler, expiry
 from hermes.simulator.settings import SimulatorConfig
 from hermes.simulator.stats import Abort, Stats
 
+_FOR_EVER_S = 1e6
+
 
 class Machine:
     """`outage` befalls every request while it is set, also those that only look; `pull_fault` befalls pulls."""
@@ -69,6 +71,9 @@ class Machine:
         runner = await self.scheduler.acquire(
             model, wanted, keep_alive_s, slow_load_s=slow_load_s, will_fail=kind == "load-fail"
         )
+        if fault is not None and kind == "hang":
+            self.stats.faults[kind] += 1
+            runner.hangs_until = self.clock.now() + min(fault.for_s, _FOR_EVER_S)
         try:
             yield runner
         except RunnerCrashed:

@@ -53,6 +53,7 @@ class Runner:
         self.keep_alive_s = keep_alive_s
         self.users = 0
         self.crashed = False
+        self.hangs_until = 0.0
         self.gone = asyncio.Event()
         self.expires_at: float | None = None
         self.timer: asyncio.TimerHandle | None = None
