@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,8 +28,9 @@ from hermes.chat import (
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, EmbedDialect, Encoder, Meta
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, Dismissed, Draining, GatewayError
 from hermes.exchange import Exchange
+from hermes.fleet.driver import Server
 from hermes.http.client import ENOUGH, ClientConnection
-from hermes.http.pool import ClientExchange, Pool
+from hermes.http.pool import ClientExchange
 from hermes.http.response import Response
 from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
@@ -45,15 +45,6 @@ _END_TIMEOUT_S = 1.0
 
 # Proxies in between must pass each piece on as it comes (nginx reads the second header).
 _NO_BUFFERING = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"
-
-
-class Server(Protocol):
-    """A backend, as an attempt needs it."""
-
-    @property
-    def pool(self) -> Pool: ...
-    @property
-    def dialect(self) -> BackendDialect: ...
 
 
 class Work(Struct, frozen=True):

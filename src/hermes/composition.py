@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shlex
 import ssl
 from collections.abc import Mapping
 from math import inf
@@ -15,9 +16,13 @@ from msgspec.structs import asdict, replace
 from hermes import config as settings
 from hermes.auth import Authenticator
 from hermes.chat import Sampling
+from hermes.config import commands
+from hermes.config.notation import PORT
 from hermes.errors import ConfigError
-from hermes.fleet.driver import Driver
+from hermes.fleet import memory
+from hermes.fleet.driver import Single
 from hermes.fleet.kind import ByItself, Kind
+from hermes.fleet.managed import Command, Managed
 from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
 from hermes.fleet.openai import KINDS, OpenAIKind
 from hermes.fleet.tgi import Tgi
@@ -244,7 +249,7 @@ def driver(
     pins: Mapping[str, Pins] = NO_PINS,
     unlisted: Pins = UNPINNED,
     hop: bytes = b"",
-) -> Driver:
+) -> Single:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
     headers = b""
     if backend.api_key is not None:
@@ -262,7 +267,10 @@ def _kind(backend: settings.Backend) -> Kind:
         return Tgi()
     if backend.kind == "custom":
         return _plugin(backend)
-    return OpenAIKind(KINDS[backend.kind])
+    traits = KINDS[backend.kind]
+    if backend.health is not None:
+        traits = replace(traits, health=backend.health)
+    return OpenAIKind(traits, backend.model or "")
 
 
 def _plugin(backend: settings.Backend) -> Kind:
@@ -276,6 +284,44 @@ def _plugin(backend: settings.Backend) -> Kind:
         raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
 
 
+def groups(config: settings.Config) -> list[list[settings.Backend]]:
+    """Commands of one name are one backend, with one memory; all others are each their own."""
+    named: dict[str, list[settings.Backend]] = {}
+    for backend in config.backends:
+        named.setdefault(backend.name, []).append(backend)
+    return list(named.values())
+
+
+def managed(backends: list[settings.Backend], deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Managed:
+    """Processes that are to be, on the processors that are ours before `stay_on`."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return Managed([_command(backend, deadlines, loop) for backend in backends], cpus)
+
+
+def _command(backend: settings.Backend, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Command:
+    assert backend.command is not None and backend.model is not None
+    words = shlex.split(backend.command)
+    return Command(
+        backend.model,
+        tuple(words),
+        {name: value.reveal() for name, value in backend.env.items()},
+        lambda port: driver(_at(backend, port), deadlines, loop),
+        memory.of_files(commands.files(words)),
+        backend.slots,
+        backend.start_timeout_s,
+        backend.idle_ttl,
+    )
+
+
+def preloaded(config: settings.Config) -> list[tuple[str, str]]:
+    """Backend and model of each process that is started with us."""
+    return [(backend.name, backend.model) for backend in config.backends if backend.preload and backend.model]
+
+
+def _at(backend: settings.Backend, port: int) -> settings.Backend:
+    return replace(backend, url=backend.url.replace(PORT, str(port)))
+
+
 # --- before anything is started ---------------------------------------------------------------------------------------
 
 
@@ -283,7 +329,7 @@ def check_files(config: settings.Config) -> None:
     """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
     for backend in config.backends:
-        origin(backend)
+        origin(_at(backend, 1) if backend.command else backend)
         if backend.plugin is not None:
             _plugin(backend)
     target = config.logging.access_log

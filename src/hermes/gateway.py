@@ -310,10 +310,11 @@ class Gateway:
 
     def _only(self, route: "_Route", able: Callable[[BackendDialect], bool], unable: BadRequest) -> "_Route":
         backends = self._fleet.backends
-        names = tuple(name for name in route.found.names if able(backends[name].driver.dialect))
+        found = route.found
+        names = tuple(name for name in found.names if able(backends[name].driver.server_of(found.resident).dialect))
         if not names:
             raise unable
-        return replace(route, found=replace(route.found, names=names))
+        return replace(route, found=replace(found, names=names))
 
     def _pulled_route(self, service: Service, dialect: ClientDialect) -> "_Route":
         """Nobody has the model yet: it is downloaded. Not remembered, so that each request sees to that."""
@@ -362,7 +363,7 @@ class Gateway:
             self._retries.deposit()
         exchange.attempts += 1
         try:
-            await attempt.run(job, backend.driver, ticket)
+            await attempt.run(job, backend.server or backend.driver.server_of(ticket.resident), ticket)
         except BaseException as error:
             self._metrics.attempts.add((backend.name, _result_of(error)))
             if isinstance(error, BackendError):

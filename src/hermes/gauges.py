@@ -2,6 +2,7 @@
 
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
+from hermes.fleet.managed import Managed
 from hermes.http.server import Server
 from hermes.metrics import Metrics
 from hermes.policy.breaker import CLOSED
@@ -50,6 +51,11 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
             for name, backend in fleet.backends.items() for model, terms in backend.driver.terms.items()
         },
     )  # fmt: skip
+    metrics.counter("hermes_process_restarts", "Processes that ended, started again.", ("backend", "model"), lambda: {
+        (name, model): float(restarts)
+        for name, backend in fleet.backends.items() if isinstance(backend.driver, Managed)
+        for model, restarts in backend.driver.restarts.items()
+    })  # fmt: skip
     gauge("hermes_model_concurrency_limit", "Runs let at once, where that adapts.", ("backend", "model"), lambda: {
         (backend, model): float(limit) for backend, model, limit in scheduler.limits()
     })  # fmt: skip

@@ -1,6 +1,7 @@
 """The machine and our place on it, read from /proc and cgroup v2. What cannot be read is left out."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,18 @@ def process() -> dict[str, float | int]:
         found["threads"] = int(fields["Threads"])
     with suppress(OSError):
         found["open_files"] = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- names are enough
+    return found
+
+
+def groups(leaders: Iterable[int]) -> dict[int, dict[int, int]]:
+    """The processes of each of these process groups, and what they have of the memory, in bytes."""
+    found: dict[int, dict[int, int]] = {leader: {} for leader in leaders}
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    for entry in Path("/proc").glob("[0-9]*"):
+        # proc(5): the name, in parentheses, may have any character in it; state, parent and group follow
+        fields = _read(entry / "stat").rpartition(")")[2].split()
+        if len(fields) > 21 and int(fields[2]) in found:
+            found[int(fields[2])][int(entry.name)] = int(fields[21]) * page_bytes
     return found
 
 

@@ -63,7 +63,7 @@ class Runtime:
         self._door = Door(server.allowed_hosts, server.allowed_origins, instance=os.urandom(8).hex())
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         patience = composition.patience(config.health)
-        backends = [self._backend(backend) for backend in config.backends]
+        backends = [self._backend(group) for group in composition.groups(config)]
         self.fleet = Fleet(backends, self.admission, self.metrics, patience)
         self._watchdog = Watchdog(self.journal, self.fleet.health, patience)
         self.catalog = composition.catalog(config)
@@ -71,6 +71,7 @@ class Runtime:
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
         self._access_log: AccessLog | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._preloading: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
@@ -78,7 +79,10 @@ class Runtime:
 
     # --- composing --------------------------------------------------------------------------------------------------
 
-    def _backend(self, backend: settings.Backend) -> Backend:
+    def _backend(self, group: list[settings.Backend]) -> Backend:
+        backend = group[0]
+        if backend.command is not None:
+            return self._managed(group)
         pins, unlisted = composition.pins(self.config, backend), composition.unlisted_pins(self.config)
         hop = self._door.hop_line(None)
         driver = composition.driver(backend, self._deadlines, self._loop, pins, unlisted, hop)
@@ -94,6 +98,23 @@ class Runtime:
             backend.max_loaded,
             backend.weight,
         )
+
+    def _managed(self, group: list[settings.Backend]) -> Backend:
+        """Processes of ours, on one memory."""
+        driver = composition.managed(group, self._deadlines, self._loop)
+        backend = Backend(
+            group[0].name,
+            "managed",
+            "http://127.0.0.1",
+            driver,
+            None,
+            min(each.probe_interval_s for each in group),
+            memory_bytes=max((each.memory for each in group if each.memory), default=None),
+            max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
+            weight=max(each.weight for each in group),
+        )
+        driver.changed = backend.suspect
+        return backend
 
     def _api(self) -> Api:
         config, openai = self.config, OpenAI()
@@ -112,7 +133,7 @@ class Runtime:
             connections=lambda: self.server.open_connections,
         )
         prompt, anthropic = Prompt(), Anthropic()
-        models = Models(self.catalog, self.fleet, self.admission, openai)
+        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
@@ -130,6 +151,8 @@ class Runtime:
         self._open_access_log()
         self._remember()
         self._watching = self._loop.create_task(self.fleet.run(self._watchdog.watch), name="fleet")
+        if preloaded := composition.preloaded(self.config):
+            self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
         try:
             if server.unix_socket:
                 await self.server.listen_unix(server.unix_socket)
@@ -177,10 +200,10 @@ class Runtime:
         """Let go of everything."""
         self.api.cutting = True
         await self.server.drain(0)
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in filter(None, (self._preloading, self._watching)):
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
+                await task
         if self._keeper is not None:
             await self._keeper.end()
         if self._access_log is not None:

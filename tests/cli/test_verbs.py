@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from hermes import __version__
 from hermes.cli import cli
 from hermes.config import files
+from hermes.config.commands import filled
 from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
 from tests.fakes.gateway import Hermes, hermes, hold_slot, scenario, serving
 from tests.fakes.gateway import config as configured
@@ -424,6 +425,15 @@ async def test_status_shows_what_waits(verb: Run) -> None:
         assert "model gemma:latest: 1 running, 1 of 256 waiting" in (await ask(verb, gateway, "status")).stdout
         for call in calls:
             call.leave()
+
+
+@scenario
+async def test_status_shows_processes_and_what_went_wrong(verb: Run) -> None:
+    told = {"command": "sh -c 'echo out of memory; exit 3'", "env": {"AT": "${PORT}"}, "model": "a"}
+    async with hermes(**filled({"backends": [told]})) as gateway:
+        await gateway.ask("/v1/llm/a", {"prompt": "Hi"})
+        status = (await ask(verb, gateway, "status")).stdout
+        assert "  a failed: ended before it was ready (exit status 3)\n    out of memory\n" in status
 
 
 @scenario

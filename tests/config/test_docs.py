@@ -51,7 +51,7 @@ def default_on_page(path: str, field: FieldInfo) -> str:
     if path.startswith("models.<name>.") and path.removeprefix("models.<name>.") in Defaults.__struct_fields__:
         return "from `defaults`"
     if field.default is NODEFAULT:
-        return "required"
+        return "required" if field.default_factory is NODEFAULT else "empty"
     if field.default in ((), Params(), LoadOptions()):
         return "empty"
     if field.default is None:
@@ -85,7 +85,7 @@ def test_the_page_names_no_variable_that_does_not_exist() -> None:
 
 def test_the_page_shows_what_can_be_loaded(settle: Settle) -> None:
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         settle(example)
 

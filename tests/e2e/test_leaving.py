@@ -81,7 +81,8 @@ async def test_a_client_that_leaves_while_we_connect_ends_the_connecting() -> No
         silent.setblocking(False)
         async with ollama() as backend, hermes(backend) as gateway:
             pool = gateway.runtime.fleet.backends["b0"].driver.pool
-            pool.close()
+            for connection in list(pool._open):
+                connection.abort()
             pool.origin = Origin.parse(f"https://127.0.0.1:{silent.getsockname()[1]}")
             call = await gateway.open(PROMPT, prompt())
             sock, _ = await asyncio.get_running_loop().sock_accept(silent)

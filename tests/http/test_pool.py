@@ -94,6 +94,19 @@ def test_a_connection_is_used_again() -> None:
     run(scenario())
 
 
+def test_nothing_more_is_asked_of_a_closed_pool() -> None:
+    """What listens there later may be another."""
+
+    async def scenario() -> None:
+        async with listening() as (backend, pool):
+            await served_by(backend, pool)
+            pool.close()
+            with pytest.raises(BackendUnreachable, match="has been stopped"):
+                await ask(pool)
+
+    run(scenario())
+
+
 def test_the_youngest_connection_is_used_first() -> None:
     """So that the older ones grow idle and go."""
 

@@ -1,6 +1,7 @@
 """The routes about models: what there is, pulling more, loading and unloading."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -19,7 +20,9 @@ from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.fleet.pulls import Pulls
 from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket
-from hermes.principal import Class, Principal
+from hermes.principal import ANONYMOUS, Class, Principal
+
+log = logging.getLogger(__name__)
 
 _json = msgspec.json.Encoder().encode
 
@@ -130,6 +133,15 @@ class Models:
         return service, self._fleet.puller(full_name(service.backend_model), service.backends)
 
     # --- loading ----------------------------------------------------------------------------------------------------
+
+    async def preload(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Have models loaded for a start: backend and model each. What cannot be is told in the log."""
+        for backend, model in wanted:
+            await self.look()
+            try:
+                await self._bring(Service(model, model), Candidates((backend,), model), ANONYMOUS)
+            except GatewayError as error:
+                log.warning("%s was not loaded at the start: %s", model, error.message)
 
     async def load(self, call: Call) -> None:
         """Bring a model into memory; answered when it is there."""

@@ -14,6 +14,7 @@ from hermes.api.routes import Call
 from hermes.errors import Draining, NoBackend
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
+from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
 from hermes.policy.routing import Catalog
@@ -98,7 +99,7 @@ class Ops:
                 "queue_bytes": self._bounds.queue_bytes,
                 "connections": self._connections(),
             },
-            "backends": [self._backend(backend) for backend in self._fleet.backends.values()],
+            "backends": [self._backend(backend, call.principal.admin) for backend in self._fleet.backends.values()],
             "models": {name: self._model(name) for name in sorted({*self._catalog.listed, *scheduler.models()})},
             "process": machine.process(),
             "machine": machine.machine(),
@@ -125,8 +126,10 @@ class Ops:
             }
         return told
 
-    def _backend(self, backend: Backend) -> dict[str, object]:
+    def _backend(self, backend: Backend, for_operator: bool) -> dict[str, object]:
         told = _backend(backend)
+        if isinstance(backend.driver, Managed):
+            told["processes"] = backend.driver.told(for_operator)
         if backend.breakers:
             told["health"] = [_health(name, each, self._clock()) for name, each in backend.breakers.items()]
         if changes := [tell_change(each) for each in self._scheduler.changes() if each.backend == backend.name]:
@@ -166,7 +169,7 @@ def _backend(backend: Backend) -> dict[str, object]:
         told["pressed"] = f"loads wait: {backend.pressed}"
     if backend.error:
         told["error"] = backend.error
-    if backend.slots is None:
+    if backend.slots is None and backend.server is not None:
         own = " (or OLLAMA_NUM_PARALLEL)" if backend.kind == "ollama" else ""
         told["hint"] = (
             "how many requests it runs at once is not known: models without max_concurrency get one at a time;"

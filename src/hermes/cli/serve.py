@@ -81,8 +81,9 @@ def _port_taken(server: Server) -> str:
 
 def _greet(runtime: Runtime, simulated: bool) -> None:
     tell(f"Hermes {__version__} listens on {runtime.address}")
-    for backend in runtime.fleet.backends.values():
-        tell(f"  backend {backend.name}: {backend.kind} at {backend.url}")
+    for backend in runtime.config.backends:
+        where = f"for {backend.model}, a process of ours" if backend.command else f"at {backend.url}"
+        tell(f"  backend {backend.name}: {backend.kind} {where}")
     if simulated:
         tell("  SIMULATED: these models make text up; start Ollama to talk to real ones", logging.WARNING)
 

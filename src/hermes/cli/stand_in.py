@@ -39,6 +39,8 @@ async def _any_answers(backends: tuple[Backend, ...]) -> bool:
 
 
 async def _answers(backend: Backend) -> bool:
+    if backend.command is not None:  # it is started when it is asked
+        return True
     loop = asyncio.get_running_loop()
     driver = composition.driver(backend, Deadlines(loop), loop)
     try:

@@ -41,6 +41,12 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
                 yield f"  {who} is {each['state'].replace('_', ' ')}{why}"
         for model in backend["loaded"]:
             yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
+        for process in backend.get("processes", ()):
+            where = f", process {process['pid']} on port {process['port']}" if process["pid"] else ""
+            again = f", restarts: {process['restarts']}" if process["restarts"] else ""
+            error = f": {process['error']}" if process.get("error") else ""
+            yield f"  {process['model']} {process['state']}{where}{again}{error}"
+            yield from (f"    {line}" for line in process.get("last_words", ()))
         for change in backend.get("changes", ()):
             verb = "loading" if change["loading"] else "about to load"
             room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""

@@ -16,9 +16,11 @@ from hermes.config.kinds import (
     BackendName,
     Bytes,
     ClassName,
+    Command,
     Cost,
     Count,
     CountOrZero,
+    EnvName,
     Host,
     HostName,
     KeepAlive,
@@ -43,6 +45,7 @@ from hermes.config.kinds import (
     StopText,
     Tokens,
     Url,
+    UrlPath,
     User,
     Weight,
 )
@@ -128,6 +131,9 @@ class Backend(Struct, frozen=True):
     """One server with models. `slots`: how many requests it runs at once per loaded model (OLLAMA_NUM_PARALLEL);
     `max_loaded`: how many models it has loaded at once (OLLAMA_MAX_LOADED_MODELS). `plugin`: the class that speaks to a
     custom one.
+
+    With a `command` it is a process of ours, with one `model`; those of one name share a memory. What such a backend
+    does not say of its name, url, kind and model, the command does (`config.commands`).
     """
 
     name: BackendName
@@ -143,6 +149,13 @@ class Backend(Struct, frozen=True):
     connect_timeout_s: Seconds = 5
     probe_interval_s: Seconds = 5
     simulated: bool = False
+    command: Command | None = None
+    env: dict[EnvName, Secret] = {}
+    model: ModelName | None = None
+    health: UrlPath | None = None
+    start_timeout_s: Seconds = 300
+    idle_ttl: Seconds | None = None
+    preload: bool = False
 
 
 class Params(Struct, frozen=True):

@@ -98,6 +98,8 @@ class _Builder:
             return self._refuse(kind, value, path)
 
     def _secret(self, value: Any, path: Path) -> Any:
+        if type(value) is int:
+            value = str(value)
         if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not value:
             return self._refuse(Secret, value, path)
         if value == MASK:

@@ -28,7 +28,7 @@ KEYS_FORM = 'the right form is {"sk-...": {"user": "editor", "rate_limit": 60, "
 _FILE_NAME = re.compile(r"@?[\w~./-]*[./][\w~./-]+", re.ASCII)
 BACKEND_KINDS = get_args(BackendKind)
 # Of a backend: what is run here is named where only who may change the configuration can.
-FILE_ONLY = ("plugin",)
+FILE_ONLY = ("plugin", "command")
 
 
 class Layer(Struct, frozen=True):
@@ -161,7 +161,7 @@ def _kind(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Laye
     if kind not in BACKEND_KINDS:
         raise ConfigError(f"{source}: {kind!a} is unknown; supported: {', '.join(BACKEND_KINDS)}")
     configured = below.get("backends") or []
-    if not isinstance(configured, list) or kind == "ollama":
+    if not isinstance(configured, list) or kind == "ollama" or _is_command(configured):
         return
     if len(configured) > 1:
         raise ConfigError(f"{source}: which of the {len(configured)} backends is meant? Set it in `backends`")
@@ -191,8 +191,17 @@ def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[L
             url = ollama_url(url)
         except ValueError:
             raise ConfigError(f"{name}{suffix}: expected host:port or http://host:port") from None
+    if _is_command(configured):
+        if name == "OLLAMA_HOST":
+            return
+        raise ConfigError(f"{name}{suffix}: the one backend has a command, and is where that is told to be")
     alone = {"name": kind, "kind": kind, "url": url}
     yield Layer(name + suffix, {"backends": {0: {"url": url}} if configured else [alone]})
+
+
+def _is_command(configured: list[Any]) -> bool:
+    """Whether the one backend is a process of ours, which tells by itself what and where it is."""
+    return len(configured) == 1 and isinstance(configured[0], dict) and "command" in configured[0]
 
 
 def parallel_hint(environ: Mapping[str, str]) -> int | None:

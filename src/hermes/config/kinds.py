@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hermes.config.notation import MAX_SECONDS, parse_cost, parse_seconds, parse_size, parse_url
+from hermes.config.notation import MAX_SECONDS, parse_command, parse_cost, parse_seconds, parse_size, parse_url
 
 MASK = "***"
 
@@ -108,6 +108,16 @@ Url = Annotated[
         extra={"parse": parse_url},
     ),
 ]
+Command = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[^\0\ud800-\udfff]+\Z",
+        description="a command and its arguments, quoted as in a shell",
+        extra={"parse": parse_command},
+    ),
+]
+EnvName = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\Z", description="the name of a variable")]
+UrlPath = Annotated[str, Meta(pattern=r"\A/[\x21-\x7e]*\Z", description="a path such as /health")]
 BackendName = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z", description="a name of letters, digits, '.', '_' and '-'")
 ]

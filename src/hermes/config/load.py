@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.config import Config
+from hermes.config import Config, commands
 from hermes.config.build import build
 from hermes.config.environment import Layer, Tree, familiar_layers, from_text, nested, own_layers, parallel_hint
 from hermes.config.files import find, read_env, read_tree
@@ -44,7 +44,7 @@ def resolve(path: str | None, environ: Mapping[str, str], overrides: Mapping[str
     dotenv = read_env((file.parent if file else cwd) / ".env")
     stack = _Stack()
     if file is not None:
-        stack.add([Layer(str(file), read_tree(file))])
+        stack.add([Layer(str(file), commands.filled(read_tree(file)))])
     if dotenv.get("HERMES_CONFIG"):
         stack.problems.append("HERMES_CONFIG in .env: the .env is found by the file, not the file by the .env")
     for variables, suffix in ((dotenv, " in .env"), (environ, "")):

@@ -1,8 +1,12 @@
 """How sizes, times and addresses are written. Each reader raises ValueError for what it cannot read."""
 
 import re
+import shlex
 
 MAX_SECONDS = 31_536_000  # a year: more is a slip of the pen, and timers take it
+
+# In a command and its url: the free port that was found for it.
+PORT = "${PORT}"
 
 # A bare "24G" means 10^9 to some and 2^30 to others: not accepted.
 _SIZES = {"b": 1}
@@ -49,8 +53,17 @@ def parse_cost(text: str) -> str | int:
     return text if text in ("low", "medium", "high") else parse_size(text)
 
 
+def parse_command(text: str) -> str:
+    """As it stands, if it has a first word, and an end to every quotation. Raises ValueError."""
+    if not shlex.split(text):
+        raise ValueError(text)
+    return text
+
+
 def parse_url(text: str) -> str:
     """A backend's address in its one spelling: `http(s)://host[:port][/prefix]` or `unix:///path`."""
+    if PORT in text:  # some port, for now
+        return parse_url(text.replace(PORT, "1", 1)).replace(":1", f":{PORT}", 1)
     if (unix := _UNIX_URL.fullmatch(text)) is not None:
         return "unix:///" + re.sub("%2[Ff]", "/", unix[2])
     match = _TCP_URL.fullmatch(text)

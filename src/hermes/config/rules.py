@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from hermes.config import Config, Model
+from hermes.config import Backend, Config, Model
+from hermes.config.notation import PORT
 from hermes.config.schema import nearest, spell
 from hermes.errors import ConfigError
 
@@ -47,8 +48,9 @@ def _kinds(config: Config, model: Model) -> set[str]:
 
 def _backends(config: Config) -> Iterator[str]:
     for name, count in Counter(backend.name for backend in config.backends).items():
-        if count > 1:
-            yield f"backends: {count} are named {name!r}, a name stands for one"
+        if count > 1 and not all(backend.command for backend in config.backends if backend.name == name):
+            yield f"backends: {count} are named {name!r}, a name stands for one, or for several commands"
+    yield from _commands(config)
     for backend in config.backends:
         if backend.ca_file and not backend.url.startswith("https://"):
             yield f"{spell(('backends', backend.name, 'ca_file'))}: {backend.url} is not https, nothing is checked"
@@ -57,11 +59,46 @@ def _backends(config: Config) -> Iterator[str]:
             yield f"{plugin}: missing, a backend of kind custom needs the class that speaks to it: module:Class"
         if backend.kind != "custom" and backend.plugin is not None:
             yield f"{plugin}: only a backend of kind custom has one, this is of kind {backend.kind}"
-        if backend.kind != "ollama":
+        if backend.kind != "ollama" and not backend.command:
             for key in ("memory", "max_loaded"):
                 if getattr(backend, key) is not None:
                     where = spell(("backends", backend.name, key))
                     yield f"{where}: a backend of kind {backend.kind} loads its models itself, whatever it has"
+
+
+def _commands(config: Config) -> Iterator[str]:
+    """Processes of ours. Those of one name share one memory, which has each model once."""
+    for index, backend in enumerate(config.backends):
+        for key, why in _of_command(backend) if backend.command else _without_command(backend):
+            yield f"{spell(('backends', index, key))}: {why}"
+    commands = [backend for backend in config.backends if backend.command]
+    for (name, model), count in Counter((each.name, each.model) for each in commands if each.model).items():
+        if count > 1:
+            yield f"backends: {count} commands of {name!r} are of one model, {model!r}: give them names of their own"
+    for key in ("memory", "max_loaded"):
+        for name, count in Counter(each.name for each in commands if getattr(each, key)).items():
+            if count > 1:
+                yield f"backends: {count} commands of {name!r} say its {key}, which they share: let one say it"
+
+
+def _of_command(backend: Backend) -> Iterator[tuple[str, str]]:
+    if backend.kind == "ollama":
+        yield "kind", "an Ollama loads its models itself: start it apart, and give its url"
+    if backend.model is None:
+        yield "model", "missing, and the command does not tell"
+    if PORT not in backend.url:
+        yield "url", f"without {PORT} it is not where the command listens"
+    if PORT not in (backend.command or "") and not any(PORT in value.reveal() for value in backend.env.values()):
+        yield "command", f"without {PORT}, here or in env, it is not told where to listen"
+
+
+def _without_command(backend: Backend) -> Iterator[tuple[str, str]]:
+    usual = Backend("", "")
+    for key in ("env", "model", "health", "start_timeout_s", "idle_ttl", "preload"):
+        if getattr(backend, key) != getattr(usual, key):
+            yield key, f"{backend.name} has no command that this could be of"
+    if PORT in backend.url:
+        yield "url", f"{backend.name} has no command that {PORT} could be of"
 
 
 def _models(config: Config) -> Iterator[str]:

@@ -44,6 +44,7 @@ class Backend:
         self.kind = kind
         self.url = url
         self.driver = driver
+        self.server = driver.server
         self._said_slots = slots
         self.interval_s = interval_s
         self.room = memory.said(memory_bytes)
@@ -108,6 +109,8 @@ class Backend:
         }
         self._weights |= loaded
         sizes = {name: self._weights.get(name, info.size_bytes) for name, info in self.inventory.models.items()}
+        if not self.driver.makes_room:  # what nobody knows the size of is loaded alone, and has one from then on
+            sizes = {name: size_bytes or room.capacity_bytes or 0 for name, size_bytes in sizes.items()}
         if room.is_found and room.capacity_bytes is not None:
             # What does not fit is run partly by the processors: it takes all there is, and is refused to nobody.
             sizes = {name: min(size_bytes, room.capacity_bytes) for name, size_bytes in sizes.items()}
@@ -119,17 +122,25 @@ class Backend:
             sizes,
             room.capacity_bytes,
             asked_at,
-            max_loaded=self.max_loaded,
+            max_loaded=self.max_loaded or (None if self.driver.makes_room or room.capacity_bytes else 1),
             may_be_less=room.is_found,
             pressed=self.pressed,
             settles=self.driver.settles,
-            of_free=memory.OF_FREE_MEMORY if room.kind in ("said", "gpu") and self._has_gpu else 1.0,
+            of_free=memory.OF_FREE_MEMORY if self.driver.makes_room and self._is_on_gpu else 1.0,
             names=self.inventory.names if self.driver.loads else {},
             weight=self.weight,
             pulling={name: now + each.left_s(now) for name, each in self.pulling.items() if name not in sizes},
+            makes_room=self.driver.makes_room,
+            slots_of=self.inventory.slots_of,
+            idle_ttls_s=self.inventory.idle_ttls_s,
+            fallen=self.inventory.fallen,
             limits={name: int(each.limit) for name, each in self.breakers.items() if each.limit < inf},
             resting={name: each.until for name, each in self.breakers.items() if each.rests},
         )
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.room.kind in ("said", "gpu") and self._has_gpu
 
     @property
     def generates(self) -> bool:
@@ -157,7 +168,8 @@ class Backend:
 
     def _weight(self, model: LoadedModel) -> int:
         """What it takes of the room. Of an unknown one: of the GPU's memory, if it is there."""
-        return model.vram_bytes if self.room.kind == "gpu" else model.vram_bytes or model.size_bytes
+        is_told = self.room.kind == "gpu" and self.driver.makes_room
+        return model.vram_bytes if is_told else model.vram_bytes or model.size_bytes
 
     async def find_room(self) -> None:
         """Ask this machine what a backend on it has for models, if nobody has said so."""

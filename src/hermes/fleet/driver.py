@@ -10,21 +10,33 @@ from hermes.http.pool import Pool
 from hermes.policy.load_options import Terms
 
 
-class Driver(Protocol):
-    """`loads`: it loads and pulls what it is told to; else it sees to its memory itself, and is told nothing.
-
-    `slots`: how many requests it runs at once, where neither it nor its operator says so. `settles`: it may read a
-    prompt to its end though the client has left. `terms` are those that models are loaded on, by full name.
-    """
-
-    loads: bool
-    slots: int | None
-    settles: bool
+class Server(Protocol):
+    """Who is asked for answers."""
 
     @property
     def pool(self) -> Pool: ...
     @property
     def dialect(self) -> BackendDialect: ...
+
+
+class Driver(Protocol):
+    """`loads`: it loads what it is told to; else it sees to its memory itself, and is told nothing. `pulls`: it can be
+    told to download. `makes_room`: what it is told to load it loads, if others have to go for it.
+
+    `slots`: how many requests it runs at once, where neither it nor its operator says so. `settles`: it may read a
+    prompt to its end though the client has left. `terms` are those that models are loaded on, by full name. `server`:
+    who is asked for answers; None: each model has a server of its own.
+    """
+
+    loads: bool
+    pulls: bool
+    makes_room: bool
+    slots: int | None
+    settles: bool
+
+    @property
+    def server(self) -> Server | None: ...
+    def server_of(self, model: str) -> Server: ...
     @property
     def terms(self) -> Mapping[str, Terms]: ...
 
@@ -42,3 +54,10 @@ class Driver(Protocol):
 
     async def unload(self, model: str, timeout_s: float) -> None:
         """Let a model go when its requests have ended, and wait until it has. Raises GatewayError."""
+
+    async def close(self) -> None:
+        """The end: let go of everything."""
+
+
+class Single(Driver, Server, Protocol):
+    """One server for all its models."""

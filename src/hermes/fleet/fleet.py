@@ -47,8 +47,7 @@ class Fleet:
                     group.create_task(self.health[name].work(), name=f"health of {name}")
                     group.create_task(backend.find_room(), name=f"room of {name}")
         finally:
-            for backend in self.backends.values():
-                backend.driver.pool.close()
+            await asyncio.gather(*(backend.driver.close() for backend in self.backends.values()))
 
     def order(self, order: Load | Unload) -> None:
         self.orders[order.backend].give(order)
@@ -73,16 +72,18 @@ class Fleet:
     def puller(self, model: str, allowed: tuple[str, ...]) -> Pulls:
         """Who downloads a model: the backend that is at it, else where that did not fail lately.
 
-        Raises NoBackend, or BadRequest where none of them is told what to load.
+        Raises NoBackend, or BadRequest where none of them is told what to download.
         """
-        names = self.loading(allowed or tuple(self.backends))
+        names = [name for name in self.loading(allowed or self.backends) if self.backends[name].driver.pulls]
+        if not names:
+            raise BadRequest("the backend runs what it is configured to", code="unsupported_by_backend")
         up = [self.pulls[name] for name in names if self.backends[name].takes_work]
         if not up:
             raise NoBackend(f"no backend is up that could pull {model!r}", retry_after_s=1.0)
         return min(up, key=lambda pulls: (model not in pulls.backend.pulling, pulls.rests_until(model)))
 
     def loading(self, names: Iterable[str]) -> list[str]:
-        """Those that load and pull what they are told to. Raises BadRequest if there is none."""
+        """Those that load what they are told to. Raises BadRequest if there is none."""
         loading = [name for name in names if name in self.backends and self.backends[name].driver.loads]
         if not loading:
             raise BadRequest("the backend loads its models itself", code="unsupported_by_backend")

@@ -144,7 +144,7 @@ class Health:
         info = backend.inventory.models.get(model) or ModelInfo(model)
         try:
             async with asyncio.timeout(self._patience.probe_timeout_s):
-                await backend.while_up(generate(backend.driver, info))
+                await backend.while_up(generate(backend.driver.server_of(model), info))
         except (TimeoutError, BackendTimeout):
             result = "timeout"
             if is_silent():

@@ -1,8 +1,11 @@
 """What a backend has: its models, and those in its memory."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+
+from hermes.policy.ticket import Fallen
 
 
 class ModelInfo(Struct, frozen=True):
@@ -46,7 +49,7 @@ class Inventory(Struct, frozen=True):
     """`names` maps every name that the backend accepts to the model's full name. `asked_at`: monotonic seconds.
 
     `slots`: how many requests it says to run at once, None: it does not say. `absent`: of a server that sees to its
-    memory itself, and tells, what it has yet to load.
+    memory itself, and tells, what it has yet to load. `slots_of`, `idle_ttls_s` and `fallen` are as in BackendFacts.
     """
 
     version: str
@@ -56,4 +59,7 @@ class Inventory(Struct, frozen=True):
     simulated: bool = False
     asked_at: float = 0.0
     slots: int | None = None
+    slots_of: Mapping[str, int] = {}
+    idle_ttls_s: Mapping[str, float] = {}
+    fallen: Mapping[str, Fallen] = {}
     absent: frozenset[str] = frozenset()

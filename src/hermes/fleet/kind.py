@@ -58,6 +58,8 @@ class ByItself:
     """The driver of one server. `hop`: the header line by which a gateway knows that it is looking at itself."""
 
     loads = False
+    pulls = False
+    makes_room = True
     terms: Mapping[str, Terms] = MappingProxyType({})
 
     def __init__(self, pool: Pool, kind: Kind, hop: bytes = b"") -> None:
@@ -66,6 +68,16 @@ class ByItself:
         self.slots = kind.slots
         self.settles = kind.settles
         self._hop = hop
+
+    @property
+    def server(self) -> "ByItself":
+        return self
+
+    def server_of(self, model: str) -> "ByItself":
+        return self
+
+    async def close(self) -> None:
+        self.pool.close()
 
     async def inventory(self, timeout_s: float) -> Inventory:
         asked_at = asyncio.get_running_loop().time()

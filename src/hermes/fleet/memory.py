@@ -8,11 +8,13 @@
 
 import asyncio
 import contextlib
+import glob
 import ipaddress
 import json
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ from hermes import machine
 TOOL_TIMEOUT_S = 15.0
 
 _NVIDIA = ("nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits")
+_NVIDIA_PROCESSES = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
 _AMD = ("rocm-smi", "--showmeminfo", "vram", "--json")
 _MIB = 1 << 20
 
@@ -39,6 +42,9 @@ OF_FREE_MEMORY = 0.8
 # macOS lets a GPU have about two thirds of a small machine's memory, three quarters of a big one's
 # (Metal's recommendedMaxWorkingSetSize), unless iogpu.wired_limit_mb says otherwise.
 _APPLE_SMALL_BYTES = 36 << 30
+
+# llama.cpp's name for one of several: `model-00001-of-00003.gguf`.
+_PART = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
 
 # Where there is one of these there is a GPU, though no tool may tell of it: Vulkan, Intel, WSL, a lean container.
 _DEVICES = Path("/dev")
@@ -109,6 +115,27 @@ def read_rocm(told: str) -> Iterator[tuple[int, int]]:
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         for card in json.loads(told).values():
             yield int(card["VRAM Total Memory (B)"]), int(card["VRAM Total Used Memory (B)"])
+
+
+async def of_processes() -> dict[int, int]:
+    """What each process has of the GPUs' memory, by its number; none where nobody tells."""
+    found: dict[int, int] = {}
+    for line in (await _run(*_NVIDIA_PROCESSES) or "").splitlines():
+        pid, _, mib = line.partition(",")
+        with contextlib.suppress(ValueError):  # one on two GPUs is told twice
+            found[int(pid)] = found.get(int(pid), 0) + int(mib) * _MIB
+    return found
+
+
+def of_files(names: Iterable[str]) -> int:
+    """What files take, with all their parts where a model comes in several. Of what is not there: nothing."""
+    total = 0
+    for file in map(Path, names):
+        part = _PART.search(file.name)
+        parts = file.parent.glob(f"{glob.escape(file.name[: part.start()])}-*-of-{part[1]}") if part else (file,)
+        with contextlib.suppress(OSError):
+            total += sum(each.stat().st_size for each in parts)
+    return total
 
 
 def _has_gpu() -> bool:

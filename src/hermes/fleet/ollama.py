@@ -139,6 +139,8 @@ class Ollama:
     """
 
     loads = True
+    pulls = True
+    makes_room = True
     slots: int | None = None  # OLLAMA_NUM_PARALLEL cannot be asked
     settles = True  # it reads a prompt to its end, whoever has left meanwhile
 
@@ -151,6 +153,16 @@ class Ollama:
         self.dialect: Dialect = _Agreed(self.terms.__getitem__, self._thinks)
         self._models: dict[str, ModelInfo] = {}  # as last listed
         self._shown: dict[str, _Show] = {}  # by digest: what a model can do does not change under one
+
+    @property
+    def server(self) -> "Ollama":
+        return self
+
+    def server_of(self, model: str) -> "Ollama":
+        return self
+
+    async def close(self) -> None:
+        self.pool.close()
 
     async def inventory(self, timeout_s: float) -> Inventory:
         """Ask what there is. Raises BackendError (unreachable, late or wrong answers)."""

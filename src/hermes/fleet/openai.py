@@ -82,14 +82,18 @@ class _About(Struct):
 
 
 class OpenAIKind(OpenAIBackend):
-    """One server of this kind. Requests go by the ids that it lists."""
+    """One server of this kind. Requests go by the ids that it lists.
 
-    def __init__(self, traits: Traits) -> None:
+    `called`: it has one model, and that is what we call it, whatever it is listed as.
+    """
+
+    def __init__(self, traits: Traits, called: str = "") -> None:
         super().__init__(traits.words, traits.streams_only)
         self.settles = traits.settles
         self.slots = traits.slots
         self.asks = tuple(filter(None, (traits.health, "/v1/models", traits.about)))
         self._about = traits.about
+        self._called = called
         self._ids: Mapping[str, str] = {}  # by the name that we have for each
 
     def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
@@ -103,6 +107,8 @@ class OpenAIKind(OpenAIBackend):
 
     def listing(self, said: Mapping[str, bytes]) -> Listing:
         named = {name: model for model in _decode(said["/v1/models"]).data if (name := public_name(model.id))}
+        if self._called and named:
+            named = {self._called: named.get(self._called) or next(iter(named.values()))}
         self._ids = {name: model.id for name, model in named.items()}
         about = _decode_about(said.get(self._about, b""))
         return Listing(

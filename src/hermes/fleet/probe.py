@@ -4,19 +4,19 @@ from math import inf
 
 from hermes.chat import ChatRequest, EmbedRequest, Failure, Message, Sampling
 from hermes.errors import BackendError
-from hermes.fleet.driver import Driver
+from hermes.fleet.driver import Server
 from hermes.fleet.inventory import ModelInfo
 
 
-async def generate(driver: Driver, model: ModelInfo) -> None:
+async def generate(server: Server, model: ModelInfo) -> None:
     """Returns with the first sign of an answer, however long that takes. Raises GatewayError where there is none."""
     if "embedding" in model.capabilities and "completion" not in model.capabilities:
-        await _embed(driver, model.name)
+        await _embed(server, model.name)
         return
     request = ChatRequest(model.name, (Message("user", "Hi"),), stream=True, sampling=Sampling(max_tokens=1))
-    spoken = driver.dialect
+    spoken = server.dialect
     path, body = spoken.render_request(request, model.name)
-    async with driver.pool.exchange("POST", path, body, deadline=inf) as answer:
+    async with server.pool.exchange("POST", path, body, deadline=inf) as answer:
         if answer.status != 200:
             raise spoken.error(answer.status, await answer.read(inf))
         decoder = spoken.decoder(request, "probe")
@@ -29,11 +29,11 @@ async def generate(driver: Driver, model: ModelInfo) -> None:
             raise BackendError("the backend's answer ended before there was anything in it")
 
 
-async def _embed(driver: Driver, model: str) -> None:
+async def _embed(server: Server, model: str) -> None:
     request = EmbedRequest(model, ("Hi",))
-    path, body = driver.dialect.render_embed(request, model)
-    async with driver.pool.exchange("POST", path, body, whole=True, deadline=inf) as answer:
+    path, body = server.dialect.render_embed(request, model)
+    async with server.pool.exchange("POST", path, body, whole=True, deadline=inf) as answer:
         said = answer.take_body()
         if answer.status != 200:
-            raise driver.dialect.error(answer.status, said)
-        driver.dialect.embeddings(said, request)
+            raise server.dialect.error(answer.status, said)
+        server.dialect.embeddings(said, request)

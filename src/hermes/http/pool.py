@@ -32,6 +32,7 @@ class Pool:
         self.loop = loop
         self.opened = 0
         self._connecting = 0
+        self._closed = False
         self._deadlines = deadlines
         self._idle: deque[ClientConnection] = deque()
         self._open: set[ClientConnection] = set()
@@ -78,6 +79,8 @@ class Pool:
 
         Raises BackendUnreachable, BackendBusy, or BackendTimeout when there was no time left to connect.
         """
+        if self._closed:
+            raise BackendUnreachable("the backend has been stopped")
         if len(self._open) + self._connecting >= self.limits.connections:
             raise BackendBusy(f"all {self.limits.connections} connections to the backend are in use")
         self._connecting += 1
@@ -117,6 +120,8 @@ class Pool:
             self._idle.remove(connection)
 
     def close(self) -> None:
+        """Break off all that is open. Nothing can be asked any more."""
+        self._closed = True
         for connection in list(self._open):
             connection.abort()
 

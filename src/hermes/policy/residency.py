@@ -10,8 +10,8 @@ from math import inf
 
 from hermes.policy.site import Plan, Rest, Site
 from hermes.policy.station import Station, Stations, Stay
-from hermes.policy.swap import choose, waiting_in_time
-from hermes.policy.ticket import BackendFacts, Change, InMemory, Load, Ticket, Unload
+from hermes.policy.swap import choose, too_much, waiting_in_time
+from hermes.policy.ticket import BackendFacts, Change, Fallen, InMemory, Load, Ticket, Unload
 
 # While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that. The
 # more wait, the less one more of them tells.
@@ -56,6 +56,13 @@ class Residency:
             self._compare(site, seen_before, now)
         for stay in site.stays.values():
             stay.see(facts)
+        if not facts.makes_room and site.plan is None:
+            for stay in too_much(site, now):  # one was larger than was thought
+                self._send_off(stay)
+        for name, fallen in facts.fallen.items():
+            self._pick_up(site, self._stations[name], fallen, now)
+        for name, ttl_s in facts.idle_ttls_s.items():
+            self._let_go(site.stays.get(name), ttl_s, now)
         if site.plan is not None and (not facts.up or site.plan.station.name in site.stays):  # others loaded it
             self._abandon(site, now)
         self._freed.update(self._waiting)
@@ -70,7 +77,7 @@ class Residency:
         has_loaded = has_loaded or (seen_before <= site.changed_at and bool(sizes))
         for stay in list(site.stays.values()):
             if stay.station.name not in sizes and not stay.running and stay.since < facts.seen_at:
-                if unsure and has_loaded and not stay.draining:
+                if unsure and has_loaded and not stay.draining and stay.station.name not in facts.fallen:
                     # It went for another though we let it stay: count on no more room than there has been.
                     site.learned_bytes = site.most_bytes
                 site.move_out(stay)
@@ -84,6 +91,19 @@ class Residency:
         if site.learned_bytes is not None:
             site.learned_bytes = site.most_bytes
 
+    def _pick_up(self, site: Site, station: Station, fallen: Fallen, now: float) -> None:
+        """It went down by itself: where there is room it is loaded again when it has rested, whoever asks for it."""
+        station.why_failed = fallen.why
+        rest = site.rests.setdefault(station.name, Rest())
+        rest.until = max(rest.until, fallen.until)
+        station.missed_at, station.is_slow = now, False
+        self._missed[station] = None
+
+    def _let_go(self, stay: Stay | None, ttl_s: float, now: float) -> None:
+        """What nobody has used for so long goes, though nothing else comes in its place."""
+        if stay is not None and not stay.held and not stay.station.waiting and now - stay.used_at >= ttl_s:
+            self._send_off(stay)
+
     def meet(self, station: Station, candidates: tuple[str, ...], now: float) -> None:
         """It is known where the model can be: where nothing has to be loaded for it, it is."""
         others = [name for line in station.lines.values() for name in line.candidates if name not in candidates]
@@ -93,7 +113,7 @@ class Residency:
             if site is not None and not site.is_ours:
                 site.move_in(station, now)
             elif site is not None and not station.stays:
-                station.usual_slots = site.facts.slots or station.slots
+                station.usual_slots = site.facts.slots_for(station.name) or station.slots
 
     def spend(self, ticket: Ticket, station: Station, now: float) -> None:
         """A run has ended while others wait."""
@@ -145,9 +165,12 @@ class Residency:
         """An operator wants it gone: nothing starts where it is any more, what runs ends first."""
         for stay in self._stations[model].stays.values():
             if self.sites[stay.backend].is_ours:
-                stay.leaving = True
-                stay.drain(True)
-                self._leaving[stay] = None
+                self._send_off(stay)
+
+    def _send_off(self, stay: Stay) -> None:
+        stay.leaving = True
+        stay.drain(True)
+        self._leaving[stay] = None
 
     def _carried_out(self, site: Site, model: str) -> Plan | None:
         """What is being loaded, if it is this."""

@@ -499,8 +499,9 @@ class Scheduler:
     def slots(self, model: str, backend: str) -> int:
         """How many runs of a model a backend takes at once, at most."""
         site, lane = self._residency.sites.get(backend), self._slots.lanes.get(model)
-        own = lane.bounds.max_concurrency if lane else None
-        return (site.facts.slots if site else None) or (lane.station.slots if lane and lane.station else own) or 1
+        station, own = (lane.station, lane.bounds.max_concurrency) if lane else (None, None)
+        told = site.facts.slots_for(station.name if station else model) if site else None
+        return told or (station.slots if station else own) or 1
 
     # --- what survives a restart ------------------------------------------------------------------------------------
 

@@ -199,13 +199,14 @@ class Stay:
         "slots",
         "station",
         "up",
+        "used_at",
         "weight",
     )
 
     def __init__(self, station: Station, facts: BackendFacts, since: float, size_bytes: int) -> None:
         self.station = station
         self.backend = facts.name
-        self.since = since
+        self.since = self.used_at = since
         self.size_bytes = size_bytes
         self.found = "hit"  # what those waited for that had been there before: a `load`, or a `swap`
         self.load_s = 0.0
@@ -224,7 +225,7 @@ class Stay:
         self.up = facts.up
         self.settles = facts.settles
         self.weight = facts.weight
-        self._told_slots = facts.slots
+        self._told_slots = facts.slots_for(self.station.name)
         self._limit = facts.limits.get(self.station.name) or facts.limits.get(EVERY)
         self.rests_until = facts.resting.get(self.station.name, -inf)
         self.fit()
@@ -247,6 +248,7 @@ class Stay:
     def start(self, ticket: Ticket, now: float) -> None:
         if now - self._lately_at >= LATELY_STEP_S:
             self._note(now)
+            self.used_at = now
         self.running[ticket] = None
         self.held += 1
         if self.concurrency is not None:
@@ -256,6 +258,7 @@ class Stay:
         """It runs no more; its slot is free, or will be when the backend has settled."""
         if now - self._lately_at >= LATELY_STEP_S:
             self._note(now)
+            self.used_at = now
         del self.running[ticket]
         if settles_at > now:
             self.settling[ticket] = settles_at

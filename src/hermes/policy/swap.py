@@ -9,6 +9,7 @@ somebody from a fair share of the backend's time, `timeshare` has the last word.
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, islice
+from math import inf
 from operator import itemgetter
 
 from hermes.policy.site import Plan, Site
@@ -84,6 +85,23 @@ def choose(site: Site, wanting: Sequence[Station], now: float, floor: float = 0.
                     if balance.owes(ticket, station.share(ticket), floor):
                         return Plan(station, cheapest, now, payer=ticket)
     return best
+
+
+def too_much(site: Site, now: float) -> tuple[Stay, ...]:
+    """What has to go of what is there, where it takes more than there is: what least is lost by.
+
+    Not what came last, if others can go: for that room was to be made.
+    """
+    losses = {stay: worth(stay, now) for stay in site.stays.values() if not stay.leaving}
+    missing = sum([stay.size_bytes for stay in losses]) - (site.facts.memory_bytes or inf)
+    if missing <= 0:
+        return ()
+    last = max(losses, key=lambda stay: stay.since)
+    stays = sorted(losses, key=losses.__getitem__)
+    for some in ([stay for stay in stays if stay != last], stays):
+        if sets := [*sets_of_victims(site, int(missing), 0, some)]:
+            return min(sets, key=lambda victims: sum([losses[stay] for stay in victims]))
+    return ()
 
 
 def _in_time_for(station: Station, backend: str, when: float) -> Iterator[Ticket]:

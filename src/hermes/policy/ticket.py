@@ -182,6 +182,13 @@ STANDARD = Rules()
 EVERY: Final = "*"
 
 
+class Fallen(Struct, frozen=True):
+    """A model is no longer loaded though nobody has unloaded it. It may be loaded again from `until` on."""
+
+    until: float
+    why: str
+
+
 class BackendFacts(Struct, frozen=True):
     """What the fleet sees of a backend. `slots`: parallel requests per loaded model; None where it cannot be asked.
 
@@ -195,6 +202,10 @@ class BackendFacts(Struct, frozen=True):
     of what several can do. `limits`: models of which it is given no more than so many at once for now, whatever its
     slots are (EVERY: of each other one); `resting`: those of which it is given none, and until when, inf: nobody knows
     (`breaker`).
+
+    `makes_room`: it would let others go by itself rather than fail to load one. `slots_of` are the slots of models that
+    have their own. `idle_ttls_s`: models that go when they were not used for so long. `fallen`: models that went down,
+    and should be up again where there is room.
     """
 
     name: str
@@ -214,6 +225,13 @@ class BackendFacts(Struct, frozen=True):
     weight: float = 1.0
     limits: Mapping[str, int] = {}
     resting: Mapping[str, float] = {}
+    makes_room: bool = True
+    slots_of: Mapping[str, int] = {}
+    idle_ttls_s: Mapping[str, float] = {}
+    fallen: Mapping[str, Fallen] = {}
+
+    def slots_for(self, model: str) -> int | None:
+        return self.slots_of.get(model, self.slots)
 
 
 class Occupancy(Struct, frozen=True):

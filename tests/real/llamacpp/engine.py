@@ -44,6 +44,12 @@ class Engine:
                 if self._process.returncode is not None:
                     raise RuntimeError("llama-server has ended at once")
 
+    @property
+    def rss_bytes(self) -> int:
+        """What it has of the memory."""
+        assert self._process is not None
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     async def kill(self) -> None:
         if self._process is not None:
             with suppress(ProcessLookupError):
@@ -91,7 +97,14 @@ async def engine(*model: str, slots: int = 2) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def house(folder: Path, engine: Engine, **environ: str) -> AsyncIterator[House]:
     """Hermes in front of it."""
-    async with serve(folder, LLM_BACKEND="llamacpp", LLM_BACKEND_URL=engine.url, **environ) as hermes:
+    async with serving(folder, LLM_BACKEND="llamacpp", LLM_BACKEND_URL=engine.url, **environ) as home:
+        yield home
+
+
+@asynccontextmanager
+async def serving(folder: Path, **environ: str) -> AsyncIterator[House]:
+    """Hermes, as the configuration in the folder and the environment have it."""
+    async with serve(folder, **environ) as hermes:
         home = House(hermes)
         async with home.sdk:
             async with asyncio.timeout(10.0):
