@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.backend import DONE, FakeOllama, Then, answer, fail, listening, play
-from tests.fakes.gateway import CHAT, MESSAGES, PROMPT, Reply, bearer, chat, hermes, key, prompt, scenario
+from tests.fakes.gateway import CHAT, MESSAGES, PROMPT, Reply, bearer, chat, hermes, key, prompt, scenario, session
 from tests.fakes.tgi import FakeTgi
 
 GENERATE = "/api/generate"
@@ -235,7 +235,7 @@ async def test_a_prompt_as_it_is_goes_there_but_none_that_a_suffix_follows(field
     async with listening(FakeTgi()) as fake, listening(FakeOllama("gemma:latest")) as other:
         fake.default = other.default
         async with hermes(fake, other) as gateway:
-            await gateway.ask(GENERATE, asked)
+            await gateway.ask(GENERATE, asked, session("b0"))
             assert bool(fake.asked) is (where == "tgi") and bool(other.asked) is (where == "ollama")
         if where == "ollama":
             async with hermes(fake) as gateway:
