@@ -257,7 +257,7 @@ class Gateway:
         if names is None:
             service = self._catalog.service(request.model)
             names = () if service is None else service.fallback
-        failed = isinstance(error, BackendError) and error.retryable
+        failed = isinstance(error, BackendError) and error.retryable and exchange.crashes < MAX_CRASHES
         if (failed or isinstance(error, _CANNOT_BE_SERVED)) and not exchange.begun:
             for place, name in enumerate(names, 1):
                 with suppress(GatewayError):

@@ -93,9 +93,10 @@ async def test_a_model_that_cannot_be_loaded_is_answered_for() -> None:
         (fail(400, "the prompt is nonsense"), 400),
         (fail(401, "who are you?"), 502),
         (play(then=Then.STALL), 504),
+        (play(then=Then.RESET), 502),
         (play("Hel", then=Then.CUT), 200),
     ],
-    ids=["its own fault", "a wrong key", "its time is over", "content has gone out"],
+    ids=["its own fault", "a wrong key", "its time is over", "backends die of it", "content has gone out"],
 )
 @scenario
 async def test_what_is_no_reason(script: Script, status: int) -> None:

@@ -185,6 +185,7 @@ async def test_each_error_is_of_its_class(tmp_path: Path) -> None:
             "HERMES_SERVER__PORT": "0",
             "HERMES_DEFAULTS__QUEUE_LIMIT": "0",
             "HERMES_LIMITS__MAX_ATTEMPTS": "1",
+            "HERMES_HEALTH__PAUSE_S": "0.001",  # nobody waits for a busy backend where nobody may
             "HERMES_LOGGING__ACCESS_LOG": "off",
         }
         async with serving(load(None, environ, {}, tmp_path)) as gateway:

@@ -24,7 +24,7 @@ from tests.fakes.backend import (
     play,
     speak,
 )
-from tests.fakes.gateway import CHAT, PROMPT, Hermes, chat, hermes, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, Hermes, chat, hermes, prompt, scenario, session
 from tests.fakes.openai_backend import FakeOpenAI
 from tests.support import until
 
@@ -447,8 +447,8 @@ async def test_who_says_for_how_long_it_is_busy_is_left_alone_for_that_long_and_
 async def test_while_one_is_busy_another_has_its_requests() -> None:
     async with ollama() as busy, ollama() as good, hermes(busy, good) as gateway:
         busy.default = answer(503, b'{"error":"server busy"}', headers=b"retry-after: 30\r\n")
-        for _ in range(5):
-            assert (await gateway.ask(PROMPT, prompt())).status == 200
+        for number in range(5):
+            assert (await gateway.ask(PROMPT, prompt(), session("b0", number=number))).status == 200
         assert (len(busy.asked), len(good.asked)) == (1, 5)
 
 
