@@ -1,7 +1,6 @@
 """The line: one request for tokens, from what the client asked to the answer it gets. It reads from top to bottom."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 
 from msgspec import Struct
@@ -10,14 +9,13 @@ from msgspec.structs import replace
 from hermes import attempt
 from hermes.admission import Admission
 from hermes.attempt import EmbedJob, Job
-from hermes.chat import ChatRequest, EmbedRequest, MustCall
-from hermes.dialects import BackendDialect, ClientDialect, EmbedDialect, Meta
+from hermes.chat import ChatRequest, EmbedRequest
+from hermes.dialects import ClientDialect, EmbedDialect, Meta
 from hermes.errors import (
     BackendBusy,
     BackendCrashed,
     BackendError,
     BackendUnreachable,
-    BadRequest,
     DeadlineUnreachable,
     GatewayError,
     InsufficientMemory,
@@ -32,31 +30,19 @@ from hermes.errors import (
 from hermes.exchange import Exchange
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
-from hermes.fleet.ollama import full_name
 from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy import affinity, volatile
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
-from hermes.policy.estimates import Average, Outlook
+from hermes.policy.estimates import Outlook
 from hermes.policy.retry import RetryBudget
-from hermes.policy.routing import (
-    Candidates,
-    Catalog,
-    Filling,
-    Service,
-    candidates,
-    check_model_name,
-    fill_in,
-    filling,
-)
+from hermes.policy.routing import Candidates, fill_in
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
+from hermes.router import Route, Router
 
 # A prompt that so many backends have died of is not tried on another.
 MAX_CRASHES = 2
-# Of English in common tokenizers; what backends count corrects it, model by model.
-USUAL_TOKENS_PER_BYTE = 0.25
-
 
 # Besides failed attempts what another model may answer for instead: the time is not over, and it is nobody's own fault.
 _CANNOT_BE_SERVED = (
@@ -69,19 +55,6 @@ _CANNOT_BE_SERVED = (
     QueueFull,
     DeadlineUnreachable,
 )
-
-
-class _Route(Struct, frozen=True):
-    """How a model is served and by whom, what fills in a request in one dialect, and how long its prompts are.
-
-    `spreads`: there is a choice of backends.
-    """
-
-    service: Service
-    found: Candidates
-    spreads: bool
-    filling: Filling
-    tokens_per_byte: Average
 
 
 class Heart(Struct, frozen=True):
@@ -101,7 +74,7 @@ class Heart(Struct, frozen=True):
 class Gateway:
     def __init__(
         self,
-        catalog: Catalog,
+        router: Router,
         fleet: Fleet,
         admission: Admission,
         retries: RetryBudget,
@@ -109,16 +82,13 @@ class Gateway:
         heartbeat_s: float = 0.0,
         volatile_lines: tuple[str, ...] = (),
     ) -> None:
-        self._catalog = catalog
+        self.router = router
         self._fleet = fleet
         self._admission = admission
         self._retries = retries
         self._metrics = metrics
         self._heartbeat_s = heartbeat_s
         self._volatile_lines = volatile_lines
-        self._routes: dict[tuple[str, ClientDialect], _Route] = {}
-        self._routes_of = -1
-        self._prompts: dict[str, Average] = {}  # tokens per byte, by resident
 
     async def complete(
         self,
@@ -139,10 +109,11 @@ class Gateway:
         """
         if self._volatile_lines:
             request = volatile.without(request, self._volatile_lines)
-        route, job = self._known_route(request.model, dialect), None
+        router, job = self.router, None
+        route = router.known(request.model, dialect)
         while True:
             try:
-                route = self._able(route or await self._route(request.model, dialect), request)
+                route = router.able(route or await router.find(request.model, dialect), request)
                 ticket = self._ticket(exchange, principal, route, request, size_bytes, prompt_bytes, claim)
                 if route.spreads:
                     session = claim.session or _cache_key(request)
@@ -177,8 +148,9 @@ class Gateway:
         claim: Claim = NO_CLAIM,
     ) -> None:
         """The same for embeddings."""
-        route = self._known_route(request.model, dialect) or await self._route(request.model, dialect)
-        route = self._able(route, request)
+        router = self.router
+        route = router.known(request.model, dialect) or await router.find(request.model, dialect)
+        route = router.able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
@@ -206,7 +178,7 @@ class Gateway:
         self,
         exchange: Exchange,
         principal: Principal,
-        route: _Route,
+        route: Route,
         request: ChatRequest | EmbedRequest,
         size_bytes: int,
         prompt_bytes: int,
@@ -237,90 +209,21 @@ class Gateway:
         )
         return ticket
 
-    def prompt_tokens(self, model: str, prompt_bytes: int) -> int:
-        """About how many tokens a prompt of this length is, going by what the model's others were. Asks no backend.
-
-        Raises ModelNotFound, or BadRequest for a bad name.
-        """
-        service = self._catalog.service(check_model_name(model))
-        found = None if service is None else candidates(service, self._fleet.inventories())
-        if service is None or found is None or not (found.names or service.pulled):
-            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
-        learned = self._prompts.get(found.resident)
-        return int(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
-
     async def _fallback(
         self, error: BaseException, exchange: Exchange, dialect: ClientDialect, request: ChatRequest
-    ) -> "_Route":
+    ) -> Route:
         """How another model may answer, where this one cannot be served. Raises `error` if none does (invariant I5)."""
         names = exchange.fallbacks
         if names is None:
-            service = self._catalog.service(request.model)
-            names = () if service is None else service.fallback
+            names = self.router.fallbacks(request.model)
         failed = isinstance(error, BackendError) and error.retryable and exchange.crashes < MAX_CRASHES
         if (failed or isinstance(error, _CANNOT_BE_SERVED)) and not exchange.begun:
             for place, name in enumerate(names, 1):
                 with suppress(GatewayError):
-                    route = self._known_route(name, dialect) or await self._route(name, dialect)
+                    route = self.router.known(name, dialect) or await self.router.find(name, dialect)
                     exchange.asked, exchange.fallbacks = exchange.asked or request.model, names[place:]
-                    return self._able(route, request)
+                    return self.router.able(route, request)
         raise error
-
-    async def _route(self, model: str, dialect: ClientDialect) -> "_Route":
-        """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
-        service = self._catalog.service(check_model_name(model))
-        if service is None:
-            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
-        found = candidates(service, self._fleet.inventories())
-        if not found.names:
-            await self._fleet.refresh()
-            found = candidates(service, self._fleet.inventories())
-        if not found.names and service.pulled:
-            return self._pulled_route(service, dialect)
-        if not found.names:
-            if not self._fleet.can_serve(service.backends):
-                raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
-            raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
-        if service.model not in self._catalog.listed:
-            service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
-        route = self._routes[model, dialect] = self._route_to(service, found, dialect)
-        return route
-
-    def _route_to(self, service: Service, found: Candidates, dialect: ClientDialect) -> "_Route":
-        tokens_per_byte = self._prompts.setdefault(found.resident, Average(USUAL_TOKENS_PER_BYTE))
-        return _Route(
-            service, found, len(found.names) > 1, filling(service, dialect.sampling_defaults), tokens_per_byte
-        )
-
-    def _able(self, route: "_Route", request: ChatRequest | EmbedRequest) -> "_Route":
-        """Only to backends that can do what it takes, where not all can. Raises BadRequest if none can."""
-        if isinstance(request, EmbedRequest):
-            unable = BadRequest("the backend makes no embeddings", code="unsupported_by_backend")
-            return self._only(route, lambda spoken: spoken.embeds, unable)
-        if isinstance(request.tool_choice, MustCall):
-            words = "`tool_choice` must be auto or none: the backend cannot be forced to call a tool"
-            unable = BadRequest(words, code="unsupported_parameter", param="tool_choice")
-            return self._only(route, lambda spoken: spoken.forces_tools, unable)
-        if request.raw or request.suffix:
-            param, what = ("suffix", "before a suffix") if request.suffix else ("raw", "with images, or by a format")
-            words = f"`{param}` is not supported: the backend cannot complete a text {what}"
-            unable = BadRequest(words, code="unsupported_by_backend", param=param)
-            return self._only(route, lambda spoken: spoken.completes(request), unable)
-        return route
-
-    def _only(self, route: "_Route", able: Callable[[BackendDialect], bool], unable: BadRequest) -> "_Route":
-        backends = self._fleet.backends
-        found = route.found
-        names = tuple(name for name in found.names if able(backends[name].driver.server_of(found.resident).dialect))
-        if not names:
-            raise unable
-        return replace(route, found=replace(found, names=names))
-
-    def _pulled_route(self, service: Service, dialect: ClientDialect) -> "_Route":
-        """Nobody has the model yet: it is downloaded. Not remembered, so that each request sees to that."""
-        resident = full_name(service.backend_model)
-        found = Candidates((self._fleet.fetch(resident, service.backends),), resident)
-        return self._route_to(service, found, dialect)
 
     async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job | EmbedJob) -> Candidates:
         """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8).
@@ -337,23 +240,7 @@ class Gateway:
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
-        return self._able(await self._route(job.request.model, job.dialect), job.request).found
-
-    def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
-        """The listed service of a model that was asked for by another of its names: its settings hold all the same."""
-        inventories = self._fleet.inventories()
-        for service in self._catalog.listed.values():
-            listed = candidates(service, inventories)
-            if listed.names and listed.resident == found.resident:
-                return service, listed
-        return None
-
-    def _known_route(self, model: str, dialect: ClientDialect) -> "_Route | None":
-        """What `_route` found before, as long as no backend's models have changed since."""
-        if self._routes_of != self._fleet.generation:
-            self._routes_of = self._fleet.generation
-            self._routes.clear()
-        return self._routes.get((model, dialect))
+        return self.router.able(await self.router.find(job.request.model, job.dialect), job.request).found
 
     async def _attempt(self, job: Job | EmbedJob, ticket: Ticket) -> None:
         backend, exchange = self._fleet.backends[ticket.backend], job.exchange
@@ -379,7 +266,7 @@ class Gateway:
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
         if usage.prompt_tokens:
-            self._prompts[ticket.resident].add(usage.prompt_tokens / job.prompt_bytes)
+            self.router.prompts[ticket.resident].add(usage.prompt_tokens / job.prompt_bytes)
 
     def _blame(self, backend: Backend, ticket: Ticket, exchange: Exchange, error: BackendError) -> None:
         """An attempt has failed there."""

@@ -36,6 +36,7 @@ from hermes.http.wire import TICK_S, Deadlines
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
+from hermes.router import Router
 from hermes.storage.learned import Keeper, State
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class Runtime:
         retries = RetryBudget(composition.retries(config.limits))
         heartbeat_s = config.scheduling.queue_heartbeat_s
         lines = config.volatile_lines
-        gateway = Gateway(self.catalog, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        router = Router(self.catalog, self.fleet)
+        gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
         ops = Ops(
             self.fleet,
             self.admission,

@@ -36,6 +36,7 @@ from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Bounds, Load, ModelBounds, Unload
+from hermes.router import Router
 from tests.simulation.backend import ENDINGS, SECRET, Connecting, Script, SimulatedBackend, origin
 from tests.simulation.loop import VirtualLoop
 
@@ -134,7 +135,9 @@ class Line:
         openai, prompt = OpenAI(), Prompt()
         service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
         retries = RetryBudget(RetryPolicy())
-        gateway = Gateway(Catalog({}, service), self.fleet, self.admission, retries, self.metrics, heartbeat_s)
+        gateway = Gateway(
+            Router(Catalog({}, service), self.fleet), self.fleet, self.admission, retries, self.metrics, heartbeat_s
+        )
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic())
         table = RouteTable(
             (
