@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import asdict
 
-from hermes import composition, config
+from hermes import composition, config, drivers
 from hermes.config.build import build
 from hermes.errors import ConfigError
 from hermes.http.limits import Limits
@@ -51,7 +51,7 @@ def loop() -> Iterator[VirtualLoop]:
 
 def test_how_long_connecting_may_take_reaches_the_pool(loop: VirtualLoop) -> None:
     backend = config.Backend("b", "http://127.0.0.1:1", connect_timeout_s=7.0)
-    assert composition.driver(backend, Deadlines(loop), loop).pool.limits.connect_timeout_s == 7.0
+    assert drivers.driver(backend, Deadlines(loop), loop).pool.limits.connect_timeout_s == 7.0
 
 
 def test_what_is_said_of_a_backend_reaches_the_fleet(loop: VirtualLoop) -> None:

@@ -1,10 +1,8 @@
 """From settings to values: what a Config comes to in each of the rooms that `runtime` puts together."""
 
-import asyncio
 import contextlib
 import os
 import resource
-import shlex
 import ssl
 from collections.abc import Mapping
 from math import inf
@@ -14,23 +12,11 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from hermes import config as settings
+from hermes import drivers
 from hermes.auth import Authenticator
 from hermes.chat import Sampling
-from hermes.config import commands
-from hermes.config.notation import PORT
 from hermes.errors import ConfigError
-from hermes.fleet import memory
-from hermes.fleet.driver import Single
-from hermes.fleet.kind import ByItself, Kind
-from hermes.fleet.managed import Command, Managed
-from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
-from hermes.fleet.openai import KINDS, OpenAIKind
-from hermes.fleet.tgi import Tgi
-from hermes.http.client import PoolLimits
 from hermes.http.limits import Limits
-from hermes.http.origin import Origin
-from hermes.http.pool import Pool
-from hermes.http.wire import Deadlines, render_headers
 from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
@@ -234,56 +220,6 @@ def state_dir(server: settings.Server, environ: Mapping[str, str]) -> Path | Non
     return Path(home) / ".local/state/hermes" if home else None
 
 
-def origin(backend: settings.Backend) -> Origin:
-    """Where it is. Raises ConfigError for an authority that cannot be used."""
-    try:
-        return Origin.parse(backend.url, backend.ca_file)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"backends.{backend.name}: {error}") from error
-
-
-def driver(
-    backend: settings.Backend,
-    deadlines: Deadlines,
-    loop: asyncio.AbstractEventLoop,
-    pins: Mapping[str, Pins] = NO_PINS,
-    unlisted: Pins = UNPINNED,
-    hop: bytes = b"",
-) -> Single:
-    """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
-    headers = b""
-    if backend.api_key is not None:
-        headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
-    where, limits = origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s)
-    if backend.kind == "ollama":
-        return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
-    where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    return ByItself(Pool(where, limits, deadlines, loop, headers), _kind(backend), hop)
-
-
-def _kind(backend: settings.Backend) -> Kind:
-    assert backend.kind != "ollama"
-    if backend.kind == "tgi":
-        return Tgi()
-    if backend.kind == "custom":
-        return _plugin(backend)
-    traits = KINDS[backend.kind]
-    if backend.health is not None:
-        traits = replace(traits, health=backend.health)
-    return OpenAIKind(traits, backend.model or "")
-
-
-def _plugin(backend: settings.Backend) -> Kind:
-    # they take some 20 ms, and few need them
-    from hermes.custom import found
-    from hermes.custom.guard import Guarded
-
-    try:
-        return Guarded(found.made(backend.plugin or ""), backend.name)
-    except ConfigError as error:
-        raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
-
-
 def groups(config: settings.Config) -> list[list[settings.Backend]]:
     """Commands of one name are one backend, with one memory; all others are each their own."""
     named: dict[str, list[settings.Backend]] = {}
@@ -292,34 +228,9 @@ def groups(config: settings.Config) -> list[list[settings.Backend]]:
     return list(named.values())
 
 
-def managed(backends: list[settings.Backend], deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Managed:
-    """Processes that are to be, on the processors that are ours before `stay_on`."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return Managed([_command(backend, deadlines, loop) for backend in backends], cpus)
-
-
-def _command(backend: settings.Backend, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Command:
-    assert backend.command is not None and backend.model is not None
-    words = shlex.split(backend.command)
-    return Command(
-        backend.model,
-        tuple(words),
-        {name: value.reveal() for name, value in backend.env.items()},
-        lambda port: driver(_at(backend, port), deadlines, loop),
-        memory.of_files(commands.files(words)),
-        backend.slots,
-        backend.start_timeout_s,
-        backend.idle_ttl,
-    )
-
-
 def preloaded(config: settings.Config) -> list[tuple[str, str]]:
     """Backend and model of each process that is started with us."""
     return [(backend.name, backend.model) for backend in config.backends if backend.preload and backend.model]
-
-
-def _at(backend: settings.Backend, port: int) -> settings.Backend:
-    return replace(backend, url=backend.url.replace(PORT, str(port)))
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
@@ -329,9 +240,7 @@ def check_files(config: settings.Config) -> None:
     """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
     for backend in config.backends:
-        origin(_at(backend, 1) if backend.command else backend)
-        if backend.plugin is not None:
-            _plugin(backend)
+        drivers.check(backend)
     target = config.logging.access_log
     if target not in ("stderr", "off"):
         path = Path(target)

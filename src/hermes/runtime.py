@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 
-from hermes import composition, gauges
+from hermes import composition, drivers, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
@@ -86,7 +86,7 @@ class Runtime:
             return self._managed(group)
         pins, unlisted = composition.pins(self.config, backend), composition.unlisted_pins(self.config)
         hop = self._door.hop_line(None)
-        driver = composition.driver(backend, self._deadlines, self._loop, pins, unlisted, hop)
+        driver = drivers.driver(backend, self._deadlines, self._loop, pins, unlisted, hop)
         return Backend(
             backend.name,
             backend.kind,
@@ -102,7 +102,7 @@ class Runtime:
 
     def _managed(self, group: list[settings.Backend]) -> Backend:
         """Processes of ours, on one memory."""
-        driver = composition.managed(group, self._deadlines, self._loop)
+        driver = drivers.managed(group, self._deadlines, self._loop)
         backend = Backend(
             group[0].name,
             "managed",

@@ -5,7 +5,7 @@ import logging
 
 from msgspec.structs import replace
 
-from hermes import composition
+from hermes import drivers
 from hermes.cli.log import tell
 from hermes.config import Backend, Config
 from hermes.errors import BackendError
@@ -42,7 +42,7 @@ async def _answers(backend: Backend) -> bool:
     if backend.command is not None:  # it is started when it is asked
         return True
     loop = asyncio.get_running_loop()
-    driver = composition.driver(backend, Deadlines(loop), loop)
+    driver = drivers.driver(backend, Deadlines(loop), loop)
     try:
         await driver.inventory(_PATIENCE_S)
         return True

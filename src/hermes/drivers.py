@@ -1,0 +1,107 @@
+"""From a configured backend to what speaks to it: its connections, its key, its kind, its processes."""
+
+import asyncio
+import os
+import shlex
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from hermes import config as settings
+from hermes.config import commands
+from hermes.config.notation import PORT
+from hermes.errors import ConfigError
+from hermes.fleet import memory
+from hermes.fleet.driver import Single
+from hermes.fleet.kind import ByItself, Kind
+from hermes.fleet.managed import Command, Managed
+from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
+from hermes.fleet.openai import KINDS, OpenAIKind
+from hermes.fleet.tgi import Tgi
+from hermes.http.client import PoolLimits
+from hermes.http.origin import Origin
+from hermes.http.pool import Pool
+from hermes.http.wire import Deadlines, render_headers
+from hermes.policy.load_options import Pins
+
+
+def origin(backend: settings.Backend) -> Origin:
+    """Where it is. Raises ConfigError for an authority that cannot be used."""
+    try:
+        return Origin.parse(backend.url, backend.ca_file)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"backends.{backend.name}: {error}") from error
+
+
+def driver(
+    backend: settings.Backend,
+    deadlines: Deadlines,
+    loop: asyncio.AbstractEventLoop,
+    pins: Mapping[str, Pins] = NO_PINS,
+    unlisted: Pins = UNPINNED,
+    hop: bytes = b"",
+) -> Single:
+    """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
+    headers = b""
+    if backend.api_key is not None:
+        headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
+    where, limits = origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s)
+    if backend.kind == "ollama":
+        return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
+    where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
+    return ByItself(Pool(where, limits, deadlines, loop, headers), _kind(backend), hop)
+
+
+def _kind(backend: settings.Backend) -> Kind:
+    assert backend.kind != "ollama"
+    if backend.kind == "tgi":
+        return Tgi()
+    if backend.kind == "custom":
+        return _plugin(backend)
+    traits = KINDS[backend.kind]
+    if backend.health is not None:
+        traits = replace(traits, health=backend.health)
+    return OpenAIKind(traits, backend.model or "")
+
+
+def _plugin(backend: settings.Backend) -> Kind:
+    # they take some 20 ms, and few need them
+    from hermes.custom import found
+    from hermes.custom.guard import Guarded
+
+    try:
+        return Guarded(found.made(backend.plugin or ""), backend.name)
+    except ConfigError as error:
+        raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
+
+
+def managed(backends: list[settings.Backend], deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Managed:
+    """Processes that are to be, on the processors that are ours before `stay_on`."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return Managed([_command(backend, deadlines, loop) for backend in backends], cpus)
+
+
+def _command(backend: settings.Backend, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Command:
+    assert backend.command is not None and backend.model is not None
+    words = shlex.split(backend.command)
+    return Command(
+        backend.model,
+        tuple(words),
+        {name: value.reveal() for name, value in backend.env.items()},
+        lambda port: driver(_at(backend, port), deadlines, loop),
+        memory.of_files(commands.files(words)),
+        backend.slots,
+        backend.start_timeout_s,
+        backend.idle_ttl,
+    )
+
+
+def _at(backend: settings.Backend, port: int) -> settings.Backend:
+    return replace(backend, url=backend.url.replace(PORT, str(port)))
+
+
+def check(backend: settings.Backend) -> None:
+    """Its authority and its class can be used, as far as can be seen before it is asked. Raises ConfigError."""
+    origin(_at(backend, 1) if backend.command else backend)
+    if backend.plugin is not None:
+        _plugin(backend)
