@@ -17,9 +17,10 @@ from click.testing import CliRunner, Result
 
 from hermes import __version__
 from hermes.cli import cli
+from hermes.cli.options import gib
 from hermes.config import files
 from hermes.config.commands import filled
-from tests.fakes.backend import FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
+from tests.fakes.backend import Done, FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
 from tests.fakes.gateway import Hermes, hermes, hold_slot, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
@@ -353,6 +354,14 @@ async def test_ask_reads_the_prompt_from_standard_input(verb: Run, dash: list[st
 
 
 @scenario
+async def test_ask_says_so_where_an_answer_has_no_text(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        backend.default = play({"response": "", "thinking": "Hmm", "done": False}, Done(reason="length"))
+        result = await ask(verb, gateway, "ask", "gemma", "Hi")
+        assert (result.exit_code, result.stderr) == (0, "hermes: the answer has no text (length)\n")
+
+
+@scenario
 async def test_ask_fails_with_1_when_the_server_says_no(verb: Run) -> None:
     async with ollama() as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
         unknown = await ask(verb, gateway, "ask", "nobody", "Hi")
@@ -409,11 +418,12 @@ async def test_models_and_status_print_a_table_or_json(verb: Run) -> None:
 
 @scenario
 async def test_models_marks_what_cannot_be_asked(verb: Run) -> None:
-    async with ollama("embedder:latest", "gemma:latest") as backend:
+    async with ollama("embedder:latest", "gemma:latest", "painter:latest") as backend:
         backend.models[0]["capabilities"] = ["embedding"]
+        backend.models[2]["capabilities"] = ["image"]
         async with hermes(backend) as gateway:
             lines = (await ask(verb, gateway, "models")).stdout.splitlines()
-            assert [line.endswith("(cannot be asked)") for line in lines[1:]] == [True, False]
+            assert [line.endswith("(cannot be asked)") for line in lines[1:]] == [False, False, True]
 
 
 @scenario
@@ -433,6 +443,7 @@ async def test_status_shows_processes_and_what_went_wrong(verb: Run) -> None:
     async with hermes(**filled({"backends": [told]})) as gateway:
         await gateway.ask("/v1/llm/a", {"prompt": "Hi"})
         status = (await ask(verb, gateway, "status")).stdout
+        assert "backend managed (managed): up\n" in status
         assert "  a failed: ended before it was ready (exit status 3)\n    out of memory\n" in status
 
 
@@ -506,6 +517,20 @@ async def test_why_tells_who_was_refused_from_who_had_no_need_to_wait(verb: Run)
 
 
 @scenario
+async def test_why_tells_which_model_was_asked_for_where_another_answered(verb: Run) -> None:
+    async with ollama("gemma:latest") as backend:
+        async with hermes(backend, models={"big": {"fallback": ["gemma"]}}) as gateway:
+            assert (await gateway.ask("/v1/llm/big", {"prompt": "Hi"}, {"x-request-id": "mine"})).status == 200
+            told = (await ask(verb, gateway, "why", "mine")).stdout
+            assert told.startswith("mine: gemma:latest instead of big, normal, ok after ")
+
+
+@pytest.mark.parametrize(("size_bytes", "told"), [(5 << 20, "5 MiB"), (1 << 30, "1.00 GiB"), (3 << 29, "1.50 GiB")])
+def test_a_small_model_is_told_in_mib(size_bytes: int, told: str) -> None:
+    assert gib(size_bytes) == told
+
+
+@scenario
 async def test_a_key_comes_from_the_environment(verb: Run, tmp_path: Path) -> None:
     from hashlib import sha256
 
@@ -567,4 +592,4 @@ async def test_drain_says_what_still_runs_and_status_shows_it_until_it_is_over(v
 async def test_there_is_no_draining_a_backend_that_there_is_not(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         result = await ask(verb, gateway, "drain", "b/1")
-        assert result.exit_code == 1 and "there is no backend 'b/1', but b0" in result.stderr
+        assert result.exit_code == 1 and "there is no backend 'b/1'; there are: b0" in result.stderr

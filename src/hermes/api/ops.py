@@ -172,7 +172,6 @@ def _backend(backend: Backend) -> dict[str, object]:
     if backend.slots is None and backend.server is not None:
         own = " (or OLLAMA_NUM_PARALLEL)" if backend.kind == "ollama" else ""
         told["hint"] = (
-            "how many requests it runs at once is not known: models without max_concurrency get one at a time;"
-            f" set the backend's slots{own} to what the server was started with"
+            f"its slots are not known: one request at a time, unless max_concurrency says more. Set slots{own}"
         )
     return told

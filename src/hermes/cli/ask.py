@@ -39,11 +39,12 @@ def command(
     asked: dict[str, Any] = {"prompt": text, "system": system, "stream": True}
     asked["options"] = {name: value for name, value in options.items() if value is not None}
     body = {name: value for name, value in asked.items() if value}
-    begun = False
+    begun = has_text = False
     try:
         for event in lines(url, model_path(model), body):
             begun = True
             if "delta" in event:
+                has_text = True
                 say(event["delta"], nl=False)
             elif event.get("done"):
                 break
@@ -52,6 +53,8 @@ def command(
     finally:
         if begun:  # what else is told, such as an error, begins on a line of its own
             say()
+    if not has_text:
+        click.echo(f"hermes: the answer has no text ({event['reason']})", err=True)
     if stats:
         click.echo(_stats(event), err=True)
 

@@ -28,7 +28,7 @@ def command(as_json: bool, url: str) -> None:
         created = datetime.fromtimestamp(model["created"]).strftime("%Y-%m-%d") if model["created"] else "-"
         capabilities = model["capabilities"]
         told = ", ".join(capabilities) or "-"
-        if capabilities and "completion" not in capabilities:
+        if capabilities and not {"completion", "embedding"}.intersection(capabilities):
             told += " (cannot be asked)"
         rows.append((model["id"], created, told))
     width = max(len(row[0]) for row in rows)

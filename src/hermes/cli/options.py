@@ -63,6 +63,11 @@ def seconds(ms: int) -> str:
     return f"{ms / 1000:.1f} s"
 
 
+def gib(size_bytes: int) -> str:
+    """What a model takes, a small one's in MiB."""
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
+
+
 def is_taken(error: BaseException | None) -> bool:
     """Whether listening failed because somebody else listens there."""
     return isinstance(error, OSError) and error.errno == errno.EADDRINUSE

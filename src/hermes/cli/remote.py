@@ -99,7 +99,7 @@ def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> It
             hint = "SSL_CERT_FILE=FILE names the authority that signed it"
             fail(f"the certificate of {url} is not to be trusted: {error.verify_message}. {hint}", 3)
         except (OSError, HTTPException, ValueError) as error:
-            hint = ". Start one with: hermes serve" if _is_here(url) else ""
+            hint = ". Start one with: hermes serve; if it listens elsewhere, say so by --url" if _is_here(url) else ""
             fail(f"no Hermes answers at {url}: {error}{hint}", 3)
         if response.status >= 400:
             fail(_refusal(response), 1)

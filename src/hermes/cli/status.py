@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import gib, say
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -32,7 +32,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         simulated = ", SIMULATED" if backend["simulated"] else ""
         draining = ", draining" if backend.get("draining") else ""
         error = f": {backend['error']}" if backend.get("error") else ""
-        kind = f"{backend['kind']} {backend['version']}{simulated}"
+        kind = f"{backend['kind']} {backend['version']}".rstrip() + simulated
         yield f"backend {backend['name']} ({kind}): {backend['state']}{draining}{error}"
         for each in backend.get("health", ()):
             if each["state"] != "closed":
@@ -40,7 +40,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
                 who = "every model" if each["model"] == "*" else each["model"]
                 yield f"  {who} is {each['state'].replace('_', ' ')}{why}"
         for model in backend["loaded"]:
-            yield f"  loaded {model['name']}: {model['size_bytes'] / 2**30:.2f} GiB"
+            yield f"  loaded {model['name']}: {gib(model['size_bytes'])}"
         for process in backend.get("processes", ()):
             where = f", process {process['pid']} on port {process['port']}" if process["pid"] else ""
             again = f", restarts: {process['restarts']}" if process["restarts"] else ""

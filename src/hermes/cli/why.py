@@ -29,7 +29,8 @@ def command(request_id: str, as_json: bool, url: str) -> None:
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
-    yield f"{told['request_id']}: {told['model']}, {told['class']}, {_end(told)}"
+    asked = f" instead of {told['asked']}" if "asked" in told else ""
+    yield f"{told['request_id']}: {told['model']}{asked}, {told['class']}, {_end(told)}"
     why = told.get("why")
     if why is None:
         refused = told["state"] == "done" and "queue_ms" not in told

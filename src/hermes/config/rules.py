@@ -85,7 +85,7 @@ def _of_command(backend: Backend) -> Iterator[tuple[str, str]]:
     if backend.kind == "ollama":
         yield "kind", "an Ollama loads its models itself: start it apart, and give its url"
     if backend.model is None:
-        yield "model", "missing, and the command does not tell"
+        yield "model", "missing, and the command does not tell: say what its model is to be called"
     if PORT not in backend.url:
         yield "url", f"without {PORT} it is not where the command listens"
     if PORT not in (backend.command or "") and not any(PORT in value.reveal() for value in backend.env.values()):

@@ -177,7 +177,9 @@ class Backend:
         if self.room.capacity_bytes is None and self._is_here and self.driver.loads:
             self.room = await memory.find(sum(model.vram_bytes for model in self.inventory.loaded))
             self._mistrust()
-            log.info("backend %s has %s bytes for models (%s)", self.name, self.room.capacity_bytes, self.room.source)
+            size = self.room.capacity_bytes
+            told = f"{size / 2**30:.1f} GiB" if size else "an unknown amount of memory"
+            log.info("backend %s has %s for models (%s)", self.name, told, self.room.source)
             self._look.set()
 
     def _feel(self) -> None:

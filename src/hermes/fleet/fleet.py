@@ -56,7 +56,7 @@ class Fleet:
         """Have nothing new start there, or have it again. Raises BackendNotFound."""
         backend = self.backends.get(name)
         if backend is None:
-            raise BackendNotFound(f"there is no backend {name[:80]!r}, but {', '.join(self.backends)}")
+            raise BackendNotFound(f"there is no backend {name[:80]!r}; there are: {', '.join(self.backends)}")
         backend.draining = draining
         tell(backend, lambda: self._listener.observe(backend.facts))
 
