@@ -518,11 +518,10 @@ async def test_why_tells_who_was_refused_from_who_had_no_need_to_wait(verb: Run)
 
 @scenario
 async def test_why_tells_which_model_was_asked_for_where_another_answered(verb: Run) -> None:
-    async with ollama("gemma:latest") as backend:
-        async with hermes(backend, models={"big": {"fallback": ["gemma"]}}) as gateway:
-            assert (await gateway.ask("/v1/llm/big", {"prompt": "Hi"}, {"x-request-id": "mine"})).status == 200
-            told = (await ask(verb, gateway, "why", "mine")).stdout
-            assert told.startswith("mine: gemma:latest instead of big, normal, ok after ")
+    async with ollama() as backend, hermes(backend, models={"big": {"fallback": ["gemma"]}}) as gateway:
+        assert (await gateway.ask("/v1/llm/big", {"prompt": "Hi"}, {"x-request-id": "mine"})).status == 200
+        told = (await ask(verb, gateway, "why", "mine")).stdout
+        assert told.startswith("mine: gemma:latest instead of big, normal, ok after ")
 
 
 @pytest.mark.parametrize(("size_bytes", "told"), [(5 << 20, "5 MiB"), (1 << 30, "1.00 GiB"), (3 << 29, "1.50 GiB")])
