@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+import shutil
 from collections.abc import Mapping
 
 from msgspec.structs import replace
@@ -101,7 +102,11 @@ def _at(backend: settings.Backend, port: int) -> settings.Backend:
 
 
 def check(backend: settings.Backend) -> None:
-    """Its authority and its class can be used, as far as can be seen before it is asked. Raises ConfigError."""
+    """Its authority, its program and its class can be used, as far as can be seen without. Raises ConfigError."""
     origin(_at(backend, 1) if backend.command else backend)
+    if backend.command is not None:
+        program, path = shlex.split(backend.command)[0], backend.env.get("PATH")
+        if shutil.which(program, path=path.reveal() if path else None) is None:
+            raise ConfigError(f"backends.{backend.name}.command: there is no program {program!r} here")
     if backend.plugin is not None:
         _plugin(backend)

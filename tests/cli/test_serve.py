@@ -243,6 +243,9 @@ async def test_a_backend_that_is_not_there_is_a_warning_that_says_what_to_do(tmp
         told = await hermes.told('"warning"')
         assert told == "backend ollama does not answer at http://127.0.0.1:1: start Ollama, or use --simulate"
         assert "/v1/llm/MODEL" in await hermes.told("try:")
+    own = '[{"name": "v", "kind": "vllm", "url": "http://127.0.0.1:1"}]'
+    async with serve(tmp_path, HERMES_BACKENDS=own) as hermes:
+        assert (await hermes.told('"warning"')).endswith("http://127.0.0.1:1: start it, or use --simulate")
 
 
 def test_the_module_can_be_run(tmp_path: Path) -> None:

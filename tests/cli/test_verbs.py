@@ -192,6 +192,20 @@ def test_check_looks_at_the_files_that_serve_would_open(
     assert words in result.stderr
 
 
+def test_check_looks_for_the_program_that_a_command_would_start(verb: Run, tmp_path: Path) -> None:
+    def check(env: str = "") -> Result:
+        told = f"backends: [{{command: 'my-server --port ${{PORT}}', model: a{env}}}]"
+        (tmp_path / "hermes.yaml").write_text(told)
+        return verb("check", "--quiet")
+
+    result = check()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "backends.managed.command: there is no program 'my-server' here" in result.stderr
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "my-server").touch(0o755)
+    assert check(f", env: {{PATH: {tmp_path}/bin}}").exit_code == 0
+
+
 def test_check_makes_no_log(verb: Run, tmp_path: Path) -> None:
     assert verb("check", HERMES_LOGGING__ACCESS_LOG="./access.log").exit_code == 0
     assert not (tmp_path / "access.log").exists()

@@ -93,7 +93,8 @@ async def _advise(runtime: Runtime) -> None:
     await runtime.fleet.refresh(_LOOK_S)
     for backend in runtime.fleet.backends.values():
         if backend.state != "up":
-            log.warning("backend %s does not answer at %s: start Ollama, or use --simulate", backend.name, backend.url)
+            it = "Ollama" if backend.kind == "ollama" else "it"
+            log.warning("backend %s does not answer at %s: start %s, or use --simulate", backend.name, backend.url, it)
     tell(f"  try: {_example(runtime)}")
 
 
