@@ -459,6 +459,7 @@ async def test_status_shows_processes_and_what_went_wrong(verb: Run) -> None:
         status = (await ask(verb, gateway, "status")).stdout
         assert "backend managed (managed): up\n" in status
         assert "  a failed: ended before it was ready (exit status 3)\n    out of memory\n" in status
+        assert "See why with: hermes status" in (await ask(verb, gateway, "ask", "a", "Hi")).stderr
 
 
 @scenario
@@ -586,6 +587,14 @@ async def test_pull_fails_with_1_at_once_or_later(verb: Run) -> None:
 
 
 # --- drain ------------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_where_no_backend_can_serve_a_model_status_is_named(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        await ask(verb, gateway, "drain", "b0")
+        told = (await ask(verb, gateway, "ask", "gemma", "Hi")).stderr
+        assert "now (HTTP 503). See how they are with: hermes status\n" in told
 
 
 @scenario

@@ -138,6 +138,8 @@ def _headers() -> dict[str, str]:
 _HINTS = {
     "invalid_api_key": ". Set HERMES_API_KEY to a key that the server knows",
     "model_not_found": ". See what there is with: hermes models",
+    "no_backend": ". See how they are with: hermes status",
+    "load_failed": ". See why with: hermes status",
 }
 
 
