@@ -188,9 +188,10 @@ class Gateway:
         """Wait for a turn, and try; again where that may help."""
         exchange = job.exchange
         exchange.cancel = job.response.cancel
+        before = exchange.attempts  # with another model
         while True:
             try:
-                async with self._admission.admit(ticket, heart, again=exchange.attempts > 0):
+                async with self._admission.admit(ticket, heart, again=exchange.attempts > before):
                     await self._attempt(job, ticket)
                 return
             except BackendError as error:
@@ -263,6 +264,7 @@ class Gateway:
                 with suppress(GatewayError):
                     route = self._known_route(name, dialect) or await self._route(name, dialect)
                     exchange.asked, exchange.fallbacks = exchange.asked or request.model, names[place:]
+                    exchange.asking = None
                     return self._able(route, request)
         raise error
 

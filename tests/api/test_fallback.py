@@ -183,3 +183,19 @@ async def test_embeddings_of_another_model_are_no_substitute() -> None:
     async with ollama() as backend, hermes(backend, models=models) as gateway:
         reply = await gateway.ask("/v1/embeddings", {"model": "gone", "input": "Hi"})
         assert (reply.status, reply.error["code"]) == (404, "model_not_found")
+
+
+@scenario
+async def test_who_comes_from_another_model_whose_backend_failed_finds_a_full_queue_full() -> None:
+    models = {"gemma": {"backends": ["b0"], "fallback": ["phi"]}, "phi": {"backends": ["b1"], "queue_limit": 1}}
+    async with ollama("gemma:latest") as bad, ollama("phi:latest") as good, hermes(bad, good, models=models) as gateway:
+        bad.default = FAILURE
+        good.scripts.append(play(then=Then.STALL))
+        calls = [await gateway.open(CHAT, chat(model="phi"))]
+        await good.request(0)
+        calls.append(await gateway.open(CHAT, chat(model="phi")))
+        await gateway.until_waiting(1)
+        reply = await gateway.ask(CHAT, chat())
+        assert (reply.status, reply.error["code"]) == (429, "queue_full"), reply.body
+        for call in calls:
+            call.leave()
