@@ -152,6 +152,8 @@ class Gateway:
                 meta = Meta(
                     exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
                 )
+                if job is not None:
+                    meta.beats = job.meta.beats  # of the same stream, by another model
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
                 if request.tools:
                     exchange.holds_back = True
