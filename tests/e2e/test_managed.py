@@ -253,6 +253,21 @@ async def test_one_that_goes_down_is_started_again_whether_anybody_asks_or_not(t
 
 
 @scenario
+async def test_one_that_went_down_and_was_unloaded_stays_down(tmp_path: Path) -> None:
+    async with running({"command": command("a", tmp_path)}) as gateway:
+        await said(gateway)
+        for restarts in (0, 1):
+            await until(lambda restarts=restarts: process(gateway)["restarts"] == restarts and process(gateway)["pid"])
+            os.kill(process(gateway)["pid"], signal.SIGKILL)
+        await until(lambda: process(gateway)["state"] == "down")
+        backend = gateway.runtime.fleet.backends["managed"]
+        await until(lambda: "a" in backend.facts.fallen)
+        assert (await gateway.ask("/v1/llm/a/unload", {})).status == 200
+        assert not backend.facts.fallen
+        await until(lambda: process(gateway)["state"] == "stopped")
+
+
+@scenario
 async def test_one_that_could_not_come_back_for_long_waits_for_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

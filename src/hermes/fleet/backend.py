@@ -133,7 +133,7 @@ class Backend:
             makes_room=self.driver.makes_room,
             slots_of=self.inventory.slots_of,
             idle_ttls_s=self.inventory.idle_ttls_s,
-            fallen=self.inventory.fallen,
+            fallen={name: each for name, each in self.inventory.fallen.items() if asked_at > gone_at.get(name, -inf)},
             limits={name: int(each.limit) for name, each in self.breakers.items() if each.limit < inf},
             resting={name: each.until for name, each in self.breakers.items() if each.rests},
         )

@@ -223,8 +223,7 @@ class Scheduler:
 
     def unload(self, model: str, now: float) -> list[Decision]:
         """An operator wants a model gone: nothing starts where it is any more, what runs ends first."""
-        self._residency.unload(model)
-        return self._follow(now)
+        return [*self._residency.unload(model), *self._follow(now)]
 
     def close(self) -> list[Decision]:
         """The process is about to end: nothing starts any more, and nothing waits (invariant I33)."""
