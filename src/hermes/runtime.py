@@ -101,7 +101,7 @@ class Runtime:
 
     def _managed(self, group: list[settings.Backend]) -> Backend:
         """Processes of ours, on one memory."""
-        driver = composition.managed(group, self._deadlines, self._loop)
+        driver = composition.managed(group, self.config, self._deadlines, self._loop)
         backend = Backend(
             group[0].name,
             "managed",
