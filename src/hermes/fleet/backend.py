@@ -144,9 +144,13 @@ class Backend:
 
     @property
     def generates(self) -> bool:
-        """Whether anything can be asked of it: it answers, and not all that it has in memory is stuck."""
+        """Whether anything can be asked of it: it answers, and not all that it has is stuck.
+
+        What is stuck in a server's memory tells of the others that it has, though not of another server.
+        """
         stuck = {name for name, breaker in self.breakers.items() if breaker.state is STUCK}
-        there = {model.name for model in self.inventory.loaded} or self.inventory.models.keys()
+        loaded = {model.name for model in self.inventory.loaded} if self.server is not None else None
+        there = loaded or self.inventory.models.keys()
         return self.state == "up" and not (stuck and stuck >= there)
 
     @property

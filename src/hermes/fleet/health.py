@@ -155,6 +155,7 @@ class Health:
         except Exception:  # one model's probe must not end the others'
             result = "internal_error"
             log.exception("probing %s on backend %s met a bug", model, backend.name)
+            self._weigh(model, BackendError("probing it met a bug; the log has its cause"))
         else:
             self._mend(model)
         finally:
