@@ -342,9 +342,10 @@ async def test_one_that_never_gets_ready_is_given_up_and_stopped(tmp_path: Path)
         assert not any(map(is_alive, noted(tmp_path, "a", "begins")))
 
 
+@pytest.mark.parametrize("learned", [{}, {"b": 1}])
 @scenario
-async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path) -> None:
-    """It may have been for want of memory, of which its file tells too little."""
+async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path, learned: dict[str, int]) -> None:
+    """It may have been for want of memory, of which its file tells too little, or what it took when it was another."""
     weights = tmp_path / "b.gguf"
     weights.write_bytes(b"x")
     first = {"command": command("a", tmp_path), "memory": 1 << 30}
@@ -353,6 +354,7 @@ async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path
         await said(gateway)
         await seen(gateway)
         backend = gateway.runtime.fleet.backends["managed"]
+        backend.learn(learned)
         assert backend.facts.sizes["b"] == 1
         assert (await gateway.ask(CHAT, chat(model="b"))).status == 503
         await until(lambda: backend.facts.sizes["b"] == 1 << 30)

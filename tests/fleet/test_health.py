@@ -74,7 +74,7 @@ def test_a_probe_that_meets_a_bug_is_not_repeated_at_once(monkeypatch: pytest.Mo
         listener: Any = Silence()
         known = Health(made, listener, Metrics(), Patience(30.0, 1.0, pause_s=0.01))
         made.breakers["a"] = stuck()
-        working = asyncio.create_task(known.work())
+        working = asyncio.get_running_loop().create_task(known.work())
         known.looked()
         await until(lambda: probes > 1)
         before = probes

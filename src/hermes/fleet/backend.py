@@ -98,6 +98,11 @@ class Backend:
         """What was known earlier."""
         self._weights = {**weights, **self._weights}
 
+    def doubt(self, model: str) -> None:
+        """It could not be loaded: where nobody makes room for it, it may take more now than it took."""
+        if not self.driver.makes_room:
+            self._weights.pop(model, None)
+
     @property
     def facts(self) -> BackendFacts:
         room, asked_at, gone_at = self.room, self.inventory.asked_at, self.gone_at
