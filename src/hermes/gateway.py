@@ -203,7 +203,7 @@ class Gateway:
                 ticket = replace(ticket, resident=found.resident, candidates=found.names)
             await asyncio.sleep(pause_s)
             ticket = exchange.ticket = ticket.again()
-            exchange.asking = None  # its connection may be somebody else's by now
+            exchange.forget_attempt()
 
     def _ticket(
         self,
@@ -266,7 +266,7 @@ class Gateway:
                 with suppress(GatewayError):
                     route = self._known_route(name, dialect) or await self._route(name, dialect)
                     exchange.asked, exchange.fallbacks = exchange.asked or request.model, names[place:]
-                    exchange.asking = None
+                    exchange.forget_attempt()
                     return self._able(route, request)
         raise error
 
