@@ -1,5 +1,6 @@
 """Who is looked at is who runs there now: a request that has gone elsewhere tells nothing of where it was before."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hermes.policy.pulse import Patience
 from hermes.policy.ticket import Phase, Ticket
 from tests.fakes.gateway import scenario
 from tests.policy.box import ticket
+from tests.support import run, until
 
 
 class FakeAsking(Struct):
@@ -39,10 +41,10 @@ class FakeHealth:
 
 
 class Watched:
-    def __init__(self) -> None:
+    def __init__(self, silence_s: float = 10.0) -> None:
         self.journal = Journal(Metrics())
         self.healths: dict[str, Any] = {"a": FakeHealth(), "b": FakeHealth()}
-        self.watchdog = Watchdog(self.journal, self.healths, Patience(silence_s=10.0))
+        self.watchdog = Watchdog(self.journal, self.healths, Patience(silence_s))
 
     def run(self, backend: str, now: float, exchange: Exchange | None = None) -> tuple[Exchange, FakeAsking]:
         """A new request, or the next attempt of one."""
@@ -87,3 +89,19 @@ async def test_an_answer_from_elsewhere_is_no_sign_of_life() -> None:
     watched.journal.close(exchange, 2.0)
     watched.watchdog.look(11.0)
     assert watched.healths["a"].probed == ["m"]
+
+
+def test_a_bug_in_one_look_is_not_the_end_of_all() -> None:
+    async def scenario() -> None:
+        watched = Watched(silence_s=0.01)
+        watched.run("nowhere", 0.0)
+        watched.run("a", 0.0)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watched.watchdog.watch())
+            await asyncio.sleep(0.005)
+            assert not watching.done()
+            del watched.journal.exchanges[next(iter(watched.journal.exchanges))]
+            await until(lambda: watched.healths["a"].probed)
+            watching.cancel()
+
+    run(scenario(), may_log_errors=True)

@@ -6,6 +6,7 @@ stuck, what has sent nothing to its client yet is cut, to be tried elsewhere.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from functools import partial
 from math import inf
@@ -18,6 +19,8 @@ from hermes.fleet.health import Health
 from hermes.policy.breaker import STUCK
 from hermes.policy.pulse import Patience, Pulse
 from hermes.policy.ticket import Phase, Ticket
+
+log = logging.getLogger(__name__)
 
 # Looks in the shortest silence that may be suspicious.
 LOOKS = 5
@@ -64,7 +67,10 @@ class Watchdog:
         loop = asyncio.get_running_loop()
         while self._patience.silence_s:
             await asyncio.sleep(self._patience.silence_s / LOOKS)
-            self.look(loop.time())
+            try:
+                self.look(loop.time())
+            except Exception:  # who looks at what runs must not end who watches the backends
+                log.exception("looking at what runs met a bug")
 
     def look(self, now: float) -> None:
         """See what has come since the last look, and probe what is silent for too long."""
