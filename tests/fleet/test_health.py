@@ -61,6 +61,18 @@ def test_a_model_that_is_not_loaded_is_not_stuck_where_each_has_a_server_of_its_
     assert not made.generates
 
 
+def test_what_another_backend_calls_a_model_by_is_the_same_model() -> None:
+    """An Ollama has `a:latest`, so that is what it is called where it is asked for on both."""
+    made = backend("", object())
+    made.driver.loads = False
+    made.inventory = replace(made.inventory, names={"a": "a", "a:latest": "a"}, absent=frozenset("a"))
+    assert not made.has_in_memory("a:latest"), "a router that loads it is not silent"
+    made.inventory = replace(made.inventory, models={"a": ModelInfo("a")}, absent=frozenset())
+    assert made.has_in_memory("a:latest")
+    made.breakers["a:latest"] = stuck()
+    assert not made.generates
+
+
 def test_a_probe_that_meets_a_bug_is_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     probes = 0
 

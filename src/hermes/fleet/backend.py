@@ -153,7 +153,7 @@ class Backend:
 
         What is stuck in a server's memory tells of the others that it has, though not of another server.
         """
-        stuck = {name for name, breaker in self.breakers.items() if breaker.state is STUCK}
+        stuck = {self.own_name(name) for name, breaker in self.breakers.items() if breaker.state is STUCK}
         loaded = {model.name for model in self.inventory.loaded} if self.server is not None else None
         there = loaded or self.inventory.models.keys()
         return self.state == "up" and not (stuck and stuck >= there)
@@ -163,11 +163,15 @@ class Backend:
         """What runs on a GPU tells that there is one."""
         return any(model.vram_bytes for model in self.inventory.loaded)
 
+    def own_name(self, model: str) -> str:
+        """What it calls a model that has the fuller name of another backend's."""
+        return self.inventory.names.get(model, model)
+
     def has_in_memory(self, model: str) -> bool:
         """As far as was seen."""
         if self.driver.loads:
             return any(each.name == model for each in self.inventory.loaded)
-        return model not in self.inventory.absent
+        return self.own_name(model) not in self.inventory.absent
 
     def reloads_avoided(self, model: str) -> int:
         """Of a model, by any of its names."""

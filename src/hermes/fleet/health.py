@@ -141,7 +141,7 @@ class Health:
 
     async def _probe(self, model: str, is_silent: Callable[[], bool]) -> None:
         backend, result = self.backend, "ok"
-        info = backend.inventory.models.get(model) or ModelInfo(model)
+        info = backend.inventory.models.get(backend.own_name(model)) or ModelInfo(model)
         try:
             async with asyncio.timeout(self._patience.probe_timeout_s):
                 await backend.while_up(generate(backend.driver.server_of(model), info))
