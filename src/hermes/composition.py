@@ -230,7 +230,7 @@ def groups(config: settings.Config) -> list[list[settings.Backend]]:
 
 def preloaded(config: settings.Config) -> list[tuple[str, str]]:
     """Backend and model of each process that is started with us."""
-    return [(backend.name, backend.model) for backend in config.backends if backend.preload and backend.model]
+    return [(backend.name, drivers.called(backend, config)) for backend in config.backends if backend.preload]
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hermes.fleet import memory
 from hermes.fleet.driver import Single
 from hermes.fleet.kind import ByItself, Kind
 from hermes.fleet.managed import Command, Managed
-from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama
+from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama, full_name
 from hermes.fleet.openai import KINDS, OpenAIKind
 from hermes.fleet.tgi import Tgi
 from hermes.http.client import PoolLimits
@@ -76,17 +76,25 @@ def _plugin(backend: settings.Backend) -> Kind:
         raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
 
 
-def managed(backends: list[settings.Backend], deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Managed:
+def managed(
+    backends: list[settings.Backend], config: settings.Config, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+) -> Managed:
     """Processes that are to be, on the processors that are ours before `stay_on`."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return Managed([_command(backend, deadlines, loop) for backend in backends], cpus)
+    return Managed([_command(backend, called(backend, config), deadlines, loop) for backend in backends], cpus)
 
 
-def _command(backend: settings.Backend, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Command:
-    assert backend.command is not None and backend.model is not None
+def called(backend: settings.Backend, config: settings.Config) -> str:
+    """A process's model: with a tag, as Ollama's have one, where there is an Ollama that may have it too."""
+    assert backend.model is not None
+    return full_name(backend.model) if any(each.kind == "ollama" for each in config.backends) else backend.model
+
+
+def _command(backend: settings.Backend, model: str, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> Command:
+    assert backend.command is not None
     words = shlex.split(backend.command)
     return Command(
-        backend.model,
+        model,
         tuple(words),
         {name: value.reveal() for name, value in backend.env.items()},
         lambda port: driver(_at(backend, port), deadlines, loop),

@@ -118,6 +118,10 @@ class Exchange(Struct, eq=False, gc=False):
         self.cancel()
         return True
 
+    def forget_attempt(self) -> None:
+        """Nothing of it has gone out, and its connection may be somebody else's by now."""
+        self.asking = self.ttft_s = None
+
     def id_line(self) -> bytes:
         """The header line that tells the client the request's id."""
         id = self.request_id.encode("ascii")

@@ -123,6 +123,8 @@ class Gateway:
                 meta = Meta(
                     exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
                 )
+                if job is not None:
+                    meta.beats = job.meta.beats  # of the same stream, by another model
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
                 if request.tools:
                     exchange.holds_back = True
@@ -160,9 +162,10 @@ class Gateway:
         """Wait for a turn, and try; again where that may help."""
         exchange = job.exchange
         exchange.cancel = job.response.cancel
+        before = exchange.attempts  # with another model
         while True:
             try:
-                async with self._admission.admit(ticket, heart, again=exchange.attempts > 0):
+                async with self._admission.admit(ticket, heart, again=exchange.attempts > before):
                     await self._attempt(job, ticket)
                 return
             except BackendError as error:
@@ -172,7 +175,7 @@ class Gateway:
                 ticket = replace(ticket, resident=found.resident, candidates=found.names)
             await asyncio.sleep(pause_s)
             ticket = exchange.ticket = ticket.again()
-            exchange.asking = None  # its connection may be somebody else's by now
+            exchange.forget_attempt()
 
     def _ticket(
         self,
@@ -222,6 +225,7 @@ class Gateway:
                 with suppress(GatewayError):
                     route = self.router.known(name, dialect) or await self.router.find(name, dialect)
                     exchange.asked, exchange.fallbacks = exchange.asked or request.model, names[place:]
+                    exchange.forget_attempt()
                     return self.router.able(route, request)
         raise error
 

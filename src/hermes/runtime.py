@@ -102,7 +102,7 @@ class Runtime:
 
     def _managed(self, group: list[settings.Backend]) -> Backend:
         """Processes of ours, on one memory."""
-        driver = drivers.managed(group, self._deadlines, self._loop)
+        driver = drivers.managed(group, self.config, self._deadlines, self._loop)
         backend = Backend(
             group[0].name,
             "managed",

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.test_heartbeat import OFTEN
 from tests.fakes.backend import Script, Then, fail, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, chat, hermes, hold_slot, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, RESPONSES, STREAMS, WHOLE, chat, hermes, hold_slot, prompt, scenario
 
 SERVED = "x-hermes-model-served"
 FAILURE = fail(500, "CUDA error: an illegal memory access was encountered")
@@ -183,3 +183,39 @@ async def test_embeddings_of_another_model_are_no_substitute() -> None:
     async with ollama() as backend, hermes(backend, models=models) as gateway:
         reply = await gateway.ask("/v1/embeddings", {"model": "gone", "input": "Hi"})
         assert (reply.status, reply.error["code"]) == (404, "model_not_found")
+
+
+@scenario
+async def test_who_comes_from_another_model_whose_backend_failed_finds_a_full_queue_full() -> None:
+    models = {"gemma": {"backends": ["b0"], "fallback": ["phi"]}, "phi": {"backends": ["b1"], "queue_limit": 1}}
+    async with ollama("gemma:latest") as bad, ollama("phi:latest") as good, hermes(bad, good, models=models) as gateway:
+        bad.default = FAILURE
+        good.scripts.append(play(then=Then.STALL))
+        calls = [await gateway.open(CHAT, chat(model="phi"))]
+        await good.request(0)
+        calls.append(await gateway.open(CHAT, chat(model="phi")))
+        await gateway.until_waiting(1)
+        reply = await gateway.ask(CHAT, chat())
+        assert (reply.status, reply.error["code"]) == (429, "queue_full"), reply.body
+        for call in calls:
+            call.leave()
+
+
+@scenario
+async def test_events_are_counted_on_where_another_model_answers_a_stream_that_waited() -> None:
+    models = {"gemma": {"backends": ["b0"], "fallback": ["phi"]}}
+    async with (
+        ollama() as bad,
+        ollama("phi:latest") as good,
+        hermes(bad, good, models=models, scheduling=OFTEN) as gateway,
+    ):
+        free = asyncio.Event()
+        await hold_slot(gateway, bad, free)
+        bad.default = FAILURE
+        call = await gateway.open(RESPONSES, {"model": "gemma", "input": "Hi", "stream": True})
+        assert await call.head() == 200
+        first = await call.event()
+        free.set()
+        events = [first, *await call.events()]
+        assert [event["sequence_number"] for event in events] == [*range(len(events))]
+        assert [event["type"] for event in events].count("response.created") == 1

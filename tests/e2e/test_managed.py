@@ -18,6 +18,7 @@ from hermes.config import commands
 from hermes.fleet import managed
 from hermes.fleet.managed import Managed
 from tests.fakes import llm_server
+from tests.fakes.backend import ollama
 from tests.fakes.gateway import CHAT, Hermes, Reply, bearer, chat, config, hermes, key, scenario
 from tests.fakes.process import Served, serve
 from tests.support import until
@@ -253,6 +254,19 @@ async def test_one_that_goes_down_is_started_again_whether_anybody_asks_or_not(t
 
 
 @scenario
+async def test_one_that_went_down_and_was_unloaded_stays_down(tmp_path: Path) -> None:
+    async with running({"command": command("a", tmp_path)}) as gateway:
+        for _ in range(2):
+            await said(gateway)
+            os.kill(process(gateway)["pid"], signal.SIGKILL)
+        backend, now = gateway.runtime.fleet.backends["managed"], asyncio.get_running_loop().time
+        await until(lambda: any(each.until > now() for each in backend.facts.fallen.values()))
+        assert (await gateway.ask("/v1/llm/a/unload", {})).status == 200
+        assert not backend.facts.fallen
+        await until(lambda: process(gateway)["state"] == "stopped")
+
+
+@scenario
 async def test_one_that_could_not_come_back_for_long_waits_for_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,9 +342,10 @@ async def test_one_that_never_gets_ready_is_given_up_and_stopped(tmp_path: Path)
         assert not any(map(is_alive, noted(tmp_path, "a", "begins")))
 
 
+@pytest.mark.parametrize("learned", [{}, {"b": 1}])
 @scenario
-async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path) -> None:
-    """It may have been for want of memory, of which its file tells too little."""
+async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path, learned: dict[str, int]) -> None:
+    """It may have been for want of memory, of which its file tells too little, or what it took when it was another."""
     weights = tmp_path / "b.gguf"
     weights.write_bytes(b"x")
     first = {"command": command("a", tmp_path), "memory": 1 << 30}
@@ -339,6 +354,7 @@ async def test_one_that_cannot_start_beside_others_is_tried_alone(tmp_path: Path
         await said(gateway)
         await seen(gateway)
         backend = gateway.runtime.fleet.backends["managed"]
+        backend.learn(learned)
         assert backend.facts.sizes["b"] == 1
         assert (await gateway.ask(CHAT, chat(model="b"))).status == 503
         await until(lambda: backend.facts.sizes["b"] == 1 << 30)
@@ -386,3 +402,23 @@ async def test_at_our_end_requests_end_before_their_process_does(tmp_path: Path)
         runs.peer.close()
         code, _ = await gateway.end()
         assert code == 0 and not any(map(is_alive, pids))
+
+
+@scenario
+async def test_one_model_is_served_by_a_process_and_by_an_ollama_that_gives_it_a_tag(tmp_path: Path) -> None:
+    async with ollama("a:latest") as other:
+        told = {"name": "there", "url": other.url}
+        process = {"command": command("a", tmp_path), "preload": True}
+        async with running(process, told, limits={"max_attempts": 1}) as gateway:
+            other.loaded = []
+            await gateway.runtime.fleet.backends["there"].look(1.0)
+            gateway.runtime.fleet.drain("there", True)
+            assert await said(gateway) == "a"
+            assert len(noted(tmp_path, "a", "begins")) == 1
+            for _ in range(2):
+                await gateway.runtime.fleet.backends["managed"].look(1.0)
+                assert await said(gateway) == "a"
+            gateway.runtime.fleet.drain("there", False)
+            gateway.runtime.fleet.drain("managed", True)
+            assert await said(gateway) != "a"
+            assert len(noted(tmp_path, "a", "begins")) == 1

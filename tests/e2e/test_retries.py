@@ -1,11 +1,12 @@
 """Trying again: only before the first content byte, within a budget, elsewhere where there is an elsewhere (I5, I8)."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.fakes.backend import Script, Then, answer, fail, ollama, play, speak
-from tests.fakes.gateway import CHAT, PROMPT, chat, hermes, prompt, scenario, session
+from tests.fakes.backend import DONE, Script, Then, answer, fail, ollama, play, speak
+from tests.fakes.gateway import CHAT, COMPLETIONS, PROMPT, chat, hermes, prompt, scenario, session
 from tests.support import until
 
 BUSY = fail(503, "server busy, please try again.  maximum pending requests exceeded")
@@ -36,6 +37,20 @@ async def test_what_fails_once_is_not_noticed(stream: bool, script: Script) -> N
         assert (record.outcome, record.attempts, record.code) == ("ok", 2, "")
         assert record.ttft_ms is not None and record.ttft_ms >= 90, "the first attempt had no content to show"
         assert sum(gateway.attempts().values()) == 2
+
+
+@scenario
+async def test_what_came_of_an_attempt_that_failed_is_no_first_byte_of_the_next() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        go_on = asyncio.Event()
+        thought = {"model": "gemma", "message": {"role": "assistant", "content": "", "thinking": "Hm"}, "done": False}
+        backend.scripts += [play(thought, then=Then.CUT), play(go_on, "Hel", DONE)]
+        call = await gateway.open(COMPLETIONS, {"model": "gemma", "prompt": "Hi", "stream": True})
+        await backend.request(1)
+        (exchange,) = gateway.runtime.journal.exchanges
+        assert exchange.ttft_s is None
+        go_on.set()
+        assert (await call.reply()).whole
 
 
 @scenario

@@ -48,6 +48,23 @@ def test_it_takes_nobodys_place() -> None:
     assert decisions == [Unload("x", "b"), Load("x", "a")]
 
 
+def test_what_went_down_stays_down_where_an_operator_wants_it_gone() -> None:
+    box = used("a", memory_bytes=2)
+    box.facts["fallen"] = {"a": Fallen(box.now + 5, "why")}
+    box.see()
+    assert box.unload("a") == [Unload("x", "a")]
+    assert box.core.next_deadline() is None
+    box.facts["fallen"] = {}
+    assert box.see() == box.core.expire(box.now + 9) == []
+
+
+def test_what_is_being_started_again_is_not_stopped_meanwhile() -> None:
+    box = used("a", memory_bytes=2)
+    box.facts["fallen"] = {"a": DOWN}
+    assert box.see() == [Load("x", "a")]
+    assert box.unload("a") == []
+
+
 def test_that_one_went_down_tells_nothing_of_the_memory() -> None:
     box = used("a", memory_bytes=9, may_be_less=True)
     box.ask("b")

@@ -107,3 +107,10 @@ def test_a_failure_costs_no_slot_where_there_is_no_other() -> None:
     core.offer(failed, 0.0)
     core.cancel(failed, 0.1, failed=True)
     assert told(core.offer(ticket(), 0.1)) == ["Admit m x"]
+
+
+def test_who_waits_for_the_one_that_does_not_rest_is_sent_away_when_that_goes() -> None:
+    core = box(replace(ONE, slots=1, resting={"m": inf}), OTHER)
+    running, waiting = ticket(on="xy"), ticket(on="xy")
+    assert told([*core.offer(running, 0.0), *core.offer(waiting, 0.0)]) == ["Admit m y"]
+    assert told(core.observe(replace(OTHER, up=False), 1.0)) == ["Reject m no_backend"]

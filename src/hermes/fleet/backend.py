@@ -98,6 +98,11 @@ class Backend:
         """What was known earlier."""
         self._weights = {**weights, **self._weights}
 
+    def doubt(self, model: str) -> None:
+        """It could not be loaded: where nobody makes room for it, it may take more now than it took."""
+        if not self.driver.makes_room:
+            self._weights.pop(model, None)
+
     @property
     def facts(self) -> BackendFacts:
         room, asked_at, gone_at = self.room, self.inventory.asked_at, self.gone_at
@@ -133,7 +138,7 @@ class Backend:
             makes_room=self.driver.makes_room,
             slots_of=self.inventory.slots_of,
             idle_ttls_s=self.inventory.idle_ttls_s,
-            fallen=self.inventory.fallen,
+            fallen={name: each for name, each in self.inventory.fallen.items() if asked_at > gone_at.get(name, -inf)},
             limits={name: int(each.limit) for name, each in self.breakers.items() if each.limit < inf},
             resting={name: each.until for name, each in self.breakers.items() if each.rests},
         )
@@ -144,9 +149,13 @@ class Backend:
 
     @property
     def generates(self) -> bool:
-        """Whether anything can be asked of it: it answers, and not all that it has in memory is stuck."""
-        stuck = {name for name, breaker in self.breakers.items() if breaker.state is STUCK}
-        there = {model.name for model in self.inventory.loaded} or self.inventory.models.keys()
+        """Whether anything can be asked of it: it answers, and not all that it has is stuck.
+
+        What is stuck in a server's memory tells of the others that it has, though not of another server.
+        """
+        stuck = {self.own_name(name) for name, breaker in self.breakers.items() if breaker.state is STUCK}
+        loaded = {model.name for model in self.inventory.loaded} if self.server is not None else None
+        there = loaded or self.inventory.models.keys()
         return self.state == "up" and not (stuck and stuck >= there)
 
     @property
@@ -154,11 +163,15 @@ class Backend:
         """What runs on a GPU tells that there is one."""
         return any(model.vram_bytes for model in self.inventory.loaded)
 
+    def own_name(self, model: str) -> str:
+        """What it calls a model that has the fuller name of another backend's."""
+        return self.inventory.names.get(model, model)
+
     def has_in_memory(self, model: str) -> bool:
         """As far as was seen."""
         if self.driver.loads:
             return any(each.name == model for each in self.inventory.loaded)
-        return model not in self.inventory.absent
+        return self.own_name(model) not in self.inventory.absent
 
     def reloads_avoided(self, model: str) -> int:
         """Of a model, by any of its names."""

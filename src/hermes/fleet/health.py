@@ -141,7 +141,7 @@ class Health:
 
     async def _probe(self, model: str, is_silent: Callable[[], bool]) -> None:
         backend, result = self.backend, "ok"
-        info = backend.inventory.models.get(model) or ModelInfo(model)
+        info = backend.inventory.models.get(backend.own_name(model)) or ModelInfo(model)
         try:
             async with asyncio.timeout(self._patience.probe_timeout_s):
                 await backend.while_up(generate(backend.driver.server_of(model), info))
@@ -155,6 +155,7 @@ class Health:
         except Exception:  # one model's probe must not end the others'
             result = "internal_error"
             log.exception("probing %s on backend %s met a bug", model, backend.name)
+            self._weigh(model, BackendError("probing it met a bug; the log has its cause"))
         else:
             self._mend(model)
         finally:

@@ -141,7 +141,7 @@ class _Unit:
         """It is ready: what it tells of itself, and what it takes of the GPUs."""
         process, command = self.process, self.command
         assert process is not None
-        info = inventory.models.get(command.model, self.info)
+        info = inventory.models.get(inventory.names.get(command.model, ""), self.info)
         self.info = replace(info, name=command.model, size_bytes=command.size_bytes or info.size_bytes)
         self.slots = command.slots or inventory.slots or self.driver.slots
         taken = await memory.of_processes()

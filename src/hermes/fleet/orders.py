@@ -115,6 +115,7 @@ class Orders:
             await backend.while_up(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
         except GatewayError as error:
             log.warning("backend %s could not load %s: %s", backend.name, model, error.message)
+            backend.doubt(model)
             if isinstance(error, ModelNotFound):  # who hears of it asks again who has it
                 await backend.look(PROBE_TIMEOUT_S)
             self._tell_failed(order, error)

@@ -6,6 +6,7 @@ stuck, what has sent nothing to its client yet is cut, to be tried elsewhere.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from functools import partial
 from math import inf
@@ -18,6 +19,8 @@ from hermes.fleet.health import Health
 from hermes.policy.breaker import STUCK
 from hermes.policy.pulse import Patience, Pulse
 from hermes.policy.ticket import Phase, Ticket
+
+log = logging.getLogger(__name__)
 
 # Looks in the shortest silence that may be suspicious.
 LOOKS = 5
@@ -41,6 +44,11 @@ class _Run(Struct, eq=False):
         asking = self.exchange.asking
         return self.exchange.holds_back or (asking is not None and asking.whole)
 
+    @property
+    def is_last(self) -> bool:
+        """Else its request is at another try by now."""
+        return self.exchange.ticket is self.ticket
+
 
 class Watchdog:
     """`healths` are those of all backends, by name."""
@@ -59,7 +67,10 @@ class Watchdog:
         loop = asyncio.get_running_loop()
         while self._patience.silence_s:
             await asyncio.sleep(self._patience.silence_s / LOOKS)
-            self.look(loop.time())
+            try:
+                self.look(loop.time())
+            except Exception:  # who looks at what runs must not end who watches the backends
+                log.exception("looking at what runs met a bug")
 
     def look(self, now: float) -> None:
         """See what has come since the last look, and probe what is silent for too long."""
@@ -116,11 +127,13 @@ class Watchdog:
         """It has ended since the last look. True: its backend had all the time that it may need, and gave nothing."""
         exchange, ticket, pulse = run.exchange, run.ticket, run.pulse
         took_s = now - ticket.started_at
-        if exchange.closed and exchange.outcome is Outcome.OK:
+        if not exchange.closed or not run.is_last:
+            return False
+        if exchange.outcome is Outcome.OK:
             pulse.heard_at = now
             if run.is_whole:
                 pulse.ended(took_s)
-        if not exchange.closed or exchange.outcome is not Outcome.UPSTREAM_TIMEOUT:
+        if exchange.outcome is not Outcome.UPSTREAM_TIMEOUT:
             return False
         if run.begun:
             return now - run.moved_at >= pulse.within_s()
@@ -157,9 +170,10 @@ class Watchdog:
     def _cut(self, place: _Place) -> None:
         """What has sent nothing to its client yet is tried elsewhere."""
         for run in self._runs.values():
-            asking = run.exchange.asking
-            if (run.ticket.backend, run.ticket.resident) == place and not run.exchange.begun and asking is not None:
-                asking.cut()
+            exchange, ticket = run.exchange, run.ticket
+            is_there = run.is_last and ticket.phase is Phase.RUNNING and (ticket.backend, ticket.resident) == place
+            if is_there and not exchange.begun and exchange.asking is not None:
+                exchange.asking.cut()
 
 
 def _may_last_s(run: _Run) -> float:

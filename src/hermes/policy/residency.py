@@ -161,11 +161,20 @@ class Residency:
             self._end(site, now)
             site.chosen_at = now
 
-    def unload(self, model: str) -> None:
-        """An operator wants it gone: nothing starts where it is any more, what runs ends first."""
-        for stay in self._stations[model].stays.values():
+    def unload(self, model: str) -> list[Order]:
+        """An operator wants it gone: nothing starts where it is any more, what runs ends first.
+
+        Where it went down by itself, it does not come back.
+        """
+        station = self._stations[model]
+        for stay in station.stays.values():
             if self.sites[stay.backend].is_ours:
                 self._send_off(stay)
+        fallen = [site.name for site in self.sites.values() if model in site.facts.fallen]
+        if not fallen or station in self._plans:
+            return []
+        self._missed.pop(station, None)
+        return [Unload(name, model) for name in fallen]
 
     def _send_off(self, stay: Stay) -> None:
         stay.leaving = True
