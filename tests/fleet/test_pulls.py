@@ -187,10 +187,10 @@ async def test_of_a_model_that_is_there_the_queue_is_told_and_not_the_pull_of_a_
     models = {"phi": {"pull": "on_demand", "timeout_s": 0.3, "max_concurrency": 1}}
     async with ollama("phi:latest") as backend, hermes(backend, models=models) as gateway:
         pulls(backend, HALF)
-        backend.default = play(then=Then.STALL)
+        backend.default = play("Hel", then=Then.STALL)
         operator = await gateway.open(PHI + "/pull", b"", method="POST")
         assert await operator.head() == 200
-        runs = await gateway.open(PHI, prompt())
+        runs = await gateway.open(PHI, prompt(stream=True))
         await backend.request(0)
         waits = await gateway.open(PHI, prompt())
         await gateway.until_waiting(1)
