@@ -184,7 +184,7 @@ async def test_a_model_that_is_there_is_loaded_and_served_while_a_newer_one_of_i
 
 @scenario
 async def test_of_a_model_that_is_there_the_queue_is_told_and_not_the_pull_of_a_newer_one() -> None:
-    models = {"phi": {"pull": "on_demand", "timeout_s": 0.3, "max_concurrency": 1}}
+    models = {"phi": {"pull": "on_demand", "max_concurrency": 1}}
     async with ollama("phi:latest") as backend, hermes(backend, models=models) as gateway:
         pulls(backend, HALF)
         backend.default = play("Hel", then=Then.STALL)
@@ -192,7 +192,7 @@ async def test_of_a_model_that_is_there_the_queue_is_told_and_not_the_pull_of_a_
         assert await operator.head() == 200
         runs = await gateway.open(PHI, prompt(stream=True))
         await backend.request(0)
-        waits = await gateway.open(PHI, prompt())
+        waits = await gateway.open(PHI, prompt(), {"x-hermes-deadline-ms": "300"})
         await gateway.until_waiting(1)
         waiting = (await gateway.ask("/v1/queue")).json["data"][1]
         assert "pulled_percent" not in waiting
