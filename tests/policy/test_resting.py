@@ -114,8 +114,3 @@ def test_who_waits_for_the_one_that_does_not_rest_is_sent_away_when_that_goes() 
     running, waiting = ticket(on="xy"), ticket(on="xy")
     assert told([*core.offer(running, 0.0), *core.offer(waiting, 0.0)]) == ["Admit m y"]
     assert told(core.observe(replace(OTHER, up=False), 1.0)) == ["Reject m no_backend"]
-
-
-def test_a_backend_without_the_memory_for_it_is_nothing_to_wait_for() -> None:
-    core = box(replace(ONE, resting={"m": inf}), facts("y", memory=2))
-    assert told(core.offer(ticket(on="xy"), 0.0)) == ["Reject m no_backend"]

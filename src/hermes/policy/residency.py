@@ -351,7 +351,7 @@ class Residency:
         at = inf
         for name in candidates:
             site = self.sites.get(name)
-            if site is not None and site.facts.up and (station.name in site.stays or site.can_hold(station)):
+            if site is not None and site.facts.up:
                 at = min(at, site.facts.resting.get(station.name, -inf))
         return at
 
