@@ -156,6 +156,13 @@ def test_a_template_is_told_what_the_client_tells_it_and_how_to_think() -> None:
     assert asked(extra=extra, thinking="on") == CHAT
 
 
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "messages", "tools", "return_dict", "truncation"])
+def test_a_client_cannot_set_another_template_or_what_else_is_not_the_templates_own(name: str) -> None:
+    """Older vLLMs take the template from here, whatever the operator says, and answer 500 to others."""
+    for words in (VLLM, LLAMACPP):
+        assert asked(OpenAIBackend(words), extra={"chat_template_kwargs": {name: "{{ x }}"}}) == CHAT
+
+
 def test_thinking_that_may_be_left_out_is_where_it_might_be_refused() -> None:
     optional = {"thinking": "high", "thinking_optional": True}
     assert asked(**optional) == CHAT

@@ -205,7 +205,7 @@ class OpenAIBackend:
                     asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format, words)
-        template = dict((request.extra or {}).get("chat_template_kwargs", {})) if words.template else {}
+        template = _for_template(request.extra) if words.template and request.extra else {}
         # A template passes over what it does not know; another server may refuse it, of a model that cannot think.
         if request.thinking is not None and (words.template or not request.thinking_optional):
             asked.reasoning_effort = _EFFORTS[request.thinking]
@@ -257,6 +257,21 @@ _EFFORTS: dict[Thinking, str | None] = {
     "high": "high",
     "max": "high",
 }
+
+
+# What whoever applies a template reads itself, or sets: another template, the conversation, what comes of it.
+_NOT_THE_TEMPLATES = frozenset(
+    (
+        *("chat_template", "conversation", "max_length", "messages", "padding", "processor_kwargs"),
+        *("return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer_kwargs"),
+        *("tools", "truncation"),
+    )
+)
+
+
+def _for_template(extra: dict[str, Any]) -> dict[str, Any]:
+    said = extra.get("chat_template_kwargs", {})
+    return {name: value for name, value in said.items() if name not in _NOT_THE_TEMPLATES}
 
 
 def _response_format(asked: JsonFormat, words: Words) -> dict[str, Any]:
