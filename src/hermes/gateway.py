@@ -139,7 +139,7 @@ class Gateway:
         """
         if self._volatile_lines:
             request = volatile.without(request, self._volatile_lines)
-        route, job = self._known_route(request.model, dialect), None
+        route, job, beats = self._known_route(request.model, dialect), None, 0
         while True:
             try:
                 route = self._able(route or await self._route(request.model, dialect), request)
@@ -150,7 +150,12 @@ class Gateway:
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
                 meta = Meta(
-                    exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
+                    exchange.request_id,
+                    request.model,
+                    int(exchange.created_at),
+                    exchange.timings,
+                    ticket.prompt_tokens,
+                    beats,
                 )
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
                 if request.tools:
@@ -165,6 +170,7 @@ class Gateway:
                         attempt.break_off(job, last)
                     raise
                 request = replace(request, model=route.service.model)
+                beats = job.meta.beats if job is not None else 0
 
     async def embed(
         self,
