@@ -92,7 +92,7 @@ def test_a_text_and_the_calls_that_came_with_it_are_two_messages() -> None:
     ("fields", "meant"),
     [
         ({}, {"do_sample": True}),
-        ({"sampling": Sampling(0.0, 1.0, seed=-1)}, {}),
+        ({"sampling": Sampling(0.0, 1.0, top_k=0, seed=-1, typical_p=1.0)}, {}),
         (
             {"sampling": Sampling(0.7, 0.9, 40, None, 7, 9, ("a",), 1.0, 0.5, 1.1, typical_p=0.6)},
             {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "seed": 7, "max_new_tokens": 9}

@@ -3,7 +3,8 @@
 1. A conversation goes to `/v1/chat/completions`, where TGI knows the model's template; a prompt that is to be put into
    none goes to `/generate_stream`. Whole answers are asked for as streams.
 2. The model that a request names is an adapter to TGI, "tgi" the model itself.
-3. What TGI answers with a refusal, though it changes nothing, is not said: `top_p` 1, a seed below 0.
+3. What TGI answers with a refusal, though it changes nothing, is not said: `top_p` and `typical_p` 1, `top_k` 0, a seed
+   below 0.
 """
 
 from collections.abc import Iterator
@@ -103,8 +104,8 @@ def _generate(request: ChatRequest, sampling: Sampling) -> _Generate:
             do_sample=not greedy,
             temperature=None if greedy else sampling.temperature,
             top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            typical_p=sampling.typical_p,
+            top_k=sampling.top_k or None,
+            typical_p=None if sampling.typical_p is not None and sampling.typical_p >= 1 else sampling.typical_p,
             repetition_penalty=sampling.repeat_penalty,
             frequency_penalty=sampling.frequency_penalty,
             seed=sampling.seed,
