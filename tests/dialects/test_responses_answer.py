@@ -23,7 +23,7 @@ from hermes.chat import (
     Usage,
     collect,
 )
-from hermes.dialects import Encoder, Meta, responses_stream
+from hermes.dialects import Encoder, Meta, room
 from hermes.dialects.ollama import Ollama
 from hermes.dialects.responses import Responses
 from hermes.errors import BackendError, ContextLengthExceeded
@@ -368,7 +368,7 @@ def test_a_stream_that_fails_never_looks_done(said: list[StreamEvent]) -> None:
 )
 def test_a_stream_without_end_is_not_kept_without_end(more: list[StreamEvent], monkeypatch: pytest.MonkeyPatch) -> None:
     """I13: the last event tells all of it again."""
-    monkeypatch.setattr(responses_stream, "MAX_KEPT_BYTES", 4000)
+    monkeypatch.setattr(room, "MAX_KEPT_BYTES", 4000)
     opened = encoder()
     with pytest.raises(BackendError, match="longer than 4000 bytes"):
         for _ in range(100):

@@ -27,13 +27,12 @@ from hermes.dialects import Meta, sse
 from hermes.dialects.error_object import words
 from hermes.dialects.responses_answer import ended, how_it_ended, response, unique
 from hermes.dialects.responses_items import Events, Item, Text, Thoughts, call
+from hermes.dialects.room import Room
 from hermes.errors import BackendError, GatewayError
 
 _json = msgspec.json.Encoder().encode
 
 _END = b"}" + sse.CLOSE
-# Of JSON.
-MAX_KEPT_BYTES = 16 << 20
 
 
 def queued(meta: Meta) -> bytes:
@@ -63,7 +62,7 @@ class EventEncoder:
         self._call = -1  # it is this one
         self._calls: set[int] = set()
         self._usage = Usage()
-        self._room = MAX_KEPT_BYTES
+        self._room = Room()
 
     def encode(self, events: list[StreamEvent]) -> bytes:
         if not events:
@@ -116,7 +115,7 @@ class EventEncoder:
         item.said.append(event.text)
         item.logprobs += event.logprobs
         told = self._event(item.delta, {**self._at, "delta": event.text, "logprobs": event.logprobs})
-        self._keep(told)
+        self._room.take(len(told))
         return begun + told
 
     def _thought(self, text: str) -> bytes:
@@ -156,25 +155,20 @@ class EventEncoder:
             self._head = sse.named(name, _json({"type": name}))[: -len(_END)] + b',"sequence_number":'
             self._rest = b"," + _json({**self._at, **item.filling})[1:-1] + b',"delta":'
         added = self._event("output_item.added", {"output_index": index, "item": item.told("in_progress")})
-        self._keep(added)
+        self._room.take(len(added))
         return before + added + self._all(item.opening())
 
     def _more(self, text: str) -> bytes:
         """A piece of the open item."""
         self._said.append(text)
         if not self._head:
-            self._keep(text.encode())
+            self._room.take(len(text))
             return b""
         number = self._number
         self._number = number + 1
         data = _json(text)
-        self._keep(data)
+        self._room.take(len(data))
         return b"%b%d%b%b%b" % (self._head, number, self._rest, data, _END)
-
-    def _keep(self, data: bytes) -> None:
-        self._room -= len(data)
-        if self._room < 0:
-            raise BackendError(f"the backend's answer is longer than {MAX_KEPT_BYTES} bytes")
 
     def _end(self, status: str) -> bytes:
         """End the open item."""
