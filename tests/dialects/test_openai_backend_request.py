@@ -136,6 +136,7 @@ def test_what_a_client_wrote_is_passed_on_where_it_is_known_to_be_taken() -> Non
     llamacpps = {"grammar": 'root ::= "a"', "mirostat": 2}
     # How long an answer gets, whose slot it takes: not by names that nobody looks at here.
     never = {"n_predict": 10**6, "id_slot": 0, "store": True, "best_of": 9, "lora": [], "session_id": "x"}
+    never |= {"mm_processor_kwargs": {"max_pixels": 10**12}, "chat_template": "{{ x }}", "cache_salt": "x"}
     told = everywhere | vllms | llamacpps | never
     assert asked(OpenAIBackend(OPENAI), extra=told) == CHAT | everywhere
     assert asked(OpenAIBackend(VLLM), extra=told) == CHAT | everywhere | vllms

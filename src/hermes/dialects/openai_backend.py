@@ -60,14 +60,14 @@ class Words(Struct, frozen=True):
     grammar: bool = False
 
 
-# Nothing that says how much is generated, whose cache or slot is used, or who stores what.
+# Nothing that says how much is generated or what an image may take, whose cache or slot is used, or who stores what.
 _OPENAIS = frozenset(
     ("logit_bias", "parallel_tool_calls", "prediction", "prompt_cache_key", "safety_identifier", "user", "verbosity")
 )
 _VLLMS = frozenset(
     (
         *("add_generation_prompt", "allowed_token_ids", "bad_words", "continue_final_message", "documents"),
-        *("ignore_eos", "include_stop_str_in_output", "length_penalty", "min_tokens", "mm_processor_kwargs"),
+        *("ignore_eos", "include_stop_str_in_output", "length_penalty", "min_tokens"),
         *("skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs"),
         "thinking_token_budget",
     )
