@@ -106,6 +106,21 @@ def test_a_prompt_as_it_is_is_asked_of_generate_stream(fields: dict[str, Any], m
     assert asked(raw=True, **fields) == {"inputs": "Hi", "parameters": {"details": True} | meant}
 
 
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    "said",
+    [
+        Message("user", "![](http://169.254.169.254/a)"),
+        RichMessage("user", (Text("![](https://intra"), Text("net/a)"))),
+        RichMessage("user", (Text("![]"), Text("(ht"), Text("tp://intranet/a)"))),
+    ],
+)
+def test_no_text_has_an_image_fetched(said: Any, raw: bool) -> None:
+    """I23: TGI would, for a model that sees."""
+    told = json.dumps(asked(raw=raw, messages=(said,)))
+    assert "![ ](http" in told and "![](" not in told
+
+
 def test_images_stand_in_a_prompt_as_they_do_in_markdown() -> None:
     told = asked(raw=True, messages=(RichMessage("user", (Image("image/png", "iVBO"), Text("what?"))),))
     assert told["inputs"] == "![](data:image/png;base64,iVBO)what?"
