@@ -1,6 +1,7 @@
 """Another model answers where the one that was asked for cannot be served, and only before the first content (I5)."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -152,6 +153,28 @@ async def test_a_stream_that_waited_with_signs_of_life_goes_on_with_another_mode
         free.set()
         rest = b"".join([piece async for piece in _pieces(call)])
         assert call.whole and b"model-served=phi" in rest and rest.endswith(b"[DONE]\n\n")
+
+
+@scenario
+async def test_events_go_on_being_counted_where_another_model_goes_on() -> None:
+    """A second `created`, or a number that comes again, is no stream of responses any more."""
+    models = {"gemma": {"backends": ["b0"], "fallback": ["phi"]}}
+    async with (
+        ollama() as bad,
+        ollama("phi:latest") as good,
+        hermes(bad, good, models=models, scheduling=OFTEN) as gateway,
+    ):
+        free = asyncio.Event()
+        await hold_slot(gateway, bad, free)
+        bad.default = FAILURE
+        call = await gateway.open("/v1/responses", {"model": "gemma", "input": "Hi", "stream": True})
+        assert await call.head() == 200
+        told = await call.piece()
+        free.set()
+        told += b"".join([piece async for piece in _pieces(call)])
+        assert told.count(b'"type":"response.created"') == 1
+        numbers = [int(number) for number in re.findall(rb'"sequence_number":(\d+)', told)]
+        assert numbers == [*range(len(numbers))] and b'"response.completed"' in told
 
 
 @scenario

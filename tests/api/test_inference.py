@@ -8,8 +8,9 @@ import pytest
 
 from hermes.chat import ChatRequest
 from hermes.dialects.openai import OpenAI
-from tests.fakes.backend import DONE, Done, fail, ollama, play, speak
-from tests.fakes.gateway import CHAT, PROMPT, STREAMS, chat, hermes, prompt, scenario, session
+from tests.fakes.backend import DONE, Done, FakeOllama, fail, listening, ollama, play, speak
+from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, chat, hermes, prompt, scenario, session
+from tests.fakes.openai_backend import FakeOpenAI
 
 
 @scenario
@@ -200,6 +201,29 @@ async def test_a_listed_model_is_asked_under_its_backends_name_with_its_own_sett
         await gateway.ask(CHAT, chat(max_tokens=1000, temperature=0))
         options = backend.asked[1].body["options"]
         assert (options["temperature"], options["num_predict"], options["top_p"]) == (0, 100, 1.0)
+
+
+# Every word for it of any API, in each of which it means something or nothing.
+MUCH = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict", "num_predict")
+ALIASES = ("gemma", "gemma3:12b", "claude-local-gemma", "claude-local-gemma:latest", "claude-local-gemma3:12b")
+
+
+@pytest.mark.parametrize("kind", ["ollama", "vllm", "llamacpp", "openai"])
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, body in WHOLE if path != PROMPT])
+@scenario
+async def test_no_dialect_no_word_and_no_name_gets_more_tokens_than_the_ceiling(
+    path: str, body: dict[str, Any], kind: str
+) -> None:
+    models = {"gemma": {"backend_model": "gemma3:12b", "max_output_tokens": 100}}
+    fake = FakeOllama("gemma3:12b") if kind == "ollama" else FakeOpenAI(kind, "gemma3:12b")
+    async with listening(fake) as backend, hermes(backend, models=models) as gateway:
+        for name in ALIASES:
+            for more in ({}, dict.fromkeys(MUCH, 10**6), {"options": {"num_predict": 10**6}}, {"max_tokens": 10**6}):
+                assert (await gateway.ask(path, {**body, **more, "model": name})).status == 200
+        for asked in backend.asked:
+            said = asked.body["options"] if kind == "ollama" else asked.body
+            assert {said[word] for word in MUCH if word in said} <= {9, 16, 100}
+            assert "num_predict" in said or "max_tokens" in said
 
 
 @scenario

@@ -235,6 +235,15 @@ async def test_models_are_listed_in_anthropics_form_for_who_names_a_version() ->
 
 
 @scenario
+async def test_a_name_for_a_picker_that_is_somebody_elses_own_stands_there_once() -> None:
+    models = {"claude-local-phi:latest": {"backend_model": "gemma3:12b"}}
+    async with ollama("gemma3:12b", "phi:latest") as backend, hermes(backend, models=models) as gateway:
+        listing = (await gateway.ask("/v1/models", headers=VERSION)).json
+        names = ["claude-local-phi:latest", "gemma3:12b", "phi:latest", "claude-local-gemma3:12b"]
+        assert [item["id"] for item in listing["data"]] == names
+
+
+@scenario
 async def test_what_cannot_chat_has_no_name_for_a_picker() -> None:
     async with ollama("embedder") as backend:
         backend.models[0]["capabilities"] = ["embedding"]

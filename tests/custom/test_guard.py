@@ -40,6 +40,8 @@ class Bugged(Parrots):
         return {made}
 """
 DECODER = """
+from hermes import custom
+
 class Wrong(Words):
     def feed(self, chunk): {feed}
     def finish(self): {finish}
@@ -77,6 +79,8 @@ BUGS = {
     "feed gives nothing": feed("return None"),
     "feed gives no events": feed("return ['Hi']"),
     "feed gives events of other types": feed("return [TextDelta(7), Stop('stop')]"),
+    "feed gives what no JSON can say": feed("return [TextDelta('\\ud800'), Stop('stop')]"),
+    "feed gives a time that is none": feed("return [custom.Usage(load_s=float('nan')), Stop('stop')]"),
     "feed gives another reason": feed("return [Stop('tired')]"),
     "feed goes on after the end": feed("return [Stop('stop'), TextDelta('more')]"),
     "feed recurs for ever": feed("return self.feed(chunk)"),
@@ -104,6 +108,19 @@ async def test_a_bug_harms_its_own_request(bug: str, stream: bool) -> None:
                 gate.set()
                 assert (await well.reply()).json["choices"][0]["message"]["content"] == "Hello"
                 assert gateway.runtime.fleet.backends["birds"].state == "up"
+
+
+@scenario
+async def test_counts_that_cannot_be_are_not_told() -> None:
+    """I15: the class passes on what its server says."""
+    said = "[TextDelta('Hi'), custom.Usage(-5, 1 << 60, cached_tokens=9), Stop('stop')]"
+    with bugged(feed(f"return {said} if b'Hi' in chunk else ()")):
+        async with listening(Aviary()) as aviary:
+            named = {"name": "birds", "kind": "custom", "plugin": "parrots:Bugged", "url": aviary.url}
+            async with hermes(backends=[named]) as gateway:
+                aviary.default = play("Hi", DONE)
+                reply = await gateway.ask(CHAT, chat(model="polly"))
+                assert reply.json["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 @scenario

@@ -31,7 +31,7 @@ from hermes.chat import (
     Usage,
     collect,
 )
-from hermes.dialects import EmbedDialect, Encoder, Meta
+from hermes.dialects import EmbedDialect, Encoder, Meta, room
 from hermes.dialects.ollama import Ollama
 from hermes.dialects.ollama_client import OllamaClient, OllamaGenerate
 from hermes.errors import BackendError, BadRequest, GatewayError, ModelNotFound, QueueFull
@@ -331,6 +331,16 @@ def test_a_whole_answer_is_what_its_stream_adds_up_to(told: Told) -> None:
     for dialect in (CHAT, GENERATE):
         said = BACKEND.whole(dialect.render_answer(answer, ASKED, META), ChatRequest("m", ()), "answer7")
         assert said == answer
+
+
+def test_calls_without_end_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I13: they are told at the end."""
+    monkeypatch.setattr(room, "MAX_KEPT_BYTES", 1000)
+    opened = encoder()
+    opened.encode([ToolCallDelta(0, "{", "c", "f")])
+    with pytest.raises(BackendError, match="longer than 1000 bytes"):
+        for _ in range(100):
+            opened.encode([ToolCallDelta(0, "x" * 40)])
 
 
 def test_the_pieces_of_a_call_are_told_together() -> None:

@@ -26,8 +26,11 @@ from hermes.chat import (
     Usage,
     collect,
 )
-from hermes.dialects import Decoder
+from hermes.dialects import Decoder, Meta
+from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai_backend import OpenAIBackend
+from hermes.dialects.openai_backend_answer import AnswerDecoder
+from hermes.dialects.responses import Responses
 from hermes.errors import BackendError, BadRequest
 
 DIALECT = OpenAIBackend()
@@ -194,9 +197,29 @@ ANSWERS = {
         [
             ToolCallDelta(0, '{"n":1}', "c1", "look"),
             ToolCallDelta(1, "", "call_answer7_1", "now"),
+            ToolCallDelta(1, "{}"),
             ToolCallDelta(2, '{"n":', "call_answer7_2", "look"),
             ToolCallDelta(2, "2}"),
+            Usage(),
+            Stop("tool_calls"),
+        ],
+    ),
+    "calls that are all begun before any has arguments, and some that get none": Told(
+        [
+            chunk(piece(0, "", id="c1", name="look")),
+            chunk(piece(1, "", id="c2", name="now")),
+            chunk(piece(2, "", id="c3", name="look")),
+            chunk(piece(2, "{}")),
+            chunk(piece(0, "{}")),
+            chunk({}, "tool_calls"),
+        ],
+        [
+            ToolCallDelta(0, "", "c1", "look"),
+            ToolCallDelta(0, "{}"),
+            ToolCallDelta(1, "", "c2", "now"),
             ToolCallDelta(1, "{}"),
+            ToolCallDelta(2, "", "c3", "look"),
+            ToolCallDelta(2, "{}"),
             Usage(),
             Stop("tool_calls"),
         ],
@@ -319,6 +342,21 @@ def test_a_whole_answer_is_what_its_stream_adds_up_to(told: Told) -> None:
 def test_any_text_comes_through(text: str) -> None:
     answer = collect(decode(event(chunk({"content": text})) + event(chunk({}, "stop")) + DONE))
     assert isinstance(answer, Answer) and answer.text == text
+
+
+def test_a_call_without_arguments_is_over_before_the_next_begins() -> None:
+    """Where calls are told one after the other, nothing can be said of one that another follows."""
+    events = decode(wire(ANSWERS["calls without any index, arguments as an object or not at all"]))
+    for dialect in (Responses(), Anthropic()):
+        assert dialect.encoder(STREAMED, Meta("r", "m", 0)).encode(events)
+
+
+def test_what_is_held_of_calls_is_no_more_than_an_event_may_be() -> None:
+    reading = AnswerDecoder("answer7", 1000)
+    reading.feed(event(chunk(piece(0, "", id="c1", name="now"))) + event(chunk(piece(1, "", id="c2", name="look"))))
+    with pytest.raises(BackendError):
+        for _ in range(100):
+            reading.feed(event(chunk(piece(1, "x" * 20))))
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

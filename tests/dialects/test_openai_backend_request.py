@@ -136,6 +136,7 @@ def test_what_a_client_wrote_is_passed_on_where_it_is_known_to_be_taken() -> Non
     llamacpps = {"grammar": 'root ::= "a"', "mirostat": 2}
     # How long an answer gets, whose slot it takes: not by names that nobody looks at here.
     never = {"n_predict": 10**6, "id_slot": 0, "store": True, "best_of": 9, "lora": [], "session_id": "x"}
+    never |= {"mm_processor_kwargs": {"max_pixels": 10**12}, "chat_template": "{{ x }}", "cache_salt": "x"}
     told = everywhere | vllms | llamacpps | never
     assert asked(OpenAIBackend(OPENAI), extra=told) == CHAT | everywhere
     assert asked(OpenAIBackend(VLLM), extra=told) == CHAT | everywhere | vllms
@@ -154,6 +155,13 @@ def test_a_template_is_told_what_the_client_tells_it_and_how_to_think() -> None:
         told = asked(OpenAIBackend(words), extra=extra, thinking="on")
         assert told == CHAT | {"chat_template_kwargs": {"enable_thinking": True, "tone": "dry"}}
     assert asked(extra=extra, thinking="on") == CHAT
+
+
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "messages", "tools", "return_dict", "truncation"])
+def test_a_client_cannot_set_another_template_or_what_else_is_not_the_templates_own(name: str) -> None:
+    """Older vLLMs take the template from here, whatever the operator says, and answer 500 to others."""
+    for words in (VLLM, LLAMACPP):
+        assert asked(OpenAIBackend(words), extra={"chat_template_kwargs": {name: "{{ x }}"}}) == CHAT
 
 
 def test_thinking_that_may_be_left_out_is_where_it_might_be_refused() -> None:

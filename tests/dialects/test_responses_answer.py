@@ -23,7 +23,7 @@ from hermes.chat import (
     Usage,
     collect,
 )
-from hermes.dialects import Encoder, Meta
+from hermes.dialects import Encoder, Meta, room
 from hermes.dialects.ollama import Ollama
 from hermes.dialects.responses import Responses
 from hermes.errors import BackendError, ContextLengthExceeded
@@ -354,6 +354,25 @@ def test_a_stream_that_fails_never_looks_done(said: list[StreamEvent]) -> None:
     assert failed["response"]["error"] == {"code": "backend_error", "message": "the backend went away", "param": "x"}
     assert [item["type"] for item in failed["response"]["output"]] == ["reasoning"][: len(said) - 1]
     assert not [event for event in events if event["type"] in ("response.completed", "response.output_text.done")]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [TextDelta("x" * 40)],
+        [TextDelta("x", ({"token": "x", "logprob": -1.0, "bytes": [120], "top_logprobs": []},))],
+        [ToolCallDelta(0, "x" * 40, "c", "patch")],
+        [TextDelta("x"), ReasoningDelta("x")],
+    ],
+    ids=["text", "probabilities", "a custom tool's text", "items"],
+)
+def test_a_stream_without_end_is_not_kept_without_end(more: list[StreamEvent], monkeypatch: pytest.MonkeyPatch) -> None:
+    """I13: the last event tells all of it again."""
+    monkeypatch.setattr(room, "MAX_KEPT_BYTES", 4000)
+    opened = encoder()
+    with pytest.raises(BackendError, match="longer than 4000 bytes"):
+        for _ in range(100):
+            opened.encode(more)
 
 
 def test_a_failure_among_the_events_is_an_error_too() -> None:

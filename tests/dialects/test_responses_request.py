@@ -215,6 +215,7 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"parallel_tool_calls": True, "prompt_cache_key": "k", "metadata": None},
         {"extra": {"parallel_tool_calls": True, "prompt_cache_key": "k"}},
     ),
+    ({"chat_template_kwargs": {"tone": "dry"}}, {"extra": {"chat_template_kwargs": {"tone": "dry"}}}),
     ({"priority": 3, "service_tier": "flex"}, {"priority": 3, "service_tier": "flex"}),
     ({"options": {"num_ctx": 9}, "keep_alive": 5}, {"load_options": LoadOptions(9, keep_alive_s=5.0)}),
     (
@@ -317,6 +318,7 @@ def test_null_means_absent() -> None:
         ({"max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
         ({"temperature": 2.5}, "temperature", "invalid_value"),
         ({"stream": 1}, "stream", "invalid_type"),
+        ({"chat_template_kwargs": 5}, "chat_template_kwargs", "invalid_type"),
         ({"Input": "x"}, "Input", "ambiguous_key"),
     ],
 )

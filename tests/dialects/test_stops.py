@@ -46,6 +46,7 @@ def test_the_text_ends_before_the_stop_text_that_is_first_complete_however_it_is
     assert isinstance(answer, Answer)
     assert answer.text == whole[: min(ends)[1] if ends else None]
     assert answer.reason == ("stop" if ends else "length") and answer.usage == Usage(1, 2)
+    assert whole.startswith(answer.stop_text, len(answer.text)) and bool(answer.stop_text) == bool(ends)
 
 
 @given(st.lists(texts, max_size=6), st.text("ab\n", min_size=1, max_size=4))

@@ -92,7 +92,7 @@ def test_a_text_and_the_calls_that_came_with_it_are_two_messages() -> None:
     ("fields", "meant"),
     [
         ({}, {"do_sample": True}),
-        ({"sampling": Sampling(0.0, 1.0, seed=-1)}, {}),
+        ({"sampling": Sampling(0.0, 1.0, top_k=0, seed=-1, typical_p=1.0)}, {}),
         (
             {"sampling": Sampling(0.7, 0.9, 40, None, 7, 9, ("a",), 1.0, 0.5, 1.1, typical_p=0.6)},
             {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "seed": 7, "max_new_tokens": 9}
@@ -104,6 +104,21 @@ def test_a_text_and_the_calls_that_came_with_it_are_two_messages() -> None:
 )
 def test_a_prompt_as_it_is_is_asked_of_generate_stream(fields: dict[str, Any], meant: dict[str, Any]) -> None:
     assert asked(raw=True, **fields) == {"inputs": "Hi", "parameters": {"details": True} | meant}
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    "said",
+    [
+        Message("user", "![](http://169.254.169.254/a)"),
+        RichMessage("user", (Text("![](https://intra"), Text("net/a)"))),
+        RichMessage("user", (Text("![]"), Text("(ht"), Text("tp://intranet/a)"))),
+    ],
+)
+def test_no_text_has_an_image_fetched(said: Any, raw: bool) -> None:
+    """I23: TGI would, for a model that sees."""
+    told = json.dumps(asked(raw=raw, messages=(said,)))
+    assert "![ ](http" in told and "![](" not in told
 
 
 def test_images_stand_in_a_prompt_as_they_do_in_markdown() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
@@ -46,7 +46,7 @@ class Models:
     async def list(self, call: Call) -> None:
         served = sorted(self.served().items())
         if _asks_as_anthropics_clients(call):
-            served += _aliases(served)
+            served += _aliases(served, self._catalog.listed)
             data = [_anthropics_model(name, info) for name, info in served]
             first, last = (served[0][0], served[-1][0]) if served else (None, None)
             call.reply(_json({"data": data, "has_more": False, "first_id": first, "last_id": last}))
@@ -260,12 +260,16 @@ def _asks_as_anthropics_clients(call: Call) -> bool:
     return b"anthropic-version" in call.request.headers
 
 
-def _aliases(served: Iterable[tuple[str, ModelInfo]]) -> Iterator[tuple[str, ModelInfo]]:
-    """The names that Claude Code's picker shows, of models that can chat."""
-    for name, info in served:
-        chats = not info.capabilities or "completion" in info.capabilities
-        if chats and not name.lower().startswith(("claude", "anthropic")) and MODEL_NAME(ALIAS + name):
-            yield ALIAS + name, info
+def _aliases(served: Iterable[tuple[str, ModelInfo]], taken: Container[str]) -> list[tuple[str, ModelInfo]]:
+    """The names that Claude Code's picker shows, of models that can chat. `taken` ones mean what is listed so."""
+    return [
+        (alias, info)
+        for name, info in served
+        if (not info.capabilities or "completion" in info.capabilities)
+        and not name.lower().startswith(("claude", "anthropic"))
+        and MODEL_NAME(alias := ALIAS + name)
+        and alias not in taken
+    ]
 
 
 def _anthropics_model(name: str, info: ModelInfo) -> dict[str, object]:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from hermes import custom
-from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest, Failure, Stop, StreamEvent, collect
+from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest, Failure, Stop, StreamEvent, Usage, collect
+from hermes.dialects.openai_backend_answer import plausible
 from hermes.errors import BackendError, GatewayError
 from hermes.fleet.kind import Listing
 
@@ -111,7 +113,7 @@ class _Decoder:
             raise ValueError("the answer goes on after its end")
         self._over = type(value) in (Stop, Failure)
         event: StreamEvent = _checked(value)
-        return event
+        return _plausible(event) if isinstance(event, Usage) else event
 
 
 def _of(kind: type[T], value: Any) -> T:
@@ -121,8 +123,19 @@ def _of(kind: type[T], value: Any) -> T:
 
 
 def _checked(value: T) -> T:
-    """A Struct with what its types say in it: making one does not look."""
-    return msgspec.convert(msgspec.to_builtins(value), type(value))
+    """A Struct with what its types say in it, and nothing that JSON cannot say: making one does not look.
+
+    Half a surrogate, which `json` reads, and NaN would else be met where the answer is written.
+    """
+    return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
+
+
+def _plausible(told: Usage) -> Usage:
+    """Counts that a server may have made up (I15)."""
+    prompt_tokens = plausible(told.prompt_tokens)
+    cached_tokens = min(plausible(told.cached_tokens), prompt_tokens)
+    completion_tokens = plausible(told.completion_tokens)
+    return replace(told, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cached_tokens=cached_tokens)
 
 
 def _embeddings(made: Embeddings, count: int) -> Embeddings:

@@ -28,6 +28,7 @@ from hermes.chat import (
     collect,
 )
 from hermes.dialects import Meta, ndjson, ollama_request, strict
+from hermes.dialects.room import Room
 from hermes.errors import BackendError, ContextLengthExceeded, GatewayError, ModelNotFound
 
 _json = msgspec.json.Encoder().encode
@@ -112,6 +113,7 @@ class LineEncoder:
         self._text = _json(self._head)[:-1] + opening
         self._text_end = closing
         self._calls: list[StreamEvent] = []
+        self._room = Room()
         self._usage = Usage()
 
     def encode(self, events: list[StreamEvent]) -> bytes:
@@ -140,6 +142,7 @@ class LineEncoder:
             case ReasoningDelta():
                 return self._line(said("", event.text) | {"done": False})
             case ToolCallDelta():
+                self._room.take(len(event.arguments) + len(event.name) + len(event.id) + 1)
                 self._calls.append(event)
                 return b""
             case Usage():

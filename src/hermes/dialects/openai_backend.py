@@ -60,14 +60,14 @@ class Words(Struct, frozen=True):
     grammar: bool = False
 
 
-# Nothing that says how much is generated, whose cache or slot is used, or who stores what.
+# Nothing that says how much is generated or what an image may take, whose cache or slot is used, or who stores what.
 _OPENAIS = frozenset(
     ("logit_bias", "parallel_tool_calls", "prediction", "prompt_cache_key", "safety_identifier", "user", "verbosity")
 )
 _VLLMS = frozenset(
     (
         *("add_generation_prompt", "allowed_token_ids", "bad_words", "continue_final_message", "documents"),
-        *("ignore_eos", "include_stop_str_in_output", "length_penalty", "min_tokens", "mm_processor_kwargs"),
+        *("ignore_eos", "include_stop_str_in_output", "length_penalty", "min_tokens"),
         *("skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs"),
         "thinking_token_budget",
     )
@@ -205,7 +205,7 @@ class OpenAIBackend:
                     asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format, words)
-        template = dict((request.extra or {}).get("chat_template_kwargs", {})) if words.template else {}
+        template = _for_template(request.extra) if words.template and request.extra else {}
         # A template passes over what it does not know; another server may refuse it, of a model that cannot think.
         if request.thinking is not None and (words.template or not request.thinking_optional):
             asked.reasoning_effort = _EFFORTS[request.thinking]
@@ -257,6 +257,21 @@ _EFFORTS: dict[Thinking, str | None] = {
     "high": "high",
     "max": "high",
 }
+
+
+# What whoever applies a template reads itself, or sets: another template, the conversation, what comes of it.
+_NOT_THE_TEMPLATES = frozenset(
+    (
+        *("chat_template", "conversation", "max_length", "messages", "padding", "processor_kwargs"),
+        *("return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer_kwargs"),
+        *("tools", "truncation"),
+    )
+)
+
+
+def _for_template(extra: dict[str, Any]) -> dict[str, Any]:
+    said = extra.get("chat_template_kwargs", {})
+    return {name: value for name, value in said.items() if name not in _NOT_THE_TEMPLATES}
 
 
 def _response_format(asked: JsonFormat, words: Words) -> dict[str, Any]:

@@ -5,7 +5,8 @@
    without a reason were truncated: no `Stop` is ever made up, and `[DONE]` without one is an error.
 2. An error inside an answer is a `Failure`; whatever follows it is not read.
 3. A call's id and name come with its first piece only. Servers count calls by `index`, or by nothing at all, and some
-   repeat id and name in every piece.
+   repeat id and name in every piece. One without arguments has an empty object of them, but nobody says so before
+   the end: until then what the calls after it say is held, since for clients those end it.
 4. Anything else that is not an answer is a BackendError (I15).
 """
 
@@ -160,10 +161,24 @@ def whole(body: bytes, answer_id: str, max_bytes: int) -> Answer | Failure | Non
 class AnswerDecoder:
     """Reads one answer. `answer_id` seeds the ids of tool calls that came without one."""
 
-    __slots__ = ("_answer_id", "_calls", "_events", "_failed", "_places", "_reason", "_stop_text", "_stopped", "_usage")
+    __slots__ = (
+        "_answer_id",
+        "_calls",
+        "_events",
+        "_failed",
+        "_held",
+        "_places",
+        "_reason",
+        "_room",
+        "_stop_text",
+        "_stopped",
+        "_usage",
+    )
 
     def __init__(self, answer_id: str, max_event_bytes: int) -> None:
         self._answer_id = answer_id
+        self._held: list[ToolCallDelta] = []
+        self._room = max_event_bytes  # for more of them
         self._events = Events(max_event_bytes)
         self._calls: list[_Call] = []
         self._places: dict[int, _Call] = {}  # the last one of each index
@@ -257,14 +272,24 @@ class AnswerDecoder:
         if call is not None and not (told.id and function.name and told.id != call.id):  # else all have one index
             call.has_arguments = call.has_arguments or bool(text)
             if text:
-                events.append(ToolCallDelta(call.index, text))
+                self._tell(ToolCallDelta(call.index, text), events)
             return
         if not function.name:
             raise BackendError("the backend's answer is not OpenAI's: a tool call without a name")
         index = len(self._calls)
         call = self._places[place] = _Call(index, told.id or f"call_{self._answer_id}_{index}", bool(text))
         self._calls.append(call)
-        events.append(ToolCallDelta(index, text, call.id, function.name))
+        self._tell(ToolCallDelta(index, text, call.id, function.name), events)
+
+    def _tell(self, delta: ToolCallDelta, events: list[StreamEvent]) -> None:
+        first = self._held[0].index if self._held else delta.index
+        if delta.index < first or not delta.index or (not self._held and self._calls[delta.index - 1].has_arguments):
+            events.append(delta)
+            return
+        self._held.append(delta)
+        self._room -= len(delta.arguments) + len(delta.name) + len(delta.id) + 1
+        if self._room < 0:
+            raise BackendError("the backend's answer is not OpenAI's: calls without end after one without arguments")
 
     def _count(self, told: _Told) -> None:
         usage, timings = told.usage or _Usage(), told.timings or _Timings()
@@ -282,10 +307,15 @@ class AnswerDecoder:
     def _stop(self, events: list[StreamEvent]) -> None:
         if self._reason is None:
             raise BackendError("the backend ended its answer without saying why: it is not complete")
-        # A call without arguments has an empty object of them.
-        events += [ToolCallDelta(call.index, "{}") for call in self._calls if not call.has_arguments]
+        bare = [ToolCallDelta(call.index, "{}") for call in self._calls if not call.has_arguments]
+        rest: list[ToolCallDelta] = sorted(self._held + bare, key=_place)
+        events += rest
         self._stopped = True
         events += (self._usage, Stop(self._reason, self._stop_text))
+
+
+def _place(delta: ToolCallDelta) -> int:
+    return delta.index
 
 
 # What is not known here ("eos", "stop_sequence", "end_turn") is a stop.

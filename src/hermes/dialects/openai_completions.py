@@ -55,7 +55,7 @@ class Completions:
             service_tier=asked.service_tier or "",
             thinking="off",  # else Ollama takes what looks like thoughts out of the text
             load_options=fields.load_options(asked.options, asked.keep_alive),
-            extra=openai_request.besides(tree, KNOWN) or None,
+            extra=openai_request.besides(tree, KNOWN),
         )
 
     def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:

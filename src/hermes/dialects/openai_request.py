@@ -143,7 +143,7 @@ def _parse_closely(body: bytes, model: str | None) -> ChatRequest:
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
-        extra=_extra(tree, asked),
+        extra=besides(tree, KNOWN, asked.chat_template_kwargs),
     )
 
 
@@ -242,14 +242,12 @@ def json_format(kind: str, schema: dict[str, Any] | None, at: str, schema_at: st
     return JsonFormat(schema)
 
 
-def _extra(tree: Mapping[str, Any], asked: _Body) -> dict[str, Any] | None:
-    template = asked.chat_template_kwargs
-    return besides(tree, KNOWN) | ({"chat_template_kwargs": template} if template else {}) or None
-
-
-def besides(tree: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """What a backend may know (`ChatRequest.extra`)."""
-    return {name: value for name, value in tree.items() if name not in known and value is not None}
+def besides(
+    tree: Mapping[str, Any], known: frozenset[str], template: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """What a backend may know (`ChatRequest.extra`), and what its chat template may."""
+    unknown = {name: value for name, value in tree.items() if name not in known and value is not None}
+    return unknown | ({"chat_template_kwargs": template} if template else {}) or None
 
 
 def _thinking(effort: str | None, template: Mapping[str, Any] | None) -> Thinking | None:

@@ -40,6 +40,7 @@ class _Body(Struct, kw_only=True):
     top_p: fields.Share | None = None
     text: _Text | None = None
     reasoning: _Reasoning | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     include: list[str] | None = None
     top_logprobs: Annotated[int, Limits(ge=0, le=20)] | None = None
     priority: fields.Priority | None = None
@@ -85,7 +86,7 @@ def parse_request(body: bytes, model: str | None = None) -> ChatRequest:
         priority=asked.priority or 0,
         service_tier=asked.service_tier or "",
         load_options=fields.load_options(asked.options, asked.keep_alive),
-        extra=openai_request.besides(tree, KNOWN) or None,
+        extra=openai_request.besides(tree, KNOWN, asked.chat_template_kwargs),
     )
 
 

@@ -4,7 +4,8 @@
    `incomplete`, which holds all of them. A failure ends it with `failed`, and the item that was open never ends.
 2. One item is open at a time, its index one above the last; every answer has at least one.
 3. What a call says after another item has begun has no place any more: an error, not a silent loss.
-4. A delta is spliced: what is the same for all deltas of an item is prepared once, when it begins.
+4. The last event holds the whole answer, so all of it is kept here: no more than a whole one may be (I13).
+5. A delta is spliced: what is the same for all deltas of an item is prepared once, when it begins.
 """
 
 from typing import Any, assert_never
@@ -26,6 +27,7 @@ from hermes.dialects import Meta, sse
 from hermes.dialects.error_object import words
 from hermes.dialects.responses_answer import ended, how_it_ended, response, unique
 from hermes.dialects.responses_items import Events, Item, Text, Thoughts, call
+from hermes.dialects.room import Room
 from hermes.errors import BackendError, GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -60,6 +62,7 @@ class EventEncoder:
         self._call = -1  # it is this one
         self._calls: set[int] = set()
         self._usage = Usage()
+        self._room = Room()
 
     def encode(self, events: list[StreamEvent]) -> bytes:
         if not events:
@@ -111,7 +114,9 @@ class EventEncoder:
             begun = self._begin(item)
         item.said.append(event.text)
         item.logprobs += event.logprobs
-        return begun + self._event(item.delta, {**self._at, "delta": event.text, "logprobs": event.logprobs})
+        told = self._event(item.delta, {**self._at, "delta": event.text, "logprobs": event.logprobs})
+        self._room.take(len(told))
+        return begun + told
 
     def _thought(self, text: str) -> bytes:
         begun = b"" if type(self._item) is Thoughts else self._begin(Thoughts(self._unique()))
@@ -150,16 +155,20 @@ class EventEncoder:
             self._head = sse.named(name, _json({"type": name}))[: -len(_END)] + b',"sequence_number":'
             self._rest = b"," + _json({**self._at, **item.filling})[1:-1] + b',"delta":'
         added = self._event("output_item.added", {"output_index": index, "item": item.told("in_progress")})
+        self._room.take(len(added))
         return before + added + self._all(item.opening())
 
     def _more(self, text: str) -> bytes:
         """A piece of the open item."""
         self._said.append(text)
         if not self._head:
+            self._room.take(len(text))
             return b""
         number = self._number
         self._number = number + 1
-        return b"%b%d%b%b%b" % (self._head, number, self._rest, _json(text), _END)
+        data = _json(text)
+        self._room.take(len(data))
+        return b"%b%d%b%b%b" % (self._head, number, self._rest, data, _END)
 
     def _end(self, status: str) -> bytes:
         """End the open item."""

@@ -13,7 +13,7 @@ class Trimmed:
         self._decoder = decoder
         self._stops = stops
         self._held: list[TextDelta] = []
-        self._over = False
+        self._over = ""  # this one has ended it
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
         return self._trimmed(self._decoder.feed(chunk))
@@ -32,7 +32,7 @@ class Trimmed:
             else:
                 told += self._held
                 self._held.clear()
-                told.append(Stop("stop") if self._over and isinstance(event, Stop) else event)
+                told.append(Stop("stop", self._over) if self._over and isinstance(event, Stop) else event)
         return told
 
     def _text(self, delta: TextDelta) -> list[TextDelta]:
@@ -41,11 +41,11 @@ class Trimmed:
         self._held.append(delta)
         text = "".join(held.text for held in self._held)
         # The first that is complete, as a server has it that looks at every token.
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if not found:
             return self._release(len(text) - self._begun(text))
-        self._over = True
-        told = self._release(min(found)[1])
+        _, at, self._over = min(found)
+        told = self._release(at)
         self._held.clear()
         return told
 

@@ -3,7 +3,10 @@
 1. A conversation goes to `/v1/chat/completions`, where TGI knows the model's template; a prompt that is to be put into
    none goes to `/generate_stream`. Whole answers are asked for as streams.
 2. The model that a request names is an adapter to TGI, "tgi" the model itself.
-3. What TGI answers with a refusal, though it changes nothing, is not said: `top_p` 1, a seed below 0.
+3. What TGI answers with a refusal, though it changes nothing, is not said: `top_p` and `typical_p` 1, `top_k` 0, a seed
+   below 0.
+4. In a prompt, whoever wrote it, TGI takes `![](http...)` for an image that it is to fetch, from wherever it can reach.
+   Here nothing is fetched for clients: with a space in it, it is a text.
 """
 
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hermes.chat import ChatRequest, Failure, Image, Message, RichMessage, Sampling, Text
+from hermes.chat import ChatRequest, Failure, Image, Message, Part, RichMessage, Sampling, Text
 from hermes.dialects import Decoder, openai_backend_error
 from hermes.dialects.openai_backend import TGI, OpenAIBackend
 from hermes.dialects.stops import Trimmed
@@ -63,12 +66,13 @@ class TgiBackend(OpenAIBackend):
             words = "the backend makes JSON only by a schema: name one"
             raise BadRequest(words, code="unsupported_by_backend", param="response_format")
         if request.raw:
-            return "/generate_stream", _json(_generate(request, replace(sampling, top_p=top_p, seed=seed)))
+            return "/generate_stream", _unfetched(_json(_generate(request, replace(sampling, top_p=top_p, seed=seed))))
         # It takes the one penalty by the other's name, and 2 less.
         penalty = None if sampling.repeat_penalty is None else sampling.repeat_penalty - 2.0
         sampling = replace(sampling, top_p=top_p, seed=seed, presence_penalty=penalty)
         messages = tuple(_apart(request.messages))
-        return super().render_request(replace(request, messages=messages, sampling=sampling), "tgi")
+        path, body = super().render_request(replace(request, messages=messages, sampling=sampling), "tgi")
+        return path, _unfetched(body)
 
     def decoder(self, request: ChatRequest, answer_id: str) -> Decoder:
         decoder: Decoder
@@ -83,9 +87,26 @@ class TgiBackend(OpenAIBackend):
         return openai_backend_error.from_text(status, failure.message)
 
 
+def _unfetched(body: bytes) -> bytes:
+    return body.replace(b"![](http", b"![ ](http")
+
+
+def _joined(message: Message | RichMessage) -> Message | RichMessage:
+    """With texts that follow each other as one, as TGI reads them."""
+    if type(message) is Message or len(message.parts) < 2:
+        return message
+    parts: list[Part] = []
+    for part in message.parts:
+        if parts and type(part) is Text and type(last := parts[-1]) is Text:
+            parts[-1] = Text(last.text + part.text)
+        else:
+            parts.append(part)
+    return replace(message, parts=tuple(parts))
+
+
 def _apart(messages: tuple[Message | RichMessage, ...]) -> Iterator[Message | RichMessage]:
     """Of a message with a text TGI passes over the calls: they get one of their own."""
-    for message in messages:
+    for message in map(_joined, messages):
         if type(message) is RichMessage and message.parts and message.tool_calls:
             yield replace(message, tool_calls=())
             yield replace(message, parts=())
@@ -103,8 +124,8 @@ def _generate(request: ChatRequest, sampling: Sampling) -> _Generate:
             do_sample=not greedy,
             temperature=None if greedy else sampling.temperature,
             top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            typical_p=sampling.typical_p,
+            top_k=sampling.top_k or None,
+            typical_p=None if sampling.typical_p is not None and sampling.typical_p >= 1 else sampling.typical_p,
             repetition_penalty=sampling.repeat_penalty,
             frequency_penalty=sampling.frequency_penalty,
             seed=sampling.seed,
