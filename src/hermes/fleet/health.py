@@ -13,6 +13,7 @@ from math import inf
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable, GatewayError, ModelNotFound
 from hermes.fleet.backend import Backend
 from hermes.fleet.inventory import ModelInfo
+from hermes.fleet.managed import Managed
 from hermes.fleet.orders import Listener, tell
 from hermes.fleet.probe import generate
 from hermes.metrics import Metrics
@@ -181,9 +182,12 @@ class Health:
             self._mend(model)
 
     def _stick(self, model: str, why: str) -> None:
-        breaker = self._breaker(model)
+        """A process of ours that is found so twice will not mend by itself, and nobody else would see to it."""
+        breaker, driver = self._breaker(model), self.backend.driver
         if breaker.stick(why, self._loop.time()):
             self._eject(model, breaker)
+        elif isinstance(driver, Managed):
+            driver.give_up(self.backend.own_name(model))
         self.on_probed(model, True)
 
     def _breaker(self, model: str) -> Breaker:
