@@ -162,6 +162,21 @@ async def test_what_others_get_while_a_probe_waits_is_a_sign_of_life() -> None:
 
 
 @scenario
+async def test_a_stream_that_goes_on_shows_that_its_model_is_not_stuck_any_more() -> None:
+    async with ollama() as backend, hermes(backend, health=HASTY) as gateway:
+        steps = [asyncio.Event() for _ in range(2)]
+        backend.scripts.append(play("Hel", steps[0], "lo", steps[1], DONE))
+        backend.default = play(then=Then.STALL)
+        call = await gateway.open(PROMPT, prompt(stream=True))
+        await backend.request(2)  # the second probe
+        assert breaker(gateway) == "stuck"
+        steps[0].set()
+        await until(lambda: breaker(gateway) == "recovering")
+        steps[1].set()
+        assert (await call.reply()).whole
+
+
+@scenario
 async def test_what_is_not_in_memory_any_more_is_not_stuck_there() -> None:
     """Whoever ends the process that hangs has mended it."""
     async with ollama() as backend, hermes(backend, health=HASTY | {"pause_s": 20}) as gateway:

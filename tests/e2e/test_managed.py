@@ -292,6 +292,18 @@ async def test_a_request_that_finds_it_gone_is_answered_by_the_next_one(tmp_path
 
 
 @scenario
+async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
+    soon = {"silence_s": 0.05, "probe_timeout_s": 0.05, "pause_s": 0.02}
+    async with running({"command": command("a", tmp_path)}, health=soon) as gateway:
+        await said(gateway)
+        await seen(gateway)
+        os.kill(process(gateway)["pid"], signal.SIGSTOP)
+        await gateway.ask(CHAT, chat(model="a"))  # it finds that out, whatever becomes of it
+        await until(lambda: process(gateway)["restarts"] == 1)
+        assert await said(gateway) == "a" and not overlaps(tmp_path, "a")
+
+
+@scenario
 async def test_one_that_goes_down_again_and_again_rests_longer_and_longer(tmp_path: Path) -> None:
     async with running({"command": command("a", tmp_path)}) as gateway:
         await said(gateway)

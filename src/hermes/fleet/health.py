@@ -13,6 +13,7 @@ from math import inf
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable, GatewayError, ModelNotFound
 from hermes.fleet.backend import Backend
 from hermes.fleet.inventory import ModelInfo
+from hermes.fleet.managed import Managed
 from hermes.fleet.orders import Listener, tell
 from hermes.fleet.probe import generate
 from hermes.metrics import Metrics
@@ -27,11 +28,16 @@ UNTOLD = 1 << 30
 
 
 class Health:
-    """Of `backend`. `on_probed` hears how each probe ended: of which model, and whether that is stuck."""
+    """Of `backend`. `on_probed` hears how each probe ended: of which model, and whether that is stuck.
+
+    `is_silent` tells whether nothing has come of a model since then: where something has, no answer to a probe proves
+    nothing.
+    """
 
     def __init__(self, backend: Backend, listener: Listener, metrics: Metrics, patience: Patience) -> None:
         self.backend = backend
         self.on_probed: Callable[[str, bool], None] = lambda model, is_stuck: None
+        self.is_silent: Callable[[str, float], bool] = lambda model, since: True
         self._listener = listener
         self._metrics = metrics
         self._patience = patience
@@ -132,23 +138,25 @@ class Health:
 
     # --- what probes tell -------------------------------------------------------------------------------------------
 
-    def probe(self, model: str, is_silent: Callable[[], bool] = lambda: True) -> None:
-        """See whether it generates, unless that is under way. No answer proves nothing where others get theirs."""
+    def probe(self, model: str) -> None:
+        """See whether it generates, unless that is under way."""
         if model not in self._probing and not self._is_over:
             self._probing.add(model)
             log.info("backend %s: whether %s generates is asked", self.backend.name, model)
-            self._group.create_task(self._probe(model, is_silent), name=f"probe of {model}")
+            self._group.create_task(self._probe(model), name=f"probe of {model}")
 
-    async def _probe(self, model: str, is_silent: Callable[[], bool]) -> None:
-        backend, result = self.backend, "ok"
+    async def _probe(self, model: str) -> None:
+        backend, result, began_at = self.backend, "ok", self._loop.time()
         info = backend.inventory.models.get(backend.own_name(model)) or ModelInfo(model)
         try:
             async with asyncio.timeout(self._patience.probe_timeout_s):
                 await backend.while_up(generate(backend.driver.server_of(model), info))
         except (TimeoutError, BackendTimeout):
             result = "timeout"
-            if is_silent():
+            if self.is_silent(model, began_at):
                 self._stick(model, f"it did not generate one token within {self._patience.probe_timeout_s:.3g} s")
+            else:
+                self._mend(model)
         except GatewayError as error:
             result = error.code
             self._weigh(model, error)
@@ -174,9 +182,12 @@ class Health:
             self._mend(model)
 
     def _stick(self, model: str, why: str) -> None:
-        breaker = self._breaker(model)
+        """A process of ours that is found so twice will not mend by itself, and nobody else would see to it."""
+        breaker, driver = self._breaker(model), self.backend.driver
         if breaker.stick(why, self._loop.time()):
             self._eject(model, breaker)
+        elif isinstance(driver, Managed):
+            driver.give_up(self.backend.own_name(model))
         self.on_probed(model, True)
 
     def _breaker(self, model: str) -> Breaker:

@@ -3,8 +3,8 @@
 What is loaded together is the scheduler's to decide, as with any backend that loads what it is told to. Rules:
 1. Of a model there is one process at most: the next is started when nothing is left of the last.
 2. Loaded is what is ready, by its own kind's probe. What ends before, or takes too long, has failed to load.
-3. One that goes down by itself is told of (`Fallen`), with from when on it may be started again: at once the first
-   time, later and later if that goes on.
+3. One that goes down by itself, or hangs and is killed for it, is told of (`Fallen`), with from when on it may be
+   started again: at once the first time, later and later if that goes on.
 """
 
 import asyncio
@@ -194,6 +194,12 @@ class _Unit:
     def last_words(self) -> list[str]:
         return [*self._lines][-TOLD_LINES:]
 
+    def give_up(self) -> None:
+        """It hangs: that it goes down by that is a fact like any other, and so is what follows."""
+        if self.process is not None and self.state == "running":
+            log.warning("%s: process %d hangs, and is killed", self.command.model, self.process.pid)
+            self.process.kill()
+
     def doubt(self, was_alone: bool) -> None:
         """It could not be started, maybe for want of memory: next time it is given all, but not for ever."""
         self._failed_alone = self._failed_alone or was_alone
@@ -275,6 +281,11 @@ class Managed:
 
     async def unload(self, model: str, timeout_s: float) -> None:
         await self._units[model].stop()
+
+    def give_up(self, model: str) -> None:
+        """It generates nothing any more."""
+        if (unit := self._units.get(model)) is not None:
+            unit.give_up()
 
     async def close(self) -> None:
         await asyncio.gather(*(unit.stop() for unit in self._units.values()), return_exceptions=True)

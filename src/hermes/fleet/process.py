@@ -85,6 +85,9 @@ class Process(asyncio.SubprocessProtocol):
         log.warning("%s: process %d has been killed, and is still there", self._name, self.pid)
         self._transport.close()  # uvloop's end waits for it
 
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         """To the whole group. The watcher is in it until the end, so that its number is nobody else's."""
         if not self.status:

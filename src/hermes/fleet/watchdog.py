@@ -61,6 +61,7 @@ class Watchdog:
         self._pulses: dict[_Place, Pulse] = {}
         for name, health in healths.items():
             health.on_probed = partial(self._on_probed, name)
+            health.is_silent = partial(self._is_silent_since, name)
 
     async def watch(self) -> None:
         """Look for ever."""
@@ -149,16 +150,15 @@ class Watchdog:
         return now - silent_since >= max([s for run in runs if (s := _may_last_s(run)) < inf], default=inf)
 
     def _probe(self, place: _Place) -> None:
-        health, model, loop = self._healths[place[0]], place[1], asyncio.get_running_loop()
-        began_at, pulse = loop.time(), self._pulses[place]
-
-        def is_silent() -> bool:
-            self.look(loop.time())
-            return pulse.heard_at < began_at
-
+        health, model = self._healths[place[0]], place[1]
         breaker = health.backend.breakers.get(model)
         if breaker is None or breaker.state is not STUCK:
-            health.probe(model, is_silent)
+            health.probe(model)
+
+    def _is_silent_since(self, backend: str, model: str, since: float) -> bool:
+        self.look(asyncio.get_running_loop().time())
+        pulse = self._pulses.get((backend, model))
+        return pulse is None or pulse.heard_at < since
 
     def _on_probed(self, backend: str, model: str, is_stuck: bool) -> None:
         place = backend, model
