@@ -184,7 +184,7 @@ class Scheduler:
         for line, station in list(self._queue.lines.items()):
             if reason := self._residency.cannot_have(line.candidates, station):
                 decisions += self._send_away(list(line), reason)
-            elif station.name in facts.resting and (back_at := self._residency.back_at(line.candidates, station)) > now:
+            elif (back_at := self._residency.back_at(line.candidates, station)) > now:
                 in_vain = [ticket for ticket in line if ticket.start_by < back_at]
                 decisions += self._send_away(in_vain, "no_backend", back_at - now)
         return decisions + self._follow(now)
