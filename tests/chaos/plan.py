@@ -15,7 +15,7 @@ CROWD_EVERY, CROWD = 250, 60
 # All backends are gone for a while, so that two probes in a row fail.
 OUTAGE_EVERY, OUTAGE_S = 2500, 2.5
 # One of them is, in turn: it dies, or answers nothing any more.
-TROUBLE_EVERY, TROUBLE_S = 120, 1.0
+TROUBLE_EVERY, TROUBLE_S = 400, 1.0
 BACKENDS = ("first", "second", "third")
 # Conversations whose names some requests tell.
 SESSIONS = 12
@@ -102,7 +102,7 @@ def outages(count: int) -> Iterator[int]:
 
 def troubles(count: int) -> Iterator[tuple[int, int, str]]:
     """With whose arrival one backend fails, which, and how."""
-    for turn, number in enumerate(range(TROUBLE_EVERY // 2, count, TROUBLE_EVERY)):
+    for turn, number in enumerate(range(TROUBLE_EVERY // 4, count, TROUBLE_EVERY)):
         yield number, turn % len(BACKENDS), ("reset;after=0", "stall")[turn % 2]
 
 

@@ -71,7 +71,7 @@ def abort_latencies(evidence: Evidence) -> list[float]:
 
 
 def most_at_once(evidence: Evidence) -> dict[str, int]:
-    """For each model, on each backend and on all, and all together (`*`): how many requests certainly held a slot in one moment."""
+    """For each model, on each backend and on all, and all together (`*`): how many certainly held a slot at once."""
     moves = []
     for visit, ended_at in _runs(evidence):
         moves += [(visit.began_at, 1, visit.model, visit.backend), (ended_at, -1, visit.model, visit.backend)]

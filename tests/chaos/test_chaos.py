@@ -68,7 +68,7 @@ def test_clients_left_in_every_phase_and_everything_went_wrong_once(evidence: Ev
     assert len(phases) >= 3 and outcomes >= {"ok", "client_gone", "upstream_error", "denied"}
     if LONG:
         assert phases >= set(PHASES)
-        rested = evidence.scrapes[-1].by("hermes_backend_ejections_total", "state")
+        rested = evidence.scrapes[-1].by("hermes_backend_ejections_total", "reason")
         assert rested.keys() >= {("open",), ("stuck",)}
         assert {visit.backend for visits in evidence.visits.values() for visit in visits} == set(plan.BACKENDS)
         assert outcomes >= {"bad_request", "queue_full", "queue_timeout", "upstream_timeout", "no_backend"}

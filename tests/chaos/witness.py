@@ -15,7 +15,7 @@ _MODEL = re.compile(rb'"model":"([^":]+)')
 
 
 class Visit(Struct):
-    """One request at the backend of that name, in monotonic seconds. `aborted`: its sender has left before it was answered."""
+    """One request at the backend of that name, in monotonic seconds. `aborted`: its sender left before the answer."""
 
     model: str
     began_at: float

@@ -254,7 +254,7 @@ class Line:
         for name, backend in self.fleet.backends.items():
             for model in ("m:latest", "n:latest"):
                 breaker = backend.breakers.get(model)
-                if not backend.takes_work or (breaker is not None and breaker.rests):
+                if backend.state != "up" or backend.draining or (breaker is not None and breaker.rests):
                     yield name, model
 
     def tries(self, client: Client) -> int:
