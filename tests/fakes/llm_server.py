@@ -3,8 +3,8 @@
     llm_server.py --port 8000 --model qwen [--notes FILE] [--dies WORDS] [--deaf] [--stubborn] [--child] [--holds BYTES]
 
 It streams its model's name as the answer. In FILE it notes `begins PID`, `overlaps` where the one before it is still
-there, and `child PID`. What is asked with "die" in it makes it end; with "wait", it ends its answer a moment later. With
-"linger", it says nothing, or one word with "speak", until its client leaves, and notes `lingers` and `left`.
+there, and `child PID`. What is asked with "die" in it makes it end; with "wait", it ends its answer a moment later.
+With "linger" it says nothing, or with "speak" one word, until its client leaves: it notes `lingers PID` and `left PID`.
 """
 
 import os
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -67,10 +68,8 @@ def linger(peer: socket.socket, speaks: bool) -> None:
         peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + chunk)
     note(f"lingers {os.getpid()}")
     peer.settimeout(10.0)
-    try:
+    with suppress(ConnectionError):
         peer.recv(1)
-    except ConnectionError:
-        pass
     note(f"left {os.getpid()}")
     peer.close()
 

@@ -237,6 +237,7 @@ class Line:
             if client.tries_when_content_came is not None:
                 assert self.tries(client) == client.tries_when_content_came, "tried again after content (I5)"
         self._check_starts()
+        self._check_waiting()
         finished = sum(self.metrics.finished.read().values())
         assert self.metrics.accepted.read()[()] == finished + self.journal.open, "the outcomes do not add up (I3)"
 
@@ -249,6 +250,16 @@ class Line:
                 self._started.add(ticket)
                 place = ticket.backend, ticket.resident
                 assert place not in before & self._closed_to, f"started on {place}, which is given nothing"
+
+    def _check_waiting(self) -> None:
+        """Where nothing runs, who waits has nowhere to run."""
+        if self.scheduler.running or any(memory.settling for memory in self.scheduler._residency.in_memory()):
+            return
+        for exchange in self.journal.exchanges:
+            ticket = exchange.ticket
+            if ticket is not None and ticket.phase is Phase.WAITING:
+                places = {(name, ticket.resident) for name in ticket.candidates}
+                assert places <= self._closed_to, f"a slot is idle, and {ticket} waits"
 
     def _closed(self) -> Iterator[tuple[str, str]]:
         for name, backend in self.fleet.backends.items():
