@@ -14,7 +14,7 @@ RATE_PER_S = 95.0
 CROWD_EVERY, CROWD = 250, 60
 # All backends are gone for a while, so that two probes in a row fail.
 OUTAGE_EVERY, OUTAGE_S = 2500, 2.5
-# One of them is, in turn: it dies, or answers nothing any more.
+# One of them is, in turn: it dies, or its models hang, though it lists them (`for` half a second after the last request).
 TROUBLE_EVERY, TROUBLE_S = 400, 1.0
 BACKENDS = ("first", "second", "third")
 # Conversations whose names some requests tell.
@@ -103,7 +103,7 @@ def outages(count: int) -> Iterator[int]:
 def troubles(count: int) -> Iterator[tuple[int, int, str]]:
     """With whose arrival one backend fails, which, and how."""
     for turn, number in enumerate(range(TROUBLE_EVERY // 4, count, TROUBLE_EVERY)):
-        yield number, turn % len(BACKENDS), ("reset;after=0", "stall")[turn % 2]
+        yield number, turn % len(BACKENDS), ("reset;after=0", "hang;for=10")[turn % 2]
 
 
 def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
