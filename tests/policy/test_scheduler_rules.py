@@ -118,15 +118,15 @@ class Machine(RuleBasedStateMachine):
         self.model_bounds = {model: self.bounds_of(model, cap, limit) for model in RESIDENT}
         for model, known in self.model_bounds.items():
             self.scheduler.configure(model, known)
+        both = {"A"} if memory == MEMORY else set()
         self.worlds = {
             "x": World("x", slots, True, memory, holds={"A"}, settles=True),
-            "y": World("y", slots, is_ours, memory, holds={"B"}, settles=True, weight=weight),
+            "y": World("y", slots, is_ours, memory, holds={"B", *both}, settles=True, weight=weight),
             "z": World("z", 2, True, memory=None),
         }
         if managed:
-            self.worlds["z"] = World(
-                "z", 2, True, memory if is_ours else None, is_managed=True, weight=weight, sizes={}
-            )
+            room = memory if is_ours else None
+            self.worlds["y"] = World("y", slots, True, room, holds={"B"}, is_managed=True, weight=weight, sizes={})
         self.told: set[str] = set()  # backends that were ever heard of
         self.looks: dict[str, Look] = {}
         self.named: dict[str, set[str]] = {}
@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
         self.tell("y")
         for number in range(backlog):
             self.offer(
-                "ab"[number % 2], "tu"[number // 2 % 2], ("x", "y"), 10, 0.0, 60.0, Class.NORMAL, 0, 1, number % 4
+                "ab"[number % 2], "tu"[number // 2 % 2], ("x", "y"), 10, 0.0, 60.0, Class.NORMAL, 0, 1, number // 2 % 4
             )
 
     # --- events: requests -------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine):
             ticket = Ticket(
                 model, RESIDENT[model], tenant, candidates, size_bytes, self.now - age_s, self.now + patience_s,
                 urgency=urgency, priority=priority, tenant_cap=cap, weight=weight, prompt_tokens=100 * number,
-                prefix=prefix and prefix + number,
+                prefix=prefix and 100 * ord(RESIDENT[model][0]) + prefix + number,
             )  # fmt: skip
             self.take_in(ticket)
 
@@ -199,6 +199,19 @@ class Machine(RuleBasedStateMachine):
         for number in range(count):
             self.offer(model, "tu"[number % 2], ("x", "y"), 1, 0.0, 60.0, urgency, 0, 1, number % 5)
         self.let_time_pass(start_s, False)
+
+    @rule(
+        talks=st.lists(st.integers(1, 4), min_size=6, max_size=12),
+        ends=st.lists(WHICH, min_size=2, max_size=8),
+        patience_s=st.sampled_from((60.0, 600.0)),
+        urgency=st.sampled_from((Class.NORMAL, Class.BATCH)),
+    )
+    def converse(self, talks: list[int], ends: list[int], patience_s: float, urgency: Class) -> None:
+        """Turns of conversations, some of which are at home somewhere."""
+        for talk in talks:
+            self.offer("a", "tvu"[talk % 3], ("x", "y"), 1, 0.0, patience_s, urgency, 0, 1, talk)
+        for which in ends:
+            self.finish(which, 100)
 
     @rule(which=WHICH, tokens=st.none() | st.sampled_from((0, 100, 1000)))
     def finish(self, which: int, tokens: int | None) -> None:
@@ -488,8 +501,9 @@ class Machine(RuleBasedStateMachine):
         assert not is_away or self.running_on(own_home, ticket) < self.slots(own_home, ticket)
 
     def watch_who_is_let_past(self) -> None:
-        slots = self.scheduler._slots
+        slots, following = self.scheduler._slots, self.scheduler._next
         nearer = slots.nearer
+        of_lines: dict[Ticket, Passing] = {}  # one of them goes
 
         def watched(
             head: Ticket, stay: Stay, line: Line, station: Station, now: float, pace_s: float
@@ -501,10 +515,19 @@ class Machine(RuleBasedStateMachine):
             found, place = nearer(head, stay, line, station, now, pace_s)
             if found is not head:
                 lead = served(found.tenant) - own - cost if crowded else -inf
-                self.passings[found] = Passing(head, times, line.slots, pace_s * line.slots, lead)
+                of_lines[found] = Passing(head, times, line.slots, pace_s * line.slots, lead)
             return found, place
 
+        def watched_next(station: Station, now: float) -> tuple[Ticket, Stay, Station] | None:
+            of_lines.clear()
+            if (found := following(station, now)) is not None:
+                self.passings.pop(found[0], None)
+                if found[0] in of_lines:
+                    self.passings[found[0]] = of_lines[found[0]]
+            return found
+
         slots.nearer = watched  # type: ignore[method-assign]
+        self.scheduler._next = watched_next  # type: ignore[method-assign]
 
     def check_refusal(self, decision: Reject) -> None:
         ticket, reason = decision.ticket, decision.reason
