@@ -27,7 +27,7 @@ format: $(DEV_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# 10,000 clients, a third of which leave, in front of a faulty backend; `make test` lets 300 loose.
+# 10,000 clients, a third of which leave, in front of three faulty backends; `make test` lets 300 loose.
 chaos: $(DEV_READY)
 	HERMES_CHAOS_REQUESTS=10000 $(BIN)/python -m pytest -s tests/chaos
 

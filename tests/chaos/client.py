@@ -62,6 +62,8 @@ def _text(event: Any) -> str:
         return ""
     if event.get("type") == "response.output_text.delta":
         return str(event["delta"])
+    if "done" in event and event.keys() & {"message", "response"}:  # Ollama's
+        return str(event["response"] if "response" in event else event["message"]["content"])
     if "output" in event:
         return "".join(part["text"] for item in event["output"] for part in item.get("content", ()))
     if "type" in event and not event["type"].startswith("response."):  # Anthropic's

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -12,8 +12,13 @@ from hermes.simulator import SimulatedModel, SimulatorConfig
 RATE_PER_S = 95.0
 # Of every so many clients, that many come in one moment: more than run and wait at once.
 CROWD_EVERY, CROWD = 250, 60
-# The backend is gone for a while, so that two probes in a row fail.
+# All backends are gone for a while, so that two probes in a row fail.
 OUTAGE_EVERY, OUTAGE_S = 2500, 2.5
+# One of them is, in turn: it dies, or its models hang, though it lists them (`for` half a second after the last request).
+TROUBLE_EVERY, TROUBLE_S = 400, 1.0
+BACKENDS = ("first", "second", "third")
+# Conversations whose names some requests tell.
+SESSIONS = 12
 
 KEYS = {"sk-writer": "writer", "sk-editor": "editor", "sk-editor-2": "editor", "sk-crowd": "crowd"}
 OPERATOR_KEY = "sk-operator"
@@ -55,6 +60,7 @@ class Ask(Struct, frozen=True):
     body: bytes
     stream: bool
     named: bool
+    session: str
     content_chars: int
     reuses: bool
     leave: Leave | None
@@ -67,6 +73,7 @@ class Ask(Struct, frozen=True):
     @property
     def bytes(self) -> bytes:
         named = f"x-request-id: {self.id}\r\n" if self.named else ""
+        named += f"x-hermes-session: {self.session}\r\n" if self.session else ""
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {self.key}\r\n"
             f"{named}content-length: {len(self.body)}\r\n\r\n"
@@ -89,12 +96,18 @@ def asks(count: int, seed: int) -> Iterator[Ask]:
 
 
 def outages(count: int) -> Iterator[int]:
-    """The numbers of the clients with whose arrival the backend goes away."""
+    """The numbers of the clients with whose arrival all backends go away."""
     yield from range(OUTAGE_EVERY // 2, count, OUTAGE_EVERY)
 
 
+def troubles(count: int) -> Iterator[tuple[int, int, str]]:
+    """With whose arrival one backend fails, which, and how."""
+    for turn, number in enumerate(range(TROUBLE_EVERY // 4, count, TROUBLE_EVERY)):
+        yield number, turn % len(BACKENDS), ("reset;after=0", "hang;for=10")[turn % 2]
+
+
 def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
-    asking, stream = rng.choice((_chat, _messages, _prompt, _responses, _completions)), rng.random() < 0.6
+    asking, stream = rng.choice(_ASKING), rng.random() < 0.6
     leave = _leave(stream, rng) if rng.random() < 0.43 else None
     # Those who leave mostly ask for more than they would ever get: only their leaving ends the run.
     tokens = 5000 if leave is not None and rng.random() < 0.75 else rng.randint(3, 45)
@@ -121,6 +134,7 @@ def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
         body=json.dumps(body).encode(),
         stream=stream is True,
         # Who leaves before the answer would never be told the id that its request got.
+        session=f"talk-{rng.randrange(SESSIONS)}" if rng.random() < 0.5 else "",
         named=isinstance(leave, After | InStream) or rng.random() < 0.3,
         content_chars=4 * tokens,
         reuses=rng.random() < 0.4,
@@ -167,11 +181,24 @@ def _prompt(model: str, content: str, stream: bool) -> tuple[str, dict[str, obje
     return f"/v1/llm/{model}", {"prompt": content, "stream": stream}
 
 
-# --- both servers ---------------------------------------------------------------------------------------------------
+def _ollama_chat(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
+    return "/api/chat", _chat(model, content, stream)[1]
+
+
+def _generate(model: str, content: str, stream: bool) -> tuple[str, dict[str, object]]:
+    return "/api/generate", {"model": model, "system": "Be brief.", "prompt": content, "stream": stream}
+
+
+_ASKING = (_chat, _messages, _prompt, _responses, _completions, _ollama_chat, _generate)
+
+# --- all servers ---------------------------------------------------------------------------------------------------
 
 _SLOTS = {"gemma": 6, "mistral": 3, "qwen3": 3, "llama3.2": 1}
 _MAX_CONCURRENT = 8
-MOST_AT_ONCE = _SLOTS | {"*": _MAX_CONCURRENT}
+_FAST = 2  # of the model with two names
+# By model, by model and backend, and in all. A backend's slots are shared by all names of a model, its caps are not.
+MOST_AT_ONCE = _SLOTS | {"gemma": _SLOTS["gemma"] + _FAST, "*": _MAX_CONCURRENT}
+MOST_AT_ONCE |= {f"{model} on {name}": slots for model, slots in _SLOTS.items() for name in BACKENDS}
 
 _FAULTS = {
     "stall": 0.01, "stall;for=0.3": 0.02, "cut": 0.02, "reset": 0.02, "error-line": 0.02, "crash": 0.005, "busy": 0.02,
@@ -192,17 +219,21 @@ def backend(seed: int) -> SimulatorConfig:
     return SimulatorConfig(models=models, max_loaded_models=0, speed=20, jitter=0.5, seed=seed, faults=_FAULTS)
 
 
-def gateway(backend_url: str, access_log: str) -> dict[str, object]:
+def gateway(urls: Sequence[str], access_log: str) -> dict[str, object]:
     """Small bounds and short deadlines: some wait, some wait too long, some are refused."""
     patience = {"timeout_s": 2, "stall_timeout_s": 0.5, "max_stream_s": 3}
     models: dict[str, dict[str, object]] = {
         model: {"max_concurrency": slots, "queue_limit": 3 * slots} for model, slots in _SLOTS.items()
     }
-    models["fast"] = {"backend_model": "gemma", "max_concurrency": 2, "queue_limit": 4}
+    models["fast"] = {"backend_model": "gemma", "max_concurrency": _FAST, "queue_limit": 4}
     models["llama3.2"] |= {"timeout_s": 0.7, "queue_limit": 20}
     return {
         "server": {"port": 0, "keep_alive_s": 600},
-        "backends": [{"name": "simulated", "url": backend_url, "probe_interval_s": 1}],
+        "backends": [
+            {"name": name, "url": url, "probe_interval_s": 1, "weight": weight}
+            for name, url, weight in zip(BACKENDS, urls, (1, 1, 2), strict=True)
+        ],
+        "health": {"silence_s": 0.3, "probe_timeout_s": 0.3, "pause_s": 0.2},
         "models": models,
         "defaults": patience,
         "limits": {

@@ -71,21 +71,21 @@ def abort_latencies(evidence: Evidence) -> list[float]:
 
 
 def most_at_once(evidence: Evidence) -> dict[str, int]:
-    """For each model, and all together (`*`): how many requests certainly held a slot in one moment."""
+    """For each model, on each backend and on all, and all together (`*`): how many certainly held a slot at once."""
     moves = []
-    for model, began_at, ended_at in _runs(evidence):
-        moves += [(began_at, 1, model), (ended_at, -1, model)]
+    for visit, ended_at in _runs(evidence):
+        moves += [(visit.began_at, 1, visit.model, visit.backend), (ended_at, -1, visit.model, visit.backend)]
     now: Counter[str] = Counter()
     most: Counter[str] = Counter()
-    for _, change, model in sorted(moves):
-        for name in (model, "*"):
+    for _, change, model, backend in sorted(moves):
+        for name in (model, f"{model} on {backend}", "*"):
             now[name] += change
             most[name] = max(most[name], now[name])
     return dict(most)
 
 
-def _runs(evidence: Evidence) -> Iterator[tuple[str, float, float]]:
-    """Model, beginning and end of what held a slot: at the backend, to the success or to the client's leaving."""
+def _runs(evidence: Evidence) -> Iterator[tuple[Visit, float]]:
+    """What held a slot, and until when: at the backend, to the success or to the client's leaving."""
     told = records(evidence)
     for seen in evidence.seen:
         outcome = told.get(seen.id, {}).get("outcome")
@@ -94,7 +94,7 @@ def _runs(evidence: Evidence) -> Iterator[tuple[str, float, float]]:
         last = visits[-1]
         ended_at = min(last.ended_at or float("inf"), seen.left_at or float("inf"))
         if last.began_at < ended_at:
-            yield last.model, last.began_at, ended_at
+            yield last, ended_at
 
 
 # --- told to the operator of the test -------------------------------------------------------------------------------

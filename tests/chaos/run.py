@@ -5,9 +5,10 @@ import json
 import re
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tests.chaos.wire import connect
 from tests.chaos.witness import Visit, Witness
 from tests.fakes.gateway import request_bytes
 from tests.support import until
+
+Fate = Callable[[], Awaitable[None]]
 
 _GREETING = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
@@ -114,9 +117,9 @@ class Program:
 
 
 @asynccontextmanager
-async def _serve(backend_url: str, folder: Path) -> AsyncIterator[Program]:
+async def _serve(urls: list[str], folder: Path) -> AsyncIterator[Program]:
     config = folder / "hermes.yaml"
-    config.write_text(json.dumps(plan.gateway(backend_url, str(folder / "access.log"))))
+    config.write_text(json.dumps(plan.gateway(urls, str(folder / "access.log"))))
     keys = {key: {"user": user} for key, user in plan.KEYS.items()} | {
         plan.OPERATOR_KEY: {"user": "operator", "admin": True}
     }
@@ -167,39 +170,41 @@ class _Watch:
 
 async def run(count: int, seed: int, folder: Path) -> Evidence:
     """Let `count` clients loose, and wait until nothing moves."""
-    witness = Witness(plan.backend(seed))
-    port = await witness.start()
+    visits: defaultdict[str, list[Visit]] = defaultdict(list)
+    witnesses = [Witness(name, plan.backend(seed + number), visits) for number, name in enumerate(plan.BACKENDS)]
     try:
-        async with _serve(f"http://127.0.0.1:{port}", folder) as program:
-            return await _observe(count, seed, program, witness)
+        urls = [f"http://127.0.0.1:{await witness.start()}" for witness in witnesses]
+        async with _serve(urls, folder) as program:
+            return await _observe(count, seed, program, witnesses)
     finally:
-        await witness.stop()
+        await asyncio.gather(*(witness.stop() for witness in witnesses))
 
 
-async def _observe(count: int, seed: int, program: Program, witness: Witness) -> Evidence:
+async def _observe(count: int, seed: int, program: Program, witnesses: list[Witness]) -> Evidence:
     asks = list(plan.asks(_WARM_UP + count, seed))
-    warm_up = await _live(asks[:_WARM_UP], frozenset(), program.port, witness)
+    warm_up = await _live(asks[:_WARM_UP], {}, program.port)
     watch = _Watch(program)
     await program.scrape()
     before = await program.idle()
     began_at = time.monotonic()
     watching = asyncio.get_running_loop().create_task(watch.run())
-    outages = frozenset(_WARM_UP + number for number in plan.outages(count))
-    seen = await _live(asks[_WARM_UP:], outages, program.port, witness)
+    fates = {_WARM_UP + number: partial(_trouble, witnesses[which], how) for number, which, how in plan.troubles(count)}
+    fates |= {_WARM_UP + number: partial(_go_away, witnesses) for number in plan.outages(count)}
+    seen = await _live(asks[_WARM_UP:], fates, program.port)
     took_s = time.monotonic() - began_at
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     after = await program.idle()
     watch.scrapes.append(await program.scrape())
     with suppress(AssertionError):  # the evidence tells more
-        await until(lambda: not witness.present, limit_s=_SETTLE_S)
+        await until(lambda: not witnesses[0].present, limit_s=_SETTLE_S)
     exit_code = await program.stop()
     return Evidence(
         took_s=took_s,
         stall_s=watch.stall_s,
         seen=warm_up + seen,
-        visits=witness.visits,
-        faults=witness.stats.faults,
+        visits=witnesses[0].visits,
+        faults=sum((witness.stats.faults for witness in witnesses), Counter()),
         before=before,
         after=after,
         scrapes=watch.scrapes,
@@ -210,8 +215,8 @@ async def _observe(count: int, seed: int, program: Program, witness: Witness) ->
     )
 
 
-async def _live(asks: list[plan.Ask], outages: frozenset[int], port: int, witness: Witness) -> list[Seen]:
-    """All of them, each at its time. The backend goes away with those whose numbers are in `outages`."""
+async def _live(asks: list[plan.Ask], fates: dict[int, Fate], port: int) -> list[Seen]:
+    """All of them, each at its time. What befalls backends does so with those whose numbers are in `fates`."""
     loop = asyncio.get_running_loop()
     clients = Clients(port)
     began_at = loop.time() - asks[0].at_s
@@ -220,13 +225,21 @@ async def _live(asks: list[plan.Ask], outages: frozenset[int], port: int, witnes
         for ask in asks:
             await asyncio.sleep(began_at + ask.at_s - loop.time())
             tasks.append(group.create_task(clients.live(ask)))
-            if ask.number in outages:
-                group.create_task(_go_away(witness))
+            if ask.number in fates:
+                group.create_task(fates[ask.number]())
     clients.close()
     return [task.result() for task in tasks]
 
 
-async def _go_away(witness: Witness) -> None:
-    witness.machine.outage = parse_fault("reset;after=0")
-    await asyncio.sleep(plan.OUTAGE_S)
-    witness.machine.outage = None
+async def _go_away(witnesses: list[Witness]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for witness in witnesses:
+            group.create_task(_trouble(witness, "reset;after=0", plan.OUTAGE_S))
+
+
+async def _trouble(witness: Witness, how: str, for_s: float = plan.TROUBLE_S) -> None:
+    """What comes meanwhile fares so, all of it where it dies."""
+    outage = witness.machine.outage = parse_fault(how)
+    await asyncio.sleep(for_s)
+    if witness.machine.outage is outage:
+        witness.machine.outage = None

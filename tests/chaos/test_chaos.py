@@ -36,13 +36,14 @@ OUTCOMES = {
     "no_backend": "no_backend",
     "backend_error": "upstream_error",
     "backend_unreachable": "upstream_error",
+    "request_crashes_backends": "upstream_error",
     "backend_busy": "upstream_error",
     "backend_timeout": "upstream_timeout",
 }
 
 ALARM = re.compile(r'"level": "(warning|error|critical)"|Traceback|exception', re.IGNORECASE)
 # One of the faults; who waited for the model is told.
-MEANT = re.compile("could not load")
+MEANT = re.compile("could not load| is (open|stuck): ")
 
 # The most the process may have grown between its first requests and the end of any run.
 GROWTH_BYTES = 12 * 2**20
@@ -67,6 +68,9 @@ def test_clients_left_in_every_phase_and_everything_went_wrong_once(evidence: Ev
     assert len(phases) >= 3 and outcomes >= {"ok", "client_gone", "upstream_error", "denied"}
     if LONG:
         assert phases >= set(PHASES)
+        rested = evidence.scrapes[-1].by("hermes_backend_ejections_total", "reason")
+        assert rested.keys() >= {("open",), ("stuck",)}
+        assert {visit.backend for visits in evidence.visits.values() for visit in visits} == set(plan.BACKENDS)
         assert outcomes >= {"bad_request", "queue_full", "queue_timeout", "upstream_timeout", "no_backend"}
         # The simulator counts those that befall an answer, not those of a load.
         asked = {fault.partition(";")[0] for fault in plan.backend(SEED).faults}
@@ -150,7 +154,7 @@ def test_accepted_is_the_sum_of_outcomes_and_what_is_in_flight(evidence: Evidenc
 def test_metrics_count_what_the_access_log_tells(evidence: Evidence) -> None:
     asked = Counter((record["route"], record["outcome"]) for record in evidence.records if record["method"] == "POST")
     counted = evidence.scrapes[-1].by("hermes_requests_total", "route", "outcome")
-    routes = ("/v1/llm", "/v1/chat", "/v1/completions", "/v1/responses", "/v1/messages")
+    routes = ("/v1/llm", "/v1/chat", "/v1/completions", "/v1/responses", "/v1/messages", "/api/")
     assert {series: counted[series] for series in counted if series[0].startswith(routes)} == asked
 
 
@@ -172,10 +176,10 @@ def test_nothing_that_must_never_happen_has_happened(evidence: Evidence) -> None
 
 
 def test_connections_files_and_memory_are_as_before(evidence: Evidence) -> None:
-    """What is kept: one idle connection to the backend for each slot at most."""
+    """What is kept: one idle connection to each backend for each slot at most."""
     assert evidence.after["requests"]["connections"] == evidence.before["requests"]["connections"]
     before, after = evidence.before["process"], evidence.after["process"]
-    assert after["open_files"] <= before["open_files"] + plan.MOST_AT_ONCE["*"]
+    assert after["open_files"] <= before["open_files"] + len(plan.BACKENDS) * plan.MOST_AT_ONCE["*"]
     assert after["rss_bytes"] <= before["rss_bytes"] + GROWTH_BYTES
 
 
@@ -192,7 +196,7 @@ def test_a_second_after_a_client_left_nothing_of_its_request_is_at_the_backend(e
 
 
 def test_no_more_ran_at_once_than_the_caps_allow(evidence: Evidence) -> None:
-    """I1."""
+    """I1: of a name, in all, and of a model on one backend."""
     assert {model: most for model, most in most_at_once(evidence).items() if most > plan.MOST_AT_ONCE[model]} == {}
 
 

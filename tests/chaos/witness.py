@@ -15,18 +15,22 @@ _MODEL = re.compile(rb'"model":"([^":]+)')
 
 
 class Visit(Struct):
-    """One request at the backend, in monotonic seconds. `aborted`: its sender has left before it was answered."""
+    """One request at the backend of that name, in monotonic seconds. `aborted`: its sender left before the answer."""
 
     model: str
     began_at: float
+    backend: str
     ended_at: float | None = None
     aborted: bool = False
 
 
 class Witness(Simulator):
-    def __init__(self, config: SimulatorConfig) -> None:
+    """`visits` may be those of several."""
+
+    def __init__(self, name: str, config: SimulatorConfig, visits: defaultdict[str, list[Visit]]) -> None:
         super().__init__(config)
-        self.visits: defaultdict[str, list[Visit]] = defaultdict(list)
+        self.name = name
+        self.visits = visits
 
     @property
     def present(self) -> int:
@@ -40,7 +44,7 @@ class Witness(Simulator):
             return
         model = _MODEL.search(request.body)
         assert model is not None
-        visit = Visit(model[1].decode(), time.monotonic())
+        visit = Visit(model[1].decode(), time.monotonic(), self.name)
         self.visits[mark[1].decode()].append(visit)
         visit.aborted = True
         try:

@@ -4,6 +4,7 @@
 
 It streams its model's name as the answer. In FILE it notes `begins PID`, `overlaps` where the one before it is still
 there, and `child PID`. What is asked with "die" in it makes it end; with "wait", it ends its answer a moment later.
+With "linger" it says nothing, or with "speak" one word, until its client leaves: it notes `lingers PID` and `left PID`.
 """
 
 import os
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -60,6 +62,18 @@ def answer(said: bytes) -> bytes:
     return chunk % option("--model").encode() + b"data: [DONE]\n\n"
 
 
+def linger(peer: socket.socket, speaks: bool) -> None:
+    if speaks:
+        chunk = b'data: {"choices": [{"index": 0, "delta": {"content": "Hel"}}]}\n\n'
+        peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + chunk)
+    note(f"lingers {os.getpid()}")
+    peer.settimeout(10.0)
+    with suppress(ConnectionError):
+        peer.recv(1)
+    note(f"left {os.getpid()}")
+    peer.close()
+
+
 def serve(port: int) -> None:
     door = socket.create_server(("127.0.0.1", port))
     while True:
@@ -71,6 +85,9 @@ def serve(port: int) -> None:
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
         while len(body) < length:
             body += peer.recv(65536)
+        if b"linger" in body:
+            linger(peer, b"speak" in body)
+            continue
         told = answer(head + body)
         status = b"200 OK" if told else b"404 Not Found"
         kind = b"text/event-stream" if told.startswith(b"data") else b"application/json"

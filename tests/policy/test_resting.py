@@ -63,6 +63,12 @@ def test_what_waits_is_sent_away_when_its_model_rests_for_too_long(until: float,
     assert (core.running, core.waiting) == (1, 2 - sent_away)
 
 
+def test_what_waits_is_sent_away_when_the_last_backend_where_its_model_does_not_rest_is_gone() -> None:
+    core = box(replace(ONE, resting={"m": inf}), OTHER)
+    assert [told(core.offer(ticket(on="xy"), 0.0)) for _ in range(2)] == [["Admit m y"], []]
+    assert told(core.observe(replace(OTHER, up=False), 1.0)) == ["Reject m no_backend"]
+
+
 def test_what_runs_where_it_rests_runs_on_and_the_rest_goes_elsewhere() -> None:
     core = box(ONE, OTHER)
     assert told(core.offer(ticket(on="xy"), 0.0)) == ["Admit m x"]
@@ -83,6 +89,18 @@ def test_nothing_is_loaded_where_it_rests() -> None:
     assert told(core.offer(ticket(on="xy"), 0.0)) == []
     assert (core.next_deadline() or inf) >= 9.0, "nothing is to be done before"
     assert told(core.observe(facts("x", seen_at=9.0), 9.0)) == ["Load m x"]
+
+
+def test_what_was_to_go_for_it_stays_where_it_begins_to_rest_meanwhile() -> None:
+    core, run = box(facts("x", "a", memory=5)), ticket("a")
+    core.offer(run, 0.0)
+    for _ in range(9):
+        core.offer(ticket(), 0.0)
+    core.expire(1.0)
+    assert [change.model for change in core.changes()] == ["m"]
+    core.observe(replace(facts("x", "a", memory=5, seen_at=2.0), resting={"m": 99.0}), 2.0)
+    assert not list(core.changes())
+    assert told(core.finish(run, 3.0)) == []
 
 
 def test_another_model_there_is_none_the_worse_for_it() -> None:

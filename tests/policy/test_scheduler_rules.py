@@ -14,8 +14,12 @@ from msgspec import Struct
 
 from hermes.policy import concurrency
 from hermes.policy.forecast import MOST_SETTLING_S
+from hermes.policy.line import Line
 from hermes.policy.scheduler import Scheduler
+from hermes.policy.slots import BUSIER
+from hermes.policy.station import Station, Stay
 from hermes.policy.ticket import (
+    EVERY,
     Admit,
     Bounds,
     Class,
@@ -67,6 +71,18 @@ class Settling(Struct, frozen=True):
     until: float
 
 
+class Passing(Struct, frozen=True):
+    """One was let past `head`, which had been passed over `times` before. `lead_tokens`: what its tenant was served
+    more than the head's, and a run; where tenants do not take turns -inf.
+    """
+
+    head: Ticket
+    times: int
+    slots: int
+    run_s: float
+    lead_tokens: float
+
+
 class Machine(RuleBasedStateMachine):
     @initialize(
         bounds=BOUNDS,
@@ -76,6 +92,8 @@ class Machine(RuleBasedStateMachine):
         slots=SLOTS,
         is_ours=st.sampled_from((True, True, False)),
         memory=st.sampled_from((MEMORY, 6)),
+        managed=st.sampled_from((False, False, True)),
+        weight=st.sampled_from((1.0, 1.0, 2.0, 0.5)),
         backlog=st.integers(4, 12),
         adaptive=st.booleans(),
     )
@@ -88,6 +106,8 @@ class Machine(RuleBasedStateMachine):
         slots: int | None,
         is_ours: bool,
         memory: int,
+        managed: bool,
+        weight: float,
         backlog: int,
         adaptive: bool,
     ) -> None:
@@ -98,11 +118,15 @@ class Machine(RuleBasedStateMachine):
         self.model_bounds = {model: self.bounds_of(model, cap, limit) for model in RESIDENT}
         for model, known in self.model_bounds.items():
             self.scheduler.configure(model, known)
+        both = {"A"} if memory == MEMORY else set()
         self.worlds = {
             "x": World("x", slots, True, memory, holds={"A"}, settles=True),
-            "y": World("y", slots, is_ours, memory, holds={"B"}, settles=True),
+            "y": World("y", slots, is_ours, memory, holds={"B", *both}, settles=True, weight=weight),
             "z": World("z", 2, True, memory=None),
         }
+        if managed:
+            room = memory if is_ours else None
+            self.worlds["y"] = World("y", slots, True, room, holds={"B"}, is_managed=True, weight=weight, sizes={})
         self.told: set[str] = set()  # backends that were ever heard of
         self.looks: dict[str, Look] = {}
         self.named: dict[str, set[str]] = {}
@@ -117,10 +141,15 @@ class Machine(RuleBasedStateMachine):
         self.draining: set[tuple[str, str]] = set()
         self.settling: list[Settling] = []
         self.closed = False
+        self.homes: dict[int, str] = {}  # of conversations
+        self.passings: dict[Ticket, Passing] = {}  # by who was let past
+        self.watch_who_is_let_past()
         self.tell("x")
         self.tell("y")
         for number in range(backlog):
-            self.offer("ab"[number % 2], "tu"[number // 2 % 2], ("x", "y"), 10, 0.0, 60.0, Class.NORMAL, 0, 1)
+            self.offer(
+                "ab"[number % 2], "tu"[number // 2 % 2], ("x", "y"), 10, 0.0, 60.0, Class.NORMAL, 0, 1, number // 2 % 4
+            )
 
     # --- events: requests -------------------------------------------------------------------------------------------
 
@@ -134,6 +163,7 @@ class Machine(RuleBasedStateMachine):
         urgency=st.sampled_from(Class),
         priority=st.sampled_from((0, 0, -1, 1)),
         count=st.integers(1, 4),
+        prefix=st.sampled_from((0, 1, 2, 3, 5)),
     )
     def offer(
         self,
@@ -146,12 +176,15 @@ class Machine(RuleBasedStateMachine):
         urgency: Class,
         priority: int,
         count: int,
+        prefix: int = 0,
     ) -> None:
+        """`prefix`: of the first one's conversation; the others have others. 0: none has one."""
         cap, weight = TENANTS[tenant]
         for number in range(count):
             ticket = Ticket(
                 model, RESIDENT[model], tenant, candidates, size_bytes, self.now - age_s, self.now + patience_s,
                 urgency=urgency, priority=priority, tenant_cap=cap, weight=weight, prompt_tokens=100 * number,
+                prefix=prefix and 100 * ord(RESIDENT[model][0]) + prefix + number,
             )  # fmt: skip
             self.take_in(ticket)
 
@@ -164,8 +197,21 @@ class Machine(RuleBasedStateMachine):
     def rush(self, model: str, count: int, start_s: float, urgency: Class) -> None:
         """So many for one model that others may have to go for it."""
         for number in range(count):
-            self.offer(model, "tu"[number % 2], ("x", "y"), 1, 0.0, 60.0, urgency, 0, 1)
+            self.offer(model, "tu"[number % 2], ("x", "y"), 1, 0.0, 60.0, urgency, 0, 1, number % 5)
         self.let_time_pass(start_s, False)
+
+    @rule(
+        talks=st.lists(st.integers(1, 4), min_size=6, max_size=12),
+        ends=st.lists(WHICH, min_size=2, max_size=8),
+        patience_s=st.sampled_from((60.0, 600.0)),
+        urgency=st.sampled_from((Class.NORMAL, Class.BATCH)),
+    )
+    def converse(self, talks: list[int], ends: list[int], patience_s: float, urgency: Class) -> None:
+        """Turns of conversations, some of which are at home somewhere."""
+        for talk in talks:
+            self.offer("a", "tvu"[talk % 3], ("x", "y"), 1, 0.0, patience_s, urgency, 0, 1, talk)
+        for which in ends:
+            self.finish(which, 100)
 
     @rule(which=WHICH, tokens=st.none() | st.sampled_from((0, 100, 1000)))
     def finish(self, which: int, tokens: int | None) -> None:
@@ -222,8 +268,11 @@ class Machine(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float, is_late: bool) -> None:
         """`is_late`: the timer has not fired yet."""
         until = self.now + seconds
-        while not is_late and (due := self.scheduler.next_deadline()) is not None and due <= until:
+        while not is_late and (due := self.due()) <= until:
             self.now = max(self.now, due)
+            for world in self.worlds.values():
+                if world.wakes(self.now):
+                    self.tell(world.name)
             self.settling = [each for each in self.settling if each.until > self.now]
             self.check(self.scheduler.expire(self.now))
             again = self.scheduler.next_deadline()
@@ -231,6 +280,12 @@ class Machine(RuleBasedStateMachine):
         self.now = until
         if not is_late:
             assert not [ticket for ticket in self.waiting if self.start_by(ticket) < self.now]
+
+    def due(self) -> float:
+        """When the timer fires, or a pause ends."""
+        due = self.scheduler.next_deadline()
+        pauses = [until for world in self.worlds.values() for until in world.resting.values()]
+        return min(pauses, default=inf) if due is None else min(due, *pauses, inf)
 
     # --- events: backends -------------------------------------------------------------------------------------------
 
@@ -275,6 +330,30 @@ class Machine(RuleBasedStateMachine):
         world.up = up
         self.tell(name)
 
+    @rule(
+        name=st.sampled_from(NAMES),
+        model=st.sampled_from(("A", "B", "A", "B", "D", EVERY)),
+        limit=st.sampled_from((0, 1, 2)),
+        rest_s=st.sampled_from((-inf, -inf, 1.0, 10.0, inf)),
+    )
+    def get_into_trouble(self, name: str, model: str, limit: int, rest_s: float) -> None:
+        """A breaker changes: what is told of it may end it, too. `rest_s`: inf until somebody says otherwise."""
+        until = self.now + rest_s if model != EVERY else -inf  # slow starts are of all, rests of one model each
+        self.worlds[name].is_in_trouble(model, limit, until)
+        self.tell(name)
+
+    @rule(name=st.sampled_from(NAMES), drained=st.booleans())
+    def drain(self, name: str, drained: bool) -> None:
+        """What is being loaded there comes, though nobody has any use for it."""
+        world = self.worlds[name]
+        coming = world.loading if drained else ""
+        if coming:
+            world.has_stopped(self.now)
+        world.drained = drained
+        self.tell(name)
+        if coming:
+            world.holds.add(coming)
+
     @rule(name=st.sampled_from(NAMES), model=st.sampled_from(("A", "B", "C", "D")))
     def others_load_or_unload(self, name: str, model: str) -> None:
         world = self.worlds[name]
@@ -282,6 +361,8 @@ class Machine(RuleBasedStateMachine):
             return
         if model in world.holds:
             world.holds.discard(model)
+        elif world.is_managed:
+            return
         elif model not in world.leaving and world.taken + SIZES[model] <= (world.memory or MEMORY):
             world.holds.add(model)
         self.tell(name)
@@ -348,6 +429,8 @@ class Machine(RuleBasedStateMachine):
                     if ticket is not offered:
                         self.check_turn(ticket, offered)
                     self.running.append(ticket)
+                    if ticket.prefix:
+                        self.homes[ticket.prefix] = decision.backend
                 case Expire():
                     assert self.start_by(ticket) <= self.now
                     self.outcomes[ticket].append("expired")
@@ -376,21 +459,82 @@ class Machine(RuleBasedStateMachine):
         assert backend in self.places(ticket, {backend}), "over a cap, or nowhere to run"
         others = {name for name in self.places(ticket) if (name, ticket.resident) not in self.draining}
         assert backend != ticket.avoid or others <= {backend}
+        self.check_place(decision, others)
         assert (ticket.backend, ticket.started_at) == (decision.backend, self.now)
         assert self.now < self.start_by(ticket), "too late"
         assert not self.closed
 
+    def check_place(self, decision: Admit, others: set[str]) -> None:
+        """At home, where that is no more than somewhat busier than the others are; else where least is to do."""
+        ticket, resident = decision.ticket, decision.ticket.resident
+        if any(model == resident for _, model in self.draining | self.all_draining()):
+            return
+        open_ = [name for name in self.up(ticket) if self.is_open(name, resident)]
+        runs = {name: self.running_on(name, ticket) for name in open_}
+        loads = {name: runs[name] / self.worlds[name].weight for name in others - {ticket.avoid}}
+        allowed = 1 + BUSIER * sum(runs.values()) / sum(self.worlds[name].weight for name in open_)
+        home = self.homes.get(ticket.prefix, "")
+        if ticket.prefix and loads.get(home, inf) <= allowed:
+            assert decision.backend == home, "away from home"
+        elif loads:
+            assert loads[decision.backend] == min(loads.values()), "another has less to do"
+
     def check_turn(self, ticket: Ticket, offered: Ticket | None) -> None:
-        """Nobody of the same tenant was before it."""
+        """Nobody of the same tenant was before it, unless its home had room when who was next could not go home."""
         own = [other for other in self.waiting if other is not offered and group(other) == group(ticket)]
         first = min(own, key=lambda each: (-inf if each in self.again else each.priority, each.start_by, each.sequence))
-        assert ticket is first
+        passing = self.passings.pop(ticket, None)
+        if passing is None:
+            assert ticket is first
+            return
+        head = passing.head
+        assert head in self.waiting and group(head)[:-1] == group(ticket)[:-1]
+        home = self.homes[head.prefix]
+        assert self.is_open(home, head.resident), "passed over for a home that gets nothing"
+        assert self.running_on(home, head) >= self.slots(home, head), "its home had room"
+        assert passing.times < passing.slots, "passed over too often"
+        assert head.start_by > self.now + passing.run_s, "it has to start"
+        assert ticket.priority == first.priority, "its own priorities"
+        assert passing.lead_tokens <= 0, "who was served more"
+        own_home = self.homes.get(ticket.prefix, "")
+        is_away = self.is_open(own_home, ticket.resident) and own_home in ticket.candidates
+        assert not is_away or self.running_on(own_home, ticket) < self.slots(own_home, ticket)
+
+    def watch_who_is_let_past(self) -> None:
+        slots, following = self.scheduler._slots, self.scheduler._next
+        nearer = slots.nearer
+        of_lines: dict[Ticket, Passing] = {}  # one of them goes
+
+        def watched(
+            head: Ticket, stay: Stay, line: Line, station: Station, now: float, pace_s: float
+        ) -> tuple[Ticket, Stay]:
+            times, backlog = head.passed, line.backlogs[head.urgency]
+            served = station.tenants[head.urgency].counter
+            crowded, own = backlog.crowded(now, pace_s), served(head.tenant)
+            cost = (head.prompt_tokens + station.output_tokens.expected(head.tenant)) / head.weight
+            found, place = nearer(head, stay, line, station, now, pace_s)
+            if found is not head:
+                lead = served(found.tenant) - own - cost if crowded else -inf
+                of_lines[found] = Passing(head, times, line.slots, pace_s * line.slots, lead)
+            return found, place
+
+        def watched_next(station: Station, now: float) -> tuple[Ticket, Stay, Station] | None:
+            of_lines.clear()
+            if (found := following(station, now)) is not None:
+                self.passings.pop(found[0], None)
+                if found[0] in of_lines:
+                    self.passings[found[0]] = of_lines[found[0]]
+            return found
+
+        slots.nearer = watched  # type: ignore[method-assign]
+        self.scheduler._next = watched_next  # type: ignore[method-assign]
 
     def check_refusal(self, decision: Reject) -> None:
         ticket, reason = decision.ticket, decision.reason
         assert decision.retry_after_s >= 1.0
         if reason in ("no_backend", "draining"):
-            assert self.closed if reason == "draining" else not self.up(ticket)
+            rests = self.back_at(ticket) > self.start_by(ticket)
+            assert self.closed if reason == "draining" else rests or not self.up(ticket)
             return
         assert not self.places(ticket), "refused, and could have started"
         match reason:
@@ -416,7 +560,7 @@ class Machine(RuleBasedStateMachine):
 
     def check_load(self, load: Load, decisions: list[Decision]) -> None:
         world, model = self.worlds[load.backend], load.model
-        assert world.up and world.is_ours and not world.loading, "one load at a time per backend"
+        assert world.takes_work and world.is_ours and not world.loading, "one load at a time per backend"
         assert not self.is_coming(model), "one load of a model at a time"
         assert model not in world.known, "loaded already"
         if not world.tries:
@@ -424,6 +568,8 @@ class Machine(RuleBasedStateMachine):
             asking = [ticket for ticket in self.waiting if ticket.resident == model]
             assert asking or deciding or model in self.missed, "nobody asks for it"
             assert self.rests_until(world.name, model) <= self.now
+            assert model not in world.resting, "it rests there"
+            assert world.max_loaded is None or len(world.known) < world.max_loaded, "one at a time"
             assert world.memory is None or sum(SIZES[each] for each in (*world.known, model)) <= world.memory, "no room"
         world.begins_to_load(model)
 
@@ -445,7 +591,15 @@ class Machine(RuleBasedStateMachine):
         return min(ticket.deadline, ticket.arrived_at + self.rules.classes[ticket.urgency].max_wait_s)
 
     def up(self, ticket: Ticket) -> list[str]:
-        return [name for name in ticket.candidates if name in self.told and self.worlds[name].up]
+        return [name for name in ticket.candidates if name in self.told and self.worlds[name].takes_work]
+
+    def back_at(self, ticket: Ticket) -> float:
+        """When its model rests on none of its backends any more; -inf: on one it does not."""
+        return min((self.worlds[name].resting.get(ticket.resident, -inf) for name in self.up(ticket)), default=inf)
+
+    def is_open(self, backend: str, model: str) -> bool:
+        """Whether it is given requests for the model, which it has."""
+        return backend in self.told and self.worlds[backend].runs(model) and self.is_here(backend, model)
 
     def is_here(self, backend: str, model: str) -> bool:
         """Whether the model can be run there without being loaded, as far as was told."""
@@ -471,7 +625,9 @@ class Machine(RuleBasedStateMachine):
     def can_hold(self, backend: str, model: str) -> bool:
         world = self.worlds[backend]
         pinned = sum(SIZES[each] for each in world.known if each != model and self.is_pinned(each))
-        return not world.is_ours or world.memory is None or pinned + SIZES[model] <= world.memory
+        if world.max_loaded is not None and pinned:
+            return False
+        return not world.is_ours or world.memory is None or pinned + world.sizes[model] <= world.memory
 
     def places(self, ticket: Ticket, drained: Container[str] = ()) -> list[str]:
         """Where the ticket could run now, by the caps and by what is loaded. `drained`: even if it has to go there."""
@@ -486,7 +642,7 @@ class Machine(RuleBasedStateMachine):
         return [
             name
             for name in self.up(ticket)
-            if self.is_here(name, ticket.resident)
+            if self.is_open(name, ticket.resident)
             and (name in drained or not self.is_draining(name, ticket.resident))
             and self.running_on(name, ticket) < self.slots(name, ticket)
         ]
@@ -513,7 +669,7 @@ class Machine(RuleBasedStateMachine):
         )
         found = self.scheduler.concurrency(ticket.model).get(backend)
         assert found is None or 1 <= found.limit <= cap
-        return cap if found is None else found.limit
+        return self.worlds[backend].limit(ticket.resident, cap if found is None else found.limit)
 
     def is_full_for(self, ticket: Ticket) -> bool:
         """Whether what waits besides the ticket leaves no room for it."""
@@ -561,6 +717,7 @@ class Machine(RuleBasedStateMachine):
             if world.is_ours:
                 assert set(site.stays) == set(world.known)
                 assert world.memory is None or not world.up or world.taken <= world.memory
+                assert world.max_loaded is None or len(world.holds) + bool(world.loading) <= world.max_loaded
                 loading = site.plan.station.name if site.plan and site.plan.loading_since is not None else ""
                 assert loading == world.loading
 
@@ -581,10 +738,23 @@ class Machine(RuleBasedStateMachine):
         idle = {name for name in self.told if name not in dict(self.drains()) and not self.worlds[name].loading}
         for ticket in self.waiting:
             assert due is not None and due <= self.start_by(ticket)
-            ours = [name for name in self.up(ticket) if name in idle and self.worlds[name].is_ours]
-            if ours and not self.is_anywhere(ticket) and ticket.resident not in coming:
+            ours = [
+                name
+                for name in self.up(ticket)
+                if name in idle and self.worlds[name].is_ours and self.is_to_be_loaded(name, ticket.resident)
+            ]
+            is_open = any(self.is_open(name, ticket.resident) for name in self.up(ticket))
+            if ours and not is_open and ticket.resident not in coming:
                 rest_s = min(self.rests_until(name, ticket.resident) for name in ours)
                 assert due <= max(self.now + SOON_S, rest_s)
+
+    def is_to_be_loaded(self, backend: str, model: str) -> bool:
+        world = self.worlds[backend]
+        return model not in world.known and model not in world.resting
+
+    @invariant()
+    def nobody_waits_in_vain_for_the_end_of_a_rest(self) -> None:
+        assert not [ticket for ticket in self.waiting if self.back_at(ticket) > max(self.start_by(ticket), self.now)]
 
     @invariant()
     def every_ticket_has_one_outcome_at_most(self) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
@@ -14,6 +16,9 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 ENDINGS = ("done", "unframed", "cut", "reset", "stall", "error", "garbage", "no_done", "busy", "crash", "endless")
 
+
+# The prompt of one who asks whether it generates.
+PROBE = "Hi"
 
 # In every prompt and every answer: what is seen elsewhere has leaked (I27).
 SECRET = "sesame"
@@ -58,10 +63,19 @@ class SimulatedBackend:
         self.script = script
         self.asked: list[Asked] = []
         self.working: list[Asked] = []
-        self._connecting = connecting
+        self.crashed: Counter[str] = Counter()  # at whose request it has died, and how often
+        self.connecting = connecting
+        self._hangs_until = -inf
+
+    def hang(self, for_s: float) -> None:
+        """Whatever is asked from now on has no answer before that time is over, though connections are made."""
+        self._hangs_until = max(self._hangs_until, self.loop.time() + for_s)
+
+    def pause_s(self, pause_s: float) -> float:
+        return max(pause_s, self._hangs_until - self.loop.time())
 
     async def open(self, factory: Callable[[], P]) -> P:
-        how = self._connecting()
+        how = self.connecting()
         await asyncio.sleep(how.takes_s)
         if how.ending == "refused":
             raise ConnectionRefusedError
@@ -152,8 +166,10 @@ class _Wire(asyncio.Transport):
     def _go_on(self) -> None:
         following = next(self._answer, None)
         if following is not None:
-            self._timer = self._loop.call_later(following[0], self._deliver, following[1])
+            self._timer = self._loop.call_later(self._backend.pause_s(following[0]), self._deliver, following[1])
             return
+        if self._script.ending == "crash" and self._asked is not None:
+            self._backend.crashed[self._asked.client] += 1
         self._rest()
         if self._script.ending == "reset":
             self.lose(ConnectionResetError())

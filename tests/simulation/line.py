@@ -4,6 +4,8 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
@@ -24,6 +26,7 @@ from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
+from hermes.fleet.watchdog import Watchdog
 from hermes.gateway import Gateway
 from hermes.http.client import PoolLimits
 from hermes.http.pool import Pool
@@ -35,10 +38,13 @@ from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import Bounds, Load, ModelBounds, Unload
+from hermes.policy.ticket import Bounds, Load, ModelBounds, Phase, Ticket, Unload
 from hermes.router import Router
-from tests.simulation.backend import ENDINGS, SECRET, Connecting, Script, SimulatedBackend, origin
+from tests.simulation.backend import ENDINGS, PROBE, SECRET, Connecting, Script, SimulatedBackend, origin
 from tests.simulation.loop import VirtualLoop
+
+# Seconds. No pause is longer than 60 first ones, a quarter of that, and the probe at its end.
+LONG_ENOUGH = 100
 
 
 class Client:
@@ -104,6 +110,7 @@ class Line:
         slots: int,
         heartbeat_s: float = 0.0,
         pause_s: float = 1e-6,
+        silence_s: float = 0.0,
     ) -> None:
         self.loop = loop
         self.backends = backends
@@ -116,7 +123,11 @@ class Line:
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.deadlines = Deadlines(loop)
         made = [self._backend(name) for name in backends]
-        self.fleet = Fleet(made, self.admission, self.metrics, Patience(pause_s=pause_s))
+        patience = Patience(silence_s, 1.0, pause_s)
+        self.fleet = Fleet(made, self.admission, self.metrics, patience)
+        self.watchdog = Watchdog(self.journal, self.fleet.health, patience)
+        self._closed_to: set[tuple[str, str]] = set()  # what nothing starts on, after the last step
+        self._started: set[Ticket] = set()
         self.clients: list[Client] = []
         self.api = self._api(heartbeat_s)
         loop.after_each_step = self.check
@@ -174,7 +185,35 @@ class Line:
     def switch(self, name: str, up: bool) -> None:
         backend = self.fleet.backends[name]
         backend.state = "up" if up else "down"
+        self.fleet.health[name].looked()
         self.admission.observe(backend.facts)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """While their health is seen to."""
+        tasks = [self.loop.create_task(health.work()) for health in self.fleet.health.values()]
+        tasks.append(self.loop.create_task(self.watchdog.watch()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def recover(self) -> None:
+        """All goes well from now on: whatever has happened, each backend serves as before in the end."""
+        for name, backend in self.backends.items():
+            backend.script = lambda client: Script()
+            backend.connecting = Connecting
+            self.switch(name, True)
+            self.fleet.drain(name, False)
+        for _ in range(LONG_ENOUGH):
+            if not any(
+                breaker.rests for backend in self.fleet.backends.values() for breaker in backend.breakers.values()
+            ):
+                return
+            await asyncio.sleep(1.0)
+        raise AssertionError("one never recovers")
 
     async def rest(self) -> None:
         while waiting := [client.task for client in self.clients if not client.task.done()]:
@@ -188,7 +227,7 @@ class Line:
     def check(self) -> None:
         """After every step."""
         for backend in self.backends.values():
-            load = Counter(asked.model for asked in backend.working)
+            load = Counter(asked.model for asked in backend.working if asked.client != PROBE)
             assert all(count <= self.slots for count in load.values()), f"over the slots (I1): {load}"
         working = {asked.client for backend in self.backends.values() for asked in backend.working}
         for client in self.clients:
@@ -200,8 +239,37 @@ class Line:
                 client.tries_when_content_came = self.tries(client)
             if client.tries_when_content_came is not None:
                 assert self.tries(client) == client.tries_when_content_came, "tried again after content (I5)"
+        self._check_starts()
+        self._check_waiting()
         finished = sum(self.metrics.finished.read().values())
         assert self.metrics.accepted.read()[()] == finished + self.journal.open, "the outcomes do not add up (I3)"
+
+    def _check_starts(self) -> None:
+        """Nothing starts where it rests, or on a backend that drains or is down."""
+        before, self._closed_to = self._closed_to, set(self._closed())
+        for exchange in self.journal.exchanges:
+            ticket = exchange.ticket
+            if ticket is not None and ticket.phase is Phase.RUNNING and ticket not in self._started:
+                self._started.add(ticket)
+                place = ticket.backend, ticket.resident
+                assert place not in before & self._closed_to, f"started on {place}, which is given nothing"
+
+    def _check_waiting(self) -> None:
+        """Where nothing runs, who waits has nowhere to run."""
+        if self.scheduler.running or any(memory.settling for memory in self.scheduler._residency.in_memory()):
+            return
+        for exchange in self.journal.exchanges:
+            ticket = exchange.ticket
+            if ticket is not None and ticket.phase is Phase.WAITING:
+                places = {(name, ticket.resident) for name in ticket.candidates}
+                assert places <= self._closed_to, f"a slot is idle, and {ticket} waits"
+
+    def _closed(self) -> Iterator[tuple[str, str]]:
+        for name, backend in self.fleet.backends.items():
+            for model in ("m:latest", "n:latest"):
+                breaker = backend.breakers.get(model)
+                if backend.state != "up" or backend.draining or (breaker is not None and breaker.rests):
+                    yield name, model
 
     def tries(self, client: Client) -> int:
         return sum(asked.client == client.name for backend in self.backends.values() for asked in backend.asked)
@@ -218,13 +286,14 @@ class Line:
         assert not [asked for backend in self.backends.values() for asked in backend.working]
         assert self.journal.open == 0
         assert self.metrics.double_close.read()[()] == 0
-        attempts = sum(len(backend.asked) for backend in self.backends.values())
+        attempts = sum(self.tries(client) for client in self.clients)
         assert attempts <= 1.2 * len(self.clients) + 10, "too many attempts (I8)"
         labels = [list(family.series) for family in self.metrics.families() if not isinstance(family, Gauge)]
         assert SECRET not in repr((self.records, labels)), "what was said has leaked (I27)"
         records = {record.request_id: record for record in self.records}
         assert len(records) == len(self.records) == self.metrics.accepted.read()[()]
         for client in self.clients:
+            assert sum(backend.crashed[client.name] for backend in self.backends.values()) <= 2, "it kills one by one"
             check_answer(client, records.get(client.name))
 
 
@@ -271,13 +340,18 @@ def draw(dice: random.Random, loop: VirtualLoop) -> Line:
             dice.choice((0.0, 0.2, 1.0, 7.9)), dice.randint(0, 5), dice.choice((0.01, 0.3)), ending, dice.random() < 0.8
         )
 
-    backends = {name: SimulatedBackend(loop, connecting, script) for name in ("x", "y")[: dice.randint(1, 2)]}
+    backends = {name: SimulatedBackend(loop, connecting, script) for name in ("x", "y", "z")[: dice.randint(1, 3)]}
     bounds, slots = Bounds(max_concurrent=dice.choice((None, 2))), dice.randint(1, 2)
-    line = Line(loop, bounds, backends, slots, heartbeat_s=dice.choice((0.0, 0.05, 1.0)), pause_s=0.1 * slots)
+    heartbeat_s, silence_s = dice.choice((0.0, 0.05, 1.0)), dice.choice((0.0, 0.5))
+    line = Line(loop, bounds, backends, slots, heartbeat_s, pause_s=0.1 * slots, silence_s=silence_s)
     for _ in range(dice.randint(3, 14)):
         loop.call_later(dice.random() * 6, lambda: draw_request(dice, line, odds))
-    for _ in range(dice.choice((0, 0, 2))):
-        loop.call_later(dice.random() * 6, line.switch, dice.choice(list(backends)), dice.random() < 0.6)
+    for happen in (line.switch, line.fleet.drain):
+        for _ in range(dice.choice((0, 0, 2))):
+            loop.call_later(dice.random() * 6, happen, dice.choice(list(backends)), dice.random() < 0.6)
+    for _ in range(dice.choice((0, 0, 1, 3))):
+        hangs_at, name = dice.random() * 4, dice.choice(list(backends))
+        loop.call_later(hangs_at, backends[name].hang, hangs_at + dice.random() * 4)
     if dice.random() < 0.1:
         loop.call_later(dice.random() * 6, line.admission.close)
     return line

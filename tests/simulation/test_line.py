@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from hermes.errors import Outcome
+from hermes.policy.breaker import BUSY, OPEN, STUCK
 from hermes.policy.scheduler import Bounds
 from tests.simulation import SEEDS
 from tests.simulation.backend import Connecting, Script, SimulatedBackend
@@ -20,8 +21,11 @@ def play_drawn(seed: int) -> Line:
     line = draw(random.Random(seed), loop)
 
     async def main() -> None:
-        await asyncio.sleep(7.0)  # all have come by then
-        await line.rest()
+        async with line.watched():
+            await asyncio.sleep(7.0)  # all have come by then
+            await line.rest()
+            if not line.scheduler._closed:
+                await line.recover()
 
     loop.run(main())
     line.check_end()
@@ -35,7 +39,8 @@ def test_nothing_leaks_and_every_request_has_one_outcome(seed: int) -> None:
 
 def test_the_seeds_see_every_outcome() -> None:
     """Else they would prove little."""
-    seen = Counter(record.outcome for seed in range(110) for record in play_drawn(seed).records)
+    lines = [play_drawn(seed) for seed in range(110)]
+    seen = Counter(record.outcome for line in lines for record in line.records)
     wanted = {
         Outcome.OK,
         Outcome.QUEUE_FULL,
@@ -49,6 +54,13 @@ def test_the_seeds_see_every_outcome() -> None:
     }
     assert seen.keys() == wanted, seen
     assert all(count > 1 for count in seen.values()), seen
+    rested: Counter[str] = Counter()
+    for line in lines:
+        for (_, _, state), count in line.metrics.ejections.read().items():
+            rested[state] += count
+    assert rested.keys() == {OPEN, BUSY, STUCK} and all(count > 1 for count in rested.values()), rested
+    assert any(backend.crashed.total() > 1 for line in lines for backend in line.backends.values())
+    assert {result for line in lines for _, _, result in line.metrics.probes.read()} >= {"ok", "timeout"}
 
 
 # --- one scene, and every step of it ----------------------------------------------------------------------------------

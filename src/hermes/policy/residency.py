@@ -63,8 +63,10 @@ class Residency:
             self._pick_up(site, self._stations[name], fallen, now)
         for name, ttl_s in facts.idle_ttls_s.items():
             self._let_go(site.stays.get(name), ttl_s, now)
-        if site.plan is not None and (not facts.up or site.plan.station.name in site.stays):  # others loaded it
-            self._abandon(site, now)
+        if (plan := site.plan) is not None:
+            is_in_vain = not facts.up or plan.station.name in site.stays  # others loaded it
+            if is_in_vain or (plan.loading_since is None and plan.station.name in facts.resting):
+                self._abandon(site, now)
         self._freed.update(self._waiting)
 
     def _compare(self, site: Site, seen_before: float, now: float) -> None:
