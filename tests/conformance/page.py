@@ -38,7 +38,7 @@ def save(engine: str, told: dict[str, Any], clients: Sequence[Client], tasks: Ma
 
 
 def render(results: Results, clients: Sequence[Client], tasks: Mapping[str, str]) -> str:
-    """`tasks`: what each is about. Results of other versions than a client has now are left out, what was not run too."""
+    """`tasks`: what each is about. What was not run, or of other versions, is left out."""
     notes: list[str] = []
     parts = [_HEAD, "## Clients and backends\n", _overview(results, clients, tasks), "## What they do\n"]
     parts.append("\n".join(f"* **{task}**: {about}" for task, about in tasks.items()) + f"\n\n{_KEY}\n")
