@@ -142,7 +142,7 @@ def bad_value(case: Case) -> None:
 
 
 def overlong(case: Case) -> None:
-    _refused(case, "chat", "overlong", "", prompt="x " * 60_000)
+    _refused(case, "chat", "overlong", "", prompt="x " * 90_000)
 
 
 def queue_full(case: Case) -> None:

@@ -13,7 +13,8 @@ const lines = (text) => text.split('\n').filter((line) => line.startsWith('{')).
 function run(program, given, home, more) {
   const env = { PATH: `${programs}:/usr/bin:/bin`, HOME: home, HTTPS_PROXY: 'http://127.0.0.1:9', NO_PROXY: '127.0.0.1', ...more }
   return new Promise((resolve, reject) => {
-    const told = (error, out, err) => (error ? reject(new Error(`${program}: ${out.slice(-500)} ${err.slice(-500)}`)) : resolve(out))
+    const why = (error, err) => new Error(error.killed ? 'it is not done after 50 s' : `${program}: ${err.slice(-500)}`)
+    const told = (error, out, err) => (error ? reject(why(error, err)) : resolve(out))
     execFile(join(programs, program), given, { cwd: home, env, timeout: 50_000 }, told).stdin.end()
   })
 }
