@@ -54,7 +54,7 @@ imitations: $(DEV_READY)
 	TGI_CLIENTS=$(VENV)-tgi/bin/python $(BIN)/python -m pytest -rs tests/imitations
 
 # The clients that people have, each in an environment outside of this tree, written up in docs/compatibility.md. Against the
-# simulated Ollama; against llama-server too with LLAMA_SERVER or LLAMA_ROUTER, against an Ollama with OLLAMA.
+# simulated Ollama; with LLAMA_SERVER against that, also as a process of Hermes's; with LLAMA_ROUTER, with OLLAMA (a URL) too.
 conformance: $(RUN_READY)
 	$(BIN)/python -m tests.conformance $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) \
 	  $(if $(LLAMA_ROUTER),--llama-router $(LLAMA_ROUTER)) $(if $(OLLAMA),--ollama $(OLLAMA))

@@ -14,7 +14,7 @@ RATE_PER_S = 95.0
 CROWD_EVERY, CROWD = 250, 60
 # All backends are gone for a while, so that two probes in a row fail.
 OUTAGE_EVERY, OUTAGE_S = 2500, 2.5
-# One of them is, in turn: it dies, or its models hang, though it lists them (`for` half a second after the last request).
+# One of them is, in turn: it dies, or its models hang, though it lists them (`for` half a second after the last).
 TROUBLE_EVERY, TROUBLE_S = 400, 1.0
 BACKENDS = ("first", "second", "third")
 # Conversations whose names some requests tell.

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import AbstractContextManager
+from typing import Any
 
 from tests.conformance import engines, page
 from tests.conformance.engines import Engine
@@ -17,17 +18,16 @@ def main() -> None:
     for client in chosen:
         print(f"{client.name}: {client.versions}", flush=True)
         client.command()
-    results, failed = page.load(), 0
+    failed = 0
     for opened in _engines(options):
         with opened as engine, gateway(engine) as hermes:
-            told = results.setdefault(engine.title, {"clients": {}})
-            told |= {"kind": engine.kind, "version": engine.version}
+            told: dict[str, Any] = {"kind": engine.kind, "version": engine.version, "clients": {}}
             for client in chosen:
                 print(f"  {client.name} at {engine.title}", flush=True)
                 found = outcomes(client, engine, hermes)
                 failed += sum(wrong is not None for wrong in found.values())
                 told["clients"][client.name] = {"versions": client.versions, "outcomes": found}
-        page.save(results, known, {name: task.told for name, task in TASKS.items()})
+                page.save(engine.title, told, known, {name: task.told for name, task in TASKS.items()})
     print(f"{failed} failed")
     raise SystemExit(bool(failed))
 
@@ -35,7 +35,7 @@ def main() -> None:
 def _engines(options: argparse.Namespace) -> list[AbstractContextManager[Engine]]:
     chosen: list[AbstractContextManager[Engine]] = [] if options.no_simulated else [engines.simulated()]
     if options.llama_server:
-        chosen.append(engines.llama_servers(options.llama_server))
+        chosen += engines.llama_servers(options.llama_server), engines.llama_processes(options.llama_server)
     if options.llama_router:
         chosen.append(engines.llama_router(options.llama_router))
     if options.ollama:
@@ -45,7 +45,7 @@ def _engines(options: argparse.Namespace) -> list[AbstractContextManager[Engine]
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llama-server", metavar="PROGRAM", help="llama-server")
+    parser.add_argument("--llama-server", metavar="PROGRAM", help="llama-server, to run and to have run by Hermes")
     parser.add_argument("--llama-router", metavar="PROGRAM", help="a llama-server that was built with its router")
     parser.add_argument("--ollama", metavar="URL", help="an Ollama that may be given a few models for a while")
     parser.add_argument("--no-simulated", action="store_true", help="not the simulated Ollama")

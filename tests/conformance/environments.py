@@ -17,20 +17,29 @@ _DECLARED = tomllib.loads((HERE / "clients.toml").read_text())
 _ERRORS = {
     name: dict(zip(_DECLARED["errors"]["kinds"], classes, strict=True)) for name, classes in _DECLARED["errors"].items()
 }
+_AGENT = "it is a program for people, not a library: it does a whole task, streamed, by tools of its own"
 _NODE: str = _DECLARED["node"]["runtime"]
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What clients.toml says of one; `errors` is the class that each kind of error has to be."""
+    """What clients.toml says of one; `errors` is the class that each kind of error has to be.
+
+    An agent has a `tool` of its own, with an argument, and does the one task that needs it.
+    """
 
     name: str
     packages: tuple[str, ...]
     script: str
-    errors: dict[str, str]
+    errors: dict[str, str] = field(default_factory=dict)
     argument: str = ""
     cannot: dict[str, str] = field(default_factory=dict)
     refused_by_ollama: dict[str, str] = field(default_factory=dict)
+    tool: tuple[str, str] | None = None
+
+    def why_not(self, task: str) -> str | None:
+        """Why it has no way to do that, if it has none."""
+        return _AGENT if self.tool and task != "tools" else self.cannot.get(task)
 
     @property
     def versions(self) -> str:
@@ -56,8 +65,8 @@ def clients() -> list[Client]:
     return [_client(**declared) for declared in _DECLARED["client"]]
 
 
-def _client(*, packages: list[str], errors: str, **rest: Any) -> Client:
-    return Client(packages=tuple(packages), errors=_ERRORS[errors], **rest)
+def _client(*, packages: list[str], errors: str = "", **rest: Any) -> Client:
+    return Client(packages=tuple(packages), errors=_ERRORS.get(errors, {}), **rest)
 
 
 def python(packages: tuple[str, ...]) -> Path:

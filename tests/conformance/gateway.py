@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.engines import Engine
+from tests.conformance.engines import CONTEXT, ONE_THREAD, Engine
 from tests.conformance.running import ask, breaking_wire, free_port, running, until
 
 KEY = "sk-conformance"
@@ -23,9 +23,25 @@ STORY = "[[tokens:4000]] Tell me a story."
 class Gateway:
     """A running Hermes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, engine: Engine) -> None:
         self.url = url
+        self._engine = engine
         self._held = 0
+
+    def endless_url(self) -> str:
+        """Of the server that has the endless model, where Hermes has started it as well. OSError: there is none."""
+        told = next(server.told for server in self._engine.servers if "endless" in server.names)
+        if "url" in told:
+            return str(told["url"])
+        processes = (each for backend in self.ask("/v1/status")["backends"] for each in backend.get("processes", ()))
+        for process in processes:
+            if process["model"] == "endless" and process["state"] == "running":
+                return f"http://127.0.0.1:{process['port']}"
+        raise ConnectionError("it does not run")
+
+    def busy(self) -> bool:
+        """Whether the engine is at work on the endless model."""
+        return self._engine.busy(self.endless_url())
 
     def asked(self) -> int:
         """How many chats it has been asked for, once they are over, without those that `full` holds."""
@@ -42,8 +58,14 @@ class Gateway:
         found = re.finditer(rf"^{series} (?P<value>\S+)$", self.ask("/metrics"), re.MULTILINE)
         return [float(each["value"]) for each in found]
 
-    def ask(self, path: str) -> Any:
-        return ask(f"{self.url}{path}", headers=_AUTHORIZED)
+    def ask(self, path: str, method: str = "GET") -> Any:
+        return ask(f"{self.url}{path}", method=method, headers=_AUTHORIZED)
+
+    @contextmanager
+    def drained(self, backend: str) -> Iterator[None]:
+        self.ask(f"/v1/backends/{backend}/drain", "POST")
+        yield
+        self.ask(f"/v1/backends/{backend}/resume", "POST")
 
     @contextmanager
     def full(self) -> Iterator[None]:
@@ -63,13 +85,12 @@ class Gateway:
 @contextmanager
 def gateway(engine: Engine) -> Iterator[Gateway]:
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder, breaking_wire(engine.endless_url) as broken:
+    made = Gateway(f"http://127.0.0.1:{port}", engine)
+    with tempfile.TemporaryDirectory() as folder, breaking_wire(made.endless_url) as broken:
         (Path(folder) / "hermes.yaml").write_text(json.dumps(_config(engine, port, broken)))
         keys = json.dumps({KEY: {"user": "conformance", "admin": True}})
-        url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "hermes", "serve"]
-        with running(command, f"{url}/readyz", Path(folder), API_KEYS_JSON=keys):
-            made = Gateway(url)
+        with running(command, f"{made.url}/readyz", Path(folder), API_KEYS_JSON=keys):
             until(lambda: _has(made, engine.models | {NARROW, BROKEN}), "Hermes does not find all models", 30.0)
             yield made
 
@@ -79,13 +100,16 @@ def _has(gateway: Gateway, names: set[str]) -> bool:
 
 
 def _config(engine: Engine, port: int, broken: str) -> dict[str, Any]:
-    urls = {f"engine{number}": url for number, url in enumerate(engine.servers)}
-    urls |= {"broken": broken, "away": f"http://127.0.0.1:{free_port()}"}
+    backends = [{"name": f"engine{number}", **server.told} for number, server in enumerate(engine.servers)]
     served: dict[str, dict[str, Any]] = {
-        model: {"backend_model": name, "backends": [backend], "params": {"temperature": 0}}
-        for backend, names in zip(urls, engine.servers.values(), strict=False)
-        for model, name in names.items()
+        model: {"backend_model": name, "backends": [backend["name"]], "params": {"temperature": 0}}
+        for backend, server in zip(backends, engine.servers, strict=True)
+        for model, name in server.names.items()
     }
+    backends += [{"name": "broken", "url": broken}, {"name": "away", "url": f"http://127.0.0.1:{free_port()}"}]
+    if engine.kind == "ollama":
+        served["chat"]["options"] = {"num_ctx": CONTEXT}
+        served["endless"]["options"] = ONE_THREAD
     endless = served["endless"]
     served |= {
         NARROW: {**endless, "queue_limit": 1, "max_concurrency": 1},
@@ -94,8 +118,10 @@ def _config(engine: Engine, port: int, broken: str) -> dict[str, Any]:
     }
     return {
         "server": {"port": port, "state_dir": "off"},
-        "backends": [{"name": name, "kind": engine.kind, "url": url} for name, url in urls.items()],
+        "backends": [{"kind": engine.kind, **backend} for backend in backends],
         "models": served,
         "serve_unlisted": False,
+        # What `broken` says is cut each time: nobody is to wait until it is thought to be well again.
+        "health": {"pause_s": 0.01},
         "logging": {"access_log": "off"},
     }

@@ -28,13 +28,17 @@ def load() -> Results:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def save(results: Results, clients: Sequence[Client], tasks: Mapping[str, str]) -> None:
+def save(engine: str, told: dict[str, Any], clients: Sequence[Client], tasks: Mapping[str, str]) -> None:
+    """Beside what is known of other engines, and of its other clients."""
+    results = load()
+    others = results[engine]["clients"] if engine in results else {}
+    results[engine] = told | {"clients": others | told["clients"]}
     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(render(load(), clients, tasks))
 
 
 def render(results: Results, clients: Sequence[Client], tasks: Mapping[str, str]) -> str:
-    """`tasks`: what each is about. Results of other versions than a client has now are left out."""
+    """`tasks`: what each is about. What was not run, or of other versions, is left out."""
     notes: list[str] = []
     parts = [_HEAD, "## Clients and backends\n", _overview(results, clients, tasks), "## What they do\n"]
     parts.append("\n".join(f"* **{task}**: {about}" for task, about in tasks.items()) + f"\n\n{_KEY}\n")
@@ -75,11 +79,11 @@ def _mark(client: Client, told: dict[str, Any], outcome: dict[str, str | None], 
     wrong = outcome.get(task)
     if wrong:
         return "no", " ".join(wrong.split()).replace("|", "\\|")
-    if task in client.cannot:
-        return "-", client.cannot[task]
+    if why := client.why_not(task):
+        return "-", why
     if told["kind"] == "ollama" and task in client.refused_by_ollama:
         return "-", f"refused in clear words: {client.refused_by_ollama[task]}"
-    return "yes", ""
+    return "yes" if task in outcome else "", ""
 
 
 def _cell(client: Client, told: dict[str, Any], outcome: dict[str, str | None], task: str, notes: list[str]) -> str:

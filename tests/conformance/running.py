@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -73,26 +73,23 @@ def ask(
 
 
 @contextmanager
-def breaking_wire(url: str, after_bytes: int = 3000) -> Iterator[str]:
-    """The same server, but its answers with tokens are cut off in the middle."""
-    parts = urlsplit(url)
+def breaking_wire(url: Callable[[], str], after_bytes: int = 3000) -> Iterator[str]:
+    """The same server, but its answers with tokens are cut off in the middle. `url`: OSError if there is none."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(
-            target=_accept, args=(listening, (parts.hostname, parts.port), after_bytes), daemon=True
-        ).start()
+        threading.Thread(target=_accept, args=(listening, url, after_bytes), daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         listening.shutdown(socket.SHUT_RDWR)
 
 
-def _accept(listening: socket.socket, behind: Any, after_bytes: int) -> None:
+def _accept(listening: socket.socket, url: Callable[[], str], after_bytes: int) -> None:
     with suppress(OSError):
         while True:
             client, _ = listening.accept()
-            threading.Thread(target=_relay, args=(client, behind, after_bytes), daemon=True).start()
+            threading.Thread(target=_relay, args=(client, url, after_bytes), daemon=True).start()
 
 
-def _relay(client: socket.socket, behind: Any, after_bytes: int) -> None:
-    with client, socket.create_connection(behind) as server:
+def _relay(client: socket.socket, url: Callable[[], str], after_bytes: int) -> None:
+    with client, suppress(OSError), _connected(url()) as server:
         armed = threading.Event()
         threading.Thread(target=_up, args=(client, server, armed), daemon=True).start()
         sent = 0
@@ -105,6 +102,11 @@ def _relay(client: socket.socket, behind: Any, after_bytes: int) -> None:
         for end in (client, server):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+def _connected(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port))
 
 
 def _up(client: socket.socket, server: socket.socket, armed: threading.Event) -> None:

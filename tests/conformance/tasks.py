@@ -1,6 +1,7 @@
 """What every client is to do, and what has to come of it: the one place where anything is judged."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ _ASK: Facts = {
     "prompt": "Explain relativity.",
     "max_tokens": 400,
     "retries": None,
+    "patience_s": None,
     "extra": {},
     "long": False,
     "tool": _TOOL,
@@ -44,6 +46,7 @@ _ASK: Facts = {
 # An answer that is not over by itself.
 _LONG: Facts = {"model": "endless", "prompt": STORY, "long": True}
 _FREED_WITHIN_S = 1.0
+_PATIENCE_S = 1.5
 
 
 class Wrong(Exception):
@@ -93,10 +96,11 @@ def stream(case: Case) -> None:
 
 
 def tools(case: Case) -> None:
+    name, argument = case.client.tool or (_TOOL["name"], "city")
     for what in ("tool", "tool_streamed"):
         facts = case.do(what, prompt="Use a tool: how is the weather in Oslo?")
-        _require(facts["name"] == _TOOL["name"], f"{facts['name']} was called")
-        _require(isinstance(facts["arguments"].get("city"), str), "the arguments are none")
+        _require(facts["name"] == name, f"{facts['name']} was called")
+        _require(isinstance(facts["arguments"].get(argument), str), "the arguments are none")
         _require(facts.get("text") != "", "there is no text after the tool")
 
 
@@ -138,7 +142,7 @@ def bad_value(case: Case) -> None:
 
 
 def overlong(case: Case) -> None:
-    _refused(case, "chat", "overlong", "", prompt="x " * 30_000)
+    _refused(case, "chat", "overlong", "", prompt="x " * 90_000)
 
 
 def queue_full(case: Case) -> None:
@@ -148,6 +152,8 @@ def queue_full(case: Case) -> None:
 
 def no_backend(case: Case) -> None:
     _refused(case, "chat", "503", AWAY, model=AWAY, retries=0)
+    with case.gateway.drained(BROKEN):
+        _refused(case, "chat", "503", BROKEN, model=BROKEN, retries=0)
 
 
 def cut(case: Case) -> None:
@@ -174,12 +180,27 @@ def _refused(case: Case, what: str, kind: str, words: str, **ask: Any) -> None:
 
 def cancel(case: Case) -> None:
     """Who leaves in the middle of a stream frees the engine, as the engine itself shows."""
-    until(lambda: not case.engine.busy(), "the engine was busy before")
+    until(lambda: not case.gateway.busy(), "the engine was busy before")
     case.do("hold", **_LONG)
-    _require(case.engine.busy(), "the engine does not run it")
+    _require(case.gateway.busy(), "the engine does not run it")
     case.do("leave")
+    _freed(case)
+
+
+def timeout(case: Case) -> None:
+    """Who waits for a whole answer no longer frees the engine, likewise."""
+    until(lambda: not case.gateway.busy(), "the engine was busy before")
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(case.try_, "chat", **_LONG | {"max_tokens": 3500}, retries=0, patience_s=_PATIENCE_S)
+        until(lambda: case.gateway.busy() or asking.done(), "the engine does not run it")
+        facts = asking.result()
+    _require("raised" in facts, "it was taken for a success")
+    _freed(case)
+
+
+def _freed(case: Case) -> None:
     try:
-        until(lambda: not case.engine.busy(), "", _FREED_WITHIN_S)
+        until(lambda: not case.gateway.busy(), "", _FREED_WITHIN_S)
     except TimeoutError:
         raise Wrong("the slot is not free within a second") from None
 
@@ -193,7 +214,10 @@ class Task(NamedTuple):
 TASKS = {
     "chat": Task("a whole answer, its tokens counted", chat),
     "stream": Task("the same text, in pieces", stream),
-    "tools": Task("a tool is called, whole and streamed; its result goes back, and the model answers", tools),
+    "tools": Task(
+        "a tool is called, whole and streamed; its result goes back, the model answers (of agents: their own tools)",
+        tools,
+    ),
     "schema": Task("an answer of a JSON Schema, by the client's own means", schema),
     "image": Task("a model that sees is shown one; one that does not refuses it clearly", image),
     "embeddings": Task("vectors of two texts", embeddings),
@@ -203,9 +227,10 @@ TASKS = {
     "400": Task("a value out of its range", bad_value),
     "overlong": Task("a prompt that is longer than the context", overlong),
     "429": Task("the queue is full", queue_full),
-    "503": Task("the only backend that may serve the model is down", no_backend),
+    "503": Task("the only backend that may serve the model is down, then one that is drained", no_backend),
     "cut": Task("the backend goes away in the middle of a stream", cut),
     "cancel": Task("the client leaves a stream: the engine is idle within a second, as it says itself", cancel),
+    "timeout": Task("the client waits no longer for a whole answer, by its own time limit: likewise", timeout),
 }
 
 
@@ -216,7 +241,7 @@ def outcomes(client: Client, engine: Engine, gateway: Gateway) -> dict[str, str 
     with ExitStack() as stack:
         case = Case(client, engine, gateway, stack.enter_context(Script(client)))
         for name, task in TASKS.items():
-            if name in client.cannot:
+            if client.why_not(name):
                 continue
             wrong = _wrong(task.do, case)
             if name in refused:

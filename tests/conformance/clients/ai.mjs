@@ -1,7 +1,7 @@
 // The AI SDK, by three of its providers.
 import { embedMany, generateText, jsonSchema, Output, stepCountIs, streamText, tool as makeTool } from 'ai'
 
-import { knobs, serve } from './contract.mjs'
+import { knobs, leaving, serve } from './contract.mjs'
 
 const kind = process.argv[2]
 
@@ -25,7 +25,7 @@ const tools = (ask) => ({
 const called = ([call]) => ({ name: call.toolName, arguments: call.input })
 
 async function chat(ask) {
-  const { text, usage } = await generateText(asked(ask))
+  const { text, usage } = await generateText({ ...asked(ask), abortSignal: leaving(ask) })
   return { text, tokens: usage.outputTokens }
 }
 

@@ -50,5 +50,8 @@ function raised(error) {
   return { raised: kinds, message: error.message, status: error.status ?? error.status_code ?? error.statusCode ?? null }
 }
 
-// How often the client is to try again, where that is not left to it.
+// After which time the client is to leave, where that is not left to it.
+export const leaving = (ask) => (ask.patience_s === null ? undefined : AbortSignal.timeout(1000 * ask.patience_s))
+
+// How often the client is to try again, likewise.
 export const knobs = (ask) => (ask.retries === null ? {} : { maxRetries: ask.retries })

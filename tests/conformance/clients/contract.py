@@ -93,8 +93,9 @@ def raised(error: BaseException) -> dict[str, Any]:
 
 
 def knobs(ask: SimpleNamespace, name: str = "max_retries") -> dict[str, Any]:
-    """How often the client is to try again, where that is not left to it."""
-    return {} if ask.retries is None else {name: ask.retries}
+    """How often the client is to try again, and how long to wait, where that is not left to it."""
+    told = {name: ask.retries, "timeout": ask.patience_s}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def city() -> Any:

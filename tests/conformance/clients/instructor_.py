@@ -18,6 +18,8 @@ def asked(ask):
 
 
 def chat(ask):
+    if ask.long:
+        return {"text": client(ask).create(**asked(ask), response_model=None).choices[0].message.content}
     answer, completion = client(ask).create_with_completion(**asked(ask), response_model=_SAID)
     return {"text": answer.text, "tokens": completion.usage.completion_tokens}
 

@@ -25,7 +25,7 @@ def model(ask, **more):
 
 
 def headers(ask):
-    return {"headers": {"authorization": f"Bearer {ask.key}"}}
+    return {"headers": {"authorization": f"Bearer {ask.key}"}, "timeout": ask.patience_s}
 
 
 def chat(ask):

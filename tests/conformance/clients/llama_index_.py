@@ -36,7 +36,7 @@ def model(ask, **more):
 
 
 def where(ask):
-    return {"host": ask.url, "headers": {"authorization": f"Bearer {ask.key}"}}
+    return {"host": ask.url, "headers": {"authorization": f"Bearer {ask.key}"}, "timeout": ask.patience_s}
 
 
 def user(ask, *blocks):

@@ -1,9 +1,11 @@
 // ollama-js.
 import { Ollama } from 'ollama'
 
-import { serve } from './contract.mjs'
+import { leaving, serve } from './contract.mjs'
 
-const client = (ask) => new Ollama({ host: ask.url, headers: { authorization: `Bearer ${ask.key}` } })
+// By itself it ends nothing but streams: a whole answer is left by the fetch that it is given.
+const fetching = (ask) => (leaving(ask) ? { fetch: (url, init) => fetch(url, { ...init, signal: leaving(ask) }) } : {})
+const client = (ask) => new Ollama({ host: ask.url, headers: { authorization: `Bearer ${ask.key}` }, ...fetching(ask) })
 const asked = (ask) => ({ model: ask.model, messages: [{ role: 'user', content: ask.prompt }], options: ask.extra })
 const said = (ask, more = {}) => client(ask).chat({ ...asked(ask), ...more })
 const tools = (ask) => [{ type: 'function', function: ask.tool }]

@@ -7,7 +7,7 @@ from ollama import Client
 
 
 def client(ask):
-    return Client(host=ask.url, headers={"authorization": f"Bearer {ask.key}"})
+    return Client(host=ask.url, headers={"authorization": f"Bearer {ask.key}"}, timeout=ask.patience_s)
 
 
 def said(ask, **more):

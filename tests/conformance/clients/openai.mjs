@@ -1,11 +1,11 @@
 // openai-node.
 import OpenAI from 'openai'
 
-import { knobs, serve } from './contract.mjs'
+import { knobs, leaving, serve } from './contract.mjs'
 
 const client = (ask) => new OpenAI({ baseURL: `${ask.url}/v1`, apiKey: ask.key, ...knobs(ask) })
 const asked = (ask) => ({ model: ask.model, messages: [{ role: 'user', content: ask.prompt }], ...ask.extra })
-const said = (ask, more = {}) => client(ask).chat.completions.create({ ...asked(ask), ...more })
+const said = (ask, more = {}) => client(ask).chat.completions.create({ ...asked(ask), ...more }, { signal: leaving(ask) })
 const tools = (ask) => [{ type: 'function', function: ask.tool }]
 const called = ({ name, arguments: given }) => ({ name, arguments: JSON.parse(given) })
 

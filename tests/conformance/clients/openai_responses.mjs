@@ -1,11 +1,11 @@
 // openai-node, by its newer API.
 import OpenAI from 'openai'
 
-import { knobs, serve } from './contract.mjs'
+import { knobs, leaving, serve } from './contract.mjs'
 
 const api = (ask) => new OpenAI({ baseURL: `${ask.url}/v1`, apiKey: ask.key, ...knobs(ask) }).responses
 const asked = (ask) => ({ model: ask.model, input: [{ role: 'user', content: ask.prompt }], ...ask.extra })
-const said = (ask, more = {}) => api(ask).create({ ...asked(ask), ...more })
+const said = (ask, more = {}) => api(ask).create({ ...asked(ask), ...more }, { signal: leaving(ask) })
 const tools = (ask) => [{ type: 'function', strict: false, ...ask.tool }]
 const find = (answer, type) => answer.output.find((item) => item.type === type)
 const called = ({ name, arguments: given }) => ({ name, arguments: JSON.parse(given) })
