@@ -36,7 +36,7 @@ class FakeHealth:
 
     def began(self, ticket: Ticket) -> None: ...
 
-    def probe(self, model: str, is_silent: object) -> None:
+    def probe(self, model: str) -> None:
         self.probed.append(model)
 
 
