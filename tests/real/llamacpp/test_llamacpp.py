@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.fakes.gateway import PROMPT, STREAMS, WHOLE
+from tests.fakes.gateway import COMPLETIONS, PROMPT, STREAMS, WHOLE
 from tests.real.house import LONG, scenario
 from tests.real.llamacpp.engine import GGUF, MODEL, THINKER_GGUF, engine, house, until_queued
 from tests.real.test_answers import QUESTION, SCHEMA, WEATHER, user
@@ -145,10 +145,15 @@ async def test_it_tells_its_slots_and_is_told_nothing(tmp_path: Path) -> None:
 
 
 def endless(path: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The same to this model, as long as its context allows."""
+    """The same to this model, without an end that is near."""
     if path == PROMPT:
         return f"/v1/llm/{MODEL}", {**body, "options": LONG}
-    return path, {**body, "model": MODEL} | ({"max_tokens": 7000} if "max_tokens" in body else {})
+    is_short = "max_tokens" in body or path == COMPLETIONS
+    return path, {**body, "model": MODEL} | ({"max_tokens": 60_000} if is_short else {})
+
+
+# It is small and quick: it must not come to an end by itself.
+ENDLESS = ("-m", GGUF, "--alias", MODEL, "-c", str(2 * 65536), "--ignore-eos")
 
 
 @pytest.mark.parametrize(("path", "body"), WHOLE + STREAMS, ids=lambda value: str(value)[:60])
@@ -157,7 +162,7 @@ async def test_a_client_that_leaves_frees_its_slot_within_a_second(
     tmp_path: Path, path: str, body: dict[str, Any]
 ) -> None:
     """Of a whole answer llama-server may never notice by itself: so it is asked to stream that too."""
-    async with engine() as server, house(tmp_path, server) as home:
+    async with engine(*ENDLESS) as server, house(tmp_path, server) as home:
         leaving, staying = [await home.hermes.open(*endless(path, body)) for _ in range(2)]
         await server.until_busy(2)
         leaving.leave()
