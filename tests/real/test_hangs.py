@@ -12,6 +12,8 @@ HASTY = {"HERMES_HEALTH__SILENCE_S": "2", "HERMES_HEALTH__PROBE_TIMEOUT_S": "3",
 @scenario
 async def test_who_hangs_is_found_out_and_used_again_when_it_goes_on(tmp_path: Path) -> None:
     async with house(tmp_path, **HASTY) as home:
+        for each in (await ollama("/api/ps"))[1]["models"]:  # beside another it would not be all that is there
+            await ollama("/api/generate", {"model": each["name"], "keep_alive": 0})
         assert (await home.prompt("Hi", options=SHORT)).status == 200
         async with frozen_runner():
             reply = await home.prompt("Hi", stream=True, options=SHORT)
