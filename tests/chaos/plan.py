@@ -108,7 +108,7 @@ def troubles(count: int) -> Iterator[tuple[int, int, str]]:
 
 def _ask(number: int, at_s: float, rng: random.Random) -> Ask:
     asking, stream = rng.choice(_ASKING), rng.random() < 0.6
-    leave = _leave(stream, rng) if rng.random() < 0.43 else None
+    leave = _leave(stream, rng) if rng.random() < 0.48 else None
     # Those who leave mostly ask for more than they would ever get: only their leaving ends the run.
     tokens = 5000 if leave is not None and rng.random() < 0.75 else rng.randint(3, 45)
     model = rng.choices(("gemma", "fast", "mistral", "qwen3", "llama3.2"), (36, 10, 20, 20, 14))[0]
