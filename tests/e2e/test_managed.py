@@ -15,13 +15,14 @@ import pytest
 
 from hermes.cli.stand_in import stand_in
 from hermes.config import commands
+from hermes.errors import BackendTimeout
 from hermes.fleet import managed
 from hermes.fleet.managed import Managed
 from tests.fakes import llm_server
 from tests.fakes.backend import ollama
 from tests.fakes.gateway import CHAT, Hermes, Reply, bearer, chat, config, hermes, key, scenario
 from tests.fakes.process import Served, serve
-from tests.support import until
+from tests.support import run, until
 
 
 def command(model: str, folder: Path, *options: str) -> str:
@@ -301,6 +302,31 @@ async def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path) -> Non
         await gateway.ask(CHAT, chat(model="a"))  # it finds that out, whatever becomes of it
         await until(lambda: process(gateway)["restarts"] == 1)
         assert await said(gateway) == "a" and not overlaps(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "given_up"), [(KeyError("bug"), []), (BackendTimeout("late"), ["a"])], ids=["ours", "its"]
+)
+def test_only_silence_is_a_reason_to_kill_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, given_up: list[str]
+) -> None:
+    async def probe(*about: object) -> None:
+        raise trouble
+
+    async def probed() -> None:
+        async with running({"command": command("a", tmp_path)}) as gateway:
+            await said(gateway)
+            (health,) = gateway.runtime.fleet.health.values()
+            killed: list[str] = []
+            monkeypatch.setattr("hermes.fleet.health.generate", probe)
+            monkeypatch.setattr(health.backend.driver, "give_up", killed.append)
+            monkeypatch.setattr(health, "is_silent", lambda model, since: True)
+            health._stick("a", "it says nothing")
+            health.probe("a")
+            await until(lambda: gateway.counted("hermes_backend_probes_total"))
+            assert killed == given_up
+
+    run(probed(), may_log_errors=True)
 
 
 @scenario

@@ -55,6 +55,9 @@ class Driver(Protocol):
     async def unload(self, model: str, timeout_s: float) -> None:
         """Let a model go when its requests have ended, and wait until it has. Raises GatewayError."""
 
+    def give_up(self, model: str) -> None:
+        """Probed again and again it says nothing: end what serves it, where that is ours to end."""
+
     async def close(self) -> None:
         """The end: let go of everything."""
 

@@ -13,7 +13,6 @@ from math import inf
 from hermes.errors import BackendBusy, BackendError, BackendTimeout, BackendUnreachable, GatewayError, ModelNotFound
 from hermes.fleet.backend import Backend
 from hermes.fleet.inventory import ModelInfo
-from hermes.fleet.managed import Managed
 from hermes.fleet.orders import Listener, tell
 from hermes.fleet.probe import generate
 from hermes.metrics import Metrics
@@ -154,7 +153,9 @@ class Health:
         except (TimeoutError, BackendTimeout):
             result = "timeout"
             if self.is_silent(model, began_at):
-                self._stick(model, f"it did not generate one token within {self._patience.probe_timeout_s:.3g} s")
+                why = f"it did not generate one token within {self._patience.probe_timeout_s:.3g} s"
+                if not self._stick(model, why):  # it will not mend by itself
+                    backend.driver.give_up(backend.own_name(model))
             else:
                 self._mend(model)
         except GatewayError as error:
@@ -181,14 +182,14 @@ class Health:
         else:  # it is not silent
             self._mend(model)
 
-    def _stick(self, model: str, why: str) -> None:
-        """A process of ours that is found so twice will not mend by itself, and nobody else would see to it."""
-        breaker, driver = self._breaker(model), self.backend.driver
-        if breaker.stick(why, self._loop.time()):
+    def _stick(self, model: str, why: str) -> bool:
+        """False: it was stuck before."""
+        breaker = self._breaker(model)
+        is_news = breaker.stick(why, self._loop.time())
+        if is_news:
             self._eject(model, breaker)
-        elif isinstance(driver, Managed):
-            driver.give_up(self.backend.own_name(model))
         self.on_probed(model, True)
+        return is_news
 
     def _breaker(self, model: str) -> Breaker:
         breaker = self.backend.breakers.get(model)

@@ -76,6 +76,9 @@ class ByItself:
     def server_of(self, model: str) -> "ByItself":
         return self
 
+    def give_up(self, model: str) -> None:
+        """It is somebody else's."""
+
     async def close(self) -> None:
         self.pool.close()
 

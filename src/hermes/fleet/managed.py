@@ -283,7 +283,6 @@ class Managed:
         await self._units[model].stop()
 
     def give_up(self, model: str) -> None:
-        """It generates nothing any more."""
         if (unit := self._units.get(model)) is not None:
             unit.give_up()
 

@@ -161,6 +161,9 @@ class Ollama:
     def server_of(self, model: str) -> "Ollama":
         return self
 
+    def give_up(self, model: str) -> None:
+        """It is somebody else's."""
+
     async def close(self) -> None:
         self.pool.close()
 
