@@ -336,7 +336,7 @@ async def test_who_waits_past_the_deadline_it_has_said_gets_504(header: str, sai
         assert reply.headers["x-should-retry"] == "false" and "retry-after" not in reply.headers
         record = await gateway.record()
         assert (record.outcome, record.attempts) == ("queue_timeout", 0)
-        assert 190 <= record.duration_ms < 1500
+        assert 199 <= record.duration_ms < 1500  # of 200.0 less a rounding error 199 are whole
         runs.leave()
 
 

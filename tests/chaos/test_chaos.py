@@ -46,7 +46,7 @@ ALARM = re.compile(r'"level": "(warning|error|critical)"|Traceback|exception', r
 MEANT = re.compile("could not load| is (open|stuck): ")
 
 # The most the process may have grown between its first requests and the end of any run.
-GROWTH_BYTES = 16 * 2**20
+GROWTH_BYTES = 12 * 2**20
 
 
 @pytest.fixture(scope="module")
