@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, Sampling, ToolCall, Usage
-from hermes.dialects import Meta, anthropic_error, anthropic_request, anthropic_stream, arguments, sse
+from hermes.dialects import Meta, anthropic_error, anthropic_request, anthropic_stream, sse, tools
 
 _json = msgspec.json.Encoder().encode
 
@@ -82,4 +82,4 @@ def _content(answer: Answer) -> list[_Text | dict[str, Any]]:
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments.as_object(call.arguments)}
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": tools.as_object(call.arguments)}

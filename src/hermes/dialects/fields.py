@@ -5,12 +5,20 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from hermes.chat import Image, JsonFormat, LoadOptions, Thinking, Usage
+from hermes.chat import Image, JsonFormat, LoadOptions, Role, Thinking, Usage
 from hermes.errors import BadRequest
 
 # Codes of OpenAI's that stand for a kind of fault.
 MISSING = "missing_required_parameter"
 UNSUPPORTED = "unsupported_parameter"
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]

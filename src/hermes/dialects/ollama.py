@@ -29,11 +29,10 @@ from hermes.chat import (
     Sampling,
     Text,
     Thinking,
-    Tool,
     ToolCall,
     collect,
 )
-from hermes.dialects import arguments, ollama_answer, ollama_error
+from hermes.dialects import ollama_answer, ollama_error, tools
 from hermes.errors import GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -153,7 +152,7 @@ class Ollama:
         if RichMessage in map(type, request.messages):
             asked.messages = [said if type(said) is Message else _message(said) for said in request.messages]
         if request.tools and request.tool_choice != "none":
-            asked.tools = [_tool(tool) for tool in request.tools]
+            asked.tools = [tools.function(tool) for tool in request.tools]
         return "/api/chat", _json(asked)
 
     def whole(self, body: bytes, request: ChatRequest, answer_id: str) -> Answer | Failure | None:
@@ -249,10 +248,4 @@ def _images(message: Message | RichMessage) -> list[str]:
 
 
 def _tool_call(call: ToolCall, index: int) -> _ToolCall:
-    return _ToolCall(_Function(call.name, arguments.as_object(call.arguments), index), call.id)
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
-    function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
-    return {"type": "function", "function": function}
+    return _ToolCall(_Function(call.name, tools.as_object(call.arguments), index), call.id)

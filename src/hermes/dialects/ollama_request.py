@@ -20,7 +20,6 @@ from hermes.chat import (
     Message,
     Part,
     RichMessage,
-    Role,
     Sampling,
     Text,
     Tool,
@@ -193,19 +192,10 @@ def _request(asked: _More, model: str | None, messages: tuple[Message | RichMess
     )
 
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
-
-
 def _message(asked: _Message, at: str, names: dict[str, str]) -> Message | RichMessage:
-    role = _ROLES.get(asked.role.lower())
+    role = fields.ROLES.get(asked.role.lower())
     if role is None:
-        words = f"`{at}.role` must be one of {', '.join(_ROLES)}, not `{asked.role[:40]}`"
+        words = f"`{at}.role` must be one of {', '.join(fields.ROLES)}, not `{asked.role[:40]}`"
         raise BadRequest(words, param=f"{at}.role")
     parts = _parts(asked.content, asked.images, at)
     if role == "tool":

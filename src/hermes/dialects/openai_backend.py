@@ -30,10 +30,9 @@ from hermes.chat import (
     RichMessage,
     Text,
     Thinking,
-    Tool,
     ToolCall,
 )
-from hermes.dialects import Decoder, arguments, openai_backend_answer, openai_backend_error
+from hermes.dialects import Decoder, openai_backend_answer, openai_backend_error, tools
 from hermes.errors import GatewayError
 
 _json = msgspec.json.Encoder().encode
@@ -196,13 +195,13 @@ class OpenAIBackend:
         if RichMessage in map(type, request.messages):
             asked.messages = list(_messages(request.messages, words))
         if request.tools and request.tool_choice != "none":
-            asked.tools = [_tool(tool) for tool in request.tools]
+            asked.tools = [tools.function(tool) for tool in request.tools]
             if isinstance(choice := request.tool_choice, MustCall):
                 asked.tool_choice = "required"
                 if choice.name and words.names_tools:
                     asked.tool_choice = {"type": "function", "function": {"name": choice.name}}
                 elif choice.name:
-                    asked.tools = [_tool(tool) for tool in request.tools if tool.name == choice.name]
+                    asked.tools = [tools.function(tool) for tool in request.tools if tool.name == choice.name]
         if request.json_format is not None:
             asked.response_format = _response_format(request.json_format, words)
         template = _for_template(request.extra) if words.template and request.extra else {}
@@ -282,12 +281,6 @@ def _response_format(asked: JsonFormat, words: Words) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.schema}}
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description}
-    function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
-    return {"type": "function", "function": function}
-
-
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
@@ -339,4 +332,4 @@ def _part(part: Part) -> dict[str, Any]:
 
 def _tool_call(call: ToolCall) -> _ToolCall:
     """With arguments that are an object, whatever the model wrote: templates read them, and vLLM answers 400 else."""
-    return _ToolCall(call.id, _Function(call.name, _json(arguments.as_object(call.arguments)).decode()))
+    return _ToolCall(call.id, _Function(call.name, _json(tools.as_object(call.arguments)).decode()))

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.chat import Message, Part, RichMessage, Role, Text, ToolCall
+from hermes.chat import Message, Part, RichMessage, Text, ToolCall
 from hermes.dialects import fields
 from hermes.dialects.fields import MISSING, UNSUPPORTED
 from hermes.errors import BadRequest
@@ -42,15 +42,6 @@ class AskedMessage(Struct):
     function_call: Any = None
 
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
-
-
 def messages(asked: list[AskedMessage] | None) -> tuple[Message | RichMessage, ...]:
     if not asked:
         words = "`messages` is missing" if asked is None else "`messages` must hold at least one message"
@@ -60,7 +51,7 @@ def messages(asked: list[AskedMessage] | None) -> tuple[Message | RichMessage, .
 
 
 def _message(asked: AskedMessage, index: int, names: dict[str, str]) -> Message | RichMessage:
-    role = _ROLES.get(asked.role)
+    role = fields.ROLES.get(asked.role)
     if type(asked.content) is str and (role == "user" or role == "system"):
         return Message(role, asked.content)
     at = f"messages[{index}]"
@@ -84,7 +75,7 @@ def _tool(asked: AskedMessage, parts: tuple[Part, ...], at: str, names: dict[str
 
 
 def _unknown_role(role: str, at: str) -> BadRequest:
-    known = ", ".join(_ROLES)
+    known = ", ".join(fields.ROLES)
     hint = "; use `tool` messages" if role == "function" else ""
     return BadRequest(f"`{at}.role` must be one of {known}, not `{role[:40]}`{hint}", param=f"{at}.role")
 

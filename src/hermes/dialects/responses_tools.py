@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from hermes.chat import MustCall, Tool, ToolChoice
-from hermes.dialects import arguments
 from hermes.dialects.fields import MISSING, UNSUPPORTED
+from hermes.dialects.tools import as_object
 from hermes.errors import BadRequest
 
 _LEFT_OUT = ("web_search", "tool_search")
@@ -103,7 +103,7 @@ def known_as(name: str, tool: Tool | None) -> dict[str, str]:
 
 def free_text(arguments_text: str) -> str:
     """What a custom tool is to get. A model that wrote no such object meant all of it."""
-    text = arguments.as_object(arguments_text).get("input")
+    text = as_object(arguments_text).get("input")
     return text if isinstance(text, str) else arguments_text
 
 
