@@ -48,7 +48,9 @@ def free_port() -> int:
 
 
 class Process(asyncio.SubprocessProtocol):
-    """`gone` is done when nothing is left of its group; `status` tells how it ended, from then on."""
+    """`gone` is done when the last of its group has let go of its output, and so of its memory, which the kernel takes
+    first; for a moment more they may be listed. `status` tells how it ended, from then on.
+    """
 
     def __init__(self, name: str) -> None:
         self.pid = 0
