@@ -38,6 +38,14 @@ class ConfigError(HermesError):
     """A setting that cannot be used. The message carries the path, the value and a hint."""
 
 
+class StorageError(HermesError):
+    """What must not be lost cannot be kept or read. `in_use`: for no other reason than that another Hermes has it."""
+
+    def __init__(self, message: str, *, in_use: bool = False) -> None:
+        super().__init__(message)
+        self.in_use = in_use
+
+
 class GatewayError(HermesError):
     """Ends one request. Subclasses fix the defaults; an instance may sharpen `code` and `param`.
 

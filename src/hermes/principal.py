@@ -18,11 +18,29 @@ CLASSES = tuple(Class)
 CLASS_NAMES = tuple(each.name.lower() for each in Class)
 
 
+class Allowance(Struct, frozen=True):
+    """What may be used at most; None: as much as there is.
+
+    `rpm`: requests, in any 60 s. `tpm`: tokens, in any t seconds at most tpm (1 + t/60). `concurrency`: requests that
+    run at once. `daily_tokens`, `monthly_tokens`: per day and month of the calendar (UTC).
+    """
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    daily_tokens: int | None = None
+    monthly_tokens: int | None = None
+
+
+UNBOUNDED = Allowance()
+
+
 class Principal(Struct, frozen=True):
-    """`key_id` names the credential and may be logged; `tenant` is who shares limits and a place in the queue.
+    """`key_id` names the credential and may be logged; `tenant` is who shares a place in the queue.
 
     A request is of the class `usual` unless it says otherwise, and never above `ceiling`. `weight` is the tenant's
-    share beside others; `max_running` bounds how many of its requests run at once.
+    share beside others; `max_running` bounds how many of its requests run at once. `models`: patterns of the names
+    (`*`, `?`) that may be asked for; none: all. `allowance`: what the key itself may use.
     """
 
     key_id: str
@@ -32,6 +50,8 @@ class Principal(Struct, frozen=True):
     usual: Class = Class.NORMAL
     weight: float = 1.0
     max_running: int | None = None
+    models: tuple[str, ...] = ()
+    allowance: Allowance = UNBOUNDED
 
 
 # Where no keys are configured, every caller is the operator.
