@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
-from hermes.exchange import Exchange, Journal, Waited
+from hermes.exchange import Exchange, Journal
 from hermes.fleet.fleet import Fleet
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Change, Phase, Ticket, Why
@@ -55,10 +55,9 @@ class Queue:
             exchange, ticket = found
             call.reply(_json(self._tell(exchange, ticket) | _why(ticket.why)))
             return
-        for past in reversed(self._journal.recent):
-            record, why = (past.record, past.why) if isinstance(past, Waited) else (past, None)
-            if record.request_id == call.named and _may_see(call.principal, record.user):
-                call.reply(_json({"state": "done", **msgspec.to_builtins(record), **_why(why)}))
+        for past in self._journal.past.of(call.named or ""):
+            if _may_see(call.principal, past.record.user):
+                call.reply(_json({"state": "done", **msgspec.to_builtins(past.record), **_why(past.why)}))
                 return
         raise _unknown(call)
 
