@@ -124,8 +124,10 @@ class Runtime:
         lines = config.volatile_lines
         router = Router(self.catalog, self.fleet)
         gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         ops = Ops(
             self.fleet,
+            models,
             self.admission,
             self.catalog,
             self.metrics,
@@ -135,8 +137,7 @@ class Runtime:
             connections=lambda: self.server.open_connections,
         )
         prompt, anthropic = Prompt(), Anthropic()
-        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
-        queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
+        queue = Queue(self.journal, self.scheduler, self.fleet, self.catalog, models, self._loop.time)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))

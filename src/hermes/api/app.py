@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # SDKs wait no longer than a minute; who would have to is told not to (inf: never worth it).
 MAX_RETRY_AFTER_S = 60.0
 
+_RIGHTS = {"admin": "admin: true", "metrics": "admin: true or metrics: true"}
+
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 
@@ -57,7 +59,7 @@ class Api:
         clock: Callable[[], float],
         areas: Mapping[bytes, ClientDialect],
     ) -> None:
-        self._table = table
+        self.table = table
         self._door = door
         self._authenticator = authenticator
         self._journal = journal
@@ -116,16 +118,16 @@ class Api:
     def _let_through(self, head: Head, request_id: str) -> Passage:
         """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""
         self._door.check(head)
-        match = self._table.match(head.method, head.path)
+        match = self.table.match(head.method, head.path)
         forwarded = self._door.hop_line(head.headers.get(HOP_HEADER))
         return Passage(request_id, match.route, match.named, forwarded)
 
     def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
-        principal = self._authenticator.authenticate(head.headers)
+        principal = self._authenticator.authenticate(head.headers, exchange.created_at)
         exchange.key_id = principal.key_id
-        if route.access == "admin" and not principal.admin:
-            raise Forbidden("this needs an operator's key: one with admin: true")
+        if route.access != "user" and not (principal.admin or (route.access == "metrics" and principal.metrics)):
+            raise Forbidden(f"this needs an operator's key: one with {_RIGHTS[route.access]}")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
         return principal

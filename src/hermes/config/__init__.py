@@ -26,11 +26,13 @@ from hermes.config.kinds import (
     KeepAlive,
     LineStart,
     ModelName,
+    Moment,
     Number0To1,
     Number0To2,
     OptionsPolicy,
     Origin,
     Path,
+    Pattern,
     Penalty,
     Plugin,
     Port,
@@ -103,7 +105,8 @@ class Server(Struct, frozen=True):
 class Key(Struct, frozen=True):
     """A static key, known only by its digest. `user` is the tenant it acts for.
 
-    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`.
+    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`. `models`: patterns of
+    those that it may use; none: all. `metrics`: it may read them.
     """
 
     user: User
@@ -114,6 +117,9 @@ class Key(Struct, frozen=True):
     usual_class: ClassName | None = None
     weight: Weight = 1
     max_running: Count | None = None
+    models: tuple[Pattern, ...] = ()
+    expires: Moment | None = None
+    metrics: bool = False
 
     @property
     def key_id(self) -> str:
