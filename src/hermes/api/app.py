@@ -40,6 +40,7 @@ class Passage(Struct):
     route: Route
     named: str | None
     forwarded: bytes
+    more_lines: bytes
     claim: Claim | None = None  # read where it counts, of who is let in
 
 
@@ -78,8 +79,9 @@ class Api:
         try:
             if passage is None:
                 dialect = self._spoken_at(head.path)
-                head.told = passage = self._let_through(head, request_id)
+                head.told = passage = self._let_through(head, request_id, exchange)
             route = passage.route
+            exchange.more_lines = passage.more_lines
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect, exchange.also_id = route.dialect, route.also_id
             principal = ANONYMOUS if route.access == "open" else self._let_in(route, head, exchange)
@@ -115,12 +117,15 @@ class Api:
     def _spoken_at(self, path: bytes) -> ClientDialect:
         return next((self._areas[area] for area in self._areas if path.startswith(area)), self._fallback)
 
-    def _let_through(self, head: Head, request_id: str) -> Passage:
+    def _let_through(self, head: Head, request_id: str, exchange: Exchange) -> Passage:
         """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""
+        cors = self._door.cors
+        exchange.more_lines = lines = cors.lines(head.headers.get(b"origin"))
         self._door.check(head)
-        match = self.table.match(head.method, head.path)
-        forwarded = self._door.hop_line(head.headers.get(HOP_HEADER))
-        return Passage(request_id, match.route, match.named, forwarded)
+        asked = cors.asked(head)
+        match = self.table.match(asked or head.method, head.path)
+        route = cors.preflight(match.route) if asked else match.route
+        return Passage(request_id, route, match.named, self._door.hop_line(head.headers.get(HOP_HEADER)), lines)
 
     def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""

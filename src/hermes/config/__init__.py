@@ -21,6 +21,7 @@ from hermes.config.kinds import (
     Count,
     CountOrZero,
     EnvName,
+    HeaderName,
     Host,
     HostName,
     KeepAlive,
@@ -55,6 +56,7 @@ from hermes.config.kinds import (
 __all__ = [
     "Backend",
     "Config",
+    "Cors",
     "Defaults",
     "Health",
     "Key",
@@ -80,6 +82,18 @@ class Tls(Struct, frozen=True):
     key_file: Path | None = None
 
 
+class Cors(Struct, frozen=True):
+    """Which web pages may ask, and read the answers: those of these `origins`; none: off.
+
+    `headers`: what they may send; none: what they ask for. `credentials`: cookies and Basic of the browser's own.
+    """
+
+    origins: tuple[Origin, ...] = ()
+    headers: tuple[HeaderName, ...] = ()
+    credentials: bool = False
+    max_age_s: SecondsOrZero = 600
+
+
 class Server(Struct, frozen=True):
     """Where Hermes listens, to whom it answers, and how long it puts up with slow clients."""
 
@@ -88,7 +102,7 @@ class Server(Struct, frozen=True):
     unix_socket: Path | None = None
     tls: Tls | None = None
     allowed_hosts: tuple[HostName, ...] = ()
-    allowed_origins: tuple[Origin, ...] = ()
+    cors: Cors = Cors()
     insecure: bool = False
     header_timeout_s: Seconds = 10
     body_min_bytes_per_s: Count = 1024

@@ -105,10 +105,11 @@ HostName = Annotated[
 Origin = Annotated[
     str,
     Meta(
-        pattern=r"\A[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+\Z",
-        description="an origin such as https://chat.example.org, without a path",
+        pattern=r"\A(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+)\Z",
+        description="an origin such as https://chat.example.org, without a path, or *",
     ),
 ]
+HeaderName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z", description="the name of a header")]
 Url = Annotated[
     str,
     Meta(
