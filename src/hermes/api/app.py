@@ -62,8 +62,8 @@ class Api:
     ) -> None:
         self.table = table
         self._door = door
-        self._authenticator = authenticator
-        self._journal = journal
+        self.authenticator = authenticator
+        self.journal = journal
         self._metrics = metrics
         self._fallback = fallback
         self._clock = clock
@@ -75,7 +75,7 @@ class Api:
         head, dialect = request.head, self._fallback
         passage: Passage | None = head.told
         request_id = _own_id(head) if passage is None else passage.request_id
-        exchange = self._journal.begin(head.method, request_id, request.received_at)
+        exchange = self.journal.begin(head.method, request_id, request.received_at)
         try:
             if passage is None:
                 dialect = self._spoken_at(head.path)
@@ -106,7 +106,7 @@ class Api:
             raise
         finally:
             exchange.status = response.status if response.started else 0
-            self._journal.close(exchange, self._clock())
+            self.journal.close(exchange, self._clock())
 
     def refuse(self, error: GatewayError, response: Response) -> None:
         self._metrics.malformed.add((error.code,))
@@ -129,7 +129,7 @@ class Api:
 
     def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
-        principal = self._authenticator.authenticate(head.headers, exchange.created_at)
+        principal = self.authenticator.authenticate(head.headers, exchange.created_at)
         exchange.key_id = principal.key_id
         if route.access != "user" and not (principal.admin or (route.access == "metrics" and principal.metrics)):
             raise Forbidden(f"this needs an operator's key: one with {_RIGHTS[route.access]}")
