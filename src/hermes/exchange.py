@@ -46,6 +46,7 @@ class Exchange(Struct, eq=False, gc=False):
     created_at: float
     route: str = ""
     also_id: bytes = b""  # another header in which its client looks for its id
+    more_lines: bytes = b""  # of the head of every answer to it
     key_id: str = ""
     model: str = ""
     backend: str = ""
@@ -90,9 +91,9 @@ class Exchange(Struct, eq=False, gc=False):
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:
-        """The header line that tells the client the request's id."""
+        """The header line that tells the client the request's id, after those that every answer has."""
         id = self.request_id.encode("ascii")
-        line = b"x-request-id: %b\r\n" % id
+        line = b"%bx-request-id: %b\r\n" % (self.more_lines, id)
         return b"%b%b: %b\r\n" % (line, self.also_id, id) if self.also_id else line
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from hermes.admission import Admission
 from hermes.api.app import Api
+from hermes.api.cors import Cors
 from hermes.api.door import Door
 from hermes.api.inference import Inference
 from hermes.api.routes import Route, RouteTable
@@ -157,7 +158,7 @@ class Line:
                 Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt),
             )
         )
-        door = Door((), (), instance="here")
+        door = Door((), Cors(), instance="here")
         return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time, {})
 
     # --- what happens -----------------------------------------------------------------------------------------------

@@ -21,16 +21,19 @@ from hermes.config.kinds import (
     Count,
     CountOrZero,
     EnvName,
+    HeaderName,
     Host,
     HostName,
     KeepAlive,
     LineStart,
     ModelName,
+    Moment,
     Number0To1,
     Number0To2,
     OptionsPolicy,
     Origin,
     Path,
+    Pattern,
     Penalty,
     Plugin,
     Port,
@@ -53,6 +56,7 @@ from hermes.config.kinds import (
 __all__ = [
     "Backend",
     "Config",
+    "Cors",
     "Defaults",
     "Health",
     "Key",
@@ -78,6 +82,18 @@ class Tls(Struct, frozen=True):
     key_file: Path | None = None
 
 
+class Cors(Struct, frozen=True):
+    """Which web pages may ask, and read the answers: those of these `origins`; none: off.
+
+    `headers`: what they may send; none: what they ask for. `credentials`: cookies and Basic of the browser's own.
+    """
+
+    origins: tuple[Origin, ...] = ()
+    headers: tuple[HeaderName, ...] = ()
+    credentials: bool = False
+    max_age_s: SecondsOrZero = 600
+
+
 class Server(Struct, frozen=True):
     """Where Hermes listens, to whom it answers, and how long it puts up with slow clients."""
 
@@ -86,7 +102,7 @@ class Server(Struct, frozen=True):
     unix_socket: Path | None = None
     tls: Tls | None = None
     allowed_hosts: tuple[HostName, ...] = ()
-    allowed_origins: tuple[Origin, ...] = ()
+    cors: Cors = Cors()
     insecure: bool = False
     header_timeout_s: Seconds = 10
     body_min_bytes_per_s: Count = 1024
@@ -103,7 +119,8 @@ class Server(Struct, frozen=True):
 class Key(Struct, frozen=True):
     """A static key, known only by its digest. `user` is the tenant it acts for.
 
-    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`.
+    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`. `models`: patterns of
+    those that it may use; none: all. `metrics`: it may read them.
     """
 
     user: User
@@ -114,6 +131,9 @@ class Key(Struct, frozen=True):
     usual_class: ClassName | None = None
     weight: Weight = 1
     max_running: Count | None = None
+    models: tuple[Pattern, ...] = ()
+    expires: Moment | None = None
+    metrics: bool = False
 
     @property
     def key_id(self) -> str:
