@@ -140,6 +140,22 @@ class Unauthenticated(GatewayError):
     status, code, source, outcome = 401, "invalid_api_key", "client", Outcome.DENIED
 
 
+class InvalidToken(Unauthenticated):
+    """RFC 6750's: not that there is none, but that it is not good."""
+
+    code = "invalid_token"
+
+
+class TokenExpired(InvalidToken):
+    code = "token_expired"
+
+
+class IssuerUnavailable(GatewayError):
+    """Whether a token is good cannot be said at present."""
+
+    status, code, outcome = 503, "issuer_unavailable", Outcome.DENIED
+
+
 class Forbidden(GatewayError):
     status, code, source, outcome = 403, "admin_only", "client", Outcome.DENIED
 

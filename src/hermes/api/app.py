@@ -80,7 +80,12 @@ class Api:
             route = passage.route
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect, exchange.also_id = route.dialect, route.also_id
-            principal = ANONYMOUS if route.access == "open" else self._let_in(route, head, exchange)
+            if route.access == "open":
+                principal = ANONYMOUS
+            else:
+                known = self._authenticator.authenticate(head.headers)
+                principal = known if known is not None else await self._authenticator.look_again(head.headers)
+                self._let_in(principal, route, head, exchange)
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)
             call = Call(request, response, exchange, principal, passage.named, passage.claim or NO_CLAIM)
@@ -120,15 +125,13 @@ class Api:
         forwarded = self._door.hop_line(head.headers.get(HOP_HEADER))
         return Passage(request_id, match.route, match.named, forwarded)
 
-    def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
-        """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
-        principal = self._authenticator.authenticate(head.headers)
+    def _let_in(self, principal: Principal, route: Route, head: Head, exchange: Exchange) -> None:
+        """They may use this route. Raises Forbidden or Draining."""
         exchange.key_id = principal.key_id
         if route.access == "admin" and not principal.admin:
             raise Forbidden("this needs an operator's key: one with admin: true")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
-        return principal
 
     def _refuse(self, error: GatewayError, response: Response, exchange: Exchange, dialect: ClientDialect) -> None:
         exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False
