@@ -15,7 +15,7 @@ from tests.fakes import issuer
 from tests.fakes.backend import FakeOllama, ollama
 from tests.fakes.gateway import PROMPT, Hermes, key, prompt, scenario, serving
 from tests.fakes.gateway import config as gateway_config
-from tests.fakes.issuer import base64url, claims, header, key_set, key_server, public_jwk, sign, token
+from tests.fakes.issuer import base64url, claims, header, key_server, key_set, public_jwk, sign, token
 from tests.support import until
 
 

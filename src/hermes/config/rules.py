@@ -37,6 +37,10 @@ def without_effect(config: Config) -> Iterator[str]:
             for key in ("options", "keep_alive"):
                 if getattr(model, key) != getattr(_NOTHING_SAID, key):
                     yield f"{spell(('models', name, key))}: none of its backends is told, only those of kind ollama are"
+    for index, issuer in enumerate(config.jwt):
+        if "*" in (roles := list(issuer.roles)):
+            for role in roles[roles.index("*") + 1 :]:
+                yield f"{spell(('jwt', index, 'roles', role))}: the first role that a token has counts, and all have *"
 
 
 _NOTHING_SAID = Model()
