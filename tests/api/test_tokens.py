@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.fakes.backend import FakeOllama, ollama
 from tests.fakes.gateway import PROMPT, Hermes, key, prompt, scenario, serving
 from tests.fakes.gateway import config as gateway_config
 from tests.fakes.issuer import base64url, claims, header, key_server, key_set, public_jwk, sign, token
+from tests.http.test_origin import Authority
 from tests.support import until
 
 
@@ -337,6 +339,18 @@ async def test_what_is_no_key_set_lets_nobody_in(status: int, answer: bytes) -> 
 async def test_an_issuer_whose_server_is_dead_lets_nobody_in() -> None:
     async with ollama() as backend, serving(tokens_of(backend, "http://127.0.0.1:9/keys")) as gateway:
         await refused_for_want_of_keys(gateway)
+
+
+@scenario
+async def test_keys_over_https_are_believed_with_the_right_authority_only(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    trusted = Authority(tmp_path, "good")
+    async with key_server(trusted.server_context()) as keys, ollama() as backend:
+        async with serving(tokens_of(backend, keys.url, ca_file=str(trusted.ca_file))) as gateway:
+            assert (await gateway.ask(PROMPT, prompt(), shown(token()))).status == 200
+        async with serving(tokens_of(backend, keys.url)) as gateway:
+            await refused_for_want_of_keys(gateway)
 
 
 @scenario

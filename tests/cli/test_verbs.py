@@ -203,6 +203,7 @@ def test_check_refuses_what_serve_would_refuse(verb: Run) -> None:
         ({"HERMES_SERVER__TLS": '{"cert_file": "cert.pem"}'}, "no private key in it; set server.tls.key_file"),
         ({"HERMES_BACKENDS": '[{"name":"b","url":"https://x","ca_file":"/nowhere.pem"}]'}, "backends.b: "),
         ({"HERMES_JWT": issuer(jwks_file="/nowhere.json")}, "jwt.sso: [Errno 2] No such file or directory"),
+        ({"HERMES_JWT": issuer(jwks_file="long.json")}, "jwt.sso: long.json is longer than 262144 bytes"),
         ({"HERMES_JWT": issuer(jwks_file="cert.pem")}, "jwt.sso: what it gives is no key set"),
         ({"HERMES_JWT": issuer(jwks_url="https://sso/keys", ca_file="/nowhere.pem")}, "jwt.sso: [Errno 2] No such"),
         ({"HERMES_LOGGING__ACCESS_LOG": "/nowhere/access.log"}, "cannot write /nowhere/access.log"),
@@ -212,6 +213,7 @@ def test_check_looks_at_the_files_that_serve_would_open(
     verb: Run, tmp_path: Path, environ: dict[str, str], words: str
 ) -> None:
     (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "long.json").write_text(" " * 300_000)
     result = verb("check", **environ)
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr

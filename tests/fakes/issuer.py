@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -107,9 +108,9 @@ class Keys:
 
 
 @asynccontextmanager
-async def key_server() -> AsyncIterator[Keys]:
+async def key_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Keys]:
     keys = Keys()
     served: Served
-    async with serving(keys.handle) as served:
-        keys.url = f"http://127.0.0.1:{served.port}{JWKS_PATH}"
+    async with serving(keys.handle, tls=tls) as served:
+        keys.url = f"{'https' if tls else 'http'}://127.0.0.1:{served.port}{JWKS_PATH}"
         yield keys

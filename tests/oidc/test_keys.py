@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from jwt.algorithms import RSAAlgorithm
 
 from hermes.errors import BackendError
 from hermes.oidc.keys import MAX_KEYS, KeySet, Name, Pace, read_set
@@ -66,7 +67,7 @@ NOT_TAKEN: list[Any] = [
     public_jwk("RSA", n=5),
     public_jwk("RSA", e="AQ"),
     public_jwk("RSA", e="Ag"),
-    public_jwk("RSA", d="AQAB"),
+    {**RSAAlgorithm.to_jwk(private_key("RSA"), as_dict=True), "kid": "k1"},
     public_jwk("short RSA"),
     public_jwk("RSA", n=base64url(b"\xff" * 1025).decode()),
     public_jwk("P-256", crv="P-384"),
