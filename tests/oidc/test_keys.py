@@ -67,7 +67,7 @@ NOT_TAKEN: list[Any] = [
     public_jwk("RSA", n=5),
     public_jwk("RSA", e="AQ"),
     public_jwk("RSA", e="Ag"),
-    {**RSAAlgorithm.to_jwk(private_key("RSA"), as_dict=True), "kid": "k1"},
+    {**RSAAlgorithm.to_jwk(private_key("RSA"), as_dict=True), "kid": "k1", "key_ops": ["verify"]},
     public_jwk("short RSA"),
     public_jwk("RSA", n=base64url(b"\xff" * 1025).decode()),
     public_jwk("P-256", crv="P-384"),
