@@ -26,7 +26,15 @@ def _bearer(authorization: bytes) -> bytes:
 class Authenticator:
     """Knows keys by their SHA-256 alone. Without any, every caller is the operator (loopback only: `runtime`)."""
 
-    def __init__(self, keys: Iterable[tuple[bytes, Principal]], anonymous: Principal = ANONYMOUS) -> None:
+    def __init__(
+        self, keys: Mapping[bytes, Principal] | Iterable[tuple[bytes, Principal]], anonymous: Principal = ANONYMOUS
+    ) -> None:
+        self.adopt(keys, anonymous)
+
+    def adopt(
+        self, keys: Mapping[bytes, Principal] | Iterable[tuple[bytes, Principal]], anonymous: Principal = ANONYMOUS
+    ) -> None:
+        """These are known from now on, and no others."""
         self._keys = dict(keys)
         self._anonymous = anonymous
 

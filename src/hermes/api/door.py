@@ -26,11 +26,16 @@ class Door:
     """`hosts` are names besides loopback's, without a port; `origins` are whole, such as `https://chat.example.org`."""
 
     def __init__(self, hosts: Iterable[str], origins: Iterable[str], instance: str) -> None:
-        self._hosts = frozenset(name.lower().strip("[]") for name in (*_LOOPBACK_NAMES, *hosts))
-        self._origins = frozenset(origin.lower().encode("ascii") for origin in origins)
         self._instance = instance.encode("ascii")
         self._first_hop = b"%b: %b\r\n" % (HOP_HEADER, self._instance)
         self._known: set[bytes] = set()  # Host values that passed: nearly all requests bring the same few
+        self.adopt(hosts, origins)
+
+    def adopt(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
+        """These are let in from now on. Whoever has concluded something from a head forgets it: `Server.forget`."""
+        self._hosts = frozenset(name.lower().strip("[]") for name in (*_LOOPBACK_NAMES, *hosts))
+        self._origins = frozenset(origin.lower().encode("ascii") for origin in origins)
+        self._known.clear()
 
     def check(self, head: Head) -> None:
         """Raises Forbidden, UnsupportedEncoding, LoopDetected or BadRequest."""

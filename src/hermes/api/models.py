@@ -18,9 +18,10 @@ from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.fleet.pulls import Pulls
-from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Catalog, Service, candidates
+from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Service, candidates
 from hermes.policy.ticket import Ticket
 from hermes.principal import ANONYMOUS, Class, Principal
+from hermes.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class _PullBody(msgspec.Struct):
 
 
 class Models:
-    def __init__(self, catalog: Catalog, fleet: Fleet, admission: Admission, dialect: ClientDialect) -> None:
-        self._catalog = catalog
+    def __init__(self, router: Router, fleet: Fleet, admission: Admission, dialect: ClientDialect) -> None:
+        self._router = router
         self._fleet = fleet
         self._admission = admission
         self._dialect = dialect
@@ -46,7 +47,7 @@ class Models:
     async def list(self, call: Call) -> None:
         served = sorted(self.served().items())
         if _asks_as_anthropics_clients(call):
-            served += _aliases(served, self._catalog.listed)
+            served += _aliases(served, self._router.catalog.listed)
             data = [_anthropics_model(name, info) for name, info in served]
             first, last = (served[0][0], served[-1][0]) if served else (None, None)
             call.reply(_json({"data": data, "has_more": False, "first_id": first, "last_id": last}))
@@ -68,11 +69,11 @@ class Models:
     def served(self) -> dict[str, ModelInfo]:
         """Every public name with what is known of the model: the listed ones that a backend has, then all others."""
         served: dict[str, ModelInfo] = {}
-        if self._catalog.unlisted is not None:
+        if self._router.catalog.unlisted is not None:
             for backend in self._fleet.backends.values():
                 models = backend.inventory.models
                 served |= {name: info for name, info in models.items() if self._is_meant(name, info)}
-        listed = {name: self._info(name) for name in self._catalog.listed}
+        listed = {name: self._info(name) for name in self._router.catalog.listed}
         return served | {name: info for name, info in listed.items() if info is not None}
 
     async def look(self) -> None:
@@ -93,7 +94,7 @@ class Models:
         return meant is not None and meant.name == info.name
 
     def _info(self, name: str) -> ModelInfo | None:
-        service = self._catalog.service(name)
+        service = self._router.catalog.service(name)
         if service is None:
             return None
         found = candidates(service, self._fleet.inventories())
@@ -182,7 +183,7 @@ class Models:
         return service, self._found(service)
 
     def _service(self, model: str) -> Service:
-        service = self._catalog.service(model)
+        service = self._router.catalog.service(model)
         if service is None:
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")
         return service
@@ -202,7 +203,7 @@ class Models:
             return
         now = asyncio.get_running_loop().time()
         ticket = Ticket(
-            service.model if service.model in self._catalog.listed else found.resident,
+            service.model if service.model in self._router.catalog.listed else found.resident,
             found.resident,
             principal.tenant,
             found.names,
