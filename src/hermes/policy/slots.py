@@ -46,12 +46,11 @@ class Slots:
         """Other bounds hold from now on. Of a name that is not listed nothing is kept, unless it runs or waits."""
         self.cap, self.unlisted = settings.bounds.max_concurrent, settings.unlisted
         for model, lane in list(self.lanes.items()):
-            bounds = settings.models.get(model, settings.unlisted)
-            if bounds.backend_model != lane.bounds.backend_model:
-                lane.station = None  # it means another one
-            lane.bounds = bounds
-            if model not in settings.models and not lane.running and not waiting(model):
-                del self.lanes[model]
+            lane.bounds = settings.models.get(model, settings.unlisted)
+            if not lane.running and not waiting(model):
+                lane.station = None  # it may mean another one
+                if model not in settings.models:
+                    del self.lanes[model]
         for model, bounds in settings.models.items():
             self.lane(model).bounds = bounds
 
