@@ -17,12 +17,17 @@ from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
 from hermes.http.limits import Limits
+from hermes.keyring import Keyring
 from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
-from hermes.principal import ANONYMOUS, CLASS_NAMES, Class, Principal
+from hermes.principal import ANONYMOUS, CLASS_NAMES, Allowance, Class, Principal
+from hermes.storage import pepper
+from hermes.storage.keys import Fields as StoredFields
+from hermes.storage.keys import Key as StoredKey
+from hermes.storage.store import Store
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -89,13 +94,43 @@ def _lacks_key(tls: settings.Tls) -> bool:
 
 def authenticator(config: settings.Config) -> Authenticator:
     anonymous = replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
-    return Authenticator(((bytes.fromhex(key.sha256), _principal(key, config)) for key in config.keys), anonymous)
+    return Authenticator(static_keys(config), anonymous)
+
+
+def static_keys(config: settings.Config) -> list[tuple[bytes, Principal]]:
+    return [(bytes.fromhex(key.sha256), _principal(key, config)) for key in config.keys]
 
 
 def _principal(key: settings.Key, config: settings.Config) -> Principal:
+    ceiling, usual = _classes(key, config)
+    return Principal(key.key_id, key.user, key.admin, ceiling, usual, key.weight, key.max_running)
+
+
+def _classes(key: settings.Key | StoredFields, config: settings.Config) -> tuple[Class, Class]:
     ceiling = urgency(key.max_class or "interactive")
-    usual = urgency(key.usual_class or config.scheduling.usual_class)
-    return Principal(key.key_id, key.user, key.admin, ceiling, max(usual, ceiling), key.weight, key.max_running)
+    return ceiling, max(ceiling, urgency(key.usual_class or config.scheduling.usual_class))
+
+
+def keyring(config: settings.Config, people: Authenticator, store: Store) -> Keyring:
+    return Keyring(people, static_keys(config), lambda key, until: _stored(key, until, config), store)
+
+
+def _stored(key: StoredKey, until: int | None, config: settings.Config) -> Principal:
+    """`until`: the secret's own end."""
+    said = key.fields
+    ceiling, usual = _classes(said, config)
+    return Principal(
+        key.id,
+        said.user,
+        said.admin,
+        ceiling,
+        usual,
+        said.weight,
+        models=said.models,
+        allowance=Allowance(**{name: getattr(said, name) for name in Allowance.__struct_fields__}),
+        metrics=said.metrics,
+        expires_at=min((end for end in (said.expires_at, until) if end is not None), default=None),
+    )
 
 
 def urgency(name: str) -> Class:
@@ -211,13 +246,24 @@ def _said(options: settings.LoadOptions) -> dict[str, Any]:
 
 
 def state_dir(server: settings.Server, environ: Mapping[str, str]) -> Path | None:
-    """Where what was learned is kept, by the XDG base directory specification; None: nowhere."""
+    """Where what is to outlive us is kept, by the XDG base directory specification; None: nowhere."""
     if server.state_dir is not None:
         return None if server.state_dir == "off" else Path(server.state_dir)
     if (base := Path(environ.get("XDG_STATE_HOME", ""))).is_absolute():
         return base / "hermes"
     home = environ.get("HOME")
     return Path(home) / ".local/state/hermes" if home else None
+
+
+ADMIN_SOCKET = "admin.sock"
+
+
+def admin_socket(config: settings.Config, environ: Mapping[str, str]) -> Path | None:
+    """Where operators on this machine reach us; None: they do not."""
+    if config.admin.unix_socket is not None:
+        return None if config.admin.unix_socket == "off" else Path(config.admin.unix_socket)
+    folder = state_dir(config.server, environ)
+    return None if folder is None else folder / ADMIN_SOCKET
 
 
 def groups(config: settings.Config) -> list[list[settings.Backend]]:
@@ -234,6 +280,12 @@ def preloaded(config: settings.Config) -> list[tuple[str, str]]:
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
+
+
+def may_have_keys(config: settings.Config, environ: Mapping[str, str]) -> bool:
+    """Whether keys were ever stored, as far as can be told without opening the file that they are in."""
+    folder = state_dir(config.server, environ)
+    return folder is not None and (folder / pepper.NAME).exists()
 
 
 def check_files(config: settings.Config) -> None:

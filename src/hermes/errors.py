@@ -144,6 +144,20 @@ class Forbidden(GatewayError):
     status, code, source, outcome = 403, "admin_only", "client", Outcome.DENIED
 
 
+class KeyNotFound(BadRequest):
+    status, code = 404, "key_not_found"
+
+
+class KeyRevoked(BadRequest):
+    """That is for ever."""
+
+    status, code = 409, "key_revoked"
+
+
+class NameTaken(BadRequest):
+    status, code = 409, "name_taken"
+
+
 class Dismissed(GatewayError):
     """Somebody who may has sent it away. 499 is nginx's; what matters is that no SDK tries again."""
 
@@ -203,6 +217,12 @@ class Draining(GatewayError):
 
 class Overloaded(GatewayError):
     status, code, outcome = 503, "overloaded", Outcome.SHED
+
+
+class NotStored(GatewayError):
+    """What must not be lost cannot be written: nothing of it is acknowledged (invariant I32)."""
+
+    status, code = 503, "not_stored"
 
 
 # --- the backend failed -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hermes import composition, drivers, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
+from hermes.api import admin
 from hermes.api.app import Api
 from hermes.api.door import Door
 from hermes.api.inference import Inference
@@ -19,25 +20,29 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.auth import Authenticator
+from hermes.config.rules import check_bind
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import ConfigError
+from hermes.errors import ConfigError, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
 from hermes.gateway import Gateway
-from hermes.http.server import Server
 from hermes.http.wire import TICK_S, Deadlines
+from hermes.keyring import OPERATOR
+from hermes.listeners import Listeners
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
 from hermes.router import Router
 from hermes.storage.learned import Keeper, State
+from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,9 @@ class Runtime:
         for name, model in config.models.items():
             self.scheduler.configure(name, composition.model_bounds(model, config))
         server = config.server
+        self.store = Store(composition.state_dir(server, os.environ))
+        self.people = composition.authenticator(config)
+        self.keyring = composition.keyring(config, self.people, self.store)
         self._door = Door(server.allowed_hosts, server.allowed_origins, instance=os.urandom(8).hex())
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         patience = composition.patience(config.health)
@@ -68,14 +76,16 @@ class Runtime:
         self.fleet = Fleet(backends, self.admission, self.metrics, patience)
         self._watchdog = Watchdog(self.journal, self.fleet.health, patience)
         self.catalog = composition.catalog(config)
+        self._openai = OpenAI()
+        self._listeners = Listeners(config, self._deadlines, loop)
         self.api = self._api()
-        self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
+        self.server = self._listeners.server(self.api)
         self._access_log: AccessLog | None = None
         self._watching: asyncio.Task[None] | None = None
         self._preloading: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
-        self.address = ""
+        self.address = self.admin_address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server)
 
     # --- composing --------------------------------------------------------------------------------------------------
@@ -118,13 +128,13 @@ class Runtime:
         return backend
 
     def _api(self) -> Api:
-        config, openai = self.config, OpenAI()
+        config, openai = self.config, self._openai
         retries = RetryBudget(composition.retries(config.limits))
         heartbeat_s = config.scheduling.queue_heartbeat_s
         lines = config.volatile_lines
         router = Router(self.catalog, self.fleet)
         gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
-        ops = Ops(
+        ops = self._ops = Ops(
             self.fleet,
             self.admission,
             self.catalog,
@@ -140,33 +150,44 @@ class Runtime:
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
-        people = composition.authenticator(config)
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
-        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
+        return self._app(table, self.people, areas)
+
+    def _admin_api(self, people: Authenticator) -> Api:
+        return self._app(
+            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics)), people, {}
+        )
+
+    def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
+        return Api(table, self._door, people, self.journal, self.metrics, self._openai, self._loop.time, areas)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen and begin to watch the backends. Raises ConfigError (address in use, unreadable certificate)."""
-        server = self.config.server
-        composition.stay_on(server.cpu_affinity)
+        """Listen and begin to watch the backends.
+
+        Raises ConfigError: an address in use, an unreadable certificate, stored keys that cannot be used.
+        """
+        composition.stay_on(self.config.server.cpu_affinity)
+        self._load_keys()
         self._open_access_log()
         self._remember()
         self._watching = self._loop.create_task(self.fleet.run(self._watchdog.watch), name="fleet")
         if preloaded := composition.preloaded(self.config):
             self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
+        self.address = await self._listeners.open_for_clients(self.server)
+        if path := composition.admin_socket(self.config, os.environ):
+            await self._listeners.open_for_owner(self._admin_api(Authenticator((), OPERATOR)), path)
+        if (port := self.config.admin.port) is not None:
+            api = self._admin_api(self.people)
+            self.admin_address = await self._listeners.open_for_operators(api, self.config.admin.host, port)
+
+    def _load_keys(self) -> None:
         try:
-            if server.unix_socket:
-                await self.server.listen_unix(server.unix_socket)
-                self.address = f"unix:{server.unix_socket}"
-            else:
-                port = await self.server.listen(server.host, server.port, composition.tls(server))
-                shown = f"[{server.host}]" if ":" in server.host else server.host
-                self.address = f"{'https' if server.tls else 'http'}://{shown}:{port}"
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {server.unix_socket or f'{server.host}:{server.port}'}: {error}"
-            ) from error
+            self.keyring.load()
+        except StorageError as error:
+            raise ConfigError(f"{error}. Without any stored keys: server.state_dir: off") from error
+        check_bind(self.config, stored=self.people.table.closed)
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> bool:
         """Serve until `stop`, then drain; `now` ends the draining. True if no request was cut (invariant I33)."""
@@ -178,7 +199,7 @@ class Runtime:
 
         Until they have, and the grace is over, readiness and what operators look at go on being answered.
         """
-        self.api.draining = self.server.closing = True
+        self._listeners.begin_closing()
         self.admission.close()
         server = self.config.server
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
@@ -186,7 +207,7 @@ class Runtime:
         hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
         try:
             await asyncio.wait((hurry,), timeout=server.drain_grace_s)
-            return await self.server.drain(server.drain_timeout_s + CUT_S) and not self.api.cutting
+            return await self._listeners.drain(server.drain_timeout_s + CUT_S) and not self.api.cutting
         finally:
             deadline.cancel()
             hurry.cancel()
@@ -194,20 +215,20 @@ class Runtime:
                 self._last_call.cancel()
 
     def _cut(self) -> None:
-        self.api.cutting = self.journal.open > 0
-        self.server.cut()
-        self._last_call = self._loop.call_later(CUT_S, self.server.abort)
+        self._listeners.cut(self.journal.open > 0)
+        self._last_call = self._loop.call_later(CUT_S, self._listeners.abort)
 
     async def stop(self) -> None:
         """Let go of everything."""
         self.api.cutting = True
-        await self.server.drain(0)
+        await self._listeners.drain(0)
         for task in filter(None, (self._preloading, self._watching)):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         if self._keeper is not None:
             await self._keeper.end()
+        self.store.close()
         if self._access_log is not None:
             self._access_log.close()
 

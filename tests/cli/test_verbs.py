@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click import Context
+from click import Context, Group
 from click.testing import CliRunner, Result
 
 from hermes import __version__
@@ -63,14 +63,30 @@ async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **en
 
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["serve", "sim", "replay", "check", "status", "queue", "why", "models", "pull", "drain", "ask", "version"]
+VERBS = [
+    "serve",
+    "sim",
+    "replay",
+    "check",
+    "status",
+    "queue",
+    "why",
+    "models",
+    "pull",
+    "drain",
+    "keys",
+    "ask",
+    "version",
+]
 
 
 def options(name: str) -> set[str]:
     """What a verb takes, as it is typed."""
     command = cli.get_command(Context(cli), name)
     assert command is not None
-    return {"--help"} | {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    commands = [command, *command.commands.values()] if isinstance(command, Group) else [command]
+    found = [option for each in commands for parameter in each.params for option in parameter.opts]
+    return {"--help"} | {option for option in found if option.startswith("--")}
 
 
 def test_the_verbs_are_these() -> None:

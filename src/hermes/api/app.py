@@ -124,7 +124,7 @@ class Api:
         """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
         principal = self._authenticator.authenticate(head.headers)
         exchange.key_id = principal.key_id
-        if route.access == "admin" and not principal.admin:
+        if route.access != "user" and not principal.admin and not (route.access == "metrics" and principal.metrics):
             raise Forbidden("this needs an operator's key: one with admin: true")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)

@@ -10,7 +10,6 @@ import click
 
 from hermes.config import Config
 from hermes.config.load import load
-from hermes.config.rules import check_bind
 from hermes.errors import ConfigError
 
 config_option = click.option(
@@ -25,7 +24,6 @@ def load_or_exit(path: str | None, overrides: dict[str, Any]) -> Config:
     """The configuration in force; on a mistake says all that is wrong and exits with 2."""
     try:
         config = load(path, os.environ, overrides, Path.cwd())
-        check_bind(config)
     except ConfigError as error:
         fail(str(error), 2)
     return config

@@ -51,6 +51,7 @@ from hermes.config.kinds import (
 )
 
 __all__ = [
+    "Admin",
     "Backend",
     "Config",
     "Defaults",
@@ -98,6 +99,15 @@ class Server(Struct, frozen=True):
     drain_timeout_s: Seconds = 30
     drain_grace_s: SecondsOrZero = 0
     state_dir: StateDir | None = None
+
+
+class Admin(Struct, frozen=True):
+    """The operators' own listener. `unix_socket`: None: in the state_dir. Without a `port` no address."""
+
+    host: Host = "127.0.0.1"
+    port: Port | None = None
+    unix_socket: StateDir | None = None
+    metrics: bool = False
 
 
 class Key(Struct, frozen=True):
@@ -295,6 +305,7 @@ class Config(Struct, frozen=True):
     limits: Limits = Limits()
     scheduling: Scheduling = Scheduling()
     health: Health = Health()
+    admin: Admin = Admin()
     keys: tuple[Key, ...] = ()
     logging: Logging = Logging()
 
