@@ -5,6 +5,7 @@ same operations serve the admin API and, where no Hermes runs, the command line.
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from hermes.storage.database import Database
 
+log = logging.getLogger(__name__)
+
 # What begins so is a key of ours: for those who look for leaked ones.
 PREFIX = "sk-hermes-"
 DAY_S = 86400
@@ -48,6 +51,14 @@ class _Rotation(Struct):
 
 # Every key that a body may hold.
 ASKED = frozenset((*Fields.__struct_fields__, *_Rotation.__struct_fields__))
+
+
+class _Changed(Struct, frozen=True):
+    """`secrets`: all that the key has, as `storage.keys.digests` tells them. `table`: where none had the pepper yet."""
+
+    key: Key
+    secrets: list[tuple[bytes, str, int | None]]
+    table: Table | None
 
 
 class Keyring:
@@ -90,11 +101,13 @@ class Keyring:
         def work(connection: "Connection") -> Key:
             return keys.create(connection, given, digest(secret.encode(), self._seasoning(connection)), self._now())
 
-        return await self._change("", work, secret)
+        return await self._change("made", "", work, by, secret)
 
     async def list(self, named: str, asked: Told, by: Principal) -> Told:
-        found = await self._read("", keys.list_all) if self._store.exists else []
-        return {"object": "list", "data": [_tell(key) for key in found]}
+        found: list[Told] = []
+        if self._store.exists:
+            found = await self._read("", lambda connection: [_tell(key) for key in keys.list_all(connection)])
+        return {"object": "list", "data": found}
 
     async def show(self, named: str, asked: Told, by: Principal) -> Told:
         return _tell(await self._read(named, lambda connection: keys.find(connection, named)))
@@ -106,7 +119,7 @@ class Keyring:
             self._check(given, by, anew="expires_at" in asked)
             return keys.update(connection, key.id, given)
 
-        return await self._change(named, work)
+        return await self._change("changed", named, work, by)
 
     async def rotate(self, named: str, asked: Told, by: Principal) -> Told:
         grace_s, secret = _read_as(_Rotation, asked).grace_s, new_secret()
@@ -117,10 +130,13 @@ class Keyring:
             hidden = digest(secret.encode(), self._seasoning(connection))
             return keys.rotate(connection, named, hidden, now + grace_s, now)
 
-        return await self._change(named, work, secret)
+        return await self._change("rotated", named, work, by, secret)
 
     async def revoke(self, named: str, asked: Told, by: Principal) -> Told:
-        return await self._change(named, lambda connection: keys.revoke(connection, named, self._now()))
+        def work(connection: "Connection") -> Key:
+            return keys.revoke(connection, named, self._now())
+
+        return await self._change("revoked", named, work, by)
 
     # --- how --------------------------------------------------------------------------------------------------------
 
@@ -139,21 +155,26 @@ class Keyring:
         with _honestly():
             return await (await self._database(named)).run(work)
 
-    async def _change(self, named: str, work: Callable[["Connection"], Key], secret: str | None = None) -> Told:
+    async def _change(
+        self, verb: str, named: str, work: Callable[["Connection"], Key], by: Principal, secret: str | None = None
+    ) -> Told:
         """Who asked may leave meanwhile: what was committed counts from then on all the same."""
         loop = asyncio.get_running_loop()
 
-        def change(connection: "Connection") -> tuple[Key, Table]:
-            return work(connection), self._table(connection)
+        def change(connection: "Connection") -> _Changed:
+            key = work(connection)
+            whole = None if self._people.table.pepper else self._table(connection)
+            return _Changed(key, keys.digests(connection, key.id), whole)
 
-        def committed(done: "Future[tuple[Key, Table]]") -> None:
+        def committed(done: "Future[_Changed]") -> None:
             if not done.cancelled() and done.exception() is None:
-                loop.call_soon_threadsafe(self._replace, done.result()[1])
+                loop.call_soon_threadsafe(self._replace, done.result())
 
         with _honestly():
             done = (await self._database(named)).submit(change)
             done.add_done_callback(committed)
-            key, _ = await asyncio.wrap_future(done)
+            key = (await asyncio.wrap_future(done)).key
+        log.info("key %s (%s) %s by %s", key.id, key.fields.name, verb, by.key_id)
         return _tell(key) | ({"key": secret} if secret else {})
 
     async def _database(self, named: str) -> "Database":
@@ -162,20 +183,28 @@ class Keyring:
             raise KeyNotFound(f"there is no key {named!r}", param="key")
         return await asyncio.to_thread(self._store.database)
 
-    def _replace(self, table: Table) -> None:
-        self._people.table = table
+    def _replace(self, changed: "_Changed") -> None:
+        """Changes come here in the order in which they were committed."""
+        if changed.table is not None:
+            self._people.table = changed.table
+            return
+        table, key = self._people.table, changed.key
+        principals = {known: each for known, each in table.principals.items() if each.key_id != key.id}
+        principals |= {known: self._principal(key, until) for known, _, until in changed.secrets}
+        self._people.table = Table(principals, table.pepper)
 
     # --- in the database's thread -----------------------------------------------------------------------------------
 
     def _seasoning(self, connection: "Connection") -> bytes:
-        """The pepper; the first key makes it. Raises StorageError for one that is missing, or another one."""
+        """The pepper, as it is in use; the first key makes it. Raises StorageError for one that is missing or wrong."""
         assert self._store.folder is not None
-        mark = keys.mark(connection)
-        if mark is None:
-            found = pepper.make(self._store.folder)
-            keys.set_mark(connection, digest(b"", found))
-            return found
-        return self._checked(mark)
+        if known := self._people.table.pepper:
+            return known
+        if (mark := keys.mark(connection)) is not None:
+            return self._checked(mark)
+        found = pepper.make(self._store.folder)
+        keys.set_mark(connection, digest(b"", found))
+        return found
 
     def _checked(self, mark: bytes) -> bytes:
         assert self._store.folder is not None

@@ -30,6 +30,8 @@ LOCK = "hermes.lock"
 # Of what is committed together: more would let the first wait for the last.
 _GROUP = 256
 
+_STRICT = (3, 37)  # STRICT tables
+
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -44,6 +46,8 @@ class Database:
 
     def __init__(self, folder: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
         """Makes folder and file where there are none. Raises StorageError: in use, damaged, of a later version."""
+        if sqlite3.sqlite_version_info < _STRICT:
+            raise StorageError(f"what is stored needs SQLite 3.37 or newer, this Python has {sqlite3.sqlite_version}")
         self.path = folder / NAME
         self._migrations = migrations
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()

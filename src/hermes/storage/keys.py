@@ -10,7 +10,6 @@ from base64 import b32encode
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
@@ -116,7 +115,12 @@ def revoke(connection: "Connection", named: str, now: int) -> Key:
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
-_ALL = "SELECT keys.*, until AS old_until FROM keys LEFT JOIN secrets ON key = id AND until IS NOT NULL"
+# Fields first, in their order.
+_ALL = (
+    "SELECT name, user, admin, metrics, models, rpm, tpm, concurrency, daily_tokens, monthly_tokens, max_class,"
+    " usual_class, weight, expires_at, id, created_at, revoked_at, until"
+    " FROM keys LEFT JOIN secrets ON key = id AND until IS NOT NULL"
+)
 
 
 def find(connection: "Connection", named: str) -> Key:
@@ -132,9 +136,9 @@ def list_all(connection: "Connection") -> list[Key]:
     return list(_keys(connection.execute(f"{_ALL} ORDER BY created_at, keys.rowid")))
 
 
-def digests(connection: "Connection") -> Iterator[tuple[bytes, str, int | None]]:
-    """Of each secret: its digest, its key's id, and until when it is good."""
-    yield from connection.execute("SELECT digest, key, until FROM secrets")
+def digests(connection: "Connection", id: str = "") -> list[tuple[bytes, str, int | None]]:
+    """Of each secret, or each of one key: its digest, its key's id, and until when it is good."""
+    return connection.execute("SELECT digest, key, until FROM secrets WHERE ? IN ('', key)", (id,)).fetchall()
 
 
 def mark(connection: "Connection") -> bytes | None:
@@ -165,10 +169,6 @@ def _columns(fields: Fields) -> Mapping[str, Any]:
 
 
 def _keys(rows: "Cursor") -> Iterator[Key]:
-    names = [column[0] for column in rows.description]
-    for row in rows:
-        told = dict(zip(names, row, strict=True))
-        told["models"] = json.loads(told["models"])
-        fields = {name: told.pop(name) for name in Fields.__struct_fields__}
-        # SQLite's numbers stand for booleans.
-        yield Key(**told, fields=msgspec.convert(fields, Fields, strict=False))
+    for name, user, admin, metrics, models, *bounds, id, created_at, revoked_at, until in rows:
+        fields = Fields(name, user, bool(admin), bool(metrics), tuple(json.loads(models)), *bounds)
+        yield Key(id, fields, created_at, revoked_at, until)
