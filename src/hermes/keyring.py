@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from math import inf
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -22,7 +21,8 @@ from hermes.auth import Authenticator, Table, digest, under
 from hermes.config.schema import describe
 from hermes.dialects.strict import convert
 from hermes.errors import BadRequest, Forbidden, KeyNotFound, NotStored, StorageError
-from hermes.principal import CLASS_NAMES, Allowance, Principal
+from hermes.policy import rights
+from hermes.principal import Principal
 from hermes.storage import keys, pepper
 from hermes.storage.keys import Fields, Key
 from hermes.storage.store import Store
@@ -147,7 +147,7 @@ class Keyring:
         """`anew`: when it ends is said now."""
         if anew and given.expires_at is not None and given.expires_at <= self._now():
             raise BadRequest("`expires_at` is over already", param="expires_at")
-        if beyond := _beyond(given, by):
+        if beyond := rights.beyond(self._principal(Key("", given, 0), None), by):
             words = f"a key can give no more than it has itself: {beyond}"
             raise Forbidden(words, code="beyond_own_rights", param=beyond)
 
@@ -273,33 +273,6 @@ def _read_as(kind: type[S], asked: Told, before: Told | None = None) -> S:
             raise
         wanted = describe(known[error.param.partition("[")[0]])
         raise BadRequest(f"`{error.param}` must be {wanted}", param=error.param) from None
-
-
-# --- rights -----------------------------------------------------------------------------------------------------------
-
-
-def _beyond(given: Fields, own: Principal) -> str:
-    """The first right that `given` has and `own` has not (I20); "": none. A weight is a share, not a right."""
-    tests = {
-        "admin": given.admin and not own.admin,
-        "metrics": given.metrics and not (own.metrics or own.admin),
-        "models": own.models and not (given.models and all(_within(each, own.models) for each in given.models)),
-        "max_class": CLASS_NAMES.index(given.max_class or CLASS_NAMES[0]) < own.ceiling,
-        "expires_at": own.expires_at is not None and (given.expires_at or inf) > own.expires_at,
-    }
-    for name in Allowance.__struct_fields__:
-        most, asked = getattr(own.allowance, name), getattr(given, name)
-        tests[name] = most is not None and (asked is None or asked > most)
-    return next((name for name, is_beyond in tests.items() if is_beyond), "")
-
-
-def _within(pattern: str, own: tuple[str, ...]) -> bool:
-    """Whether whatever `pattern` matches one of `own` does. In doubt not."""
-    return any(each in ("*", pattern) or (_is_beginning(each) and pattern.startswith(each[:-1])) for each in own)
-
-
-def _is_beginning(pattern: str) -> bool:
-    return pattern.endswith("*") and not set("*?") & set(pattern[:-1])
 
 
 # Whoever may open the admin socket, or the file itself.

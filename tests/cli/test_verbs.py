@@ -165,6 +165,13 @@ def test_check_tells_all_that_is_wrong_and_exits_with_2(verb: Run, tmp_path: Pat
     assert result.stdout == ""
 
 
+def test_check_counts_stored_keys_as_keys(verb: Run, tmp_path: Path) -> None:
+    environ = {"HERMES_SERVER__HOST": "0.0.0.0", "HERMES_SERVER__STATE_DIR": f"{tmp_path}/state"}
+    assert verb("check", "--quiet", **environ).exit_code == 2
+    verb("keys", "create", "editor", **environ)
+    assert verb("check", "--quiet", **environ).exit_code == 0
+
+
 def test_check_tells_what_has_no_effect_and_takes_it(verb: Run, tmp_path: Path) -> None:
     def told(**environ: str) -> list[str]:
         result = verb("check", "--quiet", **environ)
