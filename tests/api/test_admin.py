@@ -107,6 +107,16 @@ async def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_where_it_cannot_be_made_and_nobody_asked_for_it_clients_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path that is too long for a socket, as a folder that cannot be written."""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path / ("d" * 120))) as gateway:
+        assert (await gateway.ask("/v1/models")).status == 200
+    assert "keys can only be changed while this Hermes is stopped" in caplog.text
+
+
+@scenario
 async def test_both_can_be_off(tmp_path: Path) -> None:
     async with ollama() as backend, hermes(backend, **kept(tmp_path, admin={"unix_socket": "off"})) as gateway:
         assert not names(tmp_path) and not gateway.runtime.admin_address

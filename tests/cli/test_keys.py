@@ -175,6 +175,12 @@ def test_a_file_that_somebody_has_who_does_not_answer_is_3(keys: Run, tmp_path: 
         database.close()
 
 
+def test_a_folder_too_deep_for_a_socket_has_keys_all_the_same(keys: Run, tmp_path: Path) -> None:
+    deep = str(tmp_path / ("d" * 120))
+    assert keys("create", "editor", HERMES_SERVER__STATE_DIR=deep).exit_code == 0
+    assert "editor" in keys("list", HERMES_SERVER__STATE_DIR=deep).stdout
+
+
 @scenario
 async def test_a_copy_brings_the_keys_back(keys: Run, tmp_path: Path) -> None:
     """Made while they are in use, restored as docs/keys.md has it."""

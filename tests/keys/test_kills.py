@@ -20,7 +20,7 @@ from tests.fakes.process import Served, serve
 from tests.keys.acknowledged import Acknowledged
 from tests.support import run
 
-KILLS = int(os.environ.get("HERMES_KILLS", "5"))
+KILLS = int(os.environ.get("HERMES_KILLS", "10"))
 READY_S = 1.0 if KILLS >= 100 else 10.0
 USERS, OPERATORS = 4, 3
 

@@ -50,7 +50,13 @@ def folder(config_path: str | None) -> Path:
 
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        return caller.connect_ex(str(path)) == 0
+        try:
+            caller.connect(str(path))
+        except PermissionError:
+            fail(f"{path} is another user's: become who runs that Hermes, or say another --config", 1)
+        except OSError:  # nobody, or a path that is too long to be listened at
+            return False
+    return True
 
 
 def _in_the_file(config: Config, path: Path | None, operation: str, named: str, asked: dict[str, Any]) -> Any:
