@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from hermes import auth
-from hermes.auth import Authenticator, credential
+from hermes.auth import Authenticator, Table, credential, digest, under
 from hermes.errors import BadRequest, Outcome, Unauthenticated
 from hermes.principal import ANONYMOUS, Principal
 
@@ -169,3 +169,62 @@ def test_a_known_and_an_unknown_key_take_the_same_steps(monkeypatch: pytest.Monk
 
 def test_the_authenticator_knows_no_key_in_clear() -> None:
     assert b"sk-" not in repr(vars(authenticator())).encode()
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+PEPPER = bytes(range(32))
+
+
+def peppered(*principals: Principal) -> Authenticator:
+    """One key for each, `sk-0` and so on, known by their digests under the pepper."""
+    made = authenticator()
+    known = {digest(f"sk-{number}".encode(), PEPPER): each for number, each in enumerate(principals)}
+    made.table = Table({**known, under(PEPPER, sha256(b"sk-editor").digest()): EDITOR}, PEPPER)
+    return made
+
+
+def test_under_a_pepper_static_keys_are_known_beside_stored_ones() -> None:
+    assert peppered(OPERATOR).authenticate({b"x-api-key": b"sk-0"}, NOW) is OPERATOR
+    assert peppered(OPERATOR).authenticate({b"x-api-key": b"sk-editor"}, NOW) is EDITOR
+    for other in (b"sk-1", b"sk-operator", sha256(b"sk-editor").digest()):
+        with pytest.raises(Unauthenticated):
+            peppered(OPERATOR).authenticate({b"x-api-key": other}, NOW)
+
+
+def test_the_digest_is_the_hmac_of_the_sha256() -> None:
+    """I17: RFC 2104, by hand."""
+    block = PEPPER.ljust(64, b"\0")
+    inner = sha256(bytes(byte ^ 0x36 for byte in block) + sha256(b"sk-0").digest()).digest()
+    assert digest(b"sk-0", PEPPER) == sha256(bytes(byte ^ 0x5C for byte in block) + inner).digest()
+
+
+def test_a_closed_door_without_a_key_lets_nobody_in() -> None:
+    """Who had keys once is not open again."""
+    closed = Authenticator({})
+    closed.table = Table({}, PEPPER)
+    for headers in ({}, {b"x-api-key": b"sk-0"}):
+        with pytest.raises(Unauthenticated):
+            closed.authenticate(headers, NOW)
+
+
+def test_a_known_and_an_unknown_key_take_the_same_steps_under_a_pepper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I17"""
+    steps: list[tuple[str, int]] = []
+
+    def hashed(key: bytes, data: bytes, algorithm: str) -> bytes:
+        steps.append((algorithm, len(data)))
+        return hmac.digest(key, data, algorithm)
+
+    def compared(one: bytes, other: bytes) -> bool:
+        steps.append(("compare", len(one) + len(other)))
+        return hmac.compare_digest(one, other)
+
+    guarded = peppered(OPERATOR)
+    watched = {"digest": staticmethod(hashed), "compare_digest": staticmethod(compared)}
+    monkeypatch.setattr(auth, "hmac", type("Watched", (), watched))
+    guarded.authenticate({b"x-api-key": b"sk-0"}, NOW)
+    known, steps[:] = list(steps), []
+    with pytest.raises(Unauthenticated):
+        guarded.authenticate({b"x-api-key": b"sk-nobody"}, NOW)
+    assert steps == known == [("sha256", 32), ("compare", 64)]

@@ -82,8 +82,9 @@ async def test_no_value_of_ours_shows_a_secret_when_it_is_printed(tmp_path: Path
         "jwt": [issuer.config(jwks_file=str(tmp_path / "jwks.json"))],
     }
     runtime = Runtime(build(filled(tree)), asyncio.get_running_loop())
-    assert runtime._issuers is not None
-    await next(iter(runtime._issuers._issuers.values())).keys._look()
+    issuers = runtime.people.issuers
+    assert issuers is not None
+    await next(iter(issuers._issuers.values())).keys._look()
     written = issuer.token()
     runtime.api.authenticator.authenticate({b"authorization": f"Bearer {written}".encode()}, 0.0)
     secrets = (SECRET, written.rpartition(".")[2])

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from hermes.errors import BadRequest, Unauthenticated
 from hermes.oidc.token import is_token
 from hermes.principal import ANONYMOUS, Principal
@@ -59,23 +61,40 @@ def _malformed(why: str) -> BadRequest:
 _UNREAD = b"no key"
 
 
-class Authenticator:
-    """Knows keys by their SHA-256 alone, and the issuers of tokens.
+class Table(Struct, frozen=True):
+    """Who is let in, by what `digest` makes of the key under the `pepper`. `closed`: nobody else is."""
 
-    Without any, every caller is the operator (loopback only: `runtime`).
+    principals: Mapping[bytes, Principal]
+    pepper: bytes = b""
+    closed: bool = True
+
+
+def digest(credential: bytes, pepper: bytes) -> bytes:
+    return under(pepper, sha256(credential).digest())
+
+
+def under(pepper: bytes, sha256_digest: bytes) -> bytes:
+    """HMAC-SHA-256 of a key's SHA-256, so that keys of which only that is known have a place in the same table."""
+    return hmac.digest(pepper, sha256_digest, "sha256") if pepper else sha256_digest
+
+
+class Authenticator:
+    """Knows keys by their digests alone, and the issuers of tokens. The `table` is replaced as a whole.
+
+    Without any, every caller is the `anonymous` operator (loopback only: `runtime`).
     """
 
     def __init__(
         self, keys: Mapping[bytes, Principal], anonymous: Principal = ANONYMOUS, issuers: "Issuers | None" = None
     ) -> None:
-        self.adopt(keys, anonymous, issuers)
+        self.table = Table(keys, closed=bool(keys))
+        self.anonymous = anonymous
+        self.issuers = issuers
 
-    def adopt(self, keys: Mapping[bytes, Principal], anonymous: Principal, issuers: "Issuers | None") -> None:
-        """These are known from now on, and no others."""
-        self._keys = keys
-        self._anonymous = anonymous
-        self._issuers = issuers
-        self._open = not self._keys and issuers is None
+    @property
+    def open(self) -> bool:
+        """Whether anybody is let in."""
+        return not self.table.closed and self.issuers is None
 
     def authenticate(self, headers: Mapping[bytes, bytes], now: float) -> Principal | None:
         """Who asks, at `now` in Unix seconds; None: only `look_again` can tell.
@@ -85,17 +104,18 @@ class Authenticator:
         Raises Unauthenticated, BadRequest for a credential that can be read in two ways, and Forbidden for a token that
         may not come in.
         """
-        if self._open:
-            return self._anonymous
+        table, issuers = self.table, self.issuers
+        if not table.closed and issuers is None:
+            return self.anonymous
         given = credential(headers)
         if not given:
             raise Unauthenticated(f"an API key is required: send it as {_HOW}", headers=_CHALLENGE)
-        digest = sha256(given).digest()
-        known = digest if digest in self._keys else _NOBODY
-        principal = self._keys.get(known)
-        if not hmac.compare_digest(known, digest) or principal is None:
-            if self._issuers is not None and is_token(given):
-                return self._issuers.recognise(given, digest)
+        asked = digest(given, table.pepper)
+        known = asked if asked in table.principals else _NOBODY
+        principal = table.principals.get(known)
+        if not hmac.compare_digest(known, asked) or principal is None:
+            if issuers is not None and is_token(given):
+                return issuers.recognise(given, sha256(given).digest())
             # OpenAI's words: LiteLLM looks for them, else it makes a BadRequestError of it.
             raise Unauthenticated("Incorrect API key provided: it is not known here", headers=_CHALLENGE)
         if principal.expires_at is not None and principal.expires_at <= now:
@@ -105,8 +125,8 @@ class Authenticator:
     async def look_again(self, headers: Mapping[bytes, bytes]) -> Principal:
         """Who asks, with a token whose key was not known. Raises IssuerUnavailable too, where keys cannot be had."""
         given = credential(headers)
-        assert self._issuers is not None
-        return await self._issuers.look_again(given, sha256(given).digest())
+        assert self.issuers is not None
+        return await self.issuers.look_again(given, sha256(given).digest())
 
 
 _NOBODY = bytes(32)

@@ -21,6 +21,7 @@ from hermes.fleet.backend import Backend
 from hermes.fleet.managed import Managed
 from hermes.http.limits import Limits
 from hermes.http.wire import Deadlines
+from hermes.keyring import Made
 from hermes.metrics import Metrics
 from hermes.oidc import source
 from hermes.policy.load_options import Pins
@@ -28,7 +29,10 @@ from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules, Settings
-from hermes.principal import ANONYMOUS, CLASS_NAMES, Class, Principal
+from hermes.principal import ANONYMOUS, CLASS_NAMES, Allowance, Class, Principal
+from hermes.storage import pepper
+from hermes.storage.keys import Fields as StoredFields
+from hermes.storage.keys import Key as StoredKey
 
 if TYPE_CHECKING:
     from hermes.oidc.issuers import Issuers
@@ -96,27 +100,57 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return False
 
 
-def known(config: settings.Config) -> tuple[dict[bytes, Principal], Principal]:
-    """Who has which key, by its digest, and who asks without one where there are none."""
-    keys = {bytes.fromhex(key.sha256): _principal(key, config) for key in config.keys}
-    return keys, replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
+def anonymous(config: settings.Config) -> Principal:
+    """Who asks without a key, where there are none."""
+    return replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
+
+
+def static_keys(config: settings.Config) -> dict[bytes, Principal]:
+    """Who has which key of the configuration, by its digest."""
+    return {bytes.fromhex(key.sha256): _principal(key, config) for key in config.keys}
 
 
 def _principal(key: settings.Key, config: settings.Config) -> Principal:
-    ceiling = urgency(key.max_class or "interactive")
-    usual = urgency(key.usual_class or config.scheduling.usual_class)
+    ceiling, usual = _classes(key, config)
     return Principal(
         key.key_id,
         key.user,
         key.admin,
         ceiling,
-        max(usual, ceiling),
+        usual,
         key.weight,
         key.max_running,
         key.models,
         metrics=key.metrics,
         expires_at=key.expires,
     )
+
+
+def _classes(key: settings.Key | StoredFields, config: settings.Config) -> tuple[Class, Class]:
+    ceiling = urgency(key.max_class or "interactive")
+    return ceiling, max(ceiling, urgency(key.usual_class or config.scheduling.usual_class))
+
+
+def stored(config: settings.Config) -> Made:
+    """To whom a stored key comes; `until`: the end of the secret, beside the key's own."""
+
+    def principal(key: StoredKey, until: int | None) -> Principal:
+        said = key.fields
+        ceiling, usual = _classes(said, config)
+        return Principal(
+            key.id,
+            said.user,
+            said.admin,
+            ceiling,
+            usual,
+            said.weight,
+            models=said.models,
+            allowance=Allowance(**{name: getattr(said, name) for name in Allowance.__struct_fields__}),
+            metrics=said.metrics,
+            expires_at=min((end for end in (said.expires_at, until) if end is not None), default=None),
+        )
+
+    return principal
 
 
 def issuers(
@@ -279,13 +313,24 @@ def _said(options: settings.LoadOptions) -> dict[str, Any]:
 
 
 def state_dir(server: settings.Server, environ: Mapping[str, str]) -> Path | None:
-    """Where what was learned is kept, by the XDG base directory specification; None: nowhere."""
+    """Where what is to outlive us is kept, by the XDG base directory specification; None: nowhere."""
     if server.state_dir is not None:
         return None if server.state_dir == "off" else Path(server.state_dir)
     if (base := Path(environ.get("XDG_STATE_HOME", ""))).is_absolute():
         return base / "hermes"
     home = environ.get("HOME")
     return Path(home) / ".local/state/hermes" if home else None
+
+
+ADMIN_SOCKET = "admin.sock"
+
+
+def admin_socket(config: settings.Config, environ: Mapping[str, str]) -> Path | None:
+    """Where operators on this machine reach us; None: they do not."""
+    if config.admin.unix_socket is not None:
+        return None if config.admin.unix_socket == "off" else Path(config.admin.unix_socket)
+    folder = state_dir(config.server, environ)
+    return None if folder is None else folder / ADMIN_SOCKET
 
 
 def groups(config: settings.Config) -> list[list[settings.Backend]]:
@@ -347,6 +392,12 @@ def preloaded(config: settings.Config) -> list[tuple[str, str]]:
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
+
+
+def may_have_keys(config: settings.Config, environ: Mapping[str, str]) -> bool:
+    """Whether keys were ever stored, as far as can be told without opening the file that they are in."""
+    folder = state_dir(config.server, environ)
+    return folder is not None and (folder / pepper.NAME).exists()
 
 
 def check_files(config: settings.Config) -> None:

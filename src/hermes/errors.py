@@ -189,6 +189,20 @@ class ModelNotAllowed(Forbidden):
     code = "model_not_allowed"
 
 
+class KeyNotFound(BadRequest):
+    status, code = 404, "key_not_found"
+
+
+class KeyRevoked(BadRequest):
+    """That is for ever."""
+
+    status, code = 409, "key_revoked"
+
+
+class NameTaken(BadRequest):
+    status, code = 409, "name_taken"
+
+
 class Dismissed(GatewayError):
     """Somebody who may has sent it away. 499 is nginx's; what matters is that no SDK tries again."""
 
@@ -259,6 +273,12 @@ class Draining(GatewayError):
 
 class Overloaded(GatewayError):
     status, code, outcome = 503, "overloaded", Outcome.SHED
+
+
+class NotStored(GatewayError):
+    """What must not be lost cannot be written: nothing of it is acknowledged (invariant I32)."""
+
+    status, code = 503, "not_stored"
 
 
 # --- the backend failed -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hermes import composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
+from hermes.api import admin
 from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
@@ -26,19 +27,21 @@ from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
 from hermes.auth import Authenticator
+from hermes.config.rules import check_bind
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import ConfigError, Draining
+from hermes.errors import ConfigError, Draining, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
 from hermes.gateway import Gateway
-from hermes.http.server import Server
 from hermes.http.wire import TICK_S, Deadlines
+from hermes.keyring import OPERATOR, Keyring
+from hermes.listeners import Listeners
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
@@ -47,6 +50,7 @@ from hermes.reload import Reload, Source
 from hermes.router import Router
 from hermes.snapshot import Snapshot, moved, snapshot
 from hermes.storage.learned import Keeper, State
+from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +84,10 @@ class Runtime:
         for name, bounds in scheduled.models.items():
             self.scheduler.configure(name, bounds)
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
-        self._issuers = first.issuers
-        self._people = Authenticator(*first.known, self._issuers)
+        self.store = Store(composition.state_dir(config.server, os.environ))
+        self.people = Authenticator({}, first.anonymous, first.issuers)
+        self.keyring = Keyring(self.people, self.store)
+        self.keyring.adopt(first.static_keys, first.stored_keys)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)
         self._watchdog = Watchdog(self.journal, self.fleet.health, first.patience)
@@ -91,14 +97,15 @@ class Runtime:
         self._gateway = Gateway(self.router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
+        self._openai = OpenAI()
+        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop)
         self.api = self._api()
-        self.server = Server(self.api, first.limits, self._deadlines, loop)
-        self._tls = first.tls
+        self.server = self._listeners.server(self.api)
         self._access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
-        self.address = ""
+        self.address = self.admin_address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server)
 
     # --- composing --------------------------------------------------------------------------------------------------
@@ -109,9 +116,9 @@ class Runtime:
         return snapshot(config, self.config, self._deadlines, self._loop, hop, self._cpus, self.metrics)
 
     def _api(self) -> Api:
-        openai = OpenAI()
+        openai = self._openai
         models = self._models = Models(self.router, self.fleet, self.admission, openai)
-        ops = Ops(
+        ops = self._ops = Ops(
             self.fleet,
             models,
             self.admission,
@@ -129,33 +136,47 @@ class Runtime:
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
-        return Api(table, self._door, self._people, self.journal, self.metrics, openai, self._loop.time, areas)
+        return self._app(table, self.people, areas)
+
+    def _admin_api(self, people: Authenticator) -> Api:
+        return self._app(
+            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics)), people, {}
+        )
+
+    def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
+        return Api(table, self._door, people, self.journal, self.metrics, self._openai, self._loop.time, areas)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen and begin to watch the backends. Raises ConfigError (address in use, unreadable certificate)."""
-        server = self.config.server
-        composition.stay_on(server.cpu_affinity)
+        """Listen and begin to watch the backends.
+
+        Raises ConfigError: an address in use, an unreadable certificate, stored keys that cannot be used.
+        """
+        composition.stay_on(self.config.server.cpu_affinity)
+        self._load_keys()
         self._open_access_log()
         self._remember()
-        if self._issuers is not None:
-            self._issuers.start(self._loop)
+        if self.people.issuers is not None:
+            self.people.issuers.start(self._loop)
         self._begin(self.fleet.run(self._watchdog.watch), "fleet")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
+        config, listeners = self.config, self._listeners
+        self.address = await listeners.open_for_clients(self.server, config.server)
+        if path := composition.admin_socket(config, os.environ):
+            api = self._admin_api(Authenticator({}, OPERATOR))
+            await listeners.open_for_owner(api, path, asked_for=config.admin.unix_socket is not None)
+        if (port := config.admin.port) is not None:
+            api = self._admin_api(self.people)
+            self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
+
+    def _load_keys(self) -> None:
         try:
-            if server.unix_socket:
-                await self.server.listen_unix(server.unix_socket)
-                self.address = f"unix:{server.unix_socket}"
-            else:
-                port = await self.server.listen(server.host, server.port, self._tls)
-                shown = f"[{server.host}]" if ":" in server.host else server.host
-                self.address = f"{'https' if server.tls else 'http'}://{shown}:{port}"
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {server.unix_socket or f'{server.host}:{server.port}'}: {error}"
-            ) from error
+            self.keyring.load()
+        except StorageError as error:
+            raise ConfigError(f"{error}. Without any stored keys: server.state_dir: off") from error
+        check_bind(self.config, stored=self.keyring.used)
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> bool:
         """Serve until `stop`, then drain; `now` ends the draining. True if no request was cut (invariant I33)."""
@@ -167,7 +188,7 @@ class Runtime:
 
         Until they have, and the grace is over, readiness and what operators look at go on being answered.
         """
-        self.api.draining = self.server.closing = True
+        self._listeners.begin_closing()
         self.admission.close()
         server = self.config.server
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
@@ -175,7 +196,7 @@ class Runtime:
         hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
         try:
             await asyncio.wait((hurry,), timeout=server.drain_grace_s)
-            return await self.server.drain(server.drain_timeout_s + CUT_S) and not self.api.cutting
+            return await self._listeners.drain(server.drain_timeout_s + CUT_S) and not self.api.cutting
         finally:
             deadline.cancel()
             hurry.cancel()
@@ -183,22 +204,22 @@ class Runtime:
                 self._last_call.cancel()
 
     def _cut(self) -> None:
-        self.api.cutting = self.journal.open > 0
-        self.server.cut()
-        self._last_call = self._loop.call_later(CUT_S, self.server.abort)
+        self._listeners.cut(self.journal.open > 0)
+        self._last_call = self._loop.call_later(CUT_S, self._listeners.abort)
 
     async def stop(self) -> None:
         """Let go of everything."""
         self.api.cutting = True
-        await self.server.drain(0)
+        await self._listeners.drain(0)
         for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        if self._issuers is not None:
-            await self._issuers.stop()
+        if self.people.issuers is not None:
+            await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
+        self.store.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -255,6 +276,7 @@ class Runtime:
         """Put it in force (invariant I34). Backends that are new are looked at first, so that what waits for a model
         that has moved there finds it. Raises Draining, or ConfigError; then all is as it was.
         """
+        check_bind(new.config, stored=self.keyring.used)
         fresh = [backend for backend in new.backends if not self.fleet.has(backend)]
         try:
             await asyncio.gather(*(backend.look_first(LOOK_S) for backend in fresh))
@@ -279,8 +301,7 @@ class Runtime:
         config, server, gateway = new.config, new.config.server, self._gateway
         self._door.adopt(server.allowed_hosts, _cors(server.cors))
         self._trust(new, before)
-        self.server.limits, self.server.tls = new.limits, new.tls
-        self.server.forget()
+        self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         gateway.retries.adopt(new.retries)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())
@@ -295,14 +316,16 @@ class Runtime:
 
     def _trust(self, new: Snapshot, before: settings.Config) -> None:
         """Keys and issuers are these; those that are the same have their keys already."""
+        people = self.people
         trust, trusted = ((each.jwt, each.scheduling.usual_class) for each in (new.config, before))
         if trust != trusted:
-            if self._issuers is not None:
-                self._begin(self._issuers.stop(), "issuers")
-            self._issuers = new.issuers
-            if self._issuers is not None:
-                self._issuers.start(self._loop)
-        self._people.adopt(*new.known, self._issuers)
+            if people.issuers is not None:
+                self._begin(people.issuers.stop(), "issuers")
+            people.issuers = new.issuers
+            if people.issuers is not None:
+                people.issuers.start(self._loop)
+        people.anonymous = new.anonymous
+        self.keyring.adopt(new.static_keys, new.stored_keys)
 
     def _watched(self) -> Iterable[str]:
         """Files besides the configuration's that are renewed while it runs."""

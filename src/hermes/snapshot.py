@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from hermes import composition
 from hermes import config as settings
-from hermes.config.rules import check_bind
 from hermes.fleet.backend import Backend
 from hermes.http.limits import Limits
 from hermes.http.wire import Deadlines
+from hermes.keyring import Made
 from hermes.metrics import Metrics
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
@@ -24,16 +24,20 @@ from hermes.principal import Principal
 if TYPE_CHECKING:
     from hermes.oidc.issuers import Issuers
 
-# Of `server`, what cannot change while it runs; nor can whether it speaks TLS.
+# Of `server`, what cannot change while it runs; nor can whether it speaks TLS, and nothing of `admin`.
 FIXED = ("host", "port", "unix_socket", "state_dir", "cpu_affinity")
 
 
 class Snapshot(Struct, frozen=True):
-    """`known` is for the Authenticator. `needs_restart`: what is said in vain, and is in `config` as it was before."""
+    """`static_keys` and `stored_keys` are for the Keyring. `needs_restart`: what is said in vain, and is in `config` as
+    it was before.
+    """
 
     config: settings.Config
     needs_restart: tuple[str, ...]
-    known: tuple[dict[bytes, Principal], Principal]
+    static_keys: dict[bytes, Principal]
+    stored_keys: Made
+    anonymous: Principal
     issuers: "Issuers | None"
     limits: Limits
     tls: ssl.SSLContext | None
@@ -55,11 +59,12 @@ def snapshot(
 ) -> Snapshot:
     """Raises ConfigError for what cannot be used."""
     config, needs_restart = _kept(config, before)
-    check_bind(config)
     return Snapshot(
         config,
         needs_restart,
-        composition.known(config),
+        composition.static_keys(config),
+        composition.stored(config),
+        composition.anonymous(config),
         composition.issuers(config, deadlines, loop, metrics),
         composition.limits(config.server),
         composition.tls(config.server),
@@ -78,7 +83,9 @@ def _kept(config: settings.Config, before: settings.Config) -> tuple[settings.Co
     if (new.tls is None) != (old.tls is None):
         keys.append("tls")
     server = replace(new, **{key: getattr(old, key) for key in keys})
-    return replace(config, server=server), tuple(f"server.{key}" for key in keys)
+    admin = [key for key in before.admin.__struct_fields__ if getattr(config.admin, key) != getattr(before.admin, key)]
+    needs_restart = (*(f"server.{key}" for key in keys), *(f"admin.{key}" for key in admin))
+    return replace(config, server=server, admin=before.admin), needs_restart
 
 
 def moved(before: Catalog, after: Catalog, names: Iterable[str]) -> frozenset[str]:

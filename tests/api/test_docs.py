@@ -28,7 +28,7 @@ def rows(heading: str) -> list[list[str]]:
 
 # --- routes -----------------------------------------------------------------------------------------------------------
 
-WHO = {"open": "anyone", "user": "user", "metrics": "operator, or a key with `metrics`", "admin": "operator"}
+WHO = {"open": "anyone", "user": "user", "metrics": "operator, or [a key with `metrics`](keys.md)", "admin": "operator"}
 
 
 class _Anything:

@@ -64,7 +64,9 @@ KEYS = [
 
 def revoke(gateway: Hermes, user: str) -> None:
     """A key that was good until now."""
-    del gateway.runtime.api.authenticator._keys[sha256(f"sk-{user}".encode()).digest()]
+    people, revoked = gateway.runtime.people, sha256(f"sk-{user}".encode()).digest()
+    good = {known: each for known, each in people.table.principals.items() if known != revoked}
+    people.table = replace(people.table, principals=good)
 
 
 def headers(who: str, form: str) -> dict[str, str]:

@@ -50,6 +50,28 @@ async def test_keys_from_the_environment_close_the_door(tmp_path: Path) -> None:
         assert (await call.reply()).status == 200
 
 
+def once(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    command, env = [*COMMAND, *arguments], {**SOURCES, **environ}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=20)
+
+
+@scenario
+async def test_stored_keys_close_the_door_before_it_listens(tmp_path: Path) -> None:
+    """I24, I32: beyond loopback too; and what cannot be read keeps it from starting."""
+    environ = {"HERMES_SERVER__STATE_DIR": str(tmp_path / "state"), "HERMES_ADMIN__PORT": "0"}
+    secret = once(tmp_path, "keys", "create", "editor", **environ).stdout.strip()
+    async with ollama() as backend, serve(tmp_path, "--host", "0.0.0.0", backend=backend, **environ) as hermes:
+        assert "http://127.0.0.1:" in await hermes.told("operators are listened to at")
+        assert "Authorization: Bearer KEY" in await hermes.told("try:")
+        assert (await (await hermes.open(PROMPT, prompt())).reply()).status == 401
+        call = await hermes.open(PROMPT, prompt(), {"authorization": f"Bearer {secret}"})
+        assert (await call.reply()).status == 200
+    (tmp_path / "state" / "pepper").unlink()
+    refused = once(tmp_path, "serve", **environ)
+    assert refused.returncode == 2 and "pepper is missing" in refused.stderr
+
+
 @scenario
 async def test_the_log_is_lines_of_json_without_prompts_or_answers(tmp_path: Path) -> None:
     """I27, I28."""

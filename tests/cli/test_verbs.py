@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click import Context
+from click import Context, Group
 from click.testing import CliRunner, Result
 
 from hermes import __version__
@@ -76,6 +76,7 @@ VERBS = [
     "pull",
     "drain",
     "reload",
+    "keys",
     "ask",
     "version",
 ]
@@ -85,7 +86,9 @@ def options(name: str) -> set[str]:
     """What a verb takes, as it is typed."""
     command = cli.get_command(Context(cli), name)
     assert command is not None
-    return {"--help"} | {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    commands = [command, *command.commands.values()] if isinstance(command, Group) else [command]
+    found = [option for each in commands for parameter in each.params for option in parameter.opts]
+    return {"--help"} | {option for option in found if option.startswith("--")}
 
 
 def test_the_verbs_are_these() -> None:
@@ -162,6 +165,13 @@ def test_check_tells_all_that_is_wrong_and_exits_with_2(verb: Run, tmp_path: Pat
     assert "server.prot: unknown key, did you mean port?" in result.stderr
     assert "models.gemma.timeout: unknown key, did you mean timeout_s?" in result.stderr
     assert result.stdout == ""
+
+
+def test_check_counts_stored_keys_as_keys(verb: Run, tmp_path: Path) -> None:
+    environ = {"HERMES_SERVER__HOST": "0.0.0.0", "HERMES_SERVER__STATE_DIR": f"{tmp_path}/state"}
+    assert verb("check", "--quiet", **environ).exit_code == 2
+    verb("keys", "create", "editor", **environ)
+    assert verb("check", "--quiet", **environ).exit_code == 0
 
 
 def test_check_tells_what_has_no_effect_and_takes_it(verb: Run, tmp_path: Path) -> None:

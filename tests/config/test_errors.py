@@ -28,7 +28,7 @@ def jwt(**more: Any) -> str:
     ("yaml", "said"),
     [
         ("server: {prot: 1}", "server.prot: unknown key, did you mean port?"),
-        ("port: 1", "port: unknown key, did you mean server.port?"),
+        ("port: 1", "port: unknown key, did you mean server.port or admin.port?"),
         ("modles: {}", "modles: unknown key, did you mean models?"),
         ("? ", "None: unknown key; known: server"),
         ("3: 1", "[3]: unknown key; known: server"),

@@ -236,4 +236,4 @@ async def test_a_hermes_that_has_learned_nothing_writes_nothing(tmp_path: Path) 
         backend.loaded = []
         async with hermes(backend, **kept(tmp_path / "state")):
             pass
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path / "state") == []

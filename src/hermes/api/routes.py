@@ -20,7 +20,7 @@ Access = Literal["open", "user", "metrics", "admin"]
 
 
 class Call(Struct):
-    """One request on its route. `named` is what the path names, a model, a request or a backend, or None."""
+    """One request on its route. `named` is what the path names, a model, a request, a backend or a key, or None."""
 
     request: Request
     response: Response
@@ -44,7 +44,7 @@ Handler = Callable[[Call], Awaitable[None]]
 
 
 class Route(Struct, frozen=True):
-    """`path` may hold one `{model}`, `{request_id}` or `{backend}`, which takes any number of segments.
+    """`path` may hold one `{model}`, `{request_id}`, `{backend}` or `{key}`, which takes any number of segments.
 
     `quiet` routes are not logged when well. Requests of those that `queues` may say how urgent they are. `also_id` is
     another header in which their clients look for the request's id.
@@ -119,7 +119,7 @@ def _plain_name(named: bytes) -> str:
     return unquote_to_bytes(named).decode("latin-1")
 
 
-_NAMES = {b"{model}": _model_name, b"{request_id}": _plain_name, b"{backend}": _plain_name}
+_NAMES = {b"{model}": _model_name, b"{request_id}": _plain_name, b"{backend}": _plain_name, b"{key}": _plain_name}
 
 
 def content_line(content_type: bytes) -> bytes:

@@ -21,6 +21,7 @@ _VERBS = (
     "pull",
     "drain",
     "reload",
+    "keys",
     "ask",
     "version",
 )

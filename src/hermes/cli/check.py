@@ -23,11 +23,12 @@ def command(path: str | None, quiet: bool) -> None:
     hermes check --config hermes.yaml --quiet
     """
     from hermes import composition
-    from hermes.config.rules import without_effect
+    from hermes.config.rules import check_bind, without_effect
 
     config = load_or_exit(Source(path, os.environ, {}, Path.cwd()))
     try:
         composition.check_files(config)
+        check_bind(config, stored=composition.may_have_keys(config, os.environ))
     except ConfigError as error:
         fail(str(error), 2)
     for remark in without_effect(config):

@@ -9,7 +9,6 @@ import click
 
 from hermes.config import Config
 from hermes.config.load import Source
-from hermes.config.rules import check_bind
 from hermes.errors import ConfigError
 
 config_option = click.option(
@@ -24,7 +23,6 @@ def load_or_exit(source: Source) -> Config:
     """The configuration in force; on a mistake says all that is wrong and exits with 2."""
     try:
         config = source.read()
-        check_bind(config)
     except ConfigError as error:
         fail(str(error), 2)
     return config

@@ -63,10 +63,10 @@ def model_path(model: str, *after: str) -> str:
     return "/".join(("/v1/llm", quote(model, safe=":@"), *after))
 
 
-def get(url: str, path: str, method: str = "GET") -> Any:
+def get(url: str, path: str, method: str = "GET", body: dict[str, Any] | None = None) -> Any:
     """The JSON at a path. Exits with a message when that fails."""
     try:
-        with _answer(url, method, path, None) as answer:
+        with _answer(url, method, path, body) as answer:
             return json.load(answer)
     except (OSError, HTTPException, ValueError) as error:
         fail(f"what answers at {url} is no Hermes: {error}", 1)

@@ -89,6 +89,8 @@ def _port_taken(server: Server) -> str:
 
 def _greet(runtime: Runtime, simulated: bool) -> None:
     tell(f"Hermes {__version__} listens on {runtime.address}")
+    if runtime.admin_address:
+        tell(f"  operators are listened to at {runtime.admin_address}")
     for backend in runtime.config.backends:
         where = f"for {backend.model}, a process of ours" if backend.command else f"at {backend.url}"
         tell(f"  backend {backend.name}: {backend.kind} {where}")
@@ -112,7 +114,7 @@ def _example(runtime: Runtime) -> str:
     # who listens on every address is found on loopback
     address = runtime.address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     to = f"--unix-socket {server.unix_socket} http://localhost" if server.unix_socket else address
-    key = " -H 'Authorization: Bearer KEY'" if runtime.config.keys or runtime.config.jwt else ""
+    key = " -H 'Authorization: Bearer KEY'" if not runtime.people.open else ""
     return f"""curl {to}/v1/llm/{_some_model(runtime)}{key} -d '{{"prompt": "Explain relativity"}}'"""
 
 

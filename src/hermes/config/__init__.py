@@ -58,6 +58,7 @@ from hermes.config.kinds import (
 )
 
 __all__ = [
+    "Admin",
     "Backend",
     "Claims",
     "Config",
@@ -122,6 +123,15 @@ class Server(Struct, frozen=True):
     drain_grace_s: SecondsOrZero = 0
     state_dir: StateDir | None = None
     watch_config: bool = True
+
+
+class Admin(Struct, frozen=True):
+    """The operators' own listener. `unix_socket`: None: in the state_dir. Without a `port` no address."""
+
+    host: Host = "127.0.0.1"
+    port: Port | None = None
+    unix_socket: StateDir | None = None
+    metrics: bool = False
 
 
 class Key(Struct, frozen=True):
@@ -370,6 +380,7 @@ class Config(Struct, frozen=True):
     limits: Limits = Limits()
     scheduling: Scheduling = Scheduling()
     health: Health = Health()
+    admin: Admin = Admin()
     keys: tuple[Key, ...] = ()
     jwt: tuple[Issuer, ...] = ()
     logging: Logging = Logging()

@@ -4,7 +4,7 @@ A layer is a piece of configuration with the name of where it came from, as erro
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, get_args
 
 import msgspec
@@ -91,8 +91,7 @@ def own_layers(environ: Mapping[str, str], suffix: str = "") -> Iterator[Layer |
         if not environ[name] or _foreign(name, environ[name]):
             continue
         if name not in known:
-            ending = name.replace("HERMES_", "__", 1)
-            close = next((other for other in known if other.endswith(ending)), None) or nearest(name, known)
+            close = _of_server(name, known) or nearest(name, known)
             yield ConfigError(f"{name}{suffix}: unknown variable" + (f", did you mean {close}?" if close else ""))
             continue
         path, field = known[name]
@@ -103,6 +102,12 @@ def own_layers(environ: Mapping[str, str], suffix: str = "") -> Iterator[Layer |
             yield Layer(name + suffix, nested(path, value))
         except ConfigError as error:
             yield error
+
+
+def _of_server(name: str, known: Container[str]) -> str | None:
+    """What HERMES_PORT and the like probably mean."""
+    meant = name.replace("HERMES_", "HERMES_SERVER__", 1)
+    return meant if meant in known else None
 
 
 def _check_backends(name: str, backends: Any) -> None:

@@ -189,6 +189,9 @@ def _server(config: Config) -> Iterator[str]:
         yield "server.cors: with credentials no page at all may ask, name the origins instead of '*'"
     if server.unix_socket and server.tls:
         yield "server.tls: no https is spoken over server.unix_socket, keep one of the two"
+    admin = config.admin
+    if ":" in admin.host and _address(admin.host) is None:
+        yield f"admin.host: {admin.host!r} is not an address or a host name, a port goes into admin.port"
     if server.drain_grace_s > server.drain_timeout_s:
         yield (
             f"server.drain_grace_s: {server.drain_grace_s:g} s do not fit into server.drain_timeout_s:"
@@ -213,20 +216,30 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def check_bind(config: Config) -> None:
-    """Refuse to serve other machines without keys, unless that is spelled out (I24). Raises ConfigError."""
-    server = config.server
-    if config.keys or config.jwt or server.insecure:
+def check_bind(config: Config, stored: bool = False) -> None:
+    """Refuse to serve other machines without keys, unless that is spelled out (I24). Raises ConfigError.
+
+    `stored`: there are keys besides those of the configuration, or were.
+    """
+    server, admin = config.server, config.admin
+    if config.keys or config.jwt or stored or server.insecure:
         return
     if "*" in server.cors.origins:
         raise ConfigError(
-            "server.cors.origins: '*' and no keys are configured, so any page that somebody here looks at could use the"
-            " models, and manage them. Configure keys, or name the origins"
+            f"server.cors.origins: '*' and {_NO_KEYS}, so any page that somebody here looks at could use the models,"
+            " and manage them. Make keys, or name the origins"
         )
-    if server.unix_socket or is_loopback(server.host):
-        return
-    raise ConfigError(
-        f"server.host: {server.host} can be reached from other machines and no keys are configured, so anyone could use"
-        " the models. Configure keys (API_KEYS_JSON or `keys`) or issuers (`jwt`), listen on 127.0.0.1, or start with"
-        " --insecure (server.insecure: true) where the network is trusted"
-    )
+    if not server.unix_socket and not is_loopback(server.host):
+        raise ConfigError(
+            f"server.host: {server.host} can be reached from other machines and {_NO_KEYS}, so anyone could use the"
+            " models. Make keys (hermes keys create, API_KEYS_JSON or `keys`), name issuers (`jwt`), listen on"
+            " 127.0.0.1, or start with --insecure (server.insecure: true) where the network is trusted"
+        )
+    if admin.port is not None and not is_loopback(admin.host):
+        raise ConfigError(
+            f"admin.host: {admin.host} can be reached from other machines and {_NO_KEYS}, so anyone could make some."
+            " Make one with admin rights first: hermes keys create NAME --admin"
+        )
+
+
+_NO_KEYS = "no keys are configured, nor any stored"

@@ -1,11 +1,13 @@
 """The HTTP/1.1 server: listens, counts its connections, and drains."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import ssl
 from email.utils import formatdate
+from pathlib import Path
 
 from hermes.http.connection import App, ServerConnection
 from hermes.http.heads import Heads
@@ -31,6 +33,7 @@ class Server:
         self._connections: set[ServerConnection] = set()
         self._handshakes: dict[ServerConnection, asyncio.Task[None]] = {}
         self._listeners: list[asyncio.Server] = []
+        self._paths: list[Path] = []  # of Unix sockets
         self._date = b""
         self._date_until = 0.0
         self._awaited: set[ServerConnection] = set()  # those that a drain waits for
@@ -58,11 +61,20 @@ class Server:
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])
 
-    async def listen_unix(self, path: str) -> None:
-        """Bind a Unix socket. A file left there by an earlier process is replaced. Raises OSError."""
+    async def listen_unix(self, path: str, mode: int | None = None) -> None:
+        """Bind a Unix socket, with these rights from the first moment (None: the process's usual ones).
+
+        A socket left there by an earlier process is replaced, one that is served is not. Raises OSError.
+        """
         if _is_served(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        self._listeners.append(await self.loop.create_unix_server(self._connect, path, backlog=_BACKLOG))
+        bound = _bind_unix(path, mode)
+        self._paths.append(Path(path))
+        try:
+            self._listeners.append(await self.loop.create_unix_server(self._connect, sock=bound, backlog=_BACKLOG))
+        except BaseException:
+            bound.close()
+            raise
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what runs finish, stop accepting, then cut what is left. True if nothing was cut (invariant I33).
@@ -91,6 +103,9 @@ class Server:
             await self._all_left.wait()
 
     def _stop_accepting(self) -> None:
+        while self._paths:  # as long as it is served, it is nobody else's
+            with contextlib.suppress(OSError):
+                self._paths.pop().unlink()
         while self._listeners:
             self._listeners.pop().close()
         while self._handshakes:
@@ -160,6 +175,23 @@ class Server:
             self._date = b"date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
             self._date_until = now + 1.0
         return self._date
+
+
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        if Path(path).is_socket():
+            Path(path).unlink()
+        elif Path(path).exists():
+            raise FileExistsError(errno.EEXIST, "there is another file")
+        bound.bind(path)
+        if mode is not None:
+            Path(path).chmod(mode)  # nobody can connect before it listens
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _is_served(path: str) -> bool:

@@ -21,15 +21,16 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from hermes.errors import StorageError
-from hermes.storage.schema import MIGRATIONS
+from hermes.storage.schema import MIGRATIONS, NAME
 
 log = logging.getLogger(__name__)
 
-NAME = "hermes.db"
 # Somebody has the file when somebody holds a lock (flock(2)) on this one; the kernel lets go of it when he dies.
 LOCK = "hermes.lock"
 # Of what is committed together: more would let the first wait for the last.
 _GROUP = 256
+
+_STRICT = (3, 37)  # STRICT tables
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -45,6 +46,8 @@ class Database:
 
     def __init__(self, folder: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
         """Makes folder and file where there are none. Raises StorageError: in use, damaged, of a later version."""
+        if sqlite3.sqlite_version_info < _STRICT:
+            raise StorageError(f"what is stored needs SQLite 3.37 or newer, this Python has {sqlite3.sqlite_version}")
         self.path = folder / NAME
         self._migrations = migrations
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -135,7 +138,7 @@ class Database:
         return connection
 
 
-_RESTORE = "docs/operations.md tells how to restore it from a backup"
+_RESTORE = "docs/keys.md tells how to restore it from a backup"
 
 
 def _locked(folder: Path) -> int:

@@ -1,3 +1,50 @@
 """The tables, as the steps that led to them. A step that was released never changes; what is new is a new step."""
 
-MIGRATIONS: tuple[str, ...] = ()
+NAME = "hermes.db"
+
+# Times are Unix seconds. What was revoked stays as a row without a secret: that there ever was a key closes the door.
+KEYS = """
+CREATE TABLE keys (
+  id TEXT PRIMARY KEY CHECK (length(id) = 14 AND id GLOB 'k_*' AND substr(id, 3) NOT GLOB '*[^a-z2-7]*'),
+  name TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 64 AND name NOT GLOB 'k_*'),
+  user TEXT NOT NULL CHECK (length(user) BETWEEN 1 AND 100),
+  admin INTEGER NOT NULL CHECK (admin IN (0, 1)),
+  metrics INTEGER NOT NULL CHECK (metrics IN (0, 1)),
+  models TEXT NOT NULL CHECK (models GLOB '[[]*]'),
+  rpm INTEGER CHECK (rpm > 0),
+  tpm INTEGER CHECK (tpm > 0),
+  concurrency INTEGER CHECK (concurrency > 0),
+  daily_tokens INTEGER CHECK (daily_tokens > 0),
+  monthly_tokens INTEGER CHECK (monthly_tokens > 0),
+  max_class TEXT CHECK (max_class IN ('interactive', 'normal', 'batch')),
+  usual_class TEXT CHECK (usual_class IN ('interactive', 'normal', 'batch')),
+  weight REAL NOT NULL CHECK (weight > 0),
+  expires_at INTEGER CHECK (expires_at > 0),
+  created_at INTEGER NOT NULL CHECK (created_at > 0),
+  revoked_at INTEGER CHECK (revoked_at > 0)
+) STRICT;
+CREATE UNIQUE INDEX key_names ON keys (name) WHERE revoked_at IS NULL;
+
+-- Of each key the current one (`until` is NULL) and at most one that is still good until then.
+CREATE TABLE secrets (
+  digest BLOB PRIMARY KEY CHECK (length(digest) = 32),
+  key TEXT NOT NULL REFERENCES keys (id),
+  until INTEGER CHECK (until > 0)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX secrets_of_a_key ON secrets (key, until IS NULL);
+
+-- The digest of nothing under the pepper, to know it again.
+CREATE TABLE peppered (one INTEGER PRIMARY KEY CHECK (one = 1), mark BLOB NOT NULL CHECK (length(mark) = 32)) STRICT;
+
+CREATE TRIGGER keys_stay BEFORE DELETE ON keys BEGIN SELECT RAISE(ABORT, 'a key is revoked, never deleted'); END;
+CREATE TRIGGER revoked_is_final BEFORE UPDATE ON keys WHEN OLD.revoked_at IS NOT NULL
+  BEGIN SELECT RAISE(ABORT, 'a revoked key never changes'); END;
+CREATE TRIGGER revoked_has_no_secret AFTER UPDATE OF revoked_at ON keys WHEN NEW.revoked_at IS NOT NULL
+  BEGIN DELETE FROM secrets WHERE key = NEW.id; END;
+CREATE TRIGGER no_secret_of_the_revoked BEFORE INSERT ON secrets
+  WHEN (SELECT revoked_at FROM keys WHERE id = NEW.key) IS NOT NULL
+  BEGIN SELECT RAISE(ABORT, 'a revoked key has no secret'); END;
+CREATE TRIGGER one_pepper BEFORE UPDATE ON peppered BEGIN SELECT RAISE(ABORT, 'the pepper never changes'); END;
+"""
+
+MIGRATIONS: tuple[str, ...] = (KEYS,)

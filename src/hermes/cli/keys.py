@@ -1,0 +1,227 @@
+"""`hermes keys`: who may call, and how much."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermes.cli.amounts import BUDGET, COUNT, DURATION, MOMENT, shown
+from hermes.cli.options import config_option, fail, say
+from hermes.cli.reach import ask, folder
+from hermes.errors import StorageError
+from hermes.principal import CLASS_NAMES
+
+_CLASS = click.Choice([*CLASS_NAMES, "none"])
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer's JSON as it is.")
+_key_argument = click.argument("key")
+_FIELDS = (
+    click.option("--user", help="Whom it acts for: keys of one user share that user's place. Default: NAME."),
+    click.option(
+        "--models", multiple=True, metavar="GLOBS", help="What it may ask for: gemma*,qwen3:8b. Default: all."
+    ),
+    click.option("--rpm", type=COUNT, help="Requests in any minute."),
+    click.option("--tpm", type=COUNT, help="Tokens in a minute: 20k."),
+    click.option("--concurrency", type=COUNT, help="Requests that run at once."),
+    click.option("--budget", type=BUDGET, multiple=True, help="Tokens in a day or month: 1M/day, 20M/month."),
+    click.option("--class", "max_class", type=_CLASS, help="No request of it is of a higher class."),
+    click.option("--usual-class", type=_CLASS, help="The class of requests that do not say."),
+    click.option("--weight", type=float, help="Its user's share beside other users. Default: 1."),
+    click.option("--expires", type=MOMENT, help="When it ends: 30d, 2027-01-31, never."),
+    click.option("--admin/--no-admin", default=None, help="An operator's key."),
+    click.option("--metrics/--no-metrics", default=None, help="It may read /metrics."),
+)
+
+
+def _fields(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_FIELDS):
+        command = option(command)
+    return command
+
+
+@click.group("keys")
+def command() -> None:
+    """Make, change and revoke keys: of the server that runs on this machine, or in its file while none does.
+
+    \b
+    hermes keys create editor
+    hermes keys list
+    """
+
+
+@command.command("create")
+@click.argument("name")
+@_fields
+@_json_option
+@config_option
+def create(name: str, as_json: bool, path: str | None, **said: Any) -> None:
+    """Make a key and print it: the only time that it is seen.
+
+    \b
+    hermes keys create editor --models 'gemma*' --rpm 60 --budget 1M/day
+    hermes keys create ops --admin --expires 90d
+    """
+    told = ask(path, "create", asked={"name": name, **_asked(said)})
+    _hand_over(told, as_json, f"made {told['id']} ({told['name']}): this is shown only once")
+
+
+@command.command("list")
+@click.option("--all", "everything", is_flag=True, help="Those that were revoked too.")
+@_json_option
+@config_option
+def list_(everything: bool, as_json: bool, path: str | None) -> None:
+    """List the keys that are stored."""
+    told = ask(path, "list")
+    found = [key for key in told["data"] if everything or key["revoked_at"] is None]
+    if as_json:
+        say(json.dumps({**told, "data": found}, indent=2))
+        return
+    rows = [("ID", "NAME", "USER", "WHAT"), *((key["id"], key["name"], key["user"], _brief(key)) for key in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
+        say("  ".join((*cells, row[3])).rstrip())
+
+
+@command.command("show")
+@_key_argument
+@_json_option
+@config_option
+def show(key: str, as_json: bool, path: str | None) -> None:
+    """Show one key, by its id or its name."""
+    _print(ask(path, "show", key), as_json)
+
+
+@command.command("update")
+@_key_argument
+@click.option("--name", help="Its new name.")
+@_fields
+@_json_option
+@config_option
+def update(key: str, name: str | None, as_json: bool, path: str | None, **said: Any) -> None:
+    """Change what is said of a key, from now on. `none` takes a bound away, '*' allows all models.
+
+    \b
+    hermes keys update editor --rpm 120 --budget none
+    """
+    asked = _asked(said) | ({"name": name} if name else {})
+    if not asked:
+        raise click.UsageError("nothing to change: say what, for instance --rpm 60")
+    _print(ask(path, "update", key, asked), as_json)
+
+
+@command.command("rotate")
+@_key_argument
+@click.option(
+    "--grace", type=DURATION, default="24h", show_default=True, help="How long the old one is good. 0: no more."
+)
+@_json_option
+@config_option
+def rotate(key: str, grace: tuple[int], as_json: bool, path: str | None) -> None:
+    """Give a key another secret and print it; all else stays.
+
+    \b
+    hermes keys rotate editor --grace 1h
+    """
+    told = ask(path, "rotate", key, {"grace_s": grace[0]})
+    until = told["old_until"]
+    old = "the old one is void" if until is None else f"the old one is good until {shown(until)}"
+    _hand_over(told, as_json, f"{told['id']} ({told['name']}): this is shown only once, {old}")
+
+
+@command.command("revoke")
+@_key_argument
+@_json_option
+@config_option
+def revoke(key: str, as_json: bool, path: str | None) -> None:
+    """Make a key void, at once and for ever."""
+    told = ask(path, "revoke", key)
+    say(json.dumps(told, indent=2) if as_json else f"{told['id']} ({told['name']}) is revoked")
+
+
+@command.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@config_option
+def backup(file: Path, path: str | None) -> None:
+    """Copy the database to FILE, also while it is in use. The pepper is another file: keep a copy of that too.
+
+    \b
+    hermes keys backup /backups/hermes.db
+    """
+    from hermes.storage.backup import backup
+
+    kept = folder(path)
+    try:
+        backup(kept, file)
+    except StorageError as error:
+        fail(str(error), 1)
+    say(f"{file} is a copy of the database in {kept}")
+
+
+# --- what was said ----------------------------------------------------------------------------------------------------
+
+
+def _asked(said: dict[str, Any]) -> dict[str, Any]:
+    """As the API has it: only what was said."""
+    asked: dict[str, Any] = {}
+    for name in ("user", "admin", "metrics", "weight"):
+        if said[name] is not None:
+            asked[name] = said[name]
+    for name in ("max_class", "usual_class"):
+        if said[name] is not None:
+            asked[name] = None if said[name] == "none" else said[name]
+    for name in ("rpm", "tpm", "concurrency"):
+        if said[name] is not None:
+            (asked[name],) = said[name]
+    for (budget,) in said["budget"]:
+        asked |= budget
+    if said["expires"] is not None:
+        (asked["expires_at"],) = said["expires"]
+    if patterns := [each for text in said["models"] for each in text.split(",")]:
+        asked["models"] = [] if patterns == ["*"] else patterns
+    return asked
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def _hand_over(told: dict[str, Any], as_json: bool, words: str) -> None:
+    """The secret alone goes to the standard output, for whoever wants to catch it."""
+    if as_json:
+        say(json.dumps(told, indent=2))
+        return
+    click.echo(words, err=True)
+    say(told["key"])
+
+
+def _print(told: dict[str, Any], as_json: bool) -> None:
+    say(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told)))
+
+
+_TIMES = ("created_at", "expires_at", "revoked_at", "old_until")
+
+
+def _lines(key: dict[str, Any]) -> Iterator[str]:
+    for name, value in key.items():
+        if name == "object" or (value is None and name in ("revoked_at", "old_until")):
+            continue
+        if name in _TIMES:
+            value = shown(value)
+        elif name == "models":
+            value = ", ".join(value) or "all"
+        yield f"{name.replace('_', ' '):15} {'yes' if value is True else 'no' if value is False else value or '-'}"
+
+
+def _brief(key: dict[str, Any]) -> str:
+    """What is not as it is by default."""
+    parts = [name for name in ("admin", "metrics") if key[name]]
+    if key["models"]:
+        parts.append(",".join(key["models"]))
+    bounds = ("rpm", "tpm", "concurrency", "daily_tokens", "monthly_tokens", "max_class", "usual_class")
+    parts += [f"{name.replace('_', ' ')} {key[name]}" for name in bounds if key[name] is not None]
+    if key["weight"] != 1:
+        parts.append(f"weight {key['weight']:g}")
+    parts += [f"{name.removesuffix('_at')} {shown(key[name])}" for name in _TIMES[1:3] if key[name] is not None]
+    return "; ".join(parts)

@@ -1,0 +1,109 @@
+"""Everywhere that one gateway listens: opened one after the other, drained as one.
+
+Clients have one address or Unix socket. Operators have a socket that only the process's own user may open, and, where
+that is configured, an address for those with an operator's key.
+"""
+
+import asyncio
+import errno
+import logging
+import ssl
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from hermes import config as settings
+from hermes.api.app import Api
+from hermes.errors import ConfigError
+from hermes.http.limits import Limits
+from hermes.http.server import Server
+from hermes.http.wire import Deadlines
+
+log = logging.getLogger(__name__)
+
+_OWNER_ONLY = 0o600
+
+
+class Listeners:
+    def __init__(
+        self, limits: Limits, tls: ssl.SSLContext | None, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._limits = limits
+        self._tls = tls
+        self._deadlines = deadlines
+        self._loop = loop
+        self._apis: list[Api] = []
+        self._servers: list[Server] = []
+
+    def server(self, api: Api) -> Server:
+        """One more, which nobody can reach yet. The first is the clients'."""
+        self._apis.append(api)
+        self._servers.append(Server(api, self._limits, self._deadlines, self._loop))
+        return self._servers[-1]
+
+    def adopt(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
+        """These hold from now on, and nothing that was concluded from earlier heads."""
+        self._limits, self._tls = limits, tls
+        for server in self._servers:
+            server.limits, server.tls = limits, tls
+            server.forget()
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    async def open_for_clients(self, server: Server, said: settings.Server) -> str:
+        """Returns the address. Raises ConfigError (in use)."""
+        if said.unix_socket is None:
+            return await self._open(server, said.host, said.port)
+        await _bound(server.listen_unix(said.unix_socket), said.unix_socket)
+        return f"unix:{said.unix_socket}"
+
+    async def open_for_operators(self, api: Api, host: str, port: int) -> str:
+        """The same for an address of theirs."""
+        return await self._open(self.server(api), host, port)
+
+    async def open_for_owner(self, api: Api, path: Path, asked_for: bool) -> None:
+        """A socket for whoever may open it. Where nobody has asked for it, one that cannot be is only a warning."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await self.server(api).listen_unix(str(path), _OWNER_ONLY)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"another Hermes listens on {path}: give this one a server.state_dir of its own, or stop that one"
+                ) from None
+            if asked_for:
+                raise ConfigError(f"admin.unix_socket: cannot listen on {path}: {error}") from error
+            log.warning("keys can only be changed while this Hermes is stopped: cannot listen on %s: %s", path, error)
+
+    async def _open(self, server: Server, host: str, port: int) -> str:
+        taken = await _bound(server.listen(host, port, self._tls), f"{host}:{port}")
+        return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{taken}"
+
+    # --- closing ----------------------------------------------------------------------------------------------------
+
+    def begin_closing(self) -> None:
+        """Every answer is its connection's last, and nothing new is begun."""
+        for api, server in zip(self._apis, self._servers, strict=True):
+            api.draining = server.closing = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """One after the other: operators are answered until clients have been. True if nothing was cut (I33)."""
+        until = self._loop.time() + timeout_s
+        return all([await server.drain(max(0.0, until - self._loop.time())) for server in self._servers])
+
+    def cut(self, running: bool) -> None:
+        """Have every connection leave now. `running`: there are requests to be told why."""
+        for api, server in zip(self._apis, self._servers, strict=True):
+            api.cutting = running
+            server.cut()
+
+    def abort(self) -> None:
+        for server in self._servers:
+            server.abort()
+
+
+async def _bound(listening: Coroutine[Any, Any, Any], where: str) -> Any:
+    try:
+        return await listening
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {where}: {error}") from error

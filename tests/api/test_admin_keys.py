@@ -1,0 +1,252 @@
+"""Keys that are made while it runs: whom they let in, and what of them can be changed by whom (I17, I20, I35)."""
+
+import re
+from pathlib import Path
+from threading import Event
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from hermes import exchange
+from hermes.composition import ADMIN_SOCKET
+from hermes.exchange import time as wall_clock
+from hermes.storage import keys
+from tests.fakes.backend import ollama
+from tests.fakes.gateway import PROMPT, bearer, hermes, key, prompt, request_bytes, scenario
+from tests.fakes.owner import KEYS, ask, at_admin_port, kept, knock, made, names, shown, status
+from tests.support import until
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_a_key_lets_in_from_when_it_is_made_until_it_is_revoked(tmp_path: Path) -> None:
+    """I17: at once, both."""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        assert (await gateway.ask("/v1/models")).status == 200  # so far everybody is the operator
+        id, secret = await made(tmp_path)
+        assert re.fullmatch(r"k_[a-z2-7]{12}", id) and re.fullmatch(r"sk-hermes-[0-9A-Za-z]{43}", secret)
+        assert (await gateway.ask("/v1/models")).status == await status(gateway, secret + "x") == 401
+        assert (await gateway.ask(PROMPT, prompt(), shown(secret))).status == 200
+        assert (await gateway.record(-1)).key_id == id
+        assert (await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/{id}", method="DELETE")).json["revoked_at"]
+        assert await status(gateway, secret) == 401
+        assert (await gateway.ask("/v1/models")).status == 401  # who had keys once is not open again
+
+
+@scenario
+async def test_keys_outlive_a_restart_and_so_does_the_closed_door(tmp_path: Path) -> None:
+    async with ollama() as backend:
+        async with hermes(backend, **kept(tmp_path)):
+            _, secret = await made(tmp_path)
+        async with hermes(backend, **kept(tmp_path)) as gateway:
+            assert await status(gateway, secret) == 200
+            assert (await gateway.ask("/v1/models")).status == 401
+            await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/editor", method="DELETE")
+        async with hermes(backend, **kept(tmp_path)) as gateway:
+            assert (await gateway.ask("/v1/models")).status == await status(gateway, secret) == 401
+
+
+@scenario
+async def test_static_keys_and_stored_ones_are_known_side_by_side(tmp_path: Path) -> None:
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, keys=[key("static")])) as gateway:
+        _, secret = await made(tmp_path)
+        for headers in (bearer("static"), shown(secret)):
+            assert (await gateway.ask("/v1/models", None, headers)).status == 200
+
+
+@scenario
+async def test_of_a_rotated_key_the_old_secret_is_good_for_its_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I35: by the wall clock."""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        id, first = await made(tmp_path)
+        rotate = f"{KEYS}/{id}/rotate"
+        second = (await ask(tmp_path / ADMIN_SOCKET, rotate, {"grace_s": 60})).json["key"]
+        assert await status(gateway, first) == await status(gateway, second) == 200
+        with monkeypatch.context() as later:
+            later.setattr(exchange, "time", lambda: wall_clock() + 61)
+            assert (await status(gateway, first), await status(gateway, second)) == (401, 200)
+        third = (await ask(tmp_path / ADMIN_SOCKET, rotate, {"grace_s": 0})).json["key"]
+        assert [await status(gateway, secret) for secret in (first, second, third)] == [401, 401, 200]
+
+
+@scenario
+async def test_a_key_ends_when_it_was_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I35"""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        now = int(wall_clock())
+        _, secret = await made(tmp_path, expires_at=now + 60)
+        assert await status(gateway, secret) == 200
+        monkeypatch.setattr(exchange, "time", lambda: now + 60.0)
+        reply = await gateway.ask("/v1/models", None, shown(secret))
+        assert (reply.status, reply.error["code"]) == (401, "key_expired")
+
+
+@scenario
+async def test_what_is_changed_of_a_key_counts_at_once(tmp_path: Path) -> None:
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        id, secret = await made(tmp_path, rpm=7, max_class="batch")
+        assert await status(gateway, secret, "/metrics") == 403
+        changed = await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/editor", {"metrics": True, "rpm": None}, "PATCH")
+        assert (changed.json["id"], changed.json["metrics"], changed.json["rpm"]) == (id, True, None)
+        assert changed.json["max_class"] == "batch"
+        assert await status(gateway, secret, "/metrics") == 200
+        assert (await gateway.ask(PROMPT + "/unload", {}, shown(secret))).status == 403
+
+
+@scenario
+async def test_what_is_said_of_a_key_is_who_it_lets_in(tmp_path: Path) -> None:
+    said = {
+        "user": "team", "admin": True, "metrics": True, "models": ["gemma*"], "rpm": 1, "tpm": 2, "concurrency": 3,
+        "daily_tokens": 4, "monthly_tokens": 5, "max_class": "normal", "usual_class": "batch", "weight": 2.5,
+    }  # fmt: skip
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        id, secret = await made(tmp_path, **said)
+        told = gateway.runtime.people.authenticate({b"x-api-key": secret.encode()}, 0.0)
+        assert (told.key_id, told.tenant, told.admin, told.metrics, told.models) == (
+            id,
+            "team",
+            True,
+            True,
+            ("gemma*",),
+        )
+        bounds = told.allowance
+        assert (bounds.rpm, bounds.tpm, bounds.concurrency) == (1, 2, 3)
+        assert (bounds.daily_tokens, bounds.monthly_tokens) == (4, 5)
+        assert (told.ceiling, told.usual, told.weight, told.expires_at) == (1, 2, 2.5, None)
+        listed = (await ask(tmp_path / ADMIN_SOCKET, KEYS)).json
+        assert listed["object"] == "list" and said.items() <= listed["data"][0].items()
+
+
+@scenario
+async def test_a_secret_is_told_once_and_is_nowhere_else(tmp_path: Path) -> None:
+    """I17: not in the file, nor in any answer but the first."""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        id, secret = await made(tmp_path)
+        path = tmp_path / ADMIN_SOCKET
+        told = [(await ask(path, target)).body for target in (KEYS, f"{KEYS}/{id}")]
+        told.append((await ask(path, f"{KEYS}/{id}", {"rpm": 3}, "PATCH")).body)
+        told += [str(record).encode() for record in gateway.records]
+    told += [(tmp_path / name).read_bytes() for name in names(tmp_path)]
+    assert len(told) > 8 and not [text for text in told if secret[len("sk-hermes-") :].encode() in text]
+
+
+REFUSED: list[tuple[str, str, Any, int, str]] = [
+    ("POST", KEYS, {}, 400, "missing_required_parameter"),
+    ("POST", KEYS, {"name": "k_aaaaaaaaaaaa"}, 400, "invalid_value"),
+    ("POST", KEYS, {"name": "a b"}, 400, "invalid_value"),
+    ("POST", KEYS, {"name": 3}, 400, "invalid_type"),
+    ("POST", KEYS, {"name": "taken"}, 409, "name_taken"),
+    ("POST", KEYS, {"name": "n", "id": "k_aaaaaaaaaaaa"}, 400, "unknown_parameter"),
+    ("POST", KEYS, {"name": "n", "created_at": 1}, 400, "unknown_parameter"),
+    ("POST", KEYS, {"name": "n", "grace_s": 1}, 400, "unknown_parameter"),
+    ("POST", KEYS, {"name": "n", "rpm": 0}, 400, "invalid_value"),
+    ("POST", KEYS, {"name": "n", "models": ["a b"]}, 400, "invalid_value"),
+    ("POST", KEYS, {"name": "n", "expires_at": 1}, 400, "invalid_value"),
+    ("POST", KEYS, {"name": "n", "max_class": "first"}, 400, "invalid_value"),
+    ("POST", KEYS, b'{"name": "n", "name": "m"}', 400, "duplicate_key"),
+    ("POST", KEYS, b'{"name": "n", "Admin": true}', 400, "ambiguous_key"),
+    ("PATCH", f"{KEYS}/taken", {"revoked_at": None}, 400, "unknown_parameter"),
+    ("PATCH", f"{KEYS}/other", {"name": "taken"}, 409, "name_taken"),
+    ("PATCH", f"{KEYS}/nobody", {"rpm": 1}, 404, "key_not_found"),
+    ("PATCH", f"{KEYS}/{{gone}}", {"rpm": 1}, 409, "key_revoked"),
+    ("POST", f"{KEYS}/{{gone}}/rotate", {}, 409, "key_revoked"),
+    ("POST", f"{KEYS}/taken/rotate", {"grace_s": -1}, 400, "invalid_value"),
+    ("GET", f"{KEYS}/gone", None, 404, "key_not_found"),
+    ("DELETE", f"{KEYS}/nobody", None, 404, "key_not_found"),
+    ("PUT", f"{KEYS}/taken", {}, 405, "method_not_allowed"),
+    ("GET", "/v1/models", None, 404, "not_found"),
+]
+
+
+@scenario
+async def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    """I20: what can be written is listed."""
+    path = tmp_path / ADMIN_SOCKET
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        for name in ("taken", "other"):
+            await made(tmp_path, name)
+        gone, _ = await made(tmp_path, "gone")
+        await ask(path, f"{KEYS}/gone", method="DELETE")
+        before = (await ask(path, KEYS)).json, gateway.runtime.people.table.principals
+        for method, target, body, expected, code in REFUSED:
+            reply = await ask(path, target.replace("{gone}", gone), body, method)
+            assert (reply.status, reply.error["code"]) == (expected, code), (method, target, body)
+        assert ((await ask(path, KEYS)).json, gateway.runtime.people.table.principals) == before
+
+
+@scenario
+async def test_to_ask_for_a_key_where_there_is_none_makes_no_database(tmp_path: Path) -> None:
+    path = tmp_path / ADMIN_SOCKET
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)):
+        assert (await ask(path, KEYS)).json["data"] == []
+        for method, target in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")):
+            assert (await ask(path, f"{KEYS}/nobody{target}", None, method)).status == 404
+        assert names(tmp_path) == [ADMIN_SOCKET]
+
+
+@scenario
+async def test_who_leaves_before_the_answer_has_made_the_change_all_the_same(tmp_path: Path) -> None:
+    """I17: a revocation counts once it is committed, whoever is still there to be told."""
+    begun, goes_on = Event(), Event()
+
+    def slowly(connection: Any, named: str, now: int) -> keys.Key:
+        begun.set()
+        goes_on.wait(5)
+        return revoke(connection, named, now)
+
+    revoke = keys.revoke
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        _, secret = await made(tmp_path)
+        peer = await knock(tmp_path / ADMIN_SOCKET)
+        with patch.object(keys, "revoke", slowly):
+            await peer.send(request_bytes("DELETE", f"{KEYS}/editor", None, {}))
+            await until(begun.is_set)
+            peer.close()
+            await until(lambda: gateway.runtime.journal.open == 0)
+            assert await status(gateway, secret) == 200
+            goes_on.set()
+            await until(lambda: not gateway.runtime.people.table.principals)
+        assert await status(gateway, secret) == 401
+
+
+# --- rights -----------------------------------------------------------------------------------------------------------
+
+OWN = {
+    "models": ["gemma*", "qwen3:8b"], "rpm": 10, "tpm": 100, "concurrency": 2, "daily_tokens": 50,
+    "monthly_tokens": 500, "max_class": "normal",
+}  # fmt: skip
+BEYOND = [
+    {"models": []}, {"models": ["*"]}, {"models": ["gemma*", "phi"]}, {"models": ["qwen3:8?"]}, {"models": ["gemm?"]},
+    {"rpm": None}, {"rpm": 11}, {"tpm": 101}, {"concurrency": None}, {"daily_tokens": 51}, {"monthly_tokens": None},
+    {"max_class": None}, {"max_class": "interactive"}, {"expires_at": None}, {"expires_at": "later"},
+]  # fmt: skip
+
+
+@scenario
+async def test_a_key_can_only_give_what_it_has_itself(tmp_path: Path) -> None:
+    """I20: made, changed or rotated."""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, admin={"port": 0})) as gateway:
+        door = at_admin_port(gateway)
+        ends = int(wall_clock()) + 1000
+        _, secret = await made(tmp_path, "chief", admin=True, expires_at=ends, **OWN)
+        same = {**OWN, "admin": True, "metrics": True, "models": ["gemma3:*", "gemma*"], "expires_at": ends}
+        reply = await door(KEYS, {"name": "deputy", **same}, shown(secret))
+        assert reply.status == 201
+        deputy = reply.json["key"]
+        await made(tmp_path, "free")  # more than the chief has
+        assert (await door(f"{KEYS}/free/rotate", {}, shown(secret))).error["code"] == "beyond_own_rights"
+        for number, more in enumerate(BEYOND):
+            if more.get("expires_at") == "later":
+                more = {"expires_at": ends + 1}
+            for target, body, method in (
+                (KEYS, {**same, **more, "name": f"n{number}"}, "POST"),
+                (f"{KEYS}/deputy", more, "PATCH"),
+            ):
+                reply = await door(target, body, shown(deputy), method)
+                assert (reply.status, reply.error["code"]) == (403, "beyond_own_rights"), body
+        assert len((await door(KEYS, None, shown(deputy))).json["data"]) == 3
+        assert (await door(f"{KEYS}/free", None, shown(deputy), "DELETE")).status == 200
