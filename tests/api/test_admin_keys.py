@@ -10,7 +10,9 @@ import pytest
 
 from hermes import exchange
 from hermes.composition import ADMIN_SOCKET
+from hermes.errors import InvalidConfig
 from hermes.exchange import time as wall_clock
+from hermes.principal import Class
 from hermes.storage import keys
 from tests.fakes.backend import ollama
 from tests.fakes.gateway import PROMPT, bearer, hermes, key, prompt, request_bytes, scenario
@@ -250,3 +252,32 @@ async def test_a_key_can_only_give_what_it_has_itself(tmp_path: Path) -> None:
                 assert (reply.status, reply.error["code"]) == (403, "beyond_own_rights"), body
         assert len((await door(KEYS, None, shown(deputy))).json["data"]) == 3
         assert (await door(f"{KEYS}/free", None, shown(deputy), "DELETE")).status == 200
+
+
+@scenario
+async def test_a_reload_changes_the_keys_of_the_configuration_and_no_others(tmp_path: Path) -> None:
+    """I34: at once, also where the last of them has gone and only the stored ones keep the door closed."""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        _, secret = await made(tmp_path)
+        await gateway.reload(backend, **kept(tmp_path, keys=[key("ann")]))
+        assert [await status(gateway, each) for each in (secret, "sk-ann", "sk-bob")] == [200, 200, 401]
+        await gateway.reload(backend, **kept(tmp_path, keys=[key("bob")], scheduling={"usual_class": "batch"}))
+        assert [await status(gateway, each) for each in (secret, "sk-ann", "sk-bob")] == [200, 401, 200]
+        principal = gateway.runtime.people.authenticate({b"x-api-key": secret.encode()}, 0.0)
+        assert principal is not None and principal.usual is Class.BATCH
+        await gateway.reload(backend, **kept(tmp_path))
+        assert [await status(gateway, each) for each in (secret, "sk-ann", "sk-bob")] == [200, 401, 401]
+        assert (await ask(tmp_path / ADMIN_SOCKET, "/admin/reload", {})).json["result"] == "ok"
+
+
+@scenario
+async def test_a_reload_leaves_a_door_open_to_others_only_with_keys(tmp_path: Path) -> None:
+    """I24: a key that is stored is one."""
+    beyond = {"host": "0.0.0.0", "port": 0}
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, server=beyond, keys=[key("ann")])) as gateway:
+        with pytest.raises(InvalidConfig, match="can be reached from other machines"):
+            await gateway.reload(backend, **kept(tmp_path, server=beyond))
+        assert await status(gateway, "sk-ann") == 200 and await status(gateway, "sk-bob") == 401
+        _, secret = await made(tmp_path)
+        await gateway.reload(backend, **kept(tmp_path, server=beyond))
+        assert (await status(gateway, "sk-ann"), await status(gateway, secret)) == (401, 200)
