@@ -38,7 +38,4 @@ def _are_within(given: tuple[str, ...], own: tuple[str, ...]) -> bool:
 
 def _is_within(given: str, own: str) -> bool:
     """Whether whatever the one pattern matches the other does. In doubt not."""
-    if own == given:
-        return True
-    beginning = own[:-1]
-    return own.endswith("*") and not {"*", "?"} & set(beginning) and given.startswith(beginning)
+    return own == given or (own.endswith("*") and given.startswith(own[:-1]))
