@@ -192,7 +192,7 @@ async def test_a_reload_whose_caller_has_left_leaves_nothing_behind() -> None:
 
 
 @scenario
-async def test_what_is_drained_stays_so_and_what_is_broken_too() -> None:
+async def test_what_is_drained_stays_so() -> None:
     async with ollama() as first, ollama() as second, hermes(backends=[at(first), at(second, "b1")]) as gateway:
         assert (await gateway.ask("/v1/backends/b0/drain", method="POST")).status == 200
         await gateway.reload(backends=[at(first, slots=3), at(second, "b1")])
