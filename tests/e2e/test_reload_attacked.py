@@ -159,6 +159,20 @@ async def test_who_was_first_stays_first() -> None:
         await runs.reply()
 
 
+@scenario
+async def test_nobody_who_waits_is_sent_away_by_a_shorter_queue() -> None:
+    free = asyncio.Event()
+    async with ollama() as first, ollama() as second, hermes(backends=[at(first)]) as gateway:
+        runs = await hold_slot(gateway, first, free)
+        calls = [await gateway.open(PROMPT, prompt()) for _ in range(3)]
+        await gateway.until_waiting(3)
+        await gateway.reload(backends=[at(second, "other")], defaults={"queue_limit": 0})
+        for call in calls:
+            assert (await call.reply()).status == 200
+        free.set()
+        await runs.reply()
+
+
 # --- who looks --------------------------------------------------------------------------------------------------------
 
 
@@ -178,14 +192,14 @@ async def test_a_backend_that_answers_nothing_does_not_hold_a_reload_up(monkeypa
 
 @scenario
 async def test_a_reload_whose_caller_has_left_leaves_nothing_behind() -> None:
-    async with ollama() as first, ollama() as deaf, hermes(backends=[at(first)]) as gateway:
+    async with ollama() as first, ollama() as deaf, ollama() as well, hermes(backends=[at(first)]) as gateway:
         deaf.management["/api/version"] = play(then=Then.STALL)
-        before = gateway.runtime.config
-        gateway.given.config = config(backends=[at(first), at(deaf, "deaf")], server={"state_dir": "off"})
+        before, new = gateway.runtime.config, [at(first), at(deaf, "deaf"), at(well, "well")]
+        gateway.given.config = config(backends=new, server={"state_dir": "off"})
         call = await gateway.open("/v1/reload", method="POST")
-        await until(lambda: len(deaf.managed) == 1)
+        await until(lambda: len(deaf.managed) == 1 and len(well.managed) == 4)
         call.leave()
-        await until(lambda: deaf.open_connections == 0, "the look goes on")
+        await until(lambda: not (deaf.open_connections or well.open_connections), "the connections stay open")
         assert gateway.runtime.config is before
         assert [*gateway.runtime.fleet.backends] == ["b0"]
         await gateway.reload(backends=[at(first)], limits={"queue_total": 9})
@@ -195,10 +209,10 @@ async def test_a_reload_whose_caller_has_left_leaves_nothing_behind() -> None:
 async def test_what_is_drained_stays_so() -> None:
     async with ollama() as first, ollama() as second, hermes(backends=[at(first), at(second, "b1")]) as gateway:
         assert (await gateway.ask("/v1/backends/b0/drain", method="POST")).status == 200
-        await gateway.reload(backends=[at(first, slots=3), at(second, "b1")])
-        assert (await gateway.ask(PROMPT, prompt())).headers["x-hermes-backend"] == "b1"
-        await gateway.reload(backends=[at(first, api_key="sk"), at(second, "b1")])
-        assert (await gateway.ask(PROMPT, prompt())).headers["x-hermes-backend"] == "b1"
+        for more in ({"slots": 3}, {"api_key": "sk"}):
+            await gateway.reload(backends=[at(first, **more), at(second, "b1")])
+            assert (await gateway.ask("/v1/status")).json["backends"][0]["draining"] is True
+            assert (await gateway.ask(PROMPT, prompt())).headers["x-hermes-backend"] == "b1"
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
