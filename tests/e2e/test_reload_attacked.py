@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from hermes.config import commands
+from hermes.policy.ticket import Ticket
 from tests.e2e.test_managed import command, is_alive, noted, overlaps, process, running, said
 from tests.e2e.test_pulling import WANTED, pulling, pulls
 from tests.fakes.backend import DONE, FakeOllama, Script, Then, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, Hermes, chat, config, hermes, hold_slot, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, Hermes, chat, config, hermes, hold_slot, prompt, scenario, stateless
 from tests.support import until
 
 
@@ -139,6 +140,32 @@ async def test_everybody_at_once_loses_nobody() -> None:
             await gateway.reload(backends=[at((first, second)[number % 2], f"b{number % 3}")])
         replies = [await call.reply() for call in calls]
         assert [reply.status for reply in replies] == [200] * 40
+
+
+@scenario
+async def test_who_has_just_been_let_in_on_a_backend_that_is_gone_is_let_in_elsewhere() -> None:
+    """Between the decision and its being heard of."""
+    free = asyncio.Event()
+    async with ollama() as first, ollama() as second, hermes(backends=[at(first)]) as gateway:
+        runtime = gateway.runtime
+        runs = await hold_slot(gateway, first, free)
+        waits = await gateway.open(PROMPT, prompt())
+        await gateway.until_waiting(1)
+        new = runtime._compose(stateless(config(backends=[at(second, "other")])))
+        await new.backends[0].look_first(1.0)
+        done_with = runtime.admission.done_with
+
+        def moves_meanwhile(ticket: Ticket) -> None:
+            done_with(ticket)
+            if "b0" in runtime.fleet.backends:
+                assert gateway.running == 1, "the other one has been let in"
+                runtime._put_in_force(new)
+
+        runtime.admission.done_with = moves_meanwhile  # type: ignore[method-assign]
+        free.set()
+        assert (await runs.reply()).status == 200
+        assert (await waits.reply()).status == 200
+        assert (len(first.asked), len(second.asked)) == (1, 1)
 
 
 @scenario
