@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from hermes.config import Config
 from hermes.config.files import signature
-from hermes.errors import ConfigError, GatewayError, InvalidConfig
+from hermes.errors import ConfigError, Draining, GatewayError, InvalidConfig
 from hermes.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,10 @@ class Reload(Generic[S]):
             self._seen = self._look()
             try:
                 needs_restart = await self._take(await asyncio.to_thread(self._read))
-            except ConfigError as error:
+            except (ConfigError, Draining) as error:
                 self._end(Attempt("refused", _now().isoformat(), str(error)))
                 log.warning("the configuration stays as it is (%s): %s", why, error)
-                raise InvalidConfig(str(error)) from error
+                raise error if isinstance(error, Draining) else InvalidConfig(str(error)) from error
             self._end(done := Attempt("ok", _now().isoformat(), needs_restart=needs_restart))
             self.succeeded_at = _now().timestamp()
             log.info("the configuration was read anew (%s)", why)
@@ -118,17 +118,12 @@ class Reload(Generic[S]):
                 log.exception("reading the configuration anew met a bug")
 
     async def _has_changed(self) -> bool:
-        """Since it was last read. Returns when nothing changes any more."""
-        before, now = self._seen, self._look()
-        if now == before:
+        """Since it was last read, and has come to rest."""
+        now = self._look()
+        if now == self._seen:
             return False
-        while now != (now := await self._look_later()):
-            pass
-        return now != self._seen
-
-    async def _look_later(self) -> object:
         await asyncio.sleep(AGREE_S)
-        return self._look()
+        return now == self._look()
 
     def _look(self) -> object:
         files = map(str, (*self._source.files(), *self._beside()))

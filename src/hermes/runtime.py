@@ -353,7 +353,10 @@ class _Unchanged(Struct, frozen=True):
 def on_signals(
     loop: asyncio.AbstractEventLoop, stop: asyncio.Event, now: asyncio.Event, reload: asyncio.Event | None = None
 ) -> None:
-    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGHUP sets `reload`."""
+    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGHUP sets `reload`; where it means that the terminal
+    is gone which we were started from, it is as a SIGTERM.
+    """
+    had_terminal = os.isatty(2)
 
     def received(name: str) -> None:
         log.info("%s: %s", name, "stopping now" if stop.is_set() else "draining; a second signal stops at once")
@@ -361,5 +364,11 @@ def on_signals(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number.name)
-    if reload is not None:
-        loop.add_signal_handler(signal.SIGHUP, reload.set)
+
+    def hung_up() -> None:
+        if reload is None or (had_terminal and not os.isatty(2)):
+            received(signal.SIGHUP.name)
+        else:
+            reload.set()
+
+    loop.add_signal_handler(signal.SIGHUP, hung_up)

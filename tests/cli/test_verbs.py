@@ -503,6 +503,18 @@ async def test_status_shows_what_waits(verb: Run) -> None:
 
 
 @scenario
+async def test_reload_and_status_show_what_was_wrong(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        done = await ask(verb, gateway, "reload", "--json")
+        assert (done.exit_code, json.loads(done.stdout)["result"]) == (0, "ok")
+        assert "refused" not in (await ask(verb, gateway, "status")).stdout
+        gateway.given.problem = "limits.queue_total: nothing is not a whole number"
+        refused = await ask(verb, gateway, "reload")
+        assert (refused.exit_code, gateway.given.problem in refused.stderr) == (1, True)
+        assert f"was refused: {gateway.given.problem}\n" in (await ask(verb, gateway, "status")).stdout
+
+
+@scenario
 async def test_status_shows_processes_and_what_went_wrong(verb: Run) -> None:
     told = {"command": "sh -c 'echo out of memory; exit 3'", "env": {"AT": "${PORT}"}, "model": "a"}
     async with hermes(**filled({"backends": [told]})) as gateway:

@@ -1,6 +1,10 @@
 """Another configuration, while everything runs (I34): what is new is in force at once, what runs goes on."""
 
 import asyncio
+import logging
+import shutil
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from hermes.errors import Draining, InvalidConfig
 from tests.fakes.backend import FakeOllama, ollama
 from tests.fakes.gateway import CHAT, PROMPT, Hermes, bearer, chat, hermes, hold_slot, key, prompt, scenario
+from tests.http.test_origin import Authority
 from tests.support import until
 
 
@@ -130,6 +135,7 @@ async def test_while_it_drains_nothing_is_reloaded() -> None:
         gateway.runtime.api.draining = True
         with pytest.raises(Draining):
             await gateway.reload(backend, limits={"queue_total": 9})
+        assert reloads(gateway) == {("refused",): 1.0}
         assert gateway.runtime.scheduler.whole.queue_tickets == 4096
 
 
@@ -192,6 +198,87 @@ async def test_who_waits_for_a_model_that_is_not_served_any_more_is_told_so() ->
         assert (await gateway.ask("/v1/status")).json["models"].keys() == {"qwen"}
 
 
+@scenario
+async def test_a_model_is_asked_with_other_options_from_the_next_request_on() -> None:
+    async with ollama() as backend, hermes(backend, models={"gemma": {"options": {"num_ctx": 1024}}}) as gateway:
+        for length in (1024, 2048, 4096):
+            await gateway.reload(backend, models={"gemma": {"options": {"num_ctx": length}}})
+            assert (await gateway.ask(PROMPT, prompt())).status == 200
+            assert backend.asked[-1].body["options"]["num_ctx"] == length
+
+
+@scenario
+async def test_a_silence_is_watched_for_also_where_it_was_not_before() -> None:
+    async with ollama() as backend, hermes(backend, health={"silence_s": 0}) as gateway:
+        looked = asyncio.Event()
+        gateway.runtime._watchdog.look = lambda now: looked.set()  # type: ignore[method-assign]
+        await asyncio.sleep(0)
+        await gateway.reload(backend, health={"silence_s": 0.05})
+        async with asyncio.timeout(2.0):
+            await looked.wait()
+        assert gateway.runtime.fleet.health["b0"].patience.silence_s == 0.05
+        await gateway.reload(backend, health={"silence_s": 0})
+        looked.clear()
+        await asyncio.sleep(0.05)
+        assert not looked.is_set()
+
+
+@scenario
+async def test_the_level_of_the_log_is_what_it_is_to_be() -> None:
+    root = logging.getLogger()
+    before = root.level
+    try:
+        async with ollama() as backend, hermes(backend) as gateway:
+            await gateway.reload(backend, logging={"access_log": "off", "level": "debug"})
+            assert root.level == logging.DEBUG
+            await gateway.reload(backend)
+            assert root.level == logging.INFO
+    finally:
+        root.setLevel(before)
+
+
+@scenario
+async def test_who_connects_after_a_certificate_was_renewed_is_shown_the_new_one(
+    tmp_path: Path, two_authorities: tuple[Authority, Authority]
+) -> None:
+    cert, private = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def issue(authority: Authority) -> None:
+        cert.write_bytes(authority.cert_file.read_bytes())
+        private.write_bytes(authority.key_file.read_bytes())
+
+    async def is_trusted(authority: Authority, port: int) -> bool:
+        try:
+            context = ssl.create_default_context(cafile=authority.ca_file)
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        except ssl.SSLCertVerificationError:
+            return False
+        writer.close()
+        return True
+
+    first, second = two_authorities
+    issue(first)
+    tls = {"server": {"tls": {"cert_file": str(cert), "key_file": str(private)}}}
+    async with ollama() as backend, hermes(backend, **tls) as gateway:
+        assert await is_trusted(first, gateway.port)
+        issue(second)
+        assert {str(cert), str(private)} <= {path for path, _ in gateway.runtime.reload._look()}
+        await gateway.reload(backend, **tls)
+        assert await is_trusted(second, gateway.port) and not await is_trusted(first, gateway.port)
+        private.write_bytes(first.key_file.read_bytes())
+        with pytest.raises(InvalidConfig, match=r"cert\.pem"):
+            await gateway.reload(backend, **tls)
+        assert await is_trusted(second, gateway.port)
+
+
+@pytest.fixture(scope="module")
+def two_authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    return Authority(folder, "one"), Authority(folder, "two")
+
+
 # --- backends ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,3 +336,20 @@ async def test_who_waits_for_what_nobody_has_any_more_is_told_so() -> None:
         assert (refused.status, refused.error["code"]) == (404, "model_not_found")
         free.set()
         assert (await runs.reply()).status == 200
+
+
+@scenario
+async def test_what_is_said_of_a_backend_holds_at_once() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        fleet = gateway.runtime.fleet
+        before = fleet.backends["b0"]
+        said = {"slots": 3, "weight": 2, "memory": 9 << 30, "max_loaded": 2, "probe_interval_s": 7, "simulated": True}
+        await gateway.reload(backends=[{"name": "b0", "url": backend.url, **said}])
+        assert fleet.backends["b0"] is before, "its connections and all that was seen of it stay"
+        facts = gateway.runtime.scheduler._residency.sites["b0"].facts
+        assert (facts.slots, facts.weight, facts.memory_bytes, facts.max_loaded) == (3, 2, 9 << 30, 2)
+        assert (before.interval_s, before.simulated) == (7, True)
+        await gateway.reload(backend)
+        facts = gateway.runtime.scheduler._residency.sites["b0"].facts
+        assert (facts.slots, facts.weight, facts.max_loaded) == (None, 1, None)
+        assert facts.memory_bytes != 9 << 30

@@ -88,6 +88,31 @@ async def test_a_log_that_was_rotated_is_opened_anew(tmp_path: Path) -> None:
     assert len(rotated.read_text().splitlines()) == len(log.read_text().splitlines()) == 1
 
 
+@scenario
+async def test_a_terminal_that_is_gone_ends_it(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    environ = {**SOURCES, "HERMES_SERVER__PORT": "0", "XDG_CONFIG_HOME": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "serve", "--simulate", stderr=theirs, cwd=tmp_path, env=environ
+    )
+    try:
+        said = b""
+        while b"try:" not in said:
+            said += await asyncio.to_thread(os.read, ours, 1000)
+        process.send_signal(signal.SIGHUP)
+        while b"read anew" not in said:
+            said += await asyncio.to_thread(os.read, ours, 1000)
+        os.close(theirs)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5.0):
+            assert await process.wait() in (0, 120), "120: Python's word for an error output that is gone"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def _ask(hermes: Served, backend: FakeOllama, text: str) -> None:
     call = await hermes.open(PROMPT, prompt(text))
     assert (await call.reply()).status == 200

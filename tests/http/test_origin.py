@@ -76,20 +76,20 @@ class Authority:
 
     def __init__(self, folder: Path, name: str, subjects: str = "IP:127.0.0.1,DNS:localhost") -> None:
         self.ca_file = folder / f"{name}-ca.pem"
-        key, self._chain, self._key = folder / f"{name}-ca.key", folder / f"{name}.pem", folder / f"{name}.key"
+        key, self.cert_file, self.key_file = folder / f"{name}-ca.key", folder / f"{name}.pem", folder / f"{name}.key"
         request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
         extensions.write_text(f"subjectAltName={subjects}\n")
         new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         ca_usage = ["-addext", "keyUsage=critical,keyCertSign"]
         subject = ["-subj", f"/CN={name}"]
         _openssl("req", "-x509", *new_key, "-keyout", key, "-out", self.ca_file, *subject, "-days", "2", *ca_usage)
-        _openssl("req", *new_key, "-keyout", self._key, "-out", request, *subject)
+        _openssl("req", *new_key, "-keyout", self.key_file, "-out", request, *subject)
         sign = ["-CA", self.ca_file, "-CAkey", key, "-CAcreateserial", "-days", "2", "-extfile", extensions]
-        _openssl("x509", "-req", "-in", request, "-out", self._chain, *sign)
+        _openssl("x509", "-req", "-in", request, "-out", self.cert_file, *sign)
 
     def server_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._chain, self._key)
+        context.load_cert_chain(self.cert_file, self.key_file)
         return context
 
 

@@ -22,6 +22,7 @@ from hermes.policy.ticket import (
     EVERY,
     Admit,
     Bounds,
+    Changed,
     Class,
     ClassRules,
     Decision,
@@ -31,6 +32,7 @@ from hermes.policy.ticket import (
     Phase,
     Reject,
     Rules,
+    Settings,
     Ticket,
     Unload,
 )
@@ -383,6 +385,14 @@ class Machine(RuleBasedStateMachine):
         bounds = self.model_bounds[model] = self.bounds_of(model, cap, limit)
         self.check(self.scheduler.resize(model, bounds, self.now))
 
+    @rule(bounds=BOUNDS, cap=CAPS, limit=LIMITS)
+    def adopt(self, bounds: Bounds, cap: int | None, limit: int) -> None:
+        """Another configuration: other bounds of everything, at once."""
+        self.bounds = bounds
+        self.model_bounds = {model: self.bounds_of(model, cap, limit) for model in RESIDENT}
+        settings = Settings(bounds, ModelBounds(cap, limit), self.rules, self.model_bounds)
+        self.check(self.scheduler.adopt(settings, Changed(), self.now))
+
     def bounds_of(self, model: str, cap: int | None, limit: int) -> ModelBounds:
         return ModelBounds(cap, limit, pinned=model == "pinned", adaptive=self.adaptive)
 
@@ -532,6 +542,9 @@ class Machine(RuleBasedStateMachine):
     def check_refusal(self, decision: Reject) -> None:
         ticket, reason = decision.ticket, decision.reason
         assert decision.retry_after_s >= 1.0
+        if reason == "moved":
+            assert not self.up(ticket) and {*ticket.candidates} - self.told, "all of its backends are known"
+            return
         if reason in ("no_backend", "draining"):
             rests = self.back_at(ticket) > self.start_by(ticket)
             assert self.closed if reason == "draining" else rests or not self.up(ticket)

@@ -28,6 +28,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     requests = status["requests"]
     yield f"Hermes {status['version']}: {status['status']}, up {status['uptime_s']:.0f} s"
     yield f"requests: {requests['active']} running, {requests['queued']} waiting"
+    if (last := status.get("reload")) and last["result"] == "refused":
+        yield f"the configuration that was read last was refused: {last['error'] or 'the log says why'}"
     for backend in status["backends"]:
         simulated = ", SIMULATED" if backend["simulated"] else ""
         draining = ", draining" if backend.get("draining") else ""

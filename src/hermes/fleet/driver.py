@@ -61,6 +61,9 @@ class Driver(Protocol):
     def adopt(self, other: Any) -> list[str]:
         """That is made from what is said now of the same backend. Returns the models that are loaded otherwise."""
 
+    def revised(self, seen: Inventory) -> Inventory:
+        """What was seen, by what is said now."""
+
     async def retire(self) -> None:
         """Wait until the last thing that was asked is over; nothing else will be."""
 

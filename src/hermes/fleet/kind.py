@@ -82,6 +82,9 @@ class ByItself:
     def adopt(self, other: "ByItself") -> list[str]:
         return []
 
+    def revised(self, seen: Inventory) -> Inventory:
+        return seen
+
     async def retire(self) -> None:
         await self.pool.retire()
 

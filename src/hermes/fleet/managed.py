@@ -298,18 +298,22 @@ class Managed:
         loaded = tuple(
             _loaded(unit, sum(weights[pid].values())) for pid, unit in running.items() if unit.state == "running"
         )
+        return self.revised(Inventory("", {}, loaded, {}, asked_at=asked_at))
+
+    def revised(self, seen: Inventory) -> Inventory:
+        """With what is known without looking."""
         units = [(model, unit) for model, unit in self._units.items() if not unit.unwanted]
         names = {name: model for model, _ in units for name in (full_name(model), model.removesuffix(":latest"))}
-        return Inventory(
-            "",
-            {model: unit.info for model, unit in units},
-            loaded,
-            names | {model: model for model, _ in units},
-            asked_at=asked_at,
+        return replace(
+            seen,
+            models={model: unit.info for model, unit in units},
+            names=names | {model: model for model, _ in units},
             slots_of={model: unit.slots for model, unit in units if unit.slots},
             idle_ttls_s={model: unit.command.idle_ttl_s for model, unit in units if unit.command.idle_ttl_s},
             fallen={
-                model: unit.fallen for model, unit in units if unit.fallen and asked_at < unit.fallen.until + MISSED_S
+                model: unit.fallen
+                for model, unit in units
+                if unit.fallen and seen.asked_at < unit.fallen.until + MISSED_S
             },
         )
 

@@ -176,6 +176,9 @@ class Ollama:
         self.terms.adopt(other.terms)
         return []
 
+    def revised(self, seen: Inventory) -> Inventory:
+        return seen
+
     async def retire(self) -> None:
         await self.pool.retire()
 

@@ -52,9 +52,12 @@ class Ward:
     def adopt(self, other: Backend, patience: Patience) -> list[str]:
         """It is the same backend, of which other things are said now. Returns what it has loaded otherwise."""
         self.health.patience = patience
-        if self.backend.adopt(other) and self._group is not None:
-            self._tasks.append(self._group.create_task(self.backend.find_room()))
-        return self.backend.driver.adopt(other.driver)
+        backend = self.backend
+        if backend.adopt(other) and self._group is not None:
+            self._tasks.append(self._group.create_task(backend.find_room()))
+        stale = backend.driver.adopt(other.driver)
+        backend.inventory = backend.driver.revised(backend.inventory)
+        return stale
 
     def let_go(self) -> None:
         """Nothing is told or ordered any more, from now on; what it is asked for by others ends first."""

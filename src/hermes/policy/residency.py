@@ -114,10 +114,12 @@ class Residency:
                 self._forget(site)
 
     def renew(self, name: str, model: str, now: float) -> None:
-        """What it has loaded goes as soon as it runs nothing, to be loaded as it is to be from now on."""
-        site, station = self.sites.get(name), self._stations[model]
-        if site is not None and model in site.stays:
-            self._send_off(site.stays[model])
+        """What it has loaded goes as soon as it runs nothing, to be loaded as it is to be from now on, if it is."""
+        site, station = self.sites[name], self._stations[model]
+        if model not in site.stays:
+            return
+        self._send_off(site.stays[model])
+        if model in site.facts.sizes:
             station.missed_at, station.is_slow = now, False
             self._missed[station] = None
 
