@@ -10,6 +10,7 @@ import tempfile
 from base64 import b64decode
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -161,26 +162,31 @@ def _says(headers: dict[bytes, bytes]) -> bool:
 
 # --- the configuration ------------------------------------------------------------------------------------------------
 
-FOLDER = Path(tempfile.gettempdir()) / "hermes-fuzz"
 VARIABLES = ("API_KEYS_JSON", "HERMES_BACKENDS", "HERMES_MODELS", "HERMES_SERVER__CORS", "OLLAMA_HOST", "PORT")
+
+
+@cache
+def _place() -> tempfile.TemporaryDirectory[str]:
+    """Gone with the process."""
+    return tempfile.TemporaryDirectory(prefix="hermes-fuzz-")
 
 
 def configuration(data: bytes) -> None:
     """Any file and any variable is a configuration, which reads back as the same, or a ConfigError."""
-    FOLDER.mkdir(exist_ok=True)
-    files.SYSTEM_DIR = FOLDER / "none"
+    folder = Path(_place().name)
+    files.SYSTEM_DIR = folder / "none"
     for name in ("hermes.yaml", "hermes.toml", ".env"):
-        (FOLDER / name).write_bytes(data)
+        (folder / name).write_bytes(data)
         with suppress(ConfigError):
-            config = resolve(None if name == ".env" else name, {}, {}, FOLDER).config
-            (FOLDER / "again.yaml").write_text(json.dumps(dump(config)))
-            secret = "***" in repr(config) or "***" in json.dumps(dump(config))
-            assert secret or resolve("again.yaml", {}, {}, FOLDER).config == config
-        (FOLDER / name).unlink()
+            config = resolve(None if name == ".env" else name, {}, {}, folder).config
+            plain = json.dumps(dump(config))
+            (folder / "again.yaml").write_text(plain)
+            assert "***" in plain or resolve("again.yaml", {}, {}, folder).config == config
+        (folder / name).unlink()
     text = data.decode("latin-1").replace("\0", "")
     for variable in VARIABLES:
         with suppress(ConfigError):
-            resolve(None, {variable: text}, {}, FOLDER)
+            resolve(None, {variable: text}, {}, folder)
 
 
 # --- who calls them ---------------------------------------------------------------------------------------------------
