@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterable
 
 from hermes import composition, drivers, gauges
 from hermes import config as settings
@@ -14,11 +15,12 @@ from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
 from hermes.api.inference import Inference
+from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
 from hermes.api.queue import Queue
-from hermes.api.routes import RouteTable
+from hermes.api.routes import Route, RouteTable
 from hermes.api.table import routes
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
@@ -142,10 +144,22 @@ class Runtime:
         queue = Queue(self.journal, self.scheduler, self.fleet, self.catalog, models, self._loop.time)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
-        table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
+        table = RouteTable(
+            (
+                *routes(inference, models, ops, queue, ollama, openai, prompt, anthropic),
+                *self._management(ollama.dialect),
+            )
+        )
         people = composition.authenticator(config)
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
+
+    def _management(self, dialect: ClientDialect) -> Iterable[Route]:
+        if not self.config.server.ollama_management:
+            return ()
+        (backend,) = (each for each in self.fleet.backends.values() if each.kind == "ollama")
+        assert backend.server is not None
+        return Management(backend, backend.server, self.catalog, dialect).routes()
 
     # --- running ----------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ RIGHTS = {
 }
 NOBODIES = ("", "wrong", "expired", "revoked")
 TWO = "two"  # ann's key, and bob's beside it
+EVERYTHING = {"ollama_management": True}  # that can be turned on
 KEYS = [
     key("ann"),
     key("bob"),
@@ -115,7 +116,8 @@ def named(route: Route, request_id: str) -> str:
     """A path on this route."""
     before, _, rest = route.path.partition("{")
     what, closed, after = rest.partition("}")
-    return before + (request_id if what == "request_id" else "gemma" if closed else "") + after
+    names = {"request_id": request_id, "digest": "sha256:" + "0" * 64}
+    return before + (names.get(what, "gemma") if closed else "") + after
 
 
 def known(route: Route) -> tuple[str, ...]:
@@ -154,7 +156,7 @@ async def handlerless(backend: FakeOllama) -> AsyncIterator[tuple[Hermes, list[D
 
     # With the listener for operators, where there is one.
     sections = {"admin": {"port": 0}} if "admin" in Config.__struct_fields__ else {}
-    async with hermes(backend, keys=KEYS, **sections) as gateway:
+    async with hermes(backend, keys=KEYS, server=EVERYTHING, **sections) as gateway:
         found = list(doors(gateway))
         for door in found:
             routes = [

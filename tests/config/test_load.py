@@ -89,7 +89,8 @@ def test_a_setting_knows_where_it_came_from(settle: Settle) -> None:
 
 VALUES = {
     "host": "localhost", "port": 81, "unix_socket": "/run/h.sock", "tls": {"cert_file": "c.pem"}, "cert_file": "d.pem",
-    "key_file": "k.pem", "allowed_hosts": ["gpu"], "insecure": True, "headers": ["x-mine"], "credentials": True,
+    "key_file": "k.pem", "allowed_hosts": ["gpu"], "insecure": True,
+    "ollama_management": True, "headers": ["x-mine"], "credentials": True,
     "cors": {"origins": ["*"]}, "origins": ["https://chat.example.org"],
     "max_body_bytes": "3MiB", "drain_grace_s": 7, "queue_bytes": 4096, "backends": [{"name": "b", "url": "http://b"}],
     "models": {"gemma3:12b": {"timeout_s": 5}}, "serve_unlisted": False, "retry_ratio": 0.5, "max_attempts": 2,
