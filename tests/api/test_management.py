@@ -107,6 +107,7 @@ async def test_one_that_is_not_streamed_is_answered_whole() -> None:
         (play(b"no JSON\n"), 502),
         (play(b'"a text"\n'), 502),
         (play(b'{"status":"half'), 502),
+        (play({"status": "reading"}, b'{"status":"half'), 502),
         (play(b""), 502),
         (play({"status": "reading"}, then=Then.CUT), 502),
         (play(b"x" * (1 << 20) + b"x\n"), 502),
@@ -139,6 +140,15 @@ async def test_whether_there_is_a_blob_is_told_by_the_status_alone() -> None:
             backend.management[BLOB] = fail(status, "announces a body, which HEAD has none of")
             assert (await gateway.ask(BLOB, None, {}, "HEAD", on=peer)).status == status
         assert (await gateway.ask(BLOB, None)).status == 405
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@scenario
+async def test_a_blob_that_is_not_taken_is_an_error(status: int) -> None:
+    async with ollama() as backend, hermes(backend, server=ON) as gateway:
+        backend.management[BLOB] = fail(status, "digest mismatch")
+        reply = await gateway.ask(BLOB, b"1")
+        assert (reply.status, bool(reply.error)) == (status, True)
 
 
 @pytest.mark.parametrize(
