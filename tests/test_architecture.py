@@ -44,6 +44,8 @@ DRIVERS = {
     "prometheus_client": "hermes.metrics",
     "click": "hermes.cli",
     "rich": "hermes.cli",
+    "jwt": "hermes.oidc.keys",
+    "cryptography": "hermes.oidc.keys",
     "matplotlib": "hermes.simulator.replay.plot",
 }
 

@@ -4,9 +4,14 @@ import hmac
 from binascii import a2b_base64
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from hermes.errors import BadRequest, Unauthenticated
+from hermes.oidc.token import is_token
 from hermes.principal import ANONYMOUS, Principal
+
+if TYPE_CHECKING:
+    from hermes.oidc.issuers import Issuers  # 22 MiB, for those who have tokens
 
 # How a key can be sent, for errors.
 _HOW = "Authorization: Bearer KEY, x-api-key: KEY, api-key: KEY, or Basic with the key as its password"
@@ -50,18 +55,31 @@ def _malformed(why: str) -> BadRequest:
 
 
 class Authenticator:
-    """Knows keys by their SHA-256 alone. Without any, every caller is the operator (loopback only: `runtime`)."""
+    """Knows keys by their SHA-256 alone, and the issuers of tokens.
 
-    def __init__(self, keys: Iterable[tuple[bytes, Principal]], anonymous: Principal = ANONYMOUS) -> None:
+    Without any, every caller is the operator (loopback only: `runtime`).
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[tuple[bytes, Principal]],
+        anonymous: Principal = ANONYMOUS,
+        issuers: "Issuers | None" = None,
+    ) -> None:
         self._keys = dict(keys)
         self._anonymous = anonymous
+        self._issuers = issuers
+        self._open = not self._keys and issuers is None
 
-    def authenticate(self, headers: Mapping[bytes, bytes], now: float) -> Principal:
-        """Who asks, at `now` in Unix seconds. An unknown key costs the same steps as a known one (I17).
+    def authenticate(self, headers: Mapping[bytes, bytes], now: float) -> Principal | None:
+        """Who asks, at `now` in Unix seconds; None: only `look_again` can tell.
 
-        Raises Unauthenticated, or BadRequest for a credential that can be read in two ways.
+        An unknown key costs the same steps as a known one (I17).
+
+        Raises Unauthenticated, BadRequest for a credential that can be read in two ways, and Forbidden for a token that
+        may not come in.
         """
-        if not self._keys:
+        if self._open:
             return self._anonymous
         given = credential(headers)
         if not given:
@@ -70,11 +88,19 @@ class Authenticator:
         known = digest if digest in self._keys else _NOBODY
         principal = self._keys.get(known)
         if not hmac.compare_digest(known, digest) or principal is None:
+            if self._issuers is not None and is_token(given):
+                return self._issuers.recognise(given, digest)
             # OpenAI's words: LiteLLM looks for them, else it makes a BadRequestError of it.
             raise Unauthenticated("Incorrect API key provided: it is not known here", headers=_CHALLENGE)
         if principal.expires_at is not None and principal.expires_at <= now:
             raise Unauthenticated("this API key has expired", code="key_expired", headers=_CHALLENGE)
         return principal
+
+    async def look_again(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Who asks, with a token whose key was not known. Raises IssuerUnavailable too, where keys cannot be had."""
+        given = credential(headers)
+        assert self._issuers is not None
+        return await self._issuers.look_again(given, sha256(given).digest())
 
 
 _NOBODY = bytes(32)

@@ -1,13 +1,15 @@
 """From settings to values: what a Config comes to in each of the rooms that `runtime` puts together."""
 
+import asyncio
 import contextlib
 import os
 import resource
 import ssl
+import time
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict, replace
 
@@ -17,12 +19,18 @@ from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
 from hermes.http.limits import Limits
+from hermes.http.wire import Deadlines
+from hermes.metrics import Metrics
+from hermes.oidc import source
 from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
 from hermes.principal import ANONYMOUS, CLASS_NAMES, Class, Principal
+
+if TYPE_CHECKING:
+    from hermes.oidc.issuers import Issuers
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -87,9 +95,10 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return False
 
 
-def authenticator(config: settings.Config) -> Authenticator:
+def authenticator(config: settings.Config, issuers: "Issuers | None" = None) -> Authenticator:
     anonymous = replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
-    return Authenticator(((bytes.fromhex(key.sha256), _principal(key, config)) for key in config.keys), anonymous)
+    keys = ((bytes.fromhex(key.sha256), _principal(key, config)) for key in config.keys)
+    return Authenticator(keys, anonymous, issuers)
 
 
 def _principal(key: settings.Key, config: settings.Config) -> Principal:
@@ -107,6 +116,47 @@ def _principal(key: settings.Key, config: settings.Config) -> Principal:
         metrics=key.metrics,
         expires_at=key.expires,
     )
+
+
+def issuers(
+    config: settings.Config, deadlines: Deadlines, loop: asyncio.AbstractEventLoop, metrics: Metrics
+) -> "Issuers | None":
+    """Whose tokens are taken, with how their keys are fetched. Raises ConfigError as `check_issuer` does."""
+    if not config.jwt:
+        return None
+    for each in config.jwt:
+        check_issuer(each)
+    from hermes.oidc.issuers import Issuers, Known
+    from hermes.oidc.keys import KeySet
+
+    def key_set(issuer: settings.Issuer) -> KeySet:
+        def count(result: str) -> None:
+            metrics.key_fetches.add((issuer.name, result))
+
+        if issuer.jwks_url is not None:
+            fetch = source.from_url(issuer.jwks_url, issuer.ca_file, deadlines, loop)
+        else:
+            fetch = source.from_file(issuer.jwks_file or "")
+        return KeySet(issuer.name, fetch, issuer.algorithms, count)
+
+    known = [Known(issuer, key_set(issuer)) for issuer in config.jwt]
+    return Issuers(known, config.scheduling.usual_class, time.time)  # noqa: TID251 - when tokens end
+
+
+def check_issuer(issuer: settings.Issuer) -> None:
+    """The extra is installed, the authority can be used, the file has keys. Raises ConfigError."""
+    where = f"jwt.{issuer.name}"
+    try:
+        from hermes.oidc.keys import read_set
+    except ImportError:
+        raise ConfigError("jwt: tokens need more than is installed: pip install 'hermes-sidecar[jwt]'") from None
+    try:
+        if issuer.jwks_url is not None:
+            source.origin(issuer.jwks_url, issuer.ca_file)
+        else:
+            read_set(source.read(issuer.jwks_file or ""), issuer.algorithms)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def urgency(name: str) -> Class:
@@ -250,6 +300,8 @@ def preloaded(config: settings.Config) -> list[tuple[str, str]]:
 def check_files(config: settings.Config) -> None:
     """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
+    for issuer in config.jwt:
+        check_issuer(issuer)
     for backend in config.backends:
         drivers.check(backend)
     target = config.logging.access_log

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from hermes import config as settings
 from hermes.config import commands
 from hermes.config.notation import PORT
-from hermes.errors import ConfigError
+from hermes.errors import ConfigError, never_tell
 from hermes.fleet import memory
 from hermes.fleet.driver import Single
 from hermes.fleet.kind import ByItself, Kind
@@ -43,14 +43,19 @@ def driver(
     hop: bytes = b"",
 ) -> Single:
     """What speaks to a backend, with its key. Raises ConfigError as `origin` does."""
-    headers = b""
-    if backend.api_key is not None:
-        headers = render_headers(((b"authorization", b"Bearer " + backend.api_key.reveal().encode("latin-1")),))
     where, limits = origin(backend), PoolLimits(connect_timeout_s=backend.connect_timeout_s)
-    if backend.kind == "ollama":
-        return Ollama(Pool(where, limits, deadlines, loop, headers), pins, unlisted, hop)
-    where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
-    return ByItself(Pool(where, limits, deadlines, loop, headers), _kind(backend), hop)
+    if backend.kind != "ollama":
+        where = replace(where, prefix=where.prefix.removesuffix("/v1"))  # its own clients are told it with that
+    pool = Pool(where, limits, deadlines, loop, _authorization(backend.api_key))
+    return Ollama(pool, pins, unlisted, hop) if backend.kind == "ollama" else ByItself(pool, _kind(backend), hop)
+
+
+def _authorization(api_key: settings.Secret | None) -> bytes:
+    """The header line with it."""
+    if api_key is None:
+        return b""
+    never_tell(api_key.reveal())
+    return render_headers(((b"authorization", b"Bearer " + api_key.reveal().encode("latin-1")),))
 
 
 def _kind(backend: settings.Backend) -> Kind:
@@ -96,7 +101,7 @@ def _command(backend: settings.Backend, model: str, deadlines: Deadlines, loop: 
     return Command(
         model,
         tuple(words),
-        {name: value.reveal() for name, value in backend.env.items()},
+        backend.env,
         lambda port: driver(_at(backend, port), deadlines, loop),
         memory.of_files(commands.files(words)),
         backend.slots,

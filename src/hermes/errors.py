@@ -46,6 +46,27 @@ class StorageError(HermesError):
         self.in_use = in_use
 
 
+# What no message tells, however it came into it: keys that backends are shown, which some repeat in their errors (I26).
+_untold: set[str] = set()
+# Anything shorter is part of ordinary words.
+_SHORTEST_SECRET = 8
+
+
+def never_tell(secret: str) -> None:
+    """From now on *** stands for it in the messages of all errors. Something very short is no secret."""
+    if len(secret) >= _SHORTEST_SECRET:
+        _untold.add(secret)
+
+
+def _masked(message: str) -> str:
+    for secret in _untold:
+        message = message.replace(secret, "***")
+        for length in range(len(secret) - 1, _SHORTEST_SECRET - 1, -1):  # what it was cut from
+            if message.endswith(secret[:length]):
+                message = message[:-length] + "***"
+    return message
+
+
 class GatewayError(HermesError):
     """Ends one request. Subclasses fix the defaults; an instance may sharpen `code` and `param`.
 
@@ -68,6 +89,8 @@ class GatewayError(HermesError):
         retry_after_s: float | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
+        if _untold:
+            message = _masked(message)
         super().__init__(message)
         self.message = message
         self.param = param
@@ -138,6 +161,22 @@ class LoopDetected(BadRequest):
 
 class Unauthenticated(GatewayError):
     status, code, source, outcome = 401, "invalid_api_key", "client", Outcome.DENIED
+
+
+class InvalidToken(Unauthenticated):
+    """RFC 6750's: not that there is none, but that it is not good."""
+
+    code = "invalid_token"
+
+
+class TokenExpired(InvalidToken):
+    code = "token_expired"
+
+
+class IssuerUnavailable(GatewayError):
+    """Whether a token is good cannot be said at present."""
+
+    status, code, outcome = 503, "issuer_unavailable", Outcome.DENIED
 
 
 class Forbidden(GatewayError):

@@ -163,6 +163,9 @@ class Metrics:
         self.pulls = Counter(
             "hermes_model_pulls", "Downloads of models, by how they ended.", ("backend", "model", "outcome")
         )
+        self.key_fetches = Counter(
+            "hermes_jwt_key_fetches", "Times the keys of an issuer of tokens were fetched.", ("issuer", "result")
+        )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")

@@ -144,13 +144,10 @@ class Runtime:
         queue = Queue(self.journal, self.scheduler, self.fleet, self.catalog, models, self._loop.time)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
-        table = RouteTable(
-            (
-                *routes(inference, models, ops, queue, ollama, openai, prompt, anthropic),
-                *self._management(ollama.dialect),
-            )
-        )
-        people = composition.authenticator(config)
+        managing = self._management(ollama.dialect)
+        table = RouteTable((*routes(inference, models, ops, queue, ollama, openai, prompt, anthropic), *managing))
+        self._issuers = composition.issuers(config, self._deadlines, self._loop, self.metrics)
+        people = composition.authenticator(config, self._issuers)
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
 
@@ -169,6 +166,8 @@ class Runtime:
         composition.stay_on(server.cpu_affinity)
         self._open_access_log()
         self._remember()
+        if self._issuers is not None:
+            self._issuers.start(self._loop)
         self._watching = self._loop.create_task(self.fleet.run(self._watchdog.watch), name="fleet")
         if preloaded := composition.preloaded(self.config):
             self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
@@ -223,6 +222,8 @@ class Runtime:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if self._issuers is not None:
+            await self._issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
         if self._access_log is not None:

@@ -380,3 +380,14 @@ async def test_what_nobody_has_can_be_neither_loaded_nor_unloaded(verb: str) -> 
         assert (await gateway.ask(f"/v1/llm/phi/{verb}", b"")).error["code"] == "model_not_found"
     async with hermes(backend) as gateway:
         assert (await gateway.ask(f"/v1/llm/phi/{verb}", b"")).error["code"] == "no_backend"
+
+
+@pytest.mark.parametrize("path", ["/v1/llm/{}/load", "/v1/llm/{}/unload", "/api/chat", "/api/generate"])
+@scenario
+async def test_a_name_that_nobody_has_is_no_label_and_not_logged(path: str) -> None:
+    """I27: also of what is no request for tokens; else anybody could make up series."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        body = {"model": "made-up"} if path.startswith("/api/") else {}
+        assert (await gateway.ask(path.format("made-up"), body)).status == 404
+        assert (await gateway.record()).model == ""
+        assert not [labels for labels in gateway.counted("hermes_requests_total") if "made-up" in labels]

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,27 @@ def test_check_tells_what_has_no_effect_and_takes_it(verb: Run, tmp_path: Path) 
     assert told() == ["models.a.max_num_ctx", "models.b.options"]
 
 
+def issuer(**more: str) -> str:
+    return json.dumps([{"name": "sso", "issuer": "https://sso", "audience": ["hermes"], **more}])
+
+
+def test_check_tells_what_tokens_need_that_is_not_installed(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    monkeypatch.delitem(sys.modules, "hermes.oidc.keys", raising=False)
+    result = verb("check", HERMES_JWT=issuer(jwks_url="https://sso/keys"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install 'hermes-sidecar[jwt]'" in result.stderr
+
+
+def test_check_tells_roles_that_nobody_gets(verb: Run, tmp_path: Path) -> None:
+    section = {"claims": {"roles": "groups"}, "roles": {"*": {}, "ops": {"admin": True}}}
+    (told,) = json.loads(issuer(jwks_url="https://sso/keys"))
+    (tmp_path / "hermes.yaml").write_text(json.dumps({"jwt": [{**told, **section}]}))
+    result = verb("check")
+    assert "without effect: jwt[0].roles.ops: the first role" in result.stderr
+    assert yaml.safe_load(result.stdout)["jwt"][0]["roles"]["ops"]["admin"] is True
+
+
 def test_check_refuses_what_serve_would_refuse(verb: Run) -> None:
     """I24."""
     result = verb("check", HERMES_SERVER__HOST="0.0.0.0")
@@ -180,6 +202,10 @@ def test_check_refuses_what_serve_would_refuse(verb: Run) -> None:
         ({"HERMES_SERVER__TLS": '{"cert_file": "/nowhere.pem"}'}, "/nowhere.pem"),
         ({"HERMES_SERVER__TLS": '{"cert_file": "cert.pem"}'}, "no private key in it; set server.tls.key_file"),
         ({"HERMES_BACKENDS": '[{"name":"b","url":"https://x","ca_file":"/nowhere.pem"}]'}, "backends.b: "),
+        ({"HERMES_JWT": issuer(jwks_file="/nowhere.json")}, "jwt.sso: [Errno 2] No such file or directory"),
+        ({"HERMES_JWT": issuer(jwks_file="long.json")}, "jwt.sso: long.json is longer than 262144 bytes"),
+        ({"HERMES_JWT": issuer(jwks_file="cert.pem")}, "jwt.sso: what it gives is no key set"),
+        ({"HERMES_JWT": issuer(jwks_url="https://sso/keys", ca_file="/nowhere.pem")}, "jwt.sso: [Errno 2] No such"),
         ({"HERMES_LOGGING__ACCESS_LOG": "/nowhere/access.log"}, "cannot write /nowhere/access.log"),
     ],
 )
@@ -187,6 +213,7 @@ def test_check_looks_at_the_files_that_serve_would_open(
     verb: Run, tmp_path: Path, environ: dict[str, str], words: str
 ) -> None:
     (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "long.json").write_text(" " * 300_000)
     result = verb("check", **environ)
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr

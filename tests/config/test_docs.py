@@ -11,7 +11,7 @@ from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 
 from hermes.chat import Sampling
-from hermes.config import Backend, Config, Cors, Defaults, Key, LoadOptions, Model, Params, Server, Tls
+from hermes.config import Backend, Claims, Config, Cors, Defaults, Key, LoadOptions, Model, Params, Server, Tls
 from hermes.config.dump import dump
 from hermes.config.environment import OTHER_NAMES
 from hermes.config.kinds import Bytes
@@ -52,10 +52,12 @@ def default_on_page(path: str, field: FieldInfo) -> str:
         return "from `defaults`"
     if field.default is NODEFAULT:
         return "required" if field.default_factory is NODEFAULT else "empty"
-    if field.default in ((), Params(), LoadOptions(), Cors()):
+    if field.default in ((), Params(), LoadOptions(), Cors(), Claims()):
         return "empty"
     if field.default is None:
         return "none"
+    if isinstance(field.default, tuple):
+        return f"`{', '.join(field.default)}`"
     size = optional(field.type)[0] == Bytes
     text = format_size(field.default) if size else field.default
     return f"`{str(text).lower() if isinstance(text, bool) else text}`"

@@ -1,5 +1,6 @@
 """What is wrong is refused: with its path, its value, what was expected, and all of it at once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from hermes.config.rules import check, check_bind, is_loopback
 from hermes.errors import ConfigError
 
 Settle = Callable[..., Loaded]
+
+
+def jwt(**more: Any) -> str:
+    """A good issuer, but for the keys in which it differs."""
+    section = {"name": "sso", "issuer": "https://sso", "audience": ["hermes"], "jwks_file": "/k", **more}
+    return json.dumps({"jwt": [section]})
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,25 @@ Settle = Callable[..., Loaded]
         ("models: {a/../b: }", "models: 'a/../b' is not a model name"),
         ("models: {3: }", "models: 3 is not a model name"),
         ("models: [gemma]", "models: a list is not a mapping"),
+        ("jwt: [{name: a, issuer: b}]", "jwt[0].audience: missing, expected a list"),
+        (jwt(algorithms=["HS256"]), "jwt[0].algorithms[0]: 'HS256' is not RS256 or RS384"),
+        (jwt(algorithms=["none"]), "jwt[0].algorithms[0]: 'none' is not RS256 or RS384"),
+        (jwt(algorithms=[]), "jwt[0].algorithms: empty, no token would do"),
+        (jwt(leeway_s=61), "jwt[0].leeway_s: 61 is not a time up to 60s"),
+        (jwt(jwks_url="https://a/k"), "jwt[0].jwks_url: where are the issuer's keys? Set one of"),
+        (jwt(jwks_file=None), "jwt[0].jwks_url: where are the issuer's keys? Set one of"),
+        (jwt(jwks_file=None, jwks_url="http://a/k"), "jwt[0].jwks_url: over http anybody on the way"),
+        (jwt(jwks_file=None, jwks_url="http://127.0.0.1:8080/k?a=1"), None),
+        (jwt(jwks_file=None, jwks_url="http://[::1]/k"), None),
+        (jwt(jwks_file=None, jwks_url="file:///k"), "jwt[0].jwks_url: 'file:///k' is not https://host/path"),
+        (jwt(jwks_url="https://u:secret@a/k"), "jwt[0].jwks_url: *** is not https://host/path"),
+        (jwt(ca_file="/ca"), "jwt[0].ca_file: no keys are fetched over https"),
+        (jwt(name="a:b"), "jwt[0].name: 'a:b' is not a name of letters"),
+        (jwt(roles={"ops": {}}), "jwt[0].roles: in which claim do tokens list their roles? Set claims.roles"),
+        (jwt(roles={"*": {"rpm": 0}}), 'jwt[0].roles."*".rpm: 0 is not a whole number above 0'),
+        (jwt(claims={"sub": "a"}), "jwt[0].claims.sub: unknown key"),
+        (f"{jwt()[:-2]}, {jwt()[9:]}", "jwt: 2 have the name 'sso', by which they are told apart"),
+        (f"{jwt()[:-2]}, {jwt(name='b')[9:]}", "jwt: 2 have the issuer 'https://sso', by which they are told apart"),
         ("backends: {}", None),
         ("backends: 5", "backends: 5 is not a list"),
         ("backends: [gpu]", "backends[0]: 'gpu' is not a mapping"),
@@ -355,7 +381,12 @@ def test_only_loopback_is_served_without_keys(settle: Settle, host: str, loopbac
 
 @pytest.mark.parametrize(
     "extra",
-    [{"server.insecure": True}, {"server.unix_socket": "/run/h.sock"}, {"keys": [{"user": "a", "sha256": "0" * 64}]}],
+    [
+        {"jwt": json.loads(jwt())["jwt"]},
+        {"server.insecure": True},
+        {"server.unix_socket": "/run/h.sock"},
+        {"keys": [{"user": "a", "sha256": "0" * 64}]},
+    ],
 )
 def test_other_machines_are_served_with_keys_or_when_it_is_spelled_out(settle: Settle, extra: dict[str, Any]) -> None:
     """I24"""

@@ -1,6 +1,7 @@
 """A whole Hermes on real sockets, in this process: composed as `hermes serve` composes it, asked by hand.
 
-Leaving the block checks what must hold after any scenario: no slot held (I2), no request without its one outcome (I3).
+Leaving the block checks what must hold after any scenario: no slot held (I2), no request without its one outcome (I3),
+no key in a record or a label (I26).
 """
 
 import asyncio
@@ -17,9 +18,9 @@ from msgspec.structs import replace
 
 from hermes.config import Config
 from hermes.config.build import build
-from hermes.exchange import Record
 from hermes.policy.affinity import Homes, prefix
 from hermes.principal import ANONYMOUS
+from hermes.record import Record
 from hermes.runtime import Runtime
 from tests.fakes.backend import DONE, FakeOllama, play
 from tests.http.peers import TICK_S, Peer, connect
@@ -298,6 +299,8 @@ class Hermes:
         accepted = self.counted("hermes_requests_accepted_total")[()]
         assert sum(self.counted("hermes_requests_total").values()) == accepted
         assert self.counted("hermes_double_closes_total") == {(): 0.0}
+        labels = [sample.labels for family in self.runtime.metrics.snapshot() for sample in family.samples]
+        assert "sk-" not in str([*self.records, labels]), "a key is told"
 
 
 async def hold_slot(

@@ -84,7 +84,12 @@ class Api:
             exchange.more_lines = passage.more_lines
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect, exchange.also_id = route.dialect, route.also_id
-            principal = ANONYMOUS if route.access == "open" else self._let_in(route, head, exchange)
+            if route.access == "open":
+                principal = ANONYMOUS
+            else:
+                known = self.authenticator.authenticate(head.headers, exchange.created_at)
+                principal = known if known is not None else await self.authenticator.look_again(head.headers)
+                self._let_in(principal, route, head, exchange)
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)
             call = Call(request, response, exchange, principal, passage.named, passage.claim or NO_CLAIM)
@@ -127,15 +132,13 @@ class Api:
         route = cors.preflight(match.route) if asked else match.route
         return Passage(request_id, route, match.named, self._door.hop_line(head.headers.get(HOP_HEADER)), lines)
 
-    def _let_in(self, route: Route, head: Head, exchange: Exchange) -> Principal:
-        """Who asks, if they may use this route. Raises Unauthenticated, Forbidden or Draining."""
-        principal = self.authenticator.authenticate(head.headers, exchange.created_at)
+    def _let_in(self, principal: Principal, route: Route, head: Head, exchange: Exchange) -> None:
+        """They may use this route. Raises Forbidden or Draining."""
         exchange.key_id = principal.key_id
         if route.access != "user" and not (principal.admin or (route.access == "metrics" and principal.metrics)):
             raise Forbidden(f"this needs an operator's key: one with {_RIGHTS[route.access]}")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
-        return principal
 
     def _refuse(self, error: GatewayError, response: Response, exchange: Exchange, dialect: ClientDialect) -> None:
         exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False

@@ -194,8 +194,9 @@ class Models:
             await self._fleet.refresh()
             if not self._fleet.can_serve(service.backends):
                 raise NoBackend("no backend is up", retry_after_s=1.0)
-        call.exchange.model = service.model
-        return service, self._found(service)
+        found = self._found(service)
+        call.exchange.model = service.model  # a label's value: never a name that is only asked for (I27)
+        return service, found
 
     def _service(self, model: str) -> Service:
         service = self._catalog.service(model)

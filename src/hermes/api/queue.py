@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from hermes.api.models import Models
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
-from hermes.exchange import Exchange, Journal, Waited
+from hermes.exchange import Exchange, Journal
 from hermes.fleet.fleet import Fleet
 from hermes.policy.routing import Catalog
 from hermes.policy.scheduler import Scheduler
@@ -68,10 +68,10 @@ class Queue:
             exchange, ticket = found
             call.reply(_json(self._tell(exchange, ticket) | self._why(call.principal, ticket.why)))
             return
-        for past in reversed(self._journal.recent):
-            record, why = (past.record, past.why) if isinstance(past, Waited) else (past, None)
-            if record.request_id == call.named and self._may_see(call.principal, record.user, record.model):
-                told = {"state": "done", **msgspec.to_builtins(record), **self._why(call.principal, why)}
+        for past in self._journal.past.of(call.named or ""):
+            record = past.record
+            if self._may_see(call.principal, record.user, record.model):
+                told = {"state": "done", **msgspec.to_builtins(record), **self._why(call.principal, past.why)}
                 call.reply(_json(told))
                 return
         raise _unknown(call)

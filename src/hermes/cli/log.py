@@ -4,8 +4,12 @@ import json
 import logging
 import sys
 import time
+import traceback
+from types import TracebackType
 
 import click
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 log = logging.getLogger("hermes")
 
@@ -41,8 +45,25 @@ class _JsonLines(_Text):
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _first_line(record),
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return json.dumps(event)
+
+    def formatException(self, ei: _ExcInfo) -> str:
+        """Of what kind it is and where it comes from, not in its words: what was asked may be in them (I27)."""
+        told: list[str] = []
+        error = ei[1]
+        while error is not None:
+            kind = type(error)
+            where = "".join(traceback.format_tb(error.__traceback__))
+            told.append(f"Traceback (most recent call last):\n{where}{kind.__module__}.{kind.__qualname__}")
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\n\nwhich was raised after\n\n".join(told)
+
+
+def _first_line(record: logging.LogRecord) -> str:
+    """Of what the loop tells, whose others repeat exceptions and tasks in all their words."""
+    message = record.getMessage()
+    return message.partition("\n")[0] if record.name == "asyncio" else message

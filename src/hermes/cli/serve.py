@@ -104,7 +104,7 @@ def _example(runtime: Runtime) -> str:
     # who listens on every address is found on loopback
     address = runtime.address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     to = f"--unix-socket {server.unix_socket} http://localhost" if server.unix_socket else address
-    key = " -H 'Authorization: Bearer KEY'" if runtime.config.keys else ""
+    key = " -H 'Authorization: Bearer KEY'" if runtime.config.keys or runtime.config.jwt else ""
     return f"""curl {to}/v1/llm/{_some_model(runtime)}{key} -d '{{"prompt": "Explain relativity"}}'"""
 
 

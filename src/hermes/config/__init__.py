@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from hermes.config.kinds import (
     AccessLog,
+    Algorithm,
     Attempts,
     BackendKind,
     BackendName,
@@ -25,7 +26,11 @@ from hermes.config.kinds import (
     Host,
     HostName,
     KeepAlive,
+    KeySetUrl,
+    Label,
+    Leeway,
     LineStart,
+    ModelGlob,
     ModelName,
     Moment,
     Number0To1,
@@ -33,7 +38,6 @@ from hermes.config.kinds import (
     OptionsPolicy,
     Origin,
     Path,
-    Pattern,
     Penalty,
     Plugin,
     Port,
@@ -55,16 +59,19 @@ from hermes.config.kinds import (
 
 __all__ = [
     "Backend",
+    "Claims",
     "Config",
     "Cors",
     "Defaults",
     "Health",
+    "Issuer",
     "Key",
     "Limits",
     "LoadOptions",
     "Logging",
     "Model",
     "Params",
+    "Rights",
     "Scheduling",
     "Secret",
     "Server",
@@ -132,7 +139,7 @@ class Key(Struct, frozen=True):
     usual_class: ClassName | None = None
     weight: Weight = 1
     max_running: Count | None = None
-    models: tuple[Pattern, ...] = ()
+    models: tuple[ModelGlob, ...] = ()
     expires: Moment | None = None
     metrics: bool = False
 
@@ -143,6 +150,53 @@ class Key(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Key({self.key_id}, user={self.user!r}, admin={self.admin})"
+
+
+class Rights(Struct, frozen=True):
+    """What the holder of a token may do: as for a key."""
+
+    admin: bool = False
+    models: tuple[ModelGlob, ...] = ()
+    max_class: ClassName | None = None
+    usual_class: ClassName | None = None
+    weight: Weight = 1
+    rpm: Count | None = None
+    tpm: Count | None = None
+    concurrency: Count | None = None
+    daily_tokens: Count | None = None
+    monthly_tokens: Count | None = None
+
+
+class Claims(Struct, frozen=True):
+    """The claims that say it, with dots for one inside another. All but the first two are rights."""
+
+    tenant: Label = "sub"
+    roles: Label | None = None
+    admin: Label | None = None
+    models: Label | None = None
+    max_class: Label | None = None
+    usual_class: Label | None = None
+    weight: Label | None = None
+    rpm: Label | None = None
+    tpm: Label | None = None
+    concurrency: Label | None = None
+    daily_tokens: Label | None = None
+    monthly_tokens: Label | None = None
+
+
+class Issuer(Struct, frozen=True):
+    """Whose JSON Web Tokens are taken in place of keys, and what they come to. `roles`: the first one counts."""
+
+    name: BackendName
+    issuer: Label
+    audience: tuple[Label, ...]
+    algorithms: tuple[Algorithm, ...] = ("RS256",)
+    jwks_url: KeySetUrl | None = None
+    jwks_file: Path | None = None
+    ca_file: Path | None = None
+    leeway_s: Leeway = 30
+    claims: Claims = Claims()
+    roles: dict[Label, Rights] = {}
 
 
 # --- what is served -------------------------------------------------------------------------------------------------
@@ -317,6 +371,7 @@ class Config(Struct, frozen=True):
     scheduling: Scheduling = Scheduling()
     health: Health = Health()
     keys: tuple[Key, ...] = ()
+    jwt: tuple[Issuer, ...] = ()
     logging: Logging = Logging()
 
     def model(self, name: str) -> Model | None:

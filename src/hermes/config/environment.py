@@ -91,7 +91,8 @@ def own_layers(environ: Mapping[str, str], suffix: str = "") -> Iterator[Layer |
         if not environ[name] or _foreign(name, environ[name]):
             continue
         if name not in known:
-            close = nearest(name, known)
+            ending = name.replace("HERMES_", "__", 1)
+            close = next((other for other in known if other.endswith(ending)), None) or nearest(name, known)
             yield ConfigError(f"{name}{suffix}: unknown variable" + (f", did you mean {close}?" if close else ""))
             continue
         path, field = known[name]

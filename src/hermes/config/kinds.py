@@ -139,7 +139,18 @@ ModelName = Annotated[
         description="a model name of letters, digits and . _ : / @ -, without '..'",
     ),
 ]
-Pattern = Annotated[
+# asymmetric ones alone: with any other, who can check a token can make one (RFC 8725 3.2)
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+KeySetUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"\Ahttps?://[^\s/@?#]+(/[\x21\x22\x24-\x7e]*)?\Z",
+        description="https://host/path, without credentials; http:// only to this machine",
+    ),
+]
+Leeway = Annotated[float, Meta(ge=0, le=60, description="a time up to 60s", extra={"parse": parse_seconds})]
+Label = Annotated[str, Meta(pattern=r"\A[\x20-\x7e]{1,255}\Z", description="a text of 1 to 255 ASCII characters")]
+ModelGlob = Annotated[
     str,
     Meta(
         pattern=r"\A[A-Za-z0-9._:/@*?-]{1,200}\Z",

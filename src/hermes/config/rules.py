@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from hermes.config import Backend, Config, Model
+from hermes.config import Backend, Config, Issuer, Model
 from hermes.config.notation import PORT
 from hermes.config.schema import nearest, spell
 from hermes.errors import ConfigError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def check(config: Config) -> None:
     """Raises ConfigError with one line for each rule that is broken."""
-    problems = [*_backends(config), *_models(config), *_keys(config), *_server(config)]
+    problems = [*_backends(config), *_models(config), *_keys(config), *_issuers(config), *_server(config)]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -36,6 +37,10 @@ def without_effect(config: Config) -> Iterator[str]:
             for key in ("options", "keep_alive"):
                 if getattr(model, key) != getattr(_NOTHING_SAID, key):
                     yield f"{spell(('models', name, key))}: none of its backends is told, only those of kind ollama are"
+    for index, issuer in enumerate(config.jwt):
+        if "*" in (roles := list(issuer.roles)):
+            for role in roles[roles.index("*") + 1 :]:
+                yield f"{spell(('jwt', index, 'roles', role))}: the first role that a token has counts, and all have *"
 
 
 _NOTHING_SAID = Model()
@@ -148,6 +153,34 @@ def _keys(config: Config) -> Iterator[str]:
         yield "keys: the same key stands here twice"
 
 
+def _issuers(config: Config) -> Iterator[str]:
+    for key in ("name", "issuer"):
+        for value, count in Counter(getattr(issuer, key) for issuer in config.jwt).items():
+            if count > 1:
+                yield f"jwt: {count} have the {key} {value!r}, by which they are told apart"
+    for index, issuer in enumerate(config.jwt):
+        for key, why in _issuer(issuer):
+            yield f"{spell(('jwt', index, key))}: {why}"
+
+
+def _issuer(issuer: Issuer) -> Iterator[tuple[str, str]]:
+    url = urlsplit(issuer.jwks_url or "")
+    if (issuer.jwks_url is None) == (issuer.jwks_file is None):
+        yield "jwks_url", "where are the issuer's keys? Set one of jwks_url and jwks_file"
+    if url.scheme == "http" and not is_loopback(url.hostname or ""):
+        yield (
+            "jwks_url",
+            "over http anybody on the way could replace the keys, and with them who may come in: use https",
+        )
+    if issuer.ca_file and url.scheme != "https":
+        yield "ca_file", "no keys are fetched over https, nothing is checked"
+    for key in ("audience", "algorithms"):
+        if not getattr(issuer, key):
+            yield key, "empty, no token would do"
+    if issuer.claims.roles is None and issuer.roles.keys() - {"*"}:
+        yield "roles", "in which claim do tokens list their roles? Set claims.roles"
+
+
 def _server(config: Config) -> Iterator[str]:
     server = config.server
     if ":" in server.host and _address(server.host) is None:
@@ -186,7 +219,7 @@ def is_loopback(host: str) -> bool:
 def check_bind(config: Config) -> None:
     """Refuse to serve other machines without keys, unless that is spelled out (I24). Raises ConfigError."""
     server = config.server
-    if config.keys or server.insecure:
+    if config.keys or config.jwt or server.insecure:
         return
     if "*" in server.cors.origins:
         raise ConfigError(
@@ -197,6 +230,6 @@ def check_bind(config: Config) -> None:
         return
     raise ConfigError(
         f"server.host: {server.host} can be reached from other machines and no keys are configured, so anyone could use"
-        " the models. Configure keys (API_KEYS_JSON or `keys`), listen on 127.0.0.1, or start with --insecure"
-        " (server.insecure: true) where the network is trusted"
+        " the models. Configure keys (API_KEYS_JSON or `keys`) or issuers (`jwt`), listen on 127.0.0.1, or start with"
+        " --insecure (server.insecure: true) where the network is trusted"
     )

@@ -17,6 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes import machine
+from hermes.config import Secret
 from hermes.errors import BackendError, BadRequest
 from hermes.fleet import memory
 from hermes.fleet.driver import Server, Single
@@ -56,7 +57,7 @@ class Command(Struct, frozen=True):
 
     model: str
     words: tuple[str, ...]
-    environ: Mapping[str, str]
+    environ: Mapping[str, Secret]
     driver: Callable[[int], Single]
     size_bytes: int = 0
     slots: int | None = None
@@ -119,7 +120,7 @@ class _Unit:
         command, self.port = self.command, free_port()
         port = str(self.port)
         words = [word.replace(_PORT, port) for word in command.words]
-        said = {"PORT": port} | {name: value.replace(_PORT, port) for name, value in command.environ.items()}
+        said = {"PORT": port} | {name: value.reveal().replace(_PORT, port) for name, value in command.environ.items()}
         process = await Process.start(command.model, words, environment(os.environ, said), self._cpus)
         self.process, self._lines = process, process.lines
         self.driver = command.driver(self.port)

@@ -139,6 +139,9 @@ class ClientExchange(Struct, eq=False):
     connection: ClientConnection | None = None
     heard: int = 0
 
+    def __repr__(self) -> str:
+        return "ClientExchange(***)"  # there are keys and prompts in it (I26)
+
     @property
     def mark(self) -> float:
         """Another one after each piece of the answer that was taken; inf while none is awaited."""
