@@ -7,7 +7,7 @@ goes on from there; `make fuzz` at all. In `make test` hypothesis does, for a se
 import json
 import re
 import tempfile
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -67,6 +67,7 @@ class _Taken:
         lines = [name + b": " + value for name, value in head.headers.items()]
         assert head.method.isupper() and not re.search(rb"[^\x21-\x7e]", head.path + head.query)
         assert not [line for line in lines if re.search(rb"[\r\n\0]", line)]
+        assert not [value for value in head.headers.values() if value != value.strip(b" \t")]
         assert not [name for name in head.headers if name != name.lower()]
         assert b"host" in head.headers or head.http_1_0
         self.got.append(repr((head.method, head.path, head.query, sorted(lines), message.body)))
@@ -217,7 +218,10 @@ _BLANKS = (b" ", b"\t", b"\n", b"\r\n")
 TARGETS = {
     "heads": Target(
         heads,
-        tuple(case.sent[:4096] for case in (*cases.SMUGGLED, *cases.HEADERS)),
+        (
+            *(case.sent[:4096] for case in (*cases.SMUGGLED, *cases.HEADERS)),
+            b"GET / HTTP/1.1\r\nHost: a \t\r\nX:\t a\r\n\r\n" * 2,
+        ),
         (*_FRAMING.split(b" "), *_BLANKS, b"\r"),
     ),
     "bodies": Target(
@@ -231,6 +235,7 @@ TARGETS = {
             b"Bearer sk-ann",
             b"\nsk-ann",
             b"Basic c2stYW5uOg==\n\nsk-ann",
+            *(b"Basic " + b64encode(said) for said in (b"sk-ann:", b":sk-ann", b"sk-ann:x", b"x:sk-ann", b"sk-ann")),
             b"a*b\nab:latest",
             b"2027-01-31T00:00:00+01:00",
         ),
@@ -244,6 +249,11 @@ TARGETS = {
             b'{"sk-1": {"user": "a"}}',
             b"PORT=80\nHERMES_SERVER__TLS='{}'",
             b"models: {a: &x {timeout_s: 5}, b: *x}",
+            b"keys: [{user: a, sha256: %b, expires: 2027-02-30, models: [a*]}]" % (b"0" * 64),
+            b"server: {max_body_bytes: 24G, cors: {origins: ['*']}, keep_alive_s: 5 m}",
+            b'{"a": 1, "a": 2}',
+            b'[{"name": "a", "url": "http://a:b@c", "memory": NaN}]',
+            b'{"a":' * 3000,
         ),
         (*_SETTINGS.split(b" "), *_BLANKS),
     ),
