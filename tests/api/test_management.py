@@ -218,3 +218,21 @@ async def test_a_client_that_leaves_ends_it() -> None:
         call.leave()
         (asked,) = told(backend, "/api/create")
         await until(asked.left.is_set, "the backend goes on")
+
+
+@scenario
+async def test_a_reload_turns_it_on_and_off_and_it_goes_to_the_ollama_that_there_is_then() -> None:
+    """I34."""
+    delete = {"model": "gemma"}
+
+    async def done(asked: Asked) -> None:
+        asked.response.send(200, b"", b"")
+
+    async with ollama() as one, ollama() as other, hermes(one) as gateway:
+        peer = await gateway.connect()
+        for backend, server, status in ((one, {}, 404), (one, ON, 200), (other, ON, 200), (other, {}, 404)):
+            await gateway.reload(backend, server=server)
+            backend.management["/api/delete"] = done
+            for _ in range(3):  # so that the head is known
+                assert (await gateway.ask("/api/delete", delete, {}, "DELETE", on=peer)).status == status
+        assert (len(told(one, "/api/delete")), len(told(other, "/api/delete"))) == (3, 3)

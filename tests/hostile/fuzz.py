@@ -128,7 +128,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 ANN = Principal("k", "ann", admin=False)
-KEYS = Authenticator([(sha256(b"sk-ann").digest(), ANN)])
+KEYS = Authenticator({sha256(b"sk-ann").digest(): ANN})
 NAMES = (b"authorization", b"x-api-key", b"api-key")
 
 
