@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hermes.config import Config
+from hermes.config.dump import dump
 from hermes.config.environment import own_layers
 from hermes.config.files import find, read_env
 from hermes.config.load import Loaded, load, merged
@@ -243,6 +244,11 @@ def test_a_key_expires_on_a_day_or_at_a_time(settle: Settle, text: str, at: floa
     for form in (text, f"'{text}'"):
         (key,) = settle(f"keys: [{{user: a, sha256: '{'ab' * 32}', expires: {form}}}]").config.keys
         assert key.expires == at
+
+
+def test_when_a_key_expires_is_shown_as_it_can_be_written(settle: Settle) -> None:
+    (key,) = settle(f"keys: [{{user: a, sha256: '{'ab' * 32}', expires: 2027-01-31T01:30:00.5+01:30}}]").config.keys
+    assert dump(Config(keys=(key,)))["keys"][0]["expires"] == "2027-01-31T00:00:00.500000Z"
 
 
 @pytest.mark.parametrize("text", ["2027-01-31T18:00:00", "2027-02-30", "31.1.2027", "tomorrow", "-1", "2027-01", "''"])
