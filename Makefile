@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -30,6 +30,15 @@ format: $(DEV_READY)
 # 10,000 clients, a third of which leave, in front of three faulty backends; `make test` lets 300 loose.
 chaos: $(DEV_READY)
 	HERMES_CHAOS_REQUESTS=10000 $(BIN)/python -m pytest -s tests/chaos
+
+# A fuzzer at each parser that strangers reach, one after the other.
+FUZZ_SECONDS ?= 600
+fuzz: $(RUN_READY)
+	test -x $(VENV)-fuzz/bin/pip || $(PYTHON) -m venv $(VENV)-fuzz
+	$(VENV)-fuzz/bin/python -m pip install -q -r requirements.lock
+	$(VENV)-fuzz/bin/python -m pip install -q -r tests/hostile/requirements.txt
+	for target in heads bodies keys configuration; do \
+	  PYTHONPATH=src $(VENV)-fuzz/bin/python -m tests.hostile $$target $(FUZZ_SECONDS) $(VENV)-fuzz/$$target || exit 1; done
 
 # Against an Ollama that runs already and has the model.
 OLLAMA_URL ?= http://127.0.0.1:11434
@@ -101,4 +110,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-tgi build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz build dist benchmarks/results

@@ -24,18 +24,17 @@ def credential(headers: Mapping[bytes, bytes]) -> bytes:
 
     Raises BadRequest for two that differ, beside one that is not read too, and for one that is malformed (I19).
     """
-    found = {headers.get(b"x-api-key", b""), headers.get(b"api-key", b"")}
+    found: set[bytes | None] = {headers.get(b"x-api-key", b""), headers.get(b"api-key", b"")}
     if authorization := headers.get(b"authorization"):
         found.add(_authorized(authorization))
     found.discard(b"")
     if len(found) > 1:
         raise BadRequest(f"two different credentials: send one, as {_HOW}", code="ambiguous_credentials")
-    given = found.pop() if found else b""
-    return b"" if given is _UNREAD else given
+    return (found.pop() if found else None) or b""
 
 
-def _authorized(value: bytes) -> bytes:
-    """The key in an Authorization header; b"" if it holds none."""
+def _authorized(value: bytes) -> bytes | None:
+    """The key in an Authorization header, b"" where its place is empty; None: of a scheme that is not read."""
     scheme, _, given = value.partition(b" ")
     scheme, given = scheme.lower(), given.strip(b" ")
     if scheme == b"bearer":
@@ -43,7 +42,7 @@ def _authorized(value: bytes) -> bytes:
             raise _malformed("a bearer token has no blanks in it")
         return given
     if scheme != b"basic":
-        return _UNREAD
+        return None
     try:
         user, colon, password = a2b_base64(given, strict_mode=True).partition(b":")
     except ValueError:
@@ -55,10 +54,6 @@ def _authorized(value: bytes) -> bytes:
 
 def _malformed(why: str) -> BadRequest:
     return BadRequest(f"the Authorization header cannot be read: {why}", code="malformed_credentials")
-
-
-# A scheme that is not known here: no key, and none may stand beside it. Never equal to what was sent: it has a blank.
-_UNREAD = b"no key"
 
 
 class Table(Struct, frozen=True):

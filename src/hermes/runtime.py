@@ -20,6 +20,7 @@ from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
 from hermes.api.inference import Inference
+from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
@@ -134,9 +135,13 @@ class Runtime:
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
         inference = Inference(self._gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
-        table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
+        self._routes = tuple(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
+        self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
-        return self._app(table, self.people, areas)
+        return self._app(self._table(), self.people, areas)
+
+    def _table(self) -> RouteTable:
+        return RouteTable((*self._routes, *(self._managing if self.config.server.ollama_management else ())))
 
     def _admin_api(self, people: Authenticator) -> Api:
         return self._app(
@@ -301,6 +306,7 @@ class Runtime:
         config, server, gateway = new.config, new.config.server, self._gateway
         self._door.adopt(server.allowed_hosts, _cors(server.cors))
         self._trust(new, before)
+        self.api.table = self._table()
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         gateway.retries.adopt(new.retries)

@@ -114,7 +114,8 @@ def test_the_operator_may_set_what_a_prompt_may_ask_for(field: FieldInfo) -> Non
 
 
 FULL = """
-server: {tls: {cert_file: c.pem}, allowed_hosts: [gpu.example.org, "[::1]"], max_body_bytes: 1000001, keep_alive_s: 1.5}
+server: {tls: {cert_file: c.pem}, allowed_hosts: [gpu.example.org, "[::1]"], max_body_bytes: 1000001, keep_alive_s: 1.5,
+  cors: {origins: ["https://a.example"], headers: [x-mine], credentials: true, max_age_s: 1h}}
 backends: [{name: a, url: "unix:///run/ollama.sock", memory: 24GiB, slots: 4}]
 models: {"qwen2.5:7b": {params: {stop: ["\\n"], temperature: 0}, memory_cost: 14GiB, backends: [a]}
   , b: {memory_cost: low, options: {use_mmap: false}, keep_alive: -1}}

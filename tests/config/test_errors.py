@@ -59,6 +59,10 @@ def jwt(**more: Any) -> str:
         ("server: {cors: {origins: ['https://a/b']}}", "server.cors.origins[0]: 'https://a/b' is not an origin"),
         ("server: {cors: {origins: ['*'], credentials: true}}", "server.cors: with credentials no page at all may ask"),
         ("server: {cors: {origins: ['https://a', '*'], credentials: true}}", "server.cors: with credentials"),
+        (
+            "server: {ollama_management: true}\nbackends: [{name: a, url: 'http://a'}, {name: b, url: 'http://b'}]",
+            "server.ollama_management: it is passed on to the one backend of kind ollama, here are 2",
+        ),
         ("server: {cors: {headers: ['a b']}}", "server.cors.headers[0]: 'a b' is not the name of a header"),
         ("server: {tls: {}}", "server.tls.cert_file: missing, expected a path"),
         (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hermes.config import Config
+from hermes.config.dump import dump
 from hermes.config.environment import own_layers
 from hermes.config.files import find, read_env
 from hermes.config.load import Loaded, load, merged
@@ -89,7 +90,8 @@ def test_a_setting_knows_where_it_came_from(settle: Settle) -> None:
 
 VALUES = {
     "host": "localhost", "port": 81, "unix_socket": "/run/h.sock", "tls": {"cert_file": "c.pem"}, "cert_file": "d.pem",
-    "key_file": "k.pem", "allowed_hosts": ["gpu"], "insecure": True, "headers": ["x-mine"], "credentials": True,
+    "key_file": "k.pem", "allowed_hosts": ["gpu"], "insecure": True,
+    "ollama_management": True, "headers": ["x-mine"], "credentials": True,
     "cors": {"origins": ["*"]}, "origins": ["https://chat.example.org"],
     "max_body_bytes": "3MiB", "drain_grace_s": 7, "queue_bytes": 4096, "backends": [{"name": "b", "url": "http://b"}],
     "models": {"gemma3:12b": {"timeout_s": 5}}, "serve_unlisted": False, "retry_ratio": 0.5, "max_attempts": 2,
@@ -242,6 +244,11 @@ def test_a_key_expires_on_a_day_or_at_a_time(settle: Settle, text: str, at: floa
     for form in (text, f"'{text}'"):
         (key,) = settle(f"keys: [{{user: a, sha256: '{'ab' * 32}', expires: {form}}}]").config.keys
         assert key.expires == at
+
+
+def test_when_a_key_expires_is_shown_as_it_can_be_written(settle: Settle) -> None:
+    (key,) = settle(f"keys: [{{user: a, sha256: '{'ab' * 32}', expires: 2027-01-31T01:30:00.5+01:30}}]").config.keys
+    assert dump(Config(keys=(key,)))["keys"][0]["expires"] == "2027-01-31T00:00:00.500000Z"
 
 
 @pytest.mark.parametrize("text", ["2027-01-31T18:00:00", "2027-02-30", "31.1.2027", "tomorrow", "-1", "2027-01", "''"])

@@ -1,8 +1,7 @@
 """What no honest client sends: bytes for a socket, and the answer that they must get. None of it reaches a backend.
 
-Whatever is refused before it is a request at all (framing above all,
-    by RFC 9112) stands in tests/http/test_requests, as
-REFUSED; here is what a whole Hermes has to see through, and smuggling with something worth smuggling.
+Whatever is refused before it is a request at all (framing above all, by RFC 9112) stands in tests/http/test_requests,
+as REFUSED; here is what a whole Hermes has to see through, and smuggling with something worth smuggling.
 """
 
 import json

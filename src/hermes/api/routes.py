@@ -44,7 +44,7 @@ Handler = Callable[[Call], Awaitable[None]]
 
 
 class Route(Struct, frozen=True):
-    """`path` may hold one `{model}`, `{request_id}`, `{backend}` or `{key}`, which takes any number of segments.
+    """`path` may hold one `{model}`, `{request_id}`, `{backend}`, `{key}` or `{digest}`: any number of segments.
 
     `quiet` routes are not logged when well. Requests of those that `queues` may say how urgent they are. `also_id` is
     another header in which their clients look for the request's id.
@@ -99,9 +99,9 @@ class RouteTable:
 
 
 def _of_method(methods: dict[str, Route], method: str) -> Route:
-    route = methods.get("GET" if method == "HEAD" else method)
+    route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
     if route is None:
-        allowed = sorted(methods) + (["HEAD"] if "GET" in methods else [])
+        allowed = sorted({*methods, "HEAD"} if "GET" in methods else methods)
         allow = ", ".join(allowed)
         raise MethodNotAllowed(f"use {allow} here", headers=((b"allow", allow.encode("ascii")),))
     return route
@@ -119,7 +119,20 @@ def _plain_name(named: bytes) -> str:
     return unquote_to_bytes(named).decode("latin-1")
 
 
-_NAMES = {b"{model}": _model_name, b"{request_id}": _plain_name, b"{backend}": _plain_name, b"{key}": _plain_name}
+def _digest(named: bytes) -> str:
+    if not _is_digest(named):
+        raise BadRequest("a digest is sha256: and 64 hex digits", param="digest")
+    return named.decode("ascii")
+
+
+_is_digest = re.compile(rb"sha256[:-][0-9a-f]{64}").fullmatch
+_NAMES = {
+    b"{model}": _model_name,
+    b"{request_id}": _plain_name,
+    b"{backend}": _plain_name,
+    b"{key}": _plain_name,
+    b"{digest}": _digest,
+}
 
 
 def content_line(content_type: bytes) -> bytes:

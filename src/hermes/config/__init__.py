@@ -112,6 +112,7 @@ class Server(Struct, frozen=True):
     allowed_hosts: tuple[HostName, ...] = ()
     cors: Cors = Cors()
     insecure: bool = False
+    ollama_management: bool = False
     header_timeout_s: Seconds = 10
     body_min_bytes_per_s: Count = 1024
     max_body_bytes: Bytes = 10 * 2**20

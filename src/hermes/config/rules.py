@@ -185,6 +185,9 @@ def _server(config: Config) -> Iterator[str]:
     server = config.server
     if ":" in server.host and _address(server.host) is None:
         yield f"server.host: {server.host!r} is not an address or a host name, a port goes into server.port"
+    ollamas = [backend.name for backend in config.backends if backend.kind == "ollama"]
+    if server.ollama_management and len(ollamas) != 1:
+        yield f"server.ollama_management: it is passed on to the one backend of kind ollama, here are {len(ollamas)}"
     if server.cors.credentials and "*" in server.cors.origins:
         yield "server.cors: with credentials no page at all may ask, name the origins instead of '*'"
     if server.unix_socket and server.tls:
