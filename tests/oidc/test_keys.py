@@ -109,11 +109,27 @@ def test_no_more_keys_are_read_than_an_issuer_can_have() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"keys": {}}', key_set(), b"\xff", json.dumps({"keys": NOT_TAKEN}).encode()]
+    "body",
+    [
+        b'{"keys": [' + b"{}," * 80_000 + b"{}]}",
+        b"",
+        b"[]",
+        b"{}",
+        b'{"keys": {}}',
+        key_set(),
+        b"\xff",
+        json.dumps({"keys": NOT_TAKEN}).encode(),
+    ],
 )
 def test_a_set_without_a_key_that_can_be_used_is_none(body: bytes) -> None:
     with pytest.raises(ValueError, match="key"):
         read_set(body, ("EdDSA",))
+
+
+def test_a_set_that_would_take_long_to_read_is_not_read() -> None:
+    """I36: 80,000 empty keys took 130 ms."""
+    with pytest.raises(ValueError, match="too long"):
+        read_set(b'{"keys": [' + b"{}," * 80_000 + b"{}]}", ALL)
 
 
 # --- how often, and for how long --------------------------------------------------------------------------------------

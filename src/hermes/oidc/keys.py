@@ -9,12 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
 from msgspec import Struct
 
-from hermes.dialects.strict import parse_object
+from hermes.dialects.strict import marks, parse_object
 from hermes.errors import GatewayError
 
 log = logging.getLogger(__name__)
 
 MAX_KEYS = 100
+# Objects, lists and members, as `strict.marks` counts: of 100 honest keys 2000; more would take the loop's time (I36).
+MAX_MARKS = 5000
 # More than a fetch may take: who waits never waits for ever.
 PATIENCE_S = 10.0
 # RFC 7518 3.3 wants 2048; more than 8192 would take longer than the loop has (0.2 ms with that).
@@ -44,6 +46,8 @@ class Key:
 
 def read_set(body: bytes, algorithms: tuple[str, ...]) -> dict[Name, Key]:
     """The keys that can be used with these algorithms. What is none is passed over. Raises ValueError for no set."""
+    if marks(body) > MAX_MARKS:
+        raise ValueError("what it gives is too long for a key set")
     try:
         listed = parse_object(body, frozenset()).get("keys")
     except GatewayError:
