@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jwt.algorithms import RSAAlgorithm
 
-from hermes.errors import BackendError
+from hermes.errors import BackendError, IssuerUnavailable
 from hermes.oidc.keys import MAX_KEYS, KeySet, Name, Pace, read_set
 from tests.fakes import issuer
 from tests.fakes.issuer import base64url, key_set, private_key, public_jwk
@@ -243,11 +243,29 @@ def test_a_garbled_set_does_not_replace_a_good_one() -> None:
     played(scene, Server("old"))
 
 
+def test_a_bug_in_fetching_ends_no_keeping(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(keys: KeySet, server: Server) -> None:
+        fetch = server.fetch
+
+        async def buggy() -> bytes:
+            raise RuntimeError
+
+        keys._fetch = buggy
+        await asyncio.sleep(PACE.refresh_s + 5 * PACE.pause_s)
+        assert keys.failing and "met a bug" in caplog.text
+        assert caplog.text.count("cannot be fetched") == 1  # not once in ten seconds
+        keys._fetch = fetch
+        await asyncio.sleep(PACE.pause_s)
+        assert not keys.failing
+
+    played(scene, Server("old"))
+
+
 def test_who_waits_for_keys_never_waits_for_ever() -> None:
     async def scene(keys: KeySet, server: Server) -> None:
         await asyncio.sleep(60)
         server.takes_s = 1e6
-        with pytest.raises(TimeoutError):
+        with pytest.raises(IssuerUnavailable):
             await keys.look_again()
 
     played(scene, Server("old"))

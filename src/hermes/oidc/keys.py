@@ -10,7 +10,7 @@ from jwt import PyJWK
 from msgspec import Struct
 
 from hermes.dialects.strict import marks, parse_object
-from hermes.errors import GatewayError
+from hermes.errors import GatewayError, IssuerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class KeySet:
         self._keys: Mapping[Name, Key] = {}
         self._body = b""
         self._fetched_at = 0.0
+        self._told = False
         self._resting = False
         self._wanted = asyncio.Event()
         self._looked = asyncio.Event()
@@ -132,12 +133,19 @@ class KeySet:
         return self._keys.get(name)
 
     async def look_again(self) -> None:
-        """Wait for the fetch that runs or is due; not at all soon after one."""
+        """Wait for the fetch that runs or is due; not at all soon after one. Raises IssuerUnavailable if it is long."""
         if self._resting:
             return
         self._wanted.set()
-        async with asyncio.timeout(PATIENCE_S):
-            await self._looked.wait()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._looked.wait()
+        except TimeoutError:
+            raise self.unavailable() from None
+
+    def unavailable(self) -> IssuerUnavailable:
+        words = "the keys of the token's issuer cannot be had at present"
+        return IssuerUnavailable(words, retry_after_s=self._pace.pause_s)
 
     async def keep(self) -> None:
         while True:
@@ -166,16 +174,19 @@ class KeySet:
             if body != self._body:
                 self._use(read_set(body, self._algorithms), body)
         except (GatewayError, OSError, ValueError) as error:
-            self._failed(error, now)
+            self._failed(str(error).replace("the backend", "their server"), now)
+        except Exception:
+            log.exception("fetching the keys of jwt %s met a bug", self._issuer)
+            self._failed("a bug", now)
         else:
             if self.failing:
                 log.info("jwt %s: its keys are here: %d", self._issuer, len(self._keys))
             self.failing, self._fetched_at = False, now
             self._counted("ok")
 
-    def _failed(self, error: Exception, now: float) -> None:
-        if not self.failing or not self._fetched_at:
-            why = str(error).replace("the backend", "their server")
+    def _failed(self, why: str, now: float) -> None:
+        if not (self.failing and self._told):
+            self._told = True
             log.warning("jwt %s: its keys cannot be fetched: %s", self._issuer, why)
         self.failing = True
         self._counted("failed")
