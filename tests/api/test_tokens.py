@@ -1,5 +1,6 @@
 """Tokens on real sockets: who comes in with one, and every one that does not (I18, RFC 8725)."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from hermes.config import Config
+from hermes.oidc import source
 from tests.fakes import issuer
 from tests.fakes.backend import FakeOllama, ollama
 from tests.fakes.gateway import PROMPT, Hermes, key, prompt, scenario, serving
@@ -287,8 +289,6 @@ async def test_keys_are_fetched_once_and_not_for_each_request() -> None:
 @scenario
 async def test_who_comes_before_the_keys_waits_for_them_and_the_others_do_not() -> None:
     """The first fetch hangs: a key of our own comes in at once, tokens when the keys are here, by one fetch."""
-    import asyncio
-
     async with key_server() as keys, ollama() as backend:
         keys.gate = asyncio.Event()
         section = issuer.config(jwks_url=keys.url)
@@ -303,6 +303,36 @@ async def test_who_comes_before_the_keys_waits_for_them_and_the_others_do_not() 
             keys.gate.set()
             assert [(await call.reply()).status for call in early] == [200, 200, 200]
             assert len(keys.asked) == 1
+
+
+@scenario
+async def test_made_up_key_ids_fetch_nothing() -> None:
+    """I18: whoever sends them by the dozen is answered at once, and the issuer's server not bothered."""
+    async with key_server() as keys, ollama() as backend, serving(tokens_of(backend, keys.url)) as gateway:
+        assert (await gateway.ask(PROMPT, prompt(), shown(token()))).status == 200
+        for number in range(12):
+            made_up = sign(header(kid=f"k{number + 2}"), claims())
+            assert (await gateway.ask(PROMPT, prompt(), shown(made_up))).status == 401
+        assert len(keys.asked) == 1 and len(backend.asked) == 1
+
+
+@scenario
+async def test_tokens_come_in_without_the_issuers_server_once_its_keys_are_here() -> None:
+    async with key_server() as keys, ollama() as backend, serving(tokens_of(backend, keys.url)) as gateway:
+        assert (await gateway.ask(PROMPT, prompt(), shown(token(sub="early")))).status == 200
+        keys.status, keys.gate = 500, asyncio.Event()
+        assert (await gateway.ask(PROMPT, prompt(), shown(token(sub="late")))).status == 200
+        assert len(keys.asked) == 1
+
+
+@scenario
+async def test_a_slow_issuer_is_waited_for_so_long_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "FETCH_S", 0.05)
+    async with key_server() as keys, ollama() as backend:
+        keys.gate = asyncio.Event()
+        async with serving(tokens_of(backend, keys.url)) as gateway:
+            await refused_for_want_of_keys(gateway)
+            assert not backend.asked
 
 
 async def refused_for_want_of_keys(gateway: Hermes) -> None:
