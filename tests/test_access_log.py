@@ -11,8 +11,8 @@ import pytest
 
 from hermes.access_log import GROUP_S, MAX_WAITING_LINES, AccessLog
 from hermes.errors import Outcome
-from hermes.exchange import Record
 from hermes.metrics import Metrics
+from hermes.record import Record
 from tests.simulation.loop import VirtualLoop
 
 

@@ -5,8 +5,9 @@ from msgspec import json
 
 from hermes.chat import Usage
 from hermes.errors import Outcome
-from hermes.exchange import Exchange, Journal, Record
+from hermes.exchange import Exchange, Journal
 from hermes.metrics import Metrics
+from hermes.record import Record
 
 
 class Books:

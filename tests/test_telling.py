@@ -89,7 +89,7 @@ async def test_no_value_of_ours_shows_a_secret_when_it_is_printed(tmp_path: Path
     assert runtime._issuers is not None
     await next(iter(runtime._issuers._issuers.values())).keys._look()
     written = issuer.token()
-    runtime.api._authenticator.authenticate({b"authorization": f"Bearer {written}".encode()})
+    runtime.api.authenticator.authenticate({b"authorization": f"Bearer {written}".encode()}, 0.0)
     secrets = (SECRET, written.rpartition(".")[2])
     ours = [value for value in reachable(runtime) if type(value).__module__.startswith("hermes.")]
     held = [value for value in reachable(runtime) if isinstance(value, str) and SECRET in value]

@@ -104,7 +104,18 @@ def authenticator(config: settings.Config, issuers: "Issuers | None" = None) -> 
 def _principal(key: settings.Key, config: settings.Config) -> Principal:
     ceiling = urgency(key.max_class or "interactive")
     usual = urgency(key.usual_class or config.scheduling.usual_class)
-    return Principal(key.key_id, key.user, key.admin, ceiling, max(usual, ceiling), key.weight, key.max_running)
+    return Principal(
+        key.key_id,
+        key.user,
+        key.admin,
+        ceiling,
+        max(usual, ceiling),
+        key.weight,
+        key.max_running,
+        key.models,
+        metrics=key.metrics,
+        expires_at=key.expires,
+    )
 
 
 def issuers(

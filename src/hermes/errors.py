@@ -183,6 +183,12 @@ class Forbidden(GatewayError):
     status, code, source, outcome = 403, "admin_only", "client", Outcome.DENIED
 
 
+class ModelNotAllowed(Forbidden):
+    """Said of any name that a key's patterns leave out, whether there is such a model or not."""
+
+    code = "model_not_allowed"
+
+
 class Dismissed(GatewayError):
     """Somebody who may has sent it away. 499 is nginx's; what matters is that no SDK tries again."""
 

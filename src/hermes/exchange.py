@@ -1,57 +1,24 @@
 """One request's record, from arrival to log line: filled on the way, closed once, and given to the sinks."""
 
 import os
-from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
 from typing import Protocol
 
-from msgspec import Struct, field, msgpack
+from msgspec import Struct
 
 from hermes.chat import Usage
 from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
+from hermes.past import Past
 from hermes.policy.estimates import Outlook
-from hermes.policy.ticket import Ticket, Why
+from hermes.policy.ticket import Ticket
 from hermes.principal import CLASS_NAMES
-
-
-class Record(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What is told of one request when it is over. Times in whole milliseconds, `created_at` in Unix seconds (UTC).
-
-    Never a prompt, an answer or a credential (invariant I27).
-    """
-
-    created_at: float
-    request_id: str
-    route: str
-    method: str
-    outcome: Outcome
-    status: int
-    duration_ms: int
-    code: str = ""
-    key_id: str = ""
-    model: str = ""
-    backend: str = ""
-    stream: bool = False
-    attempts: int = 0
-    queue_ms: int | None = None
-    ttft_ms: int | None = None
-    tokens_in: int = 0
-    tokens_out: int = 0
-    user: str = ""
-    urgency: str = field(default="", name="class")
-    loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
-    asked: str = ""  # the model that was asked for, where another answered
-
+from hermes.record import Record
 
 Sink = Callable[[Record], None]
 
 _NO_USAGE = Usage()
-_pack = msgpack.Encoder().encode
-_unpack = msgpack.Decoder(Why).decode
-# Requests that can still be asked about when they are over: some 300 bytes each, twice that if they waited.
-REMEMBERED = 10_000
 
 
 class Asking(Protocol):
@@ -79,6 +46,7 @@ class Exchange(Struct, eq=False, gc=False):
     created_at: float
     route: str = ""
     also_id: bytes = b""  # another header in which its client looks for its id
+    more_lines: bytes = b""  # of the head of every answer to it
     key_id: str = ""
     model: str = ""
     backend: str = ""
@@ -123,9 +91,9 @@ class Exchange(Struct, eq=False, gc=False):
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:
-        """The header line that tells the client the request's id."""
+        """The header line that tells the client the request's id, after those that every answer has."""
         id = self.request_id.encode("ascii")
-        line = b"x-request-id: %b\r\n" % id
+        line = b"%bx-request-id: %b\r\n" % (self.more_lines, id)
         return b"%b%b: %b\r\n" % (line, self.also_id, id) if self.also_id else line
 
 
@@ -140,21 +108,10 @@ class _Tally(Struct):
     tokens_out: Cell
 
 
-class Waited(Struct, frozen=True, gc=False):
-    """A request that had to wait and is over."""
-
-    record: Record
-    packed_why: bytes  # without names; a twentieth of the values that it is made of, of which there may be 10,000
-
-    @property
-    def why(self) -> Why:
-        return _unpack(self.packed_why)
-
-
 class Journal:
     """Opens and closes exchanges: counts them, and hands each Record to the sinks.
 
-    `exchanges` are those open, `recent` the last that asked for tokens and are over.
+    `exchanges` are those open, `past` the last that asked for tokens and are over.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -163,7 +120,7 @@ class Journal:
         self._tallies: dict[tuple[str, str, Outcome], _Tally] = {}
         self.sinks: list[Sink] = []
         self.exchanges: dict[Exchange, None] = {}
-        self.recent: deque[Record | Waited] = deque(maxlen=REMEMBERED)
+        self.past = Past()
         # Unguessable between processes, cheap within one.
         self._prefix = os.urandom(10).hex()
         self._count = 10_000_000  # so that ids are of one length, without the price of a format
@@ -199,7 +156,7 @@ class Journal:
             for sink in self.sinks:
                 sink(record)
             if (ticket := exchange.ticket) is not None:
-                self.recent.append(record if ticket.why is None else Waited(record, _pack(ticket.why)))
+                self.past.add(record, ticket.why)
 
     def _count_run(self, exchange: Exchange, duration_s: float) -> None:
         key = exchange.route, exchange.model, exchange.outcome

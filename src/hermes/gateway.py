@@ -110,6 +110,8 @@ class Gateway:
         if self._volatile_lines:
             request = volatile.without(request, self._volatile_lines)
         router, job = self.router, None
+        if principal.models:
+            router.check_allowed(principal, request.model)
         route = router.known(request.model, dialect)
         while True:
             try:
@@ -132,7 +134,7 @@ class Gateway:
                 return await self._serve(job, ticket, heart)
             except BaseException as error:
                 try:
-                    route = await self._fallback(error, exchange, dialect, request)
+                    route = await self._fallback(error, exchange, principal, dialect, request)
                 except BaseException as last:
                     if job is not None:
                         attempt.break_off(job, last)
@@ -151,6 +153,8 @@ class Gateway:
     ) -> None:
         """The same for embeddings."""
         router = self.router
+        if principal.models:
+            router.check_allowed(principal, request.model)
         route = router.known(request.model, dialect) or await router.find(request.model, dialect)
         route = router.able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
@@ -213,7 +217,12 @@ class Gateway:
         return ticket
 
     async def _fallback(
-        self, error: BaseException, exchange: Exchange, dialect: ClientDialect, request: ChatRequest
+        self,
+        error: BaseException,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: ClientDialect,
+        request: ChatRequest,
     ) -> Route:
         """How another model may answer, where this one cannot be served. Raises `error` if none does (invariant I5)."""
         names = exchange.fallbacks
@@ -223,6 +232,7 @@ class Gateway:
         if (failed or isinstance(error, _CANNOT_BE_SERVED)) and not exchange.begun:
             for place, name in enumerate(names, 1):
                 with suppress(GatewayError):
+                    self.router.check_allowed(principal, name)
                     route = self.router.known(name, dialect) or await self.router.find(name, dialect)
                     exchange.asked, exchange.fallbacks = exchange.asked or request.model, names[place:]
                     exchange.forget_attempt()

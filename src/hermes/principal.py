@@ -40,8 +40,8 @@ class Principal(Struct, frozen=True):
 
     A request is of the class `usual` unless it says otherwise, and never above `ceiling`. `weight` is the tenant's
     share beside others; `max_running` bounds how many of its requests run at once. `models`: patterns of the names
-    (`*`, `?`) that may be asked for; none: all. `allowance`: what the key itself may use. `expires_at`: Unix time from
-    which on the credential stands for nobody, and for no key that was made with it.
+    (`*`, `?`) that may be asked for; none: all. `allowance`: what the key itself may use. `metrics`: it may read them,
+    as operators may. `expires_at`: in Unix seconds; None: never.
     """
 
     key_id: str
@@ -53,6 +53,7 @@ class Principal(Struct, frozen=True):
     max_running: int | None = None
     models: tuple[str, ...] = ()
     allowance: Allowance = UNBOUNDED
+    metrics: bool = False
     expires_at: float | None = None
 
 

@@ -12,6 +12,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.ollama import full_name
 from hermes.policy.estimates import Average
 from hermes.policy.routing import Candidates, Catalog, Filling, Service, candidates, check_model_name, filling
+from hermes.principal import Principal
 
 # Of English in common tokenizers; what backends count corrects it, model by model.
 USUAL_TOKENS_PER_BYTE = 0.25
@@ -101,6 +102,10 @@ class Router:
         found = Candidates((self._fleet.fetch(resident, service.backends),), resident)
         return self._to(service, found, dialect)
 
+    def check_allowed(self, principal: Principal, model: str) -> None:
+        """Raises ModelNotAllowed, or BadRequest for a bad name."""
+        self._catalog.check_allowed(principal, model)
+
     def fallbacks(self, model: str) -> tuple[str, ...]:
         """The models that may answer instead."""
         service = self._catalog.service(model)
@@ -115,11 +120,12 @@ class Router:
                 return service, listed
         return None
 
-    def prompt_tokens(self, model: str, prompt_bytes: int) -> int:
+    def prompt_tokens(self, principal: Principal, model: str, prompt_bytes: int) -> int:
         """About how many tokens a prompt of this length is, going by what the model's others were. Asks no backend.
 
-        Raises ModelNotFound, or BadRequest for a bad name.
+        Raises ModelNotAllowed, ModelNotFound, or BadRequest for a bad name.
         """
+        self._catalog.check_allowed(principal, model)
         service = self._catalog.service(check_model_name(model))
         found = None if service is None else candidates(service, self._fleet.inventories())
         if service is None or found is None or not (found.names or service.pulled):

@@ -11,6 +11,7 @@ from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
 from hermes.api.app import Api
+from hermes.api.cors import Cors
 from hermes.api.door import Door
 from hermes.api.inference import Inference
 from hermes.api.models import Models
@@ -61,7 +62,8 @@ class Runtime:
         for name, model in config.models.items():
             self.scheduler.configure(name, composition.model_bounds(model, config))
         server = config.server
-        self._door = Door(server.allowed_hosts, server.allowed_origins, instance=os.urandom(8).hex())
+        cors = Cors(server.cors.origins, server.cors.headers, server.cors.credentials, server.cors.max_age_s)
+        self._door = Door(server.allowed_hosts, cors, instance=os.urandom(8).hex())
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         patience = composition.patience(config.health)
         backends = [self._backend(group) for group in composition.groups(config)]
@@ -124,8 +126,10 @@ class Runtime:
         lines = config.volatile_lines
         router = Router(self.catalog, self.fleet)
         gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         ops = Ops(
             self.fleet,
+            models,
             self.admission,
             self.catalog,
             self.metrics,
@@ -135,8 +139,7 @@ class Runtime:
             connections=lambda: self.server.open_connections,
         )
         prompt, anthropic = Prompt(), Anthropic()
-        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
-        queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
+        queue = Queue(self.journal, self.scheduler, self.fleet, self.catalog, models, self._loop.time)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))

@@ -28,7 +28,7 @@ def rows(heading: str) -> list[list[str]]:
 
 # --- routes -----------------------------------------------------------------------------------------------------------
 
-WHO = {"open": "anyone", "user": "user", "admin": "operator"}
+WHO = {"open": "anyone", "user": "user", "metrics": "operator, or a key with `metrics`", "admin": "operator"}
 
 
 class _Anything:

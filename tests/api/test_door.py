@@ -1,6 +1,8 @@
-"""Who is let in before anybody asks for a key: Host, Origin, hops, compression (I12, I22)."""
+"""Who is let in before anybody asks for a key: Host, hops, compression (I12, I22)."""
 
+import asyncio
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -45,20 +47,16 @@ async def test_a_refused_host_is_named_if_it_is_a_plain_name_with_the_setting(ho
         assert message == f"{told} allowed; an operator can list it in server.allowed_hosts"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "https://ok.example:444"])
 @scenario
-async def test_a_web_page_is_refused_unless_its_origin_is_listed(origin: str) -> None:
-    async with (
-        ollama() as backend,
-        hermes(backend, server={"allowed_origins": ["https://ok.example"]}) as gateway,
-    ):
-        # What a page may send without asking first: a simple request with a text body.
-        reply = await gateway.ask(PROMPT, prompt(), {"origin": origin, "content-type": "text/plain"})
-        assert (reply.status, reply.error["code"]) == (403, "origin_not_allowed")
-        assert not backend.asked
-        assert (await gateway.ask(PROMPT, prompt(), {"origin": "https://OK.example"})).status == 200
-        record = await gateway.record()
-        assert record.outcome == "denied"
+async def test_the_host_is_checked_on_a_unix_socket_too(tmp_path: Path) -> None:
+    """I22: on every listener."""
+    path = str(tmp_path / "hermes.sock")
+    async with ollama() as backend, hermes(backend, server={"unix_socket": path}):
+        for host, status in (("localhost", 200), ("evil.example", 403)):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"GET /health HTTP/1.1\r\nconnection: close\r\nhost: %b\r\n\r\n" % host.encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 %d " % status)
+            writer.close()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "gzip, identity"])

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from hermes import exchange
+from hermes import past
 from hermes.api import queue as api_queue
-from hermes.exchange import Record
+from hermes.record import Record
 from tests.fakes.backend import DONE, Asked, FakeOllama, Then, fail, ollama, play
 from tests.fakes.gateway import (
     CHAT,
@@ -513,7 +513,8 @@ async def test_why_a_load_was_waited_for_names_what_holds_the_memory() -> None:
 
 @scenario
 async def test_only_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "REMEMBERED", 3)
+    monkeypatch.setattr(past, "REMEMBERED", 3)
+    monkeypatch.setattr(past, "PACKED_TOGETHER", 1)
     async with ollama() as backend, hermes(backend) as gateway:
         for number in range(5):
             await gateway.ask(PROMPT, prompt(), named(f"r{number}"))

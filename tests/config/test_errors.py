@@ -55,8 +55,11 @@ def jwt(**more: Any) -> str:
         ("server: {max_body_bytes: 99999999TiB}", "server.max_body_bytes: '99999999TiB' is not a size"),
         ("server: {allowed_hosts: gpu}", "server.allowed_hosts: 'gpu' is not a list"),
         ("server: {allowed_hosts: ['gpu:80']}", "server.allowed_hosts[0]: 'gpu:80' is not a host name without a port"),
-        ("server: {allowed_origins: ['*']}", "server.allowed_origins[0]: '*' is not an origin"),
-        ("server: {allowed_origins: ['https://a/b']}", "server.allowed_origins[0]: 'https://a/b' is not an origin"),
+        ("server: {cors: {origins: ['null']}}", "server.cors.origins[0]: 'null' is not an origin"),
+        ("server: {cors: {origins: ['https://a/b']}}", "server.cors.origins[0]: 'https://a/b' is not an origin"),
+        ("server: {cors: {origins: ['*'], credentials: true}}", "server.cors: with credentials no page at all may ask"),
+        ("server: {cors: {origins: ['https://a', '*'], credentials: true}}", "server.cors: with credentials"),
+        ("server: {cors: {headers: ['a b']}}", "server.cors.headers[0]: 'a b' is not the name of a header"),
         ("server: {tls: {}}", "server.tls.cert_file: missing, expected a path"),
         (
             "server: {unix_socket: /run/h.sock, tls: {cert_file: c.pem}}",
@@ -279,9 +282,10 @@ scalars = (
     | words
     | st.text(st.sampled_from("a1.:/\n\0\u00e9\ud800"), max_size=8)
 )
+names = words | scalars.filter(lambda key: key == key)  # NaN is never twice the same
 trees = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | scalars, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
     max_leaves=20,
 )
 
@@ -383,6 +387,15 @@ def test_only_loopback_is_served_without_keys(settle: Settle, host: str, loopbac
 def test_other_machines_are_served_with_keys_or_when_it_is_spelled_out(settle: Settle, extra: dict[str, Any]) -> None:
     """I24"""
     check_bind(settle(overrides={"server.host": "0.0.0.0", **extra}).config)
+
+
+@pytest.mark.parametrize("extra", [{}, {"server.unix_socket": "/run/h.sock"}, {"server.host": "0.0.0.0"}])
+def test_no_page_of_anybodys_is_let_in_where_everybody_is_the_operator(settle: Settle, extra: dict[str, Any]) -> None:
+    """I22, I24"""
+    any_page = {**extra, "server.cors.origins": ["*"]}
+    with pytest.raises(ConfigError, match=r"server\.cors\.origins: '\*' and no keys are configured"):
+        check_bind(settle(overrides=any_page).config)
+    check_bind(settle(overrides={**any_page, "keys": [{"user": "a", "sha256": "0" * 64}]}).config)
 
 
 def test_a_file_that_cannot_be_read_is_an_error_of_configuration(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_a_setting_knows_where_it_came_from(settle: Settle) -> None:
 
 VALUES = {
     "host": "localhost", "port": 81, "unix_socket": "/run/h.sock", "tls": {"cert_file": "c.pem"}, "cert_file": "d.pem",
-    "key_file": "k.pem", "allowed_hosts": ["gpu"], "allowed_origins": ["https://chat.example.org"], "insecure": True,
+    "key_file": "k.pem", "allowed_hosts": ["gpu"], "insecure": True, "headers": ["x-mine"], "credentials": True,
+    "cors": {"origins": ["*"]}, "origins": ["https://chat.example.org"],
     "max_body_bytes": "3MiB", "drain_grace_s": 7, "queue_bytes": 4096, "backends": [{"name": "b", "url": "http://b"}],
     "models": {"gemma3:12b": {"timeout_s": 5}}, "serve_unlisted": False, "retry_ratio": 0.5, "max_attempts": 2,
     "keys": [{"user": "editor", "sha256": "0" * 64}], "level": "debug", "access_log": "off", "state_dir": "off",
@@ -225,6 +226,34 @@ def test_keys_may_come_as_the_keys_themselves(settle: Settle) -> None:
     assert (one.user, one.admin, one.rate_limit) == ("editor", False, None)
     assert (two.user, two.admin, two.rate_limit) == ("batch-job", True, 60)
     assert one.sha256 == "456f1612bd25c6c8455039437bf441f43aa3b7d1c0b0047c712d5036dfebef0d"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2027-01-31", 1801353600),
+        ("2027-01-31T00:00:00Z", 1801353600),
+        ("2027-01-31t01:30:00+01:30", 1801353600),
+        ("2027-01-31 00:00:00.25-00:00", 1801353600.25),
+    ],
+)
+def test_a_key_expires_on_a_day_or_at_a_time(settle: Settle, text: str, at: float) -> None:
+    for form in (text, f"'{text}'"):
+        (key,) = settle(f"keys: [{{user: a, sha256: '{'ab' * 32}', expires: {form}}}]").config.keys
+        assert key.expires == at
+
+
+@pytest.mark.parametrize("text", ["2027-01-31T18:00:00", "2027-02-30", "31.1.2027", "tomorrow", "-1", "2027-01", "''"])
+def test_what_is_no_time_is_refused(settle: Settle, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"keys\[0\].expires: \*\*\* is not a date such as"):
+        settle(f"keys: [{{user: a, sha256: '{'ab' * 32}', expires: {text}}}]")
+
+
+@pytest.mark.parametrize("value", ["2027-01-31", "2027-01-31T00:00:00Z", '"2027-01-31"'])
+def test_toml_has_times_of_its_own(tmp_path: Path, value: str) -> None:
+    (tmp_path / "hermes.toml").write_text(f'keys = [{{user = "a", sha256 = "{"ab" * 32}", expires = {value}}}]')
+    (key,) = load(None, {}, {}, tmp_path).keys
+    assert key.expires == 1801353600
 
 
 def test_a_digest_may_be_written_in_capitals(settle: Settle) -> None:

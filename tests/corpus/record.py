@@ -85,7 +85,8 @@ def ask(url: str, body: bytes) -> tuple[int, bytes]:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as refused:
-        return refused.code, refused.read()
+        with refused:
+            return refused.code, refused.read()
 
 
 async def main() -> None:

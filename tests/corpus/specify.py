@@ -67,7 +67,8 @@ def ask(url: str, body: bytes) -> bytes:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return b"%d\n" % answer.status + answer.read()
     except urllib.error.HTTPError as refused:
-        return b"%d\n" % refused.code + refused.read()
+        with refused:
+            return b"%d\n" % refused.code + refused.read()
 
 
 async def says() -> dict[str, bytes]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hermes.exchange import Record
 from hermes.http.origin import Origin
+from hermes.record import Record
 from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig, parse_fault
 from tests.fakes.backend import (
     DONE,

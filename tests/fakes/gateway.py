@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from hermes.config import Config
 from hermes.config.build import build
-from hermes.exchange import Record
 from hermes.policy.affinity import Homes, prefix
 from hermes.principal import ANONYMOUS
+from hermes.record import Record
 from hermes.runtime import Runtime
 from tests.fakes.backend import DONE, FakeOllama, play
 from tests.http.peers import TICK_S, Peer, connect

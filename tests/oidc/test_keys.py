@@ -90,7 +90,7 @@ NOT_TAKEN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("said", NOT_TAKEN, ids=str)
+@pytest.mark.parametrize("said", NOT_TAKEN)
 def test_what_is_no_key_for_signatures_is_passed_over(said: Any) -> None:
     """RFC 7517 5, RFC 8725 3.4 and 3.5: the others of its set are taken all the same."""
     assert names(said) == GOOD

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from hermes.admission import Admission
 from hermes.api.app import Api
+from hermes.api.cors import Cors
 from hermes.api.door import Door
 from hermes.api.inference import Inference
 from hermes.api.routes import Route, RouteTable
@@ -21,7 +22,7 @@ from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
 from hermes.errors import Outcome
-from hermes.exchange import Journal, Record
+from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import Inventory, LoadedModel
@@ -39,6 +40,7 @@ from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Bounds, Load, ModelBounds, Phase, Ticket, Unload
+from hermes.record import Record
 from hermes.router import Router
 from tests.simulation.backend import ENDINGS, PROBE, SECRET, Connecting, Script, SimulatedBackend, origin
 from tests.simulation.loop import VirtualLoop
@@ -156,7 +158,7 @@ class Line:
                 Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt),
             )
         )
-        door = Door((), (), instance="here")
+        door = Door((), Cors(), instance="here")
         return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time, {})
 
     # --- what happens -----------------------------------------------------------------------------------------------

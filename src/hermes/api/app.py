@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # SDKs wait no longer than a minute; who would have to is told not to (inf: never worth it).
 MAX_RETRY_AFTER_S = 60.0
 
+_RIGHTS = {"admin": "admin: true", "metrics": "admin: true or metrics: true"}
+
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 
@@ -38,6 +40,7 @@ class Passage(Struct):
     route: Route
     named: str | None
     forwarded: bytes
+    more_lines: bytes
     claim: Claim | None = None  # read where it counts, of who is let in
 
 
@@ -57,10 +60,10 @@ class Api:
         clock: Callable[[], float],
         areas: Mapping[bytes, ClientDialect],
     ) -> None:
-        self._table = table
+        self.table = table
         self._door = door
-        self._authenticator = authenticator
-        self._journal = journal
+        self.authenticator = authenticator
+        self.journal = journal
         self._metrics = metrics
         self._fallback = fallback
         self._clock = clock
@@ -72,19 +75,20 @@ class Api:
         head, dialect = request.head, self._fallback
         passage: Passage | None = head.told
         request_id = _own_id(head) if passage is None else passage.request_id
-        exchange = self._journal.begin(head.method, request_id, request.received_at)
+        exchange = self.journal.begin(head.method, request_id, request.received_at)
         try:
             if passage is None:
                 dialect = self._spoken_at(head.path)
-                head.told = passage = self._let_through(head, request_id)
+                head.told = passage = self._let_through(head, request_id, exchange)
             route = passage.route
+            exchange.more_lines = passage.more_lines
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
             dialect, exchange.also_id = route.dialect, route.also_id
             if route.access == "open":
                 principal = ANONYMOUS
             else:
-                known = self._authenticator.authenticate(head.headers)
-                principal = known if known is not None else await self._authenticator.look_again(head.headers)
+                known = self.authenticator.authenticate(head.headers, exchange.created_at)
+                principal = known if known is not None else await self.authenticator.look_again(head.headers)
                 self._let_in(principal, route, head, exchange)
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)
@@ -107,7 +111,7 @@ class Api:
             raise
         finally:
             exchange.status = response.status if response.started else 0
-            self._journal.close(exchange, self._clock())
+            self.journal.close(exchange, self._clock())
 
     def refuse(self, error: GatewayError, response: Response) -> None:
         self._metrics.malformed.add((error.code,))
@@ -118,18 +122,21 @@ class Api:
     def _spoken_at(self, path: bytes) -> ClientDialect:
         return next((self._areas[area] for area in self._areas if path.startswith(area)), self._fallback)
 
-    def _let_through(self, head: Head, request_id: str) -> Passage:
+    def _let_through(self, head: Head, request_id: str, exchange: Exchange) -> Passage:
         """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""
+        cors = self._door.cors
+        exchange.more_lines = lines = cors.lines(head.headers.get(b"origin"))
         self._door.check(head)
-        match = self._table.match(head.method, head.path)
-        forwarded = self._door.hop_line(head.headers.get(HOP_HEADER))
-        return Passage(request_id, match.route, match.named, forwarded)
+        asked = cors.asked(head)
+        match = self.table.match(asked or head.method, head.path)
+        route = cors.preflight(match.route) if asked else match.route
+        return Passage(request_id, route, match.named, self._door.hop_line(head.headers.get(HOP_HEADER)), lines)
 
     def _let_in(self, principal: Principal, route: Route, head: Head, exchange: Exchange) -> None:
         """They may use this route. Raises Forbidden or Draining."""
         exchange.key_id = principal.key_id
-        if route.access == "admin" and not principal.admin:
-            raise Forbidden("this needs an operator's key: one with admin: true")
+        if route.access != "user" and not (principal.admin or (route.access == "metrics" and principal.metrics)):
+            raise Forbidden(f"this needs an operator's key: one with {_RIGHTS[route.access]}")
         if self.draining and head.method == "POST":  # what begins something; who only looks may look on
             raise Draining("this server is shutting down", retry_after_s=1.0)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 
+from hermes.api.cors import Cors
 from hermes.errors import BadRequest, Forbidden, LoopDetected, UnsupportedEncoding
 from hermes.http.request import Head
 
@@ -23,11 +24,11 @@ _LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 
 
 class Door:
-    """`hosts` are names besides loopback's, without a port; `origins` are whole, such as `https://chat.example.org`."""
+    """`hosts` are names besides loopback's, without a port."""
 
-    def __init__(self, hosts: Iterable[str], origins: Iterable[str], instance: str) -> None:
+    def __init__(self, hosts: Iterable[str], cors: Cors, instance: str) -> None:
         self._hosts = frozenset(name.lower().strip("[]") for name in (*_LOOPBACK_NAMES, *hosts))
-        self._origins = frozenset(origin.lower().encode("ascii") for origin in origins)
+        self.cors = cors
         self._instance = instance.encode("ascii")
         self._first_hop = b"%b: %b\r\n" % (HOP_HEADER, self._instance)
         self._known: set[bytes] = set()  # Host values that passed: nearly all requests bring the same few
@@ -38,9 +39,9 @@ class Door:
         host = headers.get(b"host", b"")
         if host not in self._known:
             self._check_host(host)
-        if b"origin" in headers and headers[b"origin"].lower() not in self._origins:
+        if b"origin" in headers and not self.cors.admits(headers[b"origin"]):
             raise Forbidden(
-                "requests from this web origin are not allowed; an operator can list it in server.allowed_origins",
+                "requests from this web origin are not allowed; an operator can list it in server.cors.origins",
                 code="origin_not_allowed",
             )
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":

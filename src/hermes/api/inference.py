@@ -65,7 +65,7 @@ class Inference:
         """An estimate: backends count only what they are asked to read."""
         body, parse = call.request.take_body(), self._messages.parse_request
         request = parse(body) if len(body) <= THREAD_BYTES else await asyncio.to_thread(parse, body)
-        tokens = self._gateway.router.prompt_tokens(request.model, _prompt_bytes(request, body))
+        tokens = self._gateway.router.prompt_tokens(call.principal, request.model, _prompt_bytes(request, body))
         call.reply(b'{"input_tokens":%d}' % tokens)
 
     def complete(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
@@ -44,7 +44,7 @@ class Models:
     # --- listing ----------------------------------------------------------------------------------------------------
 
     async def list(self, call: Call) -> None:
-        served = sorted(self.served().items())
+        served = sorted(self.served(call.principal).items())
         if _asks_as_anthropics_clients(call):
             served += _aliases(served, self._catalog.listed)
             data = [_anthropics_model(name, info) for name, info in served]
@@ -56,32 +56,46 @@ class Models:
     async def get(self, call: Call) -> None:
         assert call.model is not None
         shape = _anthropics_model if _asks_as_anthropics_clients(call) else _model_object
-        call.reply(_json(shape(call.model, self.info(call.model))))
+        call.reply(_json(shape(call.model, self.info(call, call.model))))
 
-    def info(self, name: str) -> ModelInfo:
-        """What is known of a model, by a public name. Raises ModelNotFound."""
+    def info(self, call: Call, name: str) -> ModelInfo:
+        """What is known of a model, by a public name. Raises ModelNotAllowed or ModelNotFound."""
+        self._catalog.check_allowed(call.principal, name)
         info = self._info(name)
         if info is None:
             raise ModelNotFound(f"the model {name!r} is not served here", param="model")
         return info
 
-    def served(self) -> dict[str, ModelInfo]:
-        """Every public name with what is known of the model: the listed ones that a backend has, then all others."""
+    def served(self, principal: Principal) -> dict[str, ModelInfo]:
+        """Every public name that may be used, with what is known of the model: the listed ones that a backend has, then
+        all others.
+        """
         served: dict[str, ModelInfo] = {}
         if self._catalog.unlisted is not None:
             for backend in self._fleet.backends.values():
                 models = backend.inventory.models
                 served |= {name: info for name, info in models.items() if self._is_meant(name, info)}
         listed = {name: self._info(name) for name in self._catalog.listed}
-        return served | {name: info for name, info in listed.items() if info is not None}
+        served |= {name: info for name, info in listed.items() if info is not None}
+        if principal.models:
+            return {name: info for name, info in served.items() if self._catalog.allows(principal, name)}
+        return served
+
+    def seen(self, principal: Principal) -> Callable[[str], bool]:
+        """Whether a model may be told of, by a backend's own name for it: it is one that may be used."""
+        if not principal.models:
+            return lambda name: True
+        listed = (service for name, service in self._catalog.listed.items() if self._catalog.allows(principal, name))
+        residents = {info.name for info in self.served(principal).values()}
+        return residents.union(*((each.backend_model, full_name(each.backend_model)) for each in listed)).__contains__
 
     async def look(self) -> None:
         """See to it that what is told of the backends is fresh."""
         await self._fleet.refresh(LOOK_TIMEOUT_S)
 
-    def loaded(self) -> Iterator[tuple[str, ModelInfo, LoadedModel]]:
+    def loaded(self, principal: Principal) -> Iterator[tuple[str, ModelInfo, LoadedModel]]:
         """What is in the memory of the backends, by every public name that it is served by from there."""
-        for name, info in self.served().items():
+        for name, info in self.served(principal).items():
             service = self._service(name)
             for backend in self._fleet.backends.values():
                 if backend.state == "up" and backend.name in (service.backends or (backend.name,)):
@@ -110,7 +124,7 @@ class Models:
                 f"`{key[:200]}` is not known; the only key is `load`", code="unknown_parameter", param=key[:200]
             )
         wanted = strict.convert(tree, _PullBody)
-        service, pulls = await self._puller(call.model)
+        service, pulls = await self._puller(call, call.model)
         with Progress(call, self._dialect) as progress:
             async with aclosing(pulls.follow(full_name(service.backend_model))) as lines:
                 async for line in lines:
@@ -121,12 +135,13 @@ class Models:
                 await pulls.backend.look(LOOK_TIMEOUT_S)
             progress.end({"done": True, "model": call.model, "loaded": wanted.load})
 
-    async def download(self, model: str) -> AsyncGenerator[PullProgress, None]:
+    async def download(self, call: Call, model: str) -> AsyncGenerator[PullProgress, None]:
         """Have a model downloaded, and follow it."""
-        service, pulls = await self._puller(model)
+        service, pulls = await self._puller(call, model)
         return pulls.follow(full_name(service.backend_model))
 
-    async def _puller(self, model: str) -> tuple[Service, Pulls]:
+    async def _puller(self, call: Call, model: str) -> tuple[Service, Pulls]:
+        self._catalog.check_allowed(call.principal, model)
         service = self._service(model)
         if not self._fleet.ready:
             await self._fleet.refresh()
@@ -172,7 +187,8 @@ class Models:
         return service, where
 
     async def _known(self, call: Call, model: str) -> tuple[Service, Candidates]:
-        """The model of this name, and who has it. Raises ModelNotFound or NoBackend."""
+        """The model of this name, and who has it. Raises ModelNotAllowed, ModelNotFound or NoBackend."""
+        self._catalog.check_allowed(call.principal, model)
         service = self._service(model)
         if not candidates(service, self._fleet.inventories()).names:
             await self._fleet.refresh()

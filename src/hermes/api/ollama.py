@@ -80,20 +80,20 @@ class Ollama:
                 "details": _details(info),
                 "capabilities": info.capabilities,
             }
-            for name, info in self._models.served().items()
+            for name, info in self._models.served(call.principal).items()
         ]
         listed.sort(key=lambda item: str(item["modified_at"]), reverse=True)  # as Ollama does: the youngest first
         call.reply(_json({"models": listed}))
 
     async def ps(self, call: Call) -> None:
         await self._models.look()
-        loaded = [_loaded(name, info, model) for name, info, model in self._models.loaded()]
+        loaded = [_loaded(name, info, model) for name, info, model in self._models.loaded(call.principal)]
         loaded.sort(key=lambda item: str(item["expires_at"]), reverse=True)  # what stays longest comes first
         call.reply(_json({"models": loaded}))
 
     async def show(self, call: Call) -> None:
         name, _ = parse_model(call.request.body)
-        info = self._models.info(check_model_name(name))
+        info = self._models.info(call, name)
         told = {
             "modelfile": "",  # clients read it without asking whether it is there
             "parameters": info.parameters,
@@ -117,7 +117,7 @@ class Ollama:
         """Download a model. Nothing is loaded: who asks for the model will have it loaded."""
         name, streams = parse_model(call.request.body)
         success = {"status": "success"}
-        async with aclosing(await self._models.download(check_model_name(name))) as lines:
+        async with aclosing(await self._models.download(call, name)) as lines:
             if not streams:
                 async for _ in lines:
                     pass

@@ -9,6 +9,7 @@ import msgspec
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
+from hermes.api.models import Models
 from hermes.api.queue import tell_change
 from hermes.api.routes import Call
 from hermes.errors import Draining, NoBackend
@@ -19,6 +20,7 @@ from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
 from hermes.policy.routing import Catalog
 from hermes.policy.ticket import Bounds
+from hermes.principal import Principal
 
 log = logging.getLogger(__name__)
 _json = msgspec.json.Encoder().encode
@@ -31,6 +33,7 @@ class Ops:
     def __init__(
         self,
         fleet: Fleet,
+        models: Models,
         admission: Admission,
         catalog: Catalog,
         counted: Metrics,
@@ -41,6 +44,7 @@ class Ops:
         connections: Callable[[], int],
     ) -> None:
         self._fleet = fleet
+        self._models = models
         self._scheduler = admission.scheduler
         self._catalog = catalog
         self._metrics = counted
@@ -85,7 +89,9 @@ class Ops:
         """All there is to see, the backends as they are now (or, where they do not answer, as last seen)."""
         await self._fleet.refresh(STATUS_PATIENCE_S)
         state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
-        scheduler = self._scheduler
+        scheduler, principal = self._scheduler, call.principal
+        seen = self._models.seen(principal)
+        names = {*self._catalog.listed, *scheduler.models()}
         status = {
             "status": state,
             "version": __version__,
@@ -99,8 +105,8 @@ class Ops:
                 "queue_bytes": self._bounds.queue_bytes,
                 "connections": self._connections(),
             },
-            "backends": [self._backend(backend, call.principal.admin) for backend in self._fleet.backends.values()],
-            "models": {name: self._model(name) for name in sorted({*self._catalog.listed, *scheduler.models()})},
+            "backends": [self._backend(backend, principal, seen) for backend in self._fleet.backends.values()],
+            "models": {name: self._model(name) for name in sorted(names) if self._catalog.allows(principal, name)},
             "process": machine.process(),
             "machine": machine.machine(),
             "cgroup": machine.cgroup(),
@@ -126,14 +132,17 @@ class Ops:
             }
         return told
 
-    def _backend(self, backend: Backend, for_operator: bool) -> dict[str, object]:
-        told = _backend(backend)
+    def _backend(self, backend: Backend, principal: Principal, seen: Callable[[str], bool]) -> dict[str, object]:
+        told = _backend(backend, seen)
         if isinstance(backend.driver, Managed):
-            told["processes"] = backend.driver.told(for_operator)
-        if backend.breakers:
-            told["health"] = [_health(name, each, self._clock()) for name, each in backend.breakers.items()]
-        if changes := [tell_change(each) for each in self._scheduler.changes() if each.backend == backend.name]:
-            told["changes"] = changes
+            processes = backend.driver.told(principal.admin)
+            told["processes"] = [process for process in processes if seen(str(process["model"]))]
+        now = self._clock()
+        if health := [_health(name, each, now) for name, each in backend.breakers.items() if seen(name)]:
+            told["health"] = health
+        changes = (each for each in self._scheduler.changes() if each.backend == backend.name and seen(each.model))
+        if changing := [tell_change(each, seen) for each in changes]:
+            told["changes"] = changing
         return told
 
 
@@ -149,7 +158,7 @@ def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:
     return told
 
 
-def _backend(backend: Backend) -> dict[str, object]:
+def _backend(backend: Backend, seen: Callable[[str], bool]) -> dict[str, object]:
     told: dict[str, object] = {
         "name": backend.name,
         "kind": backend.kind,
@@ -158,11 +167,11 @@ def _backend(backend: Backend) -> dict[str, object]:
         "version": backend.inventory.version,
         "simulated": backend.simulated,
         "memory": {"bytes": backend.room.capacity_bytes, "source": backend.room.source},
-        "models": len(backend.inventory.models),
-        "loaded": backend.inventory.loaded,
+        "models": sum(map(seen, backend.inventory.models)),
+        "loaded": [model for model in backend.inventory.loaded if seen(model.name)],
     }
-    if backend.pulling:
-        told["pulling"] = [{"model": name, "percent": each.percent} for name, each in backend.pulling.items()]
+    if pulling := {name: each.percent for name, each in backend.pulling.items() if seen(name)}:
+        told["pulling"] = [{"model": name, "percent": percent} for name, percent in pulling.items()]
     if backend.draining:
         told["draining"] = True
     if backend.pressed:

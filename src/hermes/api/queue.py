@@ -1,6 +1,7 @@
 """The routes about requests themselves: what waits and runs, one of them, sending one away, and what became of one.
 
-Whoever is no operator sees the requests of his own tenant only; another's are as if there were none (invariant I21).
+Whoever is no operator sees the requests of his own tenant only; another's are as if there were none (invariant I21),
+and so are those for models that he may not use.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict
 
+from hermes.api.models import Models
 from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
-from hermes.exchange import Exchange, Journal, Waited
+from hermes.exchange import Exchange, Journal
 from hermes.fleet.fleet import Fleet
+from hermes.policy.routing import Catalog
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
@@ -24,8 +27,18 @@ LISTED = 1000
 
 
 class Queue:
-    def __init__(self, journal: Journal, scheduler: Scheduler, fleet: Fleet, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        scheduler: Scheduler,
+        fleet: Fleet,
+        catalog: Catalog,
+        models: Models,
+        clock: Callable[[], float],
+    ) -> None:
         self._journal = journal
+        self._catalog = catalog
+        self._models = models
         self._scheduler = scheduler
         self._fleet = fleet
         self._clock = clock
@@ -53,19 +66,24 @@ class Queue:
         """One that is open, or one of the last that were: how it went, and why it waited."""
         if found := self._find(call):
             exchange, ticket = found
-            call.reply(_json(self._tell(exchange, ticket) | _why(ticket.why)))
+            call.reply(_json(self._tell(exchange, ticket) | self._why(call.principal, ticket.why)))
             return
-        for past in reversed(self._journal.recent):
-            record, why = (past.record, past.why) if isinstance(past, Waited) else (past, None)
-            if record.request_id == call.named and _may_see(call.principal, record.user):
-                call.reply(_json({"state": "done", **msgspec.to_builtins(record), **_why(why)}))
+        for past in self._journal.past.of(call.named or ""):
+            record = past.record
+            if self._may_see(call.principal, record.user, record.model):
+                told = {"state": "done", **msgspec.to_builtins(record), **self._why(call.principal, past.why)}
+                call.reply(_json(told))
                 return
         raise _unknown(call)
 
     def _open(self, principal: Principal) -> Iterator[tuple[Exchange, Ticket]]:
         for exchange in self._journal.exchanges:
-            if exchange.ticket is not None and _may_see(principal, exchange.ticket.tenant):
-                yield exchange, exchange.ticket
+            ticket = exchange.ticket
+            if ticket is not None and self._may_see(principal, ticket.tenant, exchange.model):
+                yield exchange, ticket
+
+    def _may_see(self, principal: Principal, user: str, model: str) -> bool:
+        return (principal.admin or principal.tenant == user) and self._catalog.allows(principal, model)
 
     def _find(self, call: Call) -> tuple[Exchange, Ticket] | None:
         """The oldest that is open and has this id."""
@@ -75,6 +93,25 @@ class Queue:
         if (found := self._find(call)) is None:
             raise _unknown(call)
         return found
+
+    def _why(self, principal: Principal, why: Why | None) -> dict[str, Any]:
+        """What a request found when it began to wait; nothing if it did not."""
+        if why is None:
+            return {}
+        seen = self._models.seen(principal)
+        changes = [tell_change(each, seen) | {"backend": each.backend} for each in why.changes if seen(each.model)]
+        return {
+            "why": {
+                "position": why.told.position,
+                "eta_ms": _ms(why.told.eta_s),
+                "eta_high_ms": _ms(why.told.eta_high_s),
+                "model_was": why.found,
+                "waiting": why.waiting,
+                "in_memory": [asdict(model) for model in why.loaded if seen(model.model)],
+                "changes": changes,
+                "pressed": why.pressed,
+            }
+        }
 
     def _tell(self, exchange: Exchange, ticket: Ticket) -> dict[str, Any]:
         """Times in milliseconds."""
@@ -100,35 +137,14 @@ class Queue:
         return told
 
 
-def _may_see(principal: Principal, user: str) -> bool:
-    return principal.admin or principal.tenant == user
-
-
 def _unknown(call: Call) -> RequestNotFound:
     return RequestNotFound(f"there is no request {call.named!r}, or it was too long ago", param="request_id")
 
 
-def _why(why: Why | None) -> dict[str, Any]:
-    """What a request found when it began to wait; nothing if it did not."""
-    if why is None:
-        return {}
-    return {
-        "why": {
-            "position": why.told.position,
-            "eta_ms": _ms(why.told.eta_s),
-            "eta_high_ms": _ms(why.told.eta_high_s),
-            "model_was": why.found,
-            "waiting": why.waiting,
-            "in_memory": [asdict(model) for model in why.loaded],
-            "changes": [tell_change(change) | {"backend": change.backend} for change in why.changes],
-            "pressed": why.pressed,
-        }
-    }
-
-
-def tell_change(change: Change) -> dict[str, Any]:
+def tell_change(change: Change, seen: Callable[[str], bool]) -> dict[str, Any]:
     """What is loaded, or about to be, and what has to go for it."""
-    return {"model": change.model, "victims": change.victims, "loading": change.loading_since is not None}
+    victims = [victim for victim in change.victims if seen(victim)]
+    return {"model": change.model, "victims": victims, "loading": change.loading_since is not None}
 
 
 def _ms(seconds: float) -> int:

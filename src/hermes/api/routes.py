@@ -16,7 +16,7 @@ from hermes.policy.claim import NO_CLAIM, Claim
 from hermes.policy.routing import check_model_name
 from hermes.principal import Principal
 
-Access = Literal["open", "user", "admin"]
+Access = Literal["open", "user", "metrics", "admin"]
 
 
 class Call(Struct):

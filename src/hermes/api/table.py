@@ -58,7 +58,7 @@ def routes(
         Route("POST", "/v1/backends/{backend}/drain", "admin", openai, ops.drain),
         Route("POST", "/v1/backends/{backend}/resume", "admin", openai, ops.resume),
         Route("GET", "/v1/status", "user", openai, ops.status),
-        Route("GET", "/metrics", "admin", openai, ops.scrape, quiet=True),
+        Route("GET", "/metrics", "metrics", openai, ops.scrape, quiet=True),
         Route("GET", "/v1/health", "open", openai, ops.alive, quiet=True),
         Route("GET", "/health", "open", openai, ops.alive, quiet=True),
         Route("GET", "/livez", "open", openai, ops.alive, quiet=True),

@@ -22,6 +22,7 @@ from hermes.config.kinds import (
     Count,
     CountOrZero,
     EnvName,
+    HeaderName,
     Host,
     HostName,
     KeepAlive,
@@ -31,6 +32,7 @@ from hermes.config.kinds import (
     LineStart,
     ModelGlob,
     ModelName,
+    Moment,
     Number0To1,
     Number0To2,
     OptionsPolicy,
@@ -59,6 +61,7 @@ __all__ = [
     "Backend",
     "Claims",
     "Config",
+    "Cors",
     "Defaults",
     "Health",
     "Issuer",
@@ -86,6 +89,18 @@ class Tls(Struct, frozen=True):
     key_file: Path | None = None
 
 
+class Cors(Struct, frozen=True):
+    """Which web pages may ask, and read the answers: those of these `origins`; none: off.
+
+    `headers`: what they may send; none: what they ask for. `credentials`: cookies and Basic of the browser's own.
+    """
+
+    origins: tuple[Origin, ...] = ()
+    headers: tuple[HeaderName, ...] = ()
+    credentials: bool = False
+    max_age_s: SecondsOrZero = 600
+
+
 class Server(Struct, frozen=True):
     """Where Hermes listens, to whom it answers, and how long it puts up with slow clients."""
 
@@ -94,7 +109,7 @@ class Server(Struct, frozen=True):
     unix_socket: Path | None = None
     tls: Tls | None = None
     allowed_hosts: tuple[HostName, ...] = ()
-    allowed_origins: tuple[Origin, ...] = ()
+    cors: Cors = Cors()
     insecure: bool = False
     header_timeout_s: Seconds = 10
     body_min_bytes_per_s: Count = 1024
@@ -111,7 +126,8 @@ class Server(Struct, frozen=True):
 class Key(Struct, frozen=True):
     """A static key, known only by its digest. `user` is the tenant it acts for.
 
-    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`.
+    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`. `models`: patterns of
+    those that it may use; none: all. `metrics`: it may read them.
     """
 
     user: User
@@ -122,6 +138,9 @@ class Key(Struct, frozen=True):
     usual_class: ClassName | None = None
     weight: Weight = 1
     max_running: Count | None = None
+    models: tuple[ModelGlob, ...] = ()
+    expires: Moment | None = None
+    metrics: bool = False
 
     @property
     def key_id(self) -> str:

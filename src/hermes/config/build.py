@@ -1,6 +1,7 @@
 """A plain tree to a Config: every problem is found and told at once, with its path, the value and what was expected."""
 
 from collections.abc import Callable
+from datetime import date
 from typing import Any, get_args
 
 import msgspec
@@ -91,6 +92,8 @@ class _Builder:
     def _leaf(self, kind: Any, value: Any, path: Path) -> Any:
         if kind is Secret:
             return self._secret(value, path)
+        if isinstance(value, date):  # TOML has such values, and YAML texts
+            value = value.isoformat()
         try:
             read = (meta(kind).extra or {}).get("parse")
             return msgspec.convert(read(value) if read and isinstance(value, str) else value, kind)

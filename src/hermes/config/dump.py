@@ -7,8 +7,8 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from hermes.config import Config, Key, Secret
-from hermes.config.kinds import MASK, Bytes, Cost
-from hermes.config.notation import format_size
+from hermes.config.kinds import MASK, Bytes, Cost, Moment
+from hermes.config.notation import format_moment, format_size
 from hermes.config.schema import optional
 
 
@@ -34,4 +34,6 @@ def _plain(value: Any, kind: Any) -> Any:
         return [_plain(item, None) for item in value]
     if optional(kind)[0] in (Bytes, Cost) and isinstance(value, int):
         return format_size(value)
+    if optional(kind)[0] is Moment and value is not None:
+        return format_moment(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value

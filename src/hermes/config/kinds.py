@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from hermes.config.notation import MAX_SECONDS, parse_command, parse_cost, parse_seconds, parse_size, parse_url
+from hermes.config.notation import (
+    MAX_MOMENT,
+    MAX_SECONDS,
+    parse_command,
+    parse_cost,
+    parse_moment,
+    parse_seconds,
+    parse_size,
+    parse_url,
+)
 
 MASK = "***"
 
@@ -96,10 +105,11 @@ HostName = Annotated[
 Origin = Annotated[
     str,
     Meta(
-        pattern=r"\A[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+\Z",
-        description="an origin such as https://chat.example.org, without a path",
+        pattern=r"\A(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+)\Z",
+        description="an origin such as https://chat.example.org, without a path, or *",
     ),
 ]
+HeaderName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z", description="the name of a header")]
 Url = Annotated[
     str,
     Meta(
@@ -145,6 +155,15 @@ ModelGlob = Annotated[
     Meta(
         pattern=r"\A[A-Za-z0-9._:/@*?-]{1,200}\Z",
         description="a model name, in which * stands for any characters and ? for one",
+    ),
+]
+Moment = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=MAX_MOMENT,
+        description="a date such as 2027-01-31, which begins at midnight UTC, or a time such as 2027-01-31T18:00:00Z",
+        extra={"parse": parse_moment},
     ),
 ]
 User = Annotated[

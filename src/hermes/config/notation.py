@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from datetime import UTC, datetime
 
+MAX_MOMENT = 253_402_300_799  # the last second of the year 9999
 MAX_SECONDS = 31_536_000  # a year: more is a slip of the pen, and timers take it
 
 # In a command and its url: the free port that was found for it.
@@ -14,6 +16,9 @@ _SIZES |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
 _SIZES |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 _TIMES_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _QUANTITY = re.compile(r"(\d{1,20})(?:\.(\d{1,9}))?[ ]?([A-Za-z]{0,3})", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+# RFC 3339 5.6: always with its offset
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _TCP_URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]%]+)(?::(\d{1,5}))?(/[^\s?#]*)?", re.ASCII)
 _UNIX_URL = re.compile(r"(?:http\+)?unix://(/|%2[Ff])([^\s?#]+)", re.ASCII)
 
@@ -47,6 +52,20 @@ def parse_seconds(text: str) -> float:
     """Seconds in `500ms`, `30s`, `5m`, `2h` or `30`."""
     amount, scale = _quantity(text, _TIMES_MS | {"": 1000})
     return amount / (scale * 1000)
+
+
+def parse_moment(text: str) -> float:
+    """Unix seconds of an RFC 3339 time, or of the first moment of a day (UTC)."""
+    if _DAY.fullmatch(text):
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    if _MOMENT.fullmatch(text):
+        return datetime.fromisoformat(text.upper()).timestamp()
+    raise ValueError(text)
+
+
+def format_moment(at: float) -> str:
+    """As it reads back."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 def parse_cost(text: str) -> str | int:

@@ -185,6 +185,8 @@ def _server(config: Config) -> Iterator[str]:
     server = config.server
     if ":" in server.host and _address(server.host) is None:
         yield f"server.host: {server.host!r} is not an address or a host name, a port goes into server.port"
+    if server.cors.credentials and "*" in server.cors.origins:
+        yield "server.cors: with credentials no page at all may ask, name the origins instead of '*'"
     if server.unix_socket and server.tls:
         yield "server.tls: no https is spoken over server.unix_socket, keep one of the two"
     if server.drain_grace_s > server.drain_timeout_s:
@@ -214,7 +216,14 @@ def is_loopback(host: str) -> bool:
 def check_bind(config: Config) -> None:
     """Refuse to serve other machines without keys, unless that is spelled out (I24). Raises ConfigError."""
     server = config.server
-    if config.keys or config.jwt or server.insecure or server.unix_socket or is_loopback(server.host):
+    if config.keys or config.jwt or server.insecure:
+        return
+    if "*" in server.cors.origins:
+        raise ConfigError(
+            "server.cors.origins: '*' and no keys are configured, so any page that somebody here looks at could use the"
+            " models, and manage them. Configure keys, or name the origins"
+        )
+    if server.unix_socket or is_loopback(server.host):
         return
     raise ConfigError(
         f"server.host: {server.host} can be reached from other machines and no keys are configured, so anyone could use"

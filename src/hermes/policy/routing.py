@@ -8,8 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes.chat import Sampling
-from hermes.errors import BadRequest
-from hermes.principal import Class
+from hermes.errors import BadRequest, ModelNotAllowed
+from hermes.policy.access import may_use
+from hermes.principal import Class, Principal
 
 # I25. Also keeps model names fit for labels, paths and log lines.
 MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
@@ -66,12 +67,29 @@ class Catalog(Struct, frozen=True):
         A listed one may be said with the usual tag: to Ollama's clients that is the same name. What begins as an alias
         is one unless it is listed itself.
         """
-        service = self.listed.get(name) or self.listed.get(name.removesuffix(":latest"))
-        if service is None and name.startswith(ALIAS) and name != ALIAS:
-            return self.service(name[len(ALIAS) :])
+        name = self.meant(name)
+        service = self._listed(name)
         if service is None and self.unlisted is not None:
             return replace(self.unlisted, model=name, backend_model=name)
         return service
+
+    def meant(self, name: str) -> str:
+        """What an alias stands for; any other name as it is."""
+        while name.startswith(ALIAS) and name != ALIAS and self._listed(name) is None:
+            name = name[len(ALIAS) :]
+        return name
+
+    def _listed(self, name: str) -> Service | None:
+        return self.listed.get(name) or self.listed.get(name.removesuffix(":latest"))
+
+    def allows(self, principal: Principal, name: str) -> bool:
+        """Whether who asks may use the model of this name, if there is one."""
+        return not principal.models or may_use(principal.models, self.meant(name))
+
+    def check_allowed(self, principal: Principal, name: str) -> None:
+        """Raises ModelNotAllowed, or BadRequest for a bad name."""
+        if not self.allows(principal, check_model_name(name)):
+            raise ModelNotAllowed(f"this key may not use the model {name!r}", param="model")
 
 
 class Candidates(Struct, frozen=True):

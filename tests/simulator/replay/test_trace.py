@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hermes.errors import Outcome
-from hermes.exchange import Record
+from hermes.record import Record
 from hermes.simulator.replay.trace import Arrival, read_trace
 
 HEADING = "TIMESTAMP,ContextTokens,GeneratedTokens\n"

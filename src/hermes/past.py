@@ -1,0 +1,62 @@
+"""The last requests that are over, for whoever asks what became of one."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from msgspec import Struct, convert, msgpack
+from msgspec.structs import astuple
+
+from hermes.policy.ticket import Why
+from hermes.record import Record
+
+# Some 150 bytes each, 300 more if it waited.
+REMEMBERED = 10_000
+PACKED_TOGETHER = 100
+
+_Row: TypeAlias = tuple[tuple[object, ...], bytes]
+
+_pack = msgpack.Encoder().encode
+_unpack = msgpack.Decoder(list[_Row]).decode
+_unpack_why = msgpack.Decoder(Why).decode
+
+
+class Finished(Struct, frozen=True):
+    """`why`: what it found when it began to wait; None if it did not."""
+
+    record: Record
+    why: Why | None
+
+
+class Past:
+    """Kept packed, many in one piece: one by one they would lie between what is gone in a moment, and keep its memory
+    from being given back.
+    """
+
+    def __init__(self) -> None:
+        self._loose: list[tuple[Record, bytes]] = []
+        self._pieces: deque[bytes] = deque(maxlen=REMEMBERED // PACKED_TOGETHER)
+
+    def add(self, record: Record, why: Why | None) -> None:
+        # A why is a twentieth of the values that it is made of.
+        self._loose.append((record, b"" if why is None else _pack(why)))
+        if len(self._loose) == PACKED_TOGETHER:
+            self._pieces.append(_pack([(astuple(record), why) for record, why in self._loose]))
+            self._loose.clear()
+
+    def of(self, request_id: str) -> Iterator[Finished]:
+        """Those with this id, the last one first: clients choose ids."""
+        for record, why in reversed(self._loose):
+            if record.request_id == request_id:
+                yield Finished(record, _unpack_why(why) if why else None)
+        sought = request_id.encode("utf-8", "surrogatepass")
+        for piece in reversed(self._pieces):
+            if sought in piece:
+                for values, why in reversed(_unpack(piece)):
+                    if values[_ID] == request_id:
+                        record = convert(dict(zip(_NAMES, values, strict=True)), Record)
+                        yield Finished(record, _unpack_why(why) if why else None)
+
+
+_NAMES = Record.__struct_encode_fields__
+_ID = _NAMES.index("request_id")

@@ -1,0 +1,57 @@
+"""What is remembered of requests that are over: the last ones, all that was told of them, and in little room."""
+
+import sys
+
+from hermes.errors import Outcome
+from hermes.past import PACKED_TOGETHER, REMEMBERED, Past
+from hermes.policy.estimates import Outlook
+from hermes.policy.ticket import Why
+from hermes.record import Record
+
+WHY = Why(Outlook(3, 1.5, 4.0), "absent", {"normal": 3}, (), (), {"gpu0": "low"})
+
+
+def record(request_id: str, tokens: int = 0) -> Record:
+    told = {"key_id": "k_1", "model": "gemma", "backend": "gpu0", "user": "ann", "urgency": "normal"}
+    times = {"attempts": 1, "queue_ms": 300, "ttft_ms": 400, "tokens_in": tokens}
+    first = (1700000000.123, request_id, "/v1/chat/completions", "POST", Outcome.OK, 200, 1234)
+    return Record(*first, stream=True, **told, **times)  # type: ignore[arg-type]
+
+
+def remembering(count: int) -> Past:
+    past = Past()
+    for number in range(count):
+        past.add(record(f"r{number}", number), WHY if number % 2 else None)
+    return past
+
+
+def test_all_that_was_told_is_told_again_whether_it_waited_or_not() -> None:
+    past = remembering(3 * PACKED_TOGETHER + 5)
+    for number in range(3 * PACKED_TOGETHER + 5):
+        (found,) = past.of(f"r{number}")
+        assert found.record == record(f"r{number}", number) and found.why == (WHY if number % 2 else None)
+        assert type(found.record.outcome) is Outcome
+
+
+def test_the_last_are_kept_and_no_others() -> None:
+    count = REMEMBERED + 3 * PACKED_TOGETHER + 5
+    past = remembering(count)
+    kept = {number for number in range(count) if [*past.of(f"r{number}")]}
+    assert kept == {*range(3 * PACKED_TOGETHER, count)}
+
+
+def test_of_one_id_the_last_comes_first() -> None:
+    past = Past()
+    for tokens in range(2 * PACKED_TOGETHER + 1):
+        past.add(record("again", tokens), None)
+    assert [found.record.tokens_in for found in past.of("again")] == [*range(2 * PACKED_TOGETHER, -1, -1)]
+
+
+def test_a_part_of_an_id_is_nobody_s() -> None:
+    past = remembering(2 * PACKED_TOGETHER)
+    assert not [*past.of("")] and not [*past.of("r")] and not [*past.of("gemma")] and not [*past.of("\udcff")]
+
+
+def test_ten_thousand_take_little() -> None:
+    past = remembering(REMEMBERED)
+    assert sum(map(sys.getsizeof, past._pieces)) / REMEMBERED < 200
