@@ -70,13 +70,15 @@ async def test_every_asymmetric_algorithm_is_one(algorithm: str, tmp_path: Path)
 
 @scenario
 async def test_a_role_says_what_its_holders_may_do(jwks: Path) -> None:
-    roles = {"ops": {"admin": True}, "people": {}}
+    roles = {"ops": {"admin": True}, "prometheus": {"metrics": True}, "people": {}}
     async with (
         ollama() as backend,
         serving(tokens_of(backend, jwks, claims={"roles": "groups"}, roles=roles)) as gateway,
     ):
-        for groups, status in ((["people", "ops"], 200), (["people"], 403)):
+        for groups, status in ((["people", "ops"], 200), (["prometheus"], 200), (["people"], 403)):
             assert (await gateway.ask("/metrics", None, shown(token(groups=groups)))).status == status
+        pull = f"{PROMPT}/pull"
+        assert (await gateway.ask(pull, {}, shown(token(groups=["prometheus"])))).status == 403
         reply = await gateway.ask(PROMPT, prompt(), shown(token(groups=["strangers"])))
         assert (reply.status, reply.error["code"]) == (403, "role_required")
         assert not backend.asked

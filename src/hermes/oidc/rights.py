@@ -28,6 +28,7 @@ def principal(token: Token, issuer: Issuer, usual_class: str, until: float) -> P
         # No name of an issuer has a colon: people of two issuers are never one tenant.
         tenant=f"{issuer.name}:{tenant}",
         admin=rights.admin,
+        metrics=rights.metrics,
         ceiling=ceiling,
         usual=max(usual, ceiling),
         weight=rights.weight,
