@@ -261,6 +261,21 @@ def test_a_bug_in_fetching_ends_no_keeping(caplog: pytest.LogCaptureFixture) -> 
     played(scene, Server("old"))
 
 
+def test_who_waits_when_keys_are_kept_no_longer_is_told_at_once() -> None:
+    async def scene() -> None:
+        server, loop = Server("old"), asyncio.get_running_loop()
+        server.takes_s = 5
+        keys = KeySet("team", server.fetch, ("EdDSA",), lambda result: None, PACE)
+        keeping, waiting = loop.create_task(keys.keep()), loop.create_task(keys.look_again())
+        await asyncio.sleep(1)
+        keeping.cancel()
+        began = loop.time()
+        await waiting
+        assert loop.time() == began and keys.failing
+
+    VirtualLoop(seed=7).run(scene())
+
+
 def test_who_waits_for_keys_never_waits_for_ever() -> None:
     async def scene(keys: KeySet, server: Server) -> None:
         await asyncio.sleep(60)

@@ -148,17 +148,21 @@ class KeySet:
         return IssuerUnavailable(words, retry_after_s=self._pace.pause_s)
 
     async def keep(self) -> None:
-        while True:
-            self._resting = False
-            await self._look()
-            self._wanted.clear()
-            self._looked.set()
-            self._looked = asyncio.Event()
-            self._resting = True
-            await asyncio.sleep(self._pace.pause_s)
-            self._resting = False
-            if not self.failing:
-                await self._until_wanted(self._pace.refresh_s - self._pace.pause_s)
+        """Fetch them, again and again, until this is cancelled."""
+        try:
+            while True:
+                await self._look()
+                self._wanted.clear()
+                self._looked.set()
+                self._looked = asyncio.Event()
+                self._resting = True
+                await asyncio.sleep(self._pace.pause_s)
+                self._resting = False
+                if not self.failing:
+                    await self._until_wanted(self._pace.refresh_s - self._pace.pause_s)
+        finally:
+            self.failing = True
+            self._looked.set()  # nobody waits for what does not come any more
 
     async def _until_wanted(self, limit_s: float) -> None:
         try:
