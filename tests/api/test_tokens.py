@@ -151,6 +151,7 @@ async def test_a_slow_issuer_is_waited_for_so_long_and_no_longer(monkeypatch: py
         async with serving(tokens_of(backend, keys.url)) as gateway:
             await refused_for_want_of_keys(gateway)
             assert not backend.asked
+            assert gateway.counted("hermes_jwt_key_fetches_total") == {("team", "failed"): 1}
 
 
 async def refused_for_want_of_keys(gateway: Hermes) -> None:

@@ -264,10 +264,13 @@ def test_a_bug_in_fetching_ends_no_keeping(caplog: pytest.LogCaptureFixture) -> 
 def test_who_waits_when_keys_are_kept_no_longer_is_told_at_once() -> None:
     async def scene() -> None:
         server, loop = Server("old"), asyncio.get_running_loop()
-        server.takes_s = 5
         keys = KeySet("team", server.fetch, ("EdDSA",), lambda result: None, PACE)
-        keeping, waiting = loop.create_task(keys.keep()), loop.create_task(keys.look_again())
+        keeping = loop.create_task(keys.keep())
+        await asyncio.sleep(60)
+        server.takes_s = 5
+        waiting = loop.create_task(keys.look_again())
         await asyncio.sleep(1)
+        assert not keys.failing
         keeping.cancel()
         began = loop.time()
         await waiting
