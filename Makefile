@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos real-ollama real-llamacpp corpus conformance imitations nightly bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos real-ollama real-llamacpp corpus conformance imitations nightly reloads bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -61,6 +61,10 @@ conformance: $(RUN_READY)
 
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
+
+# A thousand reloads, half of them of no use, under load; `make test` does 60.
+reloads: $(DEV_READY)
+	HERMES_RELOADS=1000 $(BIN)/python -m pytest -s tests/e2e/test_reload_storm.py
 
 bench: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py

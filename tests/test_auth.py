@@ -19,7 +19,7 @@ KEYS = {b"sk-editor": EDITOR, b"sk-operator": OPERATOR}
 
 
 def authenticator() -> Authenticator:
-    return Authenticator((sha256(key).digest(), principal) for key, principal in KEYS.items())
+    return Authenticator({sha256(key).digest(): principal for key, principal in KEYS.items()})
 
 
 def basic(text: str) -> bytes:
@@ -94,7 +94,7 @@ def test_who_sends_no_key_is_told_all_the_ways_to_send_one() -> None:
 def test_a_key_is_good_until_it_expires_by_the_clock_on_the_wall() -> None:
     """I35: expiry is one of the few things that are."""
     until_1001 = replace(EDITOR, expires_at=1001.0)
-    guarded = Authenticator([(sha256(b"sk-editor").digest(), until_1001)])
+    guarded = Authenticator({sha256(b"sk-editor").digest(): until_1001})
     assert guarded.authenticate({b"api-key": b"sk-editor"}, 1000.9) is until_1001
     with pytest.raises(Unauthenticated) as caught:
         guarded.authenticate({b"api-key": b"sk-editor"}, 1001.0)
@@ -128,19 +128,19 @@ def test_anything_else_is_nobody(headers: dict[bytes, bytes]) -> None:
 
 
 def test_no_key_is_nobody_even_where_the_empty_one_is_listed() -> None:
-    listed = Authenticator([(sha256(b"").digest(), OPERATOR)])
+    listed = Authenticator({sha256(b"").digest(): OPERATOR})
     with pytest.raises(Unauthenticated):
         listed.authenticate({}, NOW)
 
 
 def test_the_place_of_nobody_cannot_be_taken() -> None:
-    listed = Authenticator([(bytes(32), OPERATOR)])
+    listed = Authenticator({bytes(32): OPERATOR})
     with pytest.raises(Unauthenticated):
         listed.authenticate({b"x-api-key": b"sk-nobody"}, NOW)
 
 
 def test_without_keys_every_caller_is_the_operator() -> None:
-    nobody_listed = Authenticator(())
+    nobody_listed = Authenticator({})
     for headers in ({}, {b"x-api-key": b"anything"}):
         assert nobody_listed.authenticate(headers, NOW) is ANONYMOUS
 

@@ -27,7 +27,7 @@ class AccessLog:
         self._loop = loop
         self._metrics = metrics
         self._records: list[Struct] = []
-        self._groups: deque[list[Struct]] = deque()
+        self._groups: deque[list[Struct] | int] = deque()  # or another file
         self._handed_over = 0  # records; written by the loop alone
         self._written = 0  # records; written by the thread alone
         self._torn = False  # the last line written has no end
@@ -43,6 +43,12 @@ class AccessLog:
         self._records.append(record)
         if self._timer is None:
             self._timer = self._loop.call_later(GROUP_S, self._hand_over)
+
+    def turn_to(self, fd: int) -> None:
+        """Write there from now on. The last file is closed when all is in it that came before."""
+        self._hand_over()
+        self._groups.append(fd)
+        self._wake.release()
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is left."""
@@ -67,6 +73,11 @@ class AccessLog:
         while True:
             self._wake.acquire()
             group = self._groups.popleft()
+            if isinstance(group, int):
+                if self._fd > 2:
+                    os.close(self._fd)
+                self._fd, self._torn = group, False
+                continue
             if not group:
                 return
             self._write(encode_lines(group))

@@ -21,13 +21,26 @@ from hermes.errors import (
     InsufficientMemory,
     LoadFailed,
     ModelNotFound,
+    Moved,
     NoBackend,
     QueueFull,
     QueueTimeout,
 )
 from hermes.policy.estimates import Outlook
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import Admit, BackendFacts, Decision, Expire, Load, Phase, Reject, Ticket, Unload
+from hermes.policy.ticket import (
+    Admit,
+    BackendFacts,
+    Changed,
+    Decision,
+    Expire,
+    Load,
+    Phase,
+    Reject,
+    Settings,
+    Ticket,
+    Unload,
+)
 
 
 class Admission:
@@ -51,6 +64,10 @@ class Admission:
 
     def observe(self, facts: BackendFacts) -> None:
         self._apply(self.scheduler.observe(facts, self._loop.time()))
+
+    def adopt(self, settings: Settings, change: Changed) -> None:
+        """Other settings hold from now on."""
+        self._apply(self.scheduler.adopt(settings, change, self._loop.time()))
 
     def loaded(self, backend: str, model: str) -> None:
         self._apply(self.scheduler.loaded(backend, model, self._loop.time()))
@@ -200,6 +217,7 @@ def refusal(decision: Reject | Expire) -> GatewayError:
 _REFUSALS: dict[str, tuple[type[GatewayError], str]] = {
     "draining": (Draining, "this server is shutting down"),
     "no_backend": (NoBackend, "no backend can serve {model} now"),
+    "moved": (Moved, "where {model} is served has changed meanwhile: ask again"),
     "queue_full": (QueueFull, "the queue for {model} is full"),
     "deadline_unreachable": (DeadlineUnreachable, "the request for {model} could not be answered in time"),
     "insufficient_memory": (InsufficientMemory, "no backend has the memory for {model}"),

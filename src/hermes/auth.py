@@ -2,7 +2,7 @@
 
 import hmac
 from binascii import a2b_base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -66,12 +66,13 @@ class Authenticator:
     """
 
     def __init__(
-        self,
-        keys: Iterable[tuple[bytes, Principal]],
-        anonymous: Principal = ANONYMOUS,
-        issuers: "Issuers | None" = None,
+        self, keys: Mapping[bytes, Principal], anonymous: Principal = ANONYMOUS, issuers: "Issuers | None" = None
     ) -> None:
-        self._keys = dict(keys)
+        self.adopt(keys, anonymous, issuers)
+
+    def adopt(self, keys: Mapping[bytes, Principal], anonymous: Principal, issuers: "Issuers | None") -> None:
+        """These are known from now on, and no others."""
+        self._keys = keys
         self._anonymous = anonymous
         self._issuers = issuers
         self._open = not self._keys and issuers is None

@@ -6,7 +6,7 @@ import os
 import resource
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from msgspec.structs import asdict, replace
 
 from hermes import config as settings
 from hermes import drivers
-from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
+from hermes.fleet.backend import Backend
+from hermes.fleet.managed import Managed
 from hermes.http.limits import Limits
 from hermes.http.wire import Deadlines
 from hermes.metrics import Metrics
@@ -26,7 +27,7 @@ from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
-from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
+from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules, Settings
 from hermes.principal import ANONYMOUS, CLASS_NAMES, Class, Principal
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return False
 
 
-def authenticator(config: settings.Config, issuers: "Issuers | None" = None) -> Authenticator:
-    anonymous = replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
-    keys = ((bytes.fromhex(key.sha256), _principal(key, config)) for key in config.keys)
-    return Authenticator(keys, anonymous, issuers)
+def known(config: settings.Config) -> tuple[dict[bytes, Principal], Principal]:
+    """Who has which key, by its digest, and who asks without one where there are none."""
+    keys = {bytes.fromhex(key.sha256): _principal(key, config) for key in config.keys}
+    return keys, replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
 
 
 def _principal(key: settings.Key, config: settings.Config) -> Principal:
@@ -194,6 +195,12 @@ def patience(health: settings.Health) -> Patience:
     return Patience(health.silence_s, health.probe_timeout_s, health.pause_s)
 
 
+def scheduled(config: settings.Config) -> Settings:
+    """What the scheduler is told."""
+    models = {name: model_bounds(model, config) for name, model in config.models.items()}
+    return Settings(bounds(config), unlisted_bounds(config.defaults), rules(config.scheduling), models)
+
+
 def unlisted_bounds(defaults: settings.Defaults) -> ModelBounds:
     return ModelBounds(defaults.max_concurrency, defaults.queue_limit)
 
@@ -287,6 +294,51 @@ def groups(config: settings.Config) -> list[list[settings.Backend]]:
     for backend in config.backends:
         named.setdefault(backend.name, []).append(backend)
     return list(named.values())
+
+
+def backend(
+    group: list[settings.Backend],
+    config: settings.Config,
+    deadlines: Deadlines,
+    loop: asyncio.AbstractEventLoop,
+    hop: bytes,
+    cpus: Collection[int],
+) -> Backend:
+    """What is asked by this name. `cpus`: those that processes may run on. Raises ConfigError as `drivers` does."""
+    first = group[0]
+    if first.command is not None:
+        return _managed(group, drivers.managed(group, config, deadlines, loop, cpus))
+    return Backend(
+        first.name,
+        first.kind,
+        first.url,
+        drivers.driver(first, deadlines, loop, pins(config, first), unlisted_pins(config), hop),
+        first.slots,
+        first.probe_interval_s,
+        first.simulated,
+        first.memory,
+        first.max_loaded,
+        first.weight,
+        drivers.identity(first),
+    )
+
+
+def _managed(group: list[settings.Backend], driver: Managed) -> Backend:
+    """Processes of ours, on one memory."""
+    backend = Backend(
+        group[0].name,
+        "managed",
+        "http://127.0.0.1",
+        driver,
+        None,
+        min(each.probe_interval_s for each in group),
+        memory_bytes=max((each.memory for each in group if each.memory), default=None),
+        max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
+        weight=max(each.weight for each in group),
+        identity=Managed,
+    )
+    driver.changed = backend.suspect
+    return backend
 
 
 def preloaded(config: settings.Config) -> list[tuple[str, str]]:

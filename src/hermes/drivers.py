@@ -1,15 +1,15 @@
 """From a configured backend to what speaks to it: its connections, its key, its kind, its processes."""
 
 import asyncio
-import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 
 from hermes import config as settings
 from hermes.config import commands
+from hermes.config.files import signature
 from hermes.config.notation import PORT
 from hermes.errors import ConfigError, never_tell
 from hermes.fleet import memory
@@ -58,6 +58,14 @@ def _authorization(api_key: settings.Secret | None) -> bytes:
     return render_headers(((b"authorization", b"Bearer " + api_key.reveal().encode("latin-1")),))
 
 
+def identity(backend: settings.Backend) -> object:
+    """All of a backend that cannot change while it is asked: where it is, how it is asked, and what its process is."""
+    usual = settings.Backend("", "")
+    free = ("slots", "weight", "memory", "max_loaded", "simulated", "probe_interval_s", "start_timeout_s", "idle_ttl")
+    said = replace(backend, **{key: getattr(usual, key) for key in (*free, "preload")})
+    return said, signature(backend.ca_file) if backend.ca_file else None
+
+
 def _kind(backend: settings.Backend) -> Kind:
     assert backend.kind != "ollama"
     if backend.kind == "tgi":
@@ -82,10 +90,13 @@ def _plugin(backend: settings.Backend) -> Kind:
 
 
 def managed(
-    backends: list[settings.Backend], config: settings.Config, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+    backends: list[settings.Backend],
+    config: settings.Config,
+    deadlines: Deadlines,
+    loop: asyncio.AbstractEventLoop,
+    cpus: Collection[int],
 ) -> Managed:
-    """Processes that are to be, on the processors that are ours before `stay_on`."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    """Processes that are to be."""
     return Managed([_command(backend, called(backend, config), deadlines, loop) for backend in backends], cpus)
 
 
@@ -107,6 +118,7 @@ def _command(backend: settings.Backend, model: str, deadlines: Deadlines, loop: 
         backend.slots,
         backend.start_timeout_s,
         backend.idle_ttl,
+        identity(backend),
     )
 
 

@@ -242,6 +242,17 @@ class NoBackend(GatewayError):
     status, code, outcome = 503, "no_backend", Outcome.NO_BACKEND
 
 
+class Moved(NoBackend):
+    """The configuration has changed while it waited. Who asks for tokens is asked for again, where that is now."""
+
+
+class InvalidConfig(GatewayError):
+    """It was read anew, and cannot be used: the last one stays in force."""
+
+    status, code, source, outcome = 422, "invalid_config", "client", Outcome.BAD_REQUEST
+    should_retry = False
+
+
 class Draining(GatewayError):
     status, code, outcome = 503, "draining", Outcome.DRAINED
 

@@ -22,6 +22,7 @@ from hermes.errors import (
     LoadFailed,
     ModelNotFound,
     ModelPulling,
+    Moved,
     NoBackend,
     PullFailed,
     QueueFull,
@@ -85,10 +86,10 @@ class Gateway:
         self.router = router
         self._fleet = fleet
         self._admission = admission
-        self._retries = retries
         self._metrics = metrics
-        self._heartbeat_s = heartbeat_s
-        self._volatile_lines = volatile_lines
+        self.heartbeat_s = heartbeat_s
+        self.volatile_lines = volatile_lines
+        self.retries = retries
 
     async def complete(
         self,
@@ -107,8 +108,8 @@ class Gateway:
 
         Raises GatewayError; nothing has been sent then unless `response.started`.
         """
-        if self._volatile_lines:
-            request = volatile.without(request, self._volatile_lines)
+        if self.volatile_lines:
+            request = volatile.without(request, self.volatile_lines)
         router, job = self.router, None
         if principal.models:
             router.check_allowed(principal, request.model)
@@ -130,7 +131,7 @@ class Gateway:
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
                 if request.tools:
                     exchange.holds_back = True
-                heart = Heart(self._heartbeat_s, job) if request.stream and self._heartbeat_s else None
+                heart = Heart(self.heartbeat_s, job) if request.stream and self.heartbeat_s else None
                 return await self._serve(job, ticket, heart)
             except BaseException as error:
                 try:
@@ -166,17 +167,18 @@ class Gateway:
         """Wait for a turn, and try; again where that may help."""
         exchange = job.exchange
         exchange.cancel = job.response.cancel
-        before = exchange.attempts  # with another model
+        before, again = exchange.attempts, False  # before: with another model
         while True:
             try:
-                async with self._admission.admit(ticket, heart, again=exchange.attempts > before):
+                async with self._admission.admit(ticket, heart, again=again):
                     await self._attempt(job, ticket)
                 return
             except BackendError as error:
                 pause_s = self._pause_before_retry(error, exchange, ticket.deadline)
-            except (ModelNotFound, QueueTimeout, DeadlineUnreachable) as error:
-                found, pause_s = await self._who_else(error, ticket, job), 0.0
+            except (ModelNotFound, QueueTimeout, DeadlineUnreachable, Moved) as error:
+                found, pause_s, again = await self._who_else(error, ticket, job), 0.0, isinstance(error, Moved)
                 ticket = replace(ticket, resident=found.resident, candidates=found.names)
+            again = again or exchange.attempts > before
             await asyncio.sleep(pause_s)
             ticket = exchange.ticket = ticket.again()
             exchange.forget_attempt()
@@ -240,28 +242,38 @@ class Gateway:
         raise error
 
     async def _who_else(self, error: GatewayError, ticket: Ticket, job: Job | EmbedJob) -> Candidates:
-        """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8).
+        """A backend does not have the model that it had. Who has it now? Asked once per request (invariant I8), and
+        after each change of the configuration that moves what waits: that costs no backend anything.
 
         Raises why not, and how far it is, where the model is to be downloaded.
         """
         exchange = job.exchange
+        if isinstance(error, Moved):
+            return await self._found(job)
         if job.service.pulled and (unfetched := self._fleet.unfetched(ticket.resident, ticket.candidates)):
             raise unfetched from error
         if not isinstance(error, ModelNotFound):
             raise error
-        if exchange.looked_again or self._retries.withdraw(exchange.attempts) is None:
+        if exchange.looked_again or self.retries.withdraw(exchange.attempts) is None:
             error.should_retry = False
             raise error
         exchange.looked_again = True
         await self._fleet.refresh()
+        return await self._found(job)
+
+    async def _found(self, job: Job | EmbedJob) -> Candidates:
         return self.router.able(await self.router.find(job.request.model, job.dialect), job.request).found
 
     async def _attempt(self, job: Job | EmbedJob, ticket: Ticket) -> None:
-        backend, exchange = self._fleet.backends[ticket.backend], job.exchange
+        exchange = job.exchange
+        try:
+            backend = self._fleet.backends[ticket.backend]
+        except KeyError:
+            raise Moved(f"the backend {ticket.backend} is gone", retry_after_s=1.0) from None
         exchange.backend = backend.name
         if not exchange.attempts:
             exchange.queue_s = ticket.started_at - exchange.arrived_at
-            self._retries.deposit()
+            self.retries.deposit()
         exchange.attempts += 1
         try:
             await attempt.run(job, backend.server or backend.driver.server_of(ticket.resident), ticket)
@@ -274,9 +286,8 @@ class Gateway:
             if job.request.stream and exchange.ttft_s is not None:
                 self._admission.scheduler.begun(ticket, exchange.arrived_at + exchange.ttft_s)
         self._metrics.attempts.add((backend.name, "ok"))
-        if backend.breakers:
-            slots = self._admission.scheduler.slots(ticket.model, backend.name)
-            self._fleet.health[backend.name].succeeded(ticket, slots)
+        if backend.breakers and (health := self._fleet.health_of(backend)) is not None:
+            health.succeeded(ticket, self._admission.scheduler.slots(ticket.model, backend.name))
         usage = exchange.usage
         self._admission.scheduler.settle(ticket, usage.prompt_tokens, usage.completion_tokens)
         if usage.prompt_tokens:
@@ -288,14 +299,14 @@ class Gateway:
             exchange.crashes += 1
         if BackendUnreachable in (type(error), type(error.__cause__)):
             backend.suspect()
-        others = self._admission.scheduler.where(ticket.resident).get(backend.name, 1) - 1
-        self._fleet.health[backend.name].failed(ticket, error, others)
+        if (health := self._fleet.health_of(backend)) is not None:
+            health.failed(ticket, error, self._admission.scheduler.where(ticket.resident).get(backend.name, 1) - 1)
 
     def _pause_before_retry(self, error: BackendError, exchange: Exchange, deadline: float) -> float:
         """Seconds to wait before the next attempt. Raises `error` where there is to be none (invariants I5, I8)."""
         spent = exchange.attempts > 1
         if error.retryable and not exchange.begun:
-            pause_s = self._retries.withdraw(exchange.attempts)
+            pause_s = self.retries.withdraw(exchange.attempts)
             if pause_s is not None and exchange.crashes >= MAX_CRASHES:
                 words = f"backends have died at this request {exchange.crashes} times, it is not tried on another"
                 error = BackendCrashed(f"{words}: {error.message}", code="request_crashes_backends")

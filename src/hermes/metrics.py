@@ -169,6 +169,7 @@ class Metrics:
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")
+        self.reloads = Counter("hermes_config_reloads", "Times the configuration was read anew.", ("result",))
         self.gauges: list[Gauge] = []
 
     def gauge(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:

@@ -35,11 +35,16 @@ class Router:
     """`prompts`: how many tokens a byte of a prompt is, by resident."""
 
     def __init__(self, catalog: Catalog, fleet: Fleet) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._fleet = fleet
         self.prompts: dict[str, Average] = {}
         self._routes: dict[tuple[str, ClientDialect], Route] = {}
         self._routes_of = -1
+
+    def adopt(self, catalog: Catalog) -> None:
+        """Models are served so from now on."""
+        self.catalog = catalog
+        self._routes.clear()
 
     def known(self, model: str, dialect: ClientDialect) -> Route | None:
         """What `find` found before, as long as no backend's models have changed since."""
@@ -50,12 +55,15 @@ class Router:
 
     async def find(self, model: str, dialect: ClientDialect) -> Route:
         """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
-        service = self._catalog.service(check_model_name(model))
+        catalog = self.catalog
+        service = catalog.service(check_model_name(model))
         if service is None:
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")
         found = candidates(service, self._fleet.inventories())
         if not found.names:
             await self._fleet.refresh()
+            if catalog is not self.catalog:
+                return await self.find(model, dialect)
             found = candidates(service, self._fleet.inventories())
         if not found.names and service.pulled:
             return self._pulled(service, dialect)
@@ -63,7 +71,7 @@ class Router:
             if not self._fleet.can_serve(service.backends):
                 raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
-        if service.model not in self._catalog.listed:
+        if service.model not in self.catalog.listed:
             service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
         route = self._routes[model, dialect] = self._to(service, found, dialect)
         return route
@@ -104,17 +112,17 @@ class Router:
 
     def check_allowed(self, principal: Principal, model: str) -> None:
         """Raises ModelNotAllowed, or BadRequest for a bad name."""
-        self._catalog.check_allowed(principal, model)
+        self.catalog.check_allowed(principal, model)
 
     def fallbacks(self, model: str) -> tuple[str, ...]:
         """The models that may answer instead."""
-        service = self._catalog.service(model)
+        service = self.catalog.service(model)
         return () if service is None else service.fallback
 
     def _listed_as(self, found: Candidates) -> tuple[Service, Candidates] | None:
         """The listed service of a model that was asked for by another of its names: its settings hold all the same."""
         inventories = self._fleet.inventories()
-        for service in self._catalog.listed.values():
+        for service in self.catalog.listed.values():
             listed = candidates(service, inventories)
             if listed.names and listed.resident == found.resident:
                 return service, listed
@@ -125,8 +133,8 @@ class Router:
 
         Raises ModelNotAllowed, ModelNotFound, or BadRequest for a bad name.
         """
-        self._catalog.check_allowed(principal, model)
-        service = self._catalog.service(check_model_name(model))
+        self.catalog.check_allowed(principal, model)
+        service = self.catalog.service(check_model_name(model))
         found = None if service is None else candidates(service, self._fleet.inventories())
         if service is None or found is None or not (found.names or service.pulled):
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")

@@ -5,8 +5,13 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any
 
-from hermes import composition, drivers, gauges
+from msgspec import Struct
+
+from hermes import composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
@@ -20,15 +25,15 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.auth import Authenticator
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import ConfigError
+from hermes.errors import ConfigError, Draining
 from hermes.exchange import Journal
-from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
 from hermes.gateway import Gateway
@@ -37,44 +42,60 @@ from hermes.http.wire import TICK_S, Deadlines
 from hermes.metrics import Metrics
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import Changed
+from hermes.reload import Reload, Source
 from hermes.router import Router
+from hermes.snapshot import Snapshot, moved, snapshot
 from hermes.storage.learned import Keeper, State
 
 log = logging.getLogger(__name__)
 
 # How long what is cut may take to say so and to be gone.
 CUT_S = 1.0
+# For a look at backends that a change of the configuration brings, before it is in force.
+LOOK_S = 2.0
 
 
 class Runtime:
     """One gateway on the running event loop. What is late is noticed up to `tick_s` later."""
 
-    def __init__(self, config: settings.Config, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: settings.Config,
+        loop: asyncio.AbstractEventLoop,
+        tick_s: float = TICK_S,
+        source: Source | None = None,
+        reload_asked: asyncio.Event | None = None,
+    ) -> None:
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
         self._deadlines = Deadlines(loop, tick_s)
-        self.bounds = composition.bounds(config)
-        self.scheduler = Scheduler(
-            self.bounds, composition.unlisted_bounds(config.defaults), composition.rules(config.scheduling)
-        )
-        for name, model in config.models.items():
-            self.scheduler.configure(name, composition.model_bounds(model, config))
-        server = config.server
-        cors = Cors(server.cors.origins, server.cors.headers, server.cors.credentials, server.cors.max_age_s)
-        self._door = Door(server.allowed_hosts, cors, instance=os.urandom(8).hex())
+        self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # before `stay_on`
+        self.config = config
+        self._door = Door((), Cors(), instance=os.urandom(8).hex())
+        first = self._compose(config)
+        scheduled = first.scheduled
+        self.scheduler = Scheduler(scheduled.bounds, scheduled.unlisted, scheduled.rules)
+        for name, bounds in scheduled.models.items():
+            self.scheduler.configure(name, bounds)
+        self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
+        self._issuers = first.issuers
+        self._people = Authenticator(*first.known, self._issuers)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
-        patience = composition.patience(config.health)
-        backends = [self._backend(group) for group in composition.groups(config)]
-        self.fleet = Fleet(backends, self.admission, self.metrics, patience)
-        self._watchdog = Watchdog(self.journal, self.fleet.health, patience)
-        self.catalog = composition.catalog(config)
+        self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)
+        self._watchdog = Watchdog(self.journal, self.fleet.health, first.patience)
+        self.router = Router(first.catalog, self.fleet)
+        retries = RetryBudget(first.retries)
+        lines, heartbeat_s = config.volatile_lines, config.scheduling.queue_heartbeat_s
+        self._gateway = Gateway(self.router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
+        self._reload_asked = reload_asked or asyncio.Event()
         self.api = self._api()
-        self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
+        self.server = Server(self.api, first.limits, self._deadlines, loop)
+        self._tls = first.tls
         self._access_log: AccessLog | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._preloading: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
@@ -82,71 +103,33 @@ class Runtime:
 
     # --- composing --------------------------------------------------------------------------------------------------
 
-    def _backend(self, group: list[settings.Backend]) -> Backend:
-        backend = group[0]
-        if backend.command is not None:
-            return self._managed(group)
-        pins, unlisted = composition.pins(self.config, backend), composition.unlisted_pins(self.config)
+    def _compose(self, config: settings.Config) -> Snapshot:
+        """All that a configuration comes to, while another one may be in force. Raises ConfigError."""
         hop = self._door.hop_line(None)
-        driver = drivers.driver(backend, self._deadlines, self._loop, pins, unlisted, hop)
-        return Backend(
-            backend.name,
-            backend.kind,
-            backend.url,
-            driver,
-            backend.slots,
-            backend.probe_interval_s,
-            backend.simulated,
-            backend.memory,
-            backend.max_loaded,
-            backend.weight,
-        )
-
-    def _managed(self, group: list[settings.Backend]) -> Backend:
-        """Processes of ours, on one memory."""
-        driver = drivers.managed(group, self.config, self._deadlines, self._loop)
-        backend = Backend(
-            group[0].name,
-            "managed",
-            "http://127.0.0.1",
-            driver,
-            None,
-            min(each.probe_interval_s for each in group),
-            memory_bytes=max((each.memory for each in group if each.memory), default=None),
-            max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
-            weight=max(each.weight for each in group),
-        )
-        driver.changed = backend.suspect
-        return backend
+        return snapshot(config, self.config, self._deadlines, self._loop, hop, self._cpus, self.metrics)
 
     def _api(self) -> Api:
-        config, openai = self.config, OpenAI()
-        retries = RetryBudget(composition.retries(config.limits))
-        heartbeat_s = config.scheduling.queue_heartbeat_s
-        lines = config.volatile_lines
-        router = Router(self.catalog, self.fleet)
-        gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
-        models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
+        openai = OpenAI()
+        models = self._models = Models(self.router, self.fleet, self.admission, openai)
         ops = Ops(
             self.fleet,
             models,
             self.admission,
-            self.catalog,
+            self.router,
             self.metrics,
-            self.bounds,
             clock=self._loop.time,
             draining=lambda: self.api.draining,
             connections=lambda: self.server.open_connections,
+            reload=self.reload,
+            reloaded=lambda: self.reload.last,
         )
         prompt, anthropic = Prompt(), Anthropic()
-        queue = Queue(self.journal, self.scheduler, self.fleet, self.catalog, models, self._loop.time)
-        inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
+        queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
+        inference = Inference(self._gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
-        self._issuers = composition.issuers(config, self._deadlines, self._loop, self.metrics)
-        people = composition.authenticator(config, self._issuers)
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
-        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
+        return Api(table, self._door, self._people, self.journal, self.metrics, openai, self._loop.time, areas)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -158,15 +141,15 @@ class Runtime:
         self._remember()
         if self._issuers is not None:
             self._issuers.start(self._loop)
-        self._watching = self._loop.create_task(self.fleet.run(self._watchdog.watch), name="fleet")
-        if preloaded := composition.preloaded(self.config):
-            self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
+        self._begin(self.fleet.run(self._watchdog.watch), "fleet")
+        self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
+        self._preload(())
         try:
             if server.unix_socket:
                 await self.server.listen_unix(server.unix_socket)
                 self.address = f"unix:{server.unix_socket}"
             else:
-                port = await self.server.listen(server.host, server.port, composition.tls(server))
+                port = await self.server.listen(server.host, server.port, self._tls)
                 shown = f"[{server.host}]" if ":" in server.host else server.host
                 self.address = f"{'https' if server.tls else 'http'}://{shown}:{port}"
         except OSError as error:
@@ -208,7 +191,7 @@ class Runtime:
         """Let go of everything."""
         self.api.cutting = True
         await self.server.drain(0)
-        for task in filter(None, (self._preloading, self._watching)):
+        for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -218,6 +201,16 @@ class Runtime:
             await self._keeper.end()
         if self._access_log is not None:
             self._access_log.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _preload(self, before: Iterable[tuple[str, str]]) -> None:
+        """What is to be loaded with us, and was not to be before."""
+        if new := [each for each in composition.preloaded(self.config) if each not in before]:
+            self._begin(self._models.preload(new), "preloading")
 
     def _remember(self) -> None:
         """What was learned before the last restart."""
@@ -238,19 +231,106 @@ class Runtime:
         return State(self.scheduler.learned(), sizes)
 
     def _open_access_log(self) -> None:
+        """Raises ConfigError."""
         target = self.config.logging.access_log
         if target == "off":
+            if self._access_log is not None:
+                self.journal.sinks.remove(self._access_log)
+                self._loop.run_in_executor(None, self._access_log.close)
+                self._access_log = None
             return
         try:
             fd = 2 if target == "stderr" else os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         except OSError as error:
             raise ConfigError(f"logging.access_log: cannot write {target}: {error}") from error
+        if self._access_log is not None:
+            self._access_log.turn_to(fd)
+            return
         self._access_log = AccessLog(fd, self._loop, self.metrics)
         self.journal.sinks.append(self._access_log)
 
+    # --- another configuration --------------------------------------------------------------------------------------
 
-def on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, now: asyncio.Event) -> None:
-    """The first SIGTERM or SIGINT sets `stop`, the second `now`."""
+    async def _take(self, new: Snapshot) -> tuple[str, ...]:
+        """Put it in force (invariant I34). Backends that are new are looked at first, so that what waits for a model
+        that has moved there finds it. Raises Draining, or ConfigError; then all is as it was.
+        """
+        fresh = [backend for backend in new.backends if not self.fleet.has(backend)]
+        try:
+            await asyncio.gather(*(backend.look_first(LOOK_S) for backend in fresh))
+            if self.api.draining:
+                raise Draining("this server is shutting down", retry_after_s=1.0)
+            self._put_in_force(new)
+        except BaseException:
+            for backend in fresh:
+                if self.fleet.backends.get(backend.name) is not backend:
+                    await backend.driver.close()
+            raise
+        return new.needs_restart
+
+    def _put_in_force(self, new: Snapshot) -> None:
+        """At once: nobody sees the one half with the other."""
+        before, self.config = self.config, new.config
+        try:
+            self._open_access_log()
+        except ConfigError:
+            self.config = before
+            raise
+        config, server, gateway = new.config, new.config.server, self._gateway
+        self._door.adopt(server.allowed_hosts, _cors(server.cors))
+        self._trust(new, before)
+        self.server.limits, self.server.tls = new.limits, new.tls
+        self.server.forget()
+        gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
+        gateway.retries.adopt(new.retries)
+        elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())
+        self.router.adopt(new.catalog)
+        replaced = self.fleet.replace(new.backends, new.patience)
+        self._watchdog.heed(new.patience)
+        facts = tuple(backend.facts for backend in self.fleet.backends.values())
+        self.admission.adopt(new.scheduled, Changed(replaced.gone, facts, elsewhere, replaced.stale))
+        if config.logging.level != before.logging.level:
+            logging.getLogger().setLevel(config.logging.level.upper())
+        self._preload(composition.preloaded(before))
+
+    def _trust(self, new: Snapshot, before: settings.Config) -> None:
+        """Keys and issuers are these; those that are the same have their keys already."""
+        trust, trusted = ((each.jwt, each.scheduling.usual_class) for each in (new.config, before))
+        if trust != trusted:
+            if self._issuers is not None:
+                self._begin(self._issuers.stop(), "issuers")
+            self._issuers = new.issuers
+            if self._issuers is not None:
+                self._issuers.start(self._loop)
+        self._people.adopt(*new.known, self._issuers)
+
+    def _watched(self) -> Iterable[str]:
+        """Files besides the configuration's that are renewed while it runs."""
+        tls = self.config.server.tls
+        named = (tls.cert_file, tls.key_file) if tls is not None else ()
+        return filter(None, (*named, *(backend.ca_file for backend in self.config.backends)))
+
+
+def _cors(said: settings.Cors) -> Cors:
+    return Cors(said.origins, said.headers, said.credentials, said.max_age_s)
+
+
+class _Unchanged(Struct, frozen=True):
+    """A configuration that nothing else is known of."""
+
+    config: settings.Config
+
+    def read(self) -> settings.Config:
+        return self.config
+
+    def files(self) -> Iterable[Path]:
+        return ()
+
+
+def on_signals(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, now: asyncio.Event, reload: asyncio.Event | None = None
+) -> None:
+    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGHUP sets `reload`."""
 
     def received(name: str) -> None:
         log.info("%s: %s", name, "stopping now" if stop.is_set() else "draining; a second signal stops at once")
@@ -258,3 +338,5 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, now: asynci
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number.name)
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload.set)

@@ -97,6 +97,7 @@ VALUES = {
     "interactive": {"weight": 3}, "normal": {"max_wait_s": 5}, "batch": {"weight": 2}, "usual_class": "batch",
     "model_floor": 0.25, "cpu_affinity": [0, 1], "options_policy": "max", "pull": "on_demand",
     "volatile_lines": ["Time:"], "jwt": [{"name": "a", "issuer": "https://a", "audience": ["h"], "jwks_file": "/k"}],
+    "watch_config": False,
 }  # fmt: skip
 SECTIONS = ("server", "defaults", "limits", "health", "logging", "scheduling")
 PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]

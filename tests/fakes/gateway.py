@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ParamSpec
 from urllib.parse import urlsplit
 
@@ -18,9 +19,11 @@ from msgspec.structs import replace
 
 from hermes.config import Config
 from hermes.config.build import build
+from hermes.errors import ConfigError
 from hermes.policy.affinity import Homes, prefix
 from hermes.principal import ANONYMOUS
 from hermes.record import Record
+from hermes.reload import Attempt
 from hermes.runtime import Runtime
 from tests.fakes.backend import DONE, FakeOllama, play
 from tests.http.peers import TICK_S, Peer, connect
@@ -228,11 +231,28 @@ class Clients:
             peer.close()
 
 
+class Given:
+    """A configuration that the test changes. `problem`: what is wrong with it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.problem = ""
+
+    def read(self) -> Config:
+        if self.problem:
+            raise ConfigError(self.problem)
+        return self.config
+
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+
 class Hermes:
     """A running gateway, as its clients and its operator see it."""
 
-    def __init__(self, runtime: Runtime, clients: Clients) -> None:
+    def __init__(self, runtime: Runtime, clients: Clients, given: Given) -> None:
         self.runtime = runtime
+        self.given = given
         self.port = urlsplit(runtime.address).port or 0
         self.records: list[Record] = []
         self._clients = clients
@@ -268,6 +288,14 @@ class Hermes:
             answer = await call.peer.answer("HEAD")
             return Reply(answer.status, answer.headers, b"", True)
         return await call.reply()
+
+    async def reload(self, *fakes: FakeOllama, **sections: Any) -> Attempt:
+        """Put another configuration in force, as `config` makes it."""
+        return await self.take(config(*fakes, **sections))
+
+    async def take(self, config: Config) -> Attempt:
+        self.given.config = stateless(config)
+        return await self.runtime.reload("a test")
 
     @property
     def running(self) -> int:
@@ -325,6 +353,11 @@ def config(*fakes: FakeOllama, **sections: Any) -> Config:
     return build(tree)
 
 
+def stateless(config: Config) -> Config:
+    """Nothing is kept in the home of who runs the tests."""
+    return replace(config, server=replace(config.server, state_dir=config.server.state_dir or "off"))
+
+
 @asynccontextmanager
 async def hermes(*fakes: FakeOllama, **sections: Any) -> AsyncIterator[Hermes]:
     """A gateway in front of these backends, which it has looked at once."""
@@ -334,13 +367,12 @@ async def hermes(*fakes: FakeOllama, **sections: Any) -> AsyncIterator[Hermes]:
 
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[Hermes]:
-    # Nothing is kept in the home of who runs the tests.
-    server = replace(config.server, state_dir=config.server.state_dir or "off")
-    runtime = Runtime(replace(config, server=server), asyncio.get_running_loop(), TICK_S)
+    given = Given(stateless(config))
+    runtime = Runtime(given.config, asyncio.get_running_loop(), TICK_S, given)
     clients = Clients()
     try:
         await runtime.start()
-        gateway = Hermes(runtime, clients)
+        gateway = Hermes(runtime, clients, given)
         for backend in runtime.fleet.backends.values():
             await backend.look(2.0)
         yield gateway

@@ -382,7 +382,7 @@ def test_among_tickets_of_a_model_with_different_backends_the_earliest_that_can_
 def test_without_a_live_backend_a_ticket_is_refused_at_once() -> None:
     core = scheduler(x=1)
     core.observe(BackendFacts("x", False), 1.0)
-    assert refused(offer(core, ticket(on="x"), ticket(on="z"), ticket(on=""))) == ["no_backend"] * 3
+    assert refused(offer(core, ticket(on="x"), ticket(on="xx"), ticket(on=""))) == ["no_backend"] * 3
 
 
 def test_when_a_backend_goes_what_nobody_else_can_serve_is_refused_and_the_rest_waits_on() -> None:

@@ -27,11 +27,16 @@ class Door:
     """`hosts` are names besides loopback's, without a port."""
 
     def __init__(self, hosts: Iterable[str], cors: Cors, instance: str) -> None:
-        self._hosts = frozenset(name.lower().strip("[]") for name in (*_LOOPBACK_NAMES, *hosts))
-        self.cors = cors
         self._instance = instance.encode("ascii")
         self._first_hop = b"%b: %b\r\n" % (HOP_HEADER, self._instance)
         self._known: set[bytes] = set()  # Host values that passed: nearly all requests bring the same few
+        self.adopt(hosts, cors)
+
+    def adopt(self, hosts: Iterable[str], cors: Cors) -> None:
+        """These are let in from now on. Whoever has concluded something from a head forgets it: `Server.forget`."""
+        self._hosts = frozenset(name.lower().strip("[]") for name in (*_LOOPBACK_NAMES, *hosts))
+        self.cors = cors
+        self._known.clear()
 
     def check(self, head: Head) -> None:
         """Raises Forbidden, UnsupportedEncoding, LoopDetected or BadRequest."""

@@ -18,9 +18,10 @@ from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.fleet.pulls import Pulls
-from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Catalog, Service, candidates
+from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Service, candidates
 from hermes.policy.ticket import Ticket
 from hermes.principal import ANONYMOUS, Class, Principal
+from hermes.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class _PullBody(msgspec.Struct):
 
 
 class Models:
-    def __init__(self, catalog: Catalog, fleet: Fleet, admission: Admission, dialect: ClientDialect) -> None:
-        self._catalog = catalog
+    def __init__(self, router: Router, fleet: Fleet, admission: Admission, dialect: ClientDialect) -> None:
+        self._router = router
         self._fleet = fleet
         self._admission = admission
         self._dialect = dialect
@@ -46,7 +47,7 @@ class Models:
     async def list(self, call: Call) -> None:
         served = sorted(self.served(call.principal).items())
         if _asks_as_anthropics_clients(call):
-            served += _aliases(served, self._catalog.listed)
+            served += _aliases(served, self._router.catalog.listed)
             data = [_anthropics_model(name, info) for name, info in served]
             first, last = (served[0][0], served[-1][0]) if served else (None, None)
             call.reply(_json({"data": data, "has_more": False, "first_id": first, "last_id": last}))
@@ -60,7 +61,7 @@ class Models:
 
     def info(self, call: Call, name: str) -> ModelInfo:
         """What is known of a model, by a public name. Raises ModelNotAllowed or ModelNotFound."""
-        self._catalog.check_allowed(call.principal, name)
+        self._router.catalog.check_allowed(call.principal, name)
         info = self._info(name)
         if info is None:
             raise ModelNotFound(f"the model {name!r} is not served here", param="model")
@@ -71,21 +72,22 @@ class Models:
         all others.
         """
         served: dict[str, ModelInfo] = {}
-        if self._catalog.unlisted is not None:
+        if self._router.catalog.unlisted is not None:
             for backend in self._fleet.backends.values():
                 models = backend.inventory.models
                 served |= {name: info for name, info in models.items() if self._is_meant(name, info)}
-        listed = {name: self._info(name) for name in self._catalog.listed}
+        listed = {name: self._info(name) for name in self._router.catalog.listed}
         served |= {name: info for name, info in listed.items() if info is not None}
         if principal.models:
-            return {name: info for name, info in served.items() if self._catalog.allows(principal, name)}
+            return {name: info for name, info in served.items() if self._router.catalog.allows(principal, name)}
         return served
 
     def seen(self, principal: Principal) -> Callable[[str], bool]:
         """Whether a model may be told of, by a backend's own name for it: it is one that may be used."""
         if not principal.models:
             return lambda name: True
-        listed = (service for name, service in self._catalog.listed.items() if self._catalog.allows(principal, name))
+        catalog = self._router.catalog
+        listed = (service for name, service in catalog.listed.items() if catalog.allows(principal, name))
         residents = {info.name for info in self.served(principal).values()}
         return residents.union(*((each.backend_model, full_name(each.backend_model)) for each in listed)).__contains__
 
@@ -107,7 +109,7 @@ class Models:
         return meant is not None and meant.name == info.name
 
     def _info(self, name: str) -> ModelInfo | None:
-        service = self._catalog.service(name)
+        service = self._router.catalog.service(name)
         if service is None:
             return None
         found = candidates(service, self._fleet.inventories())
@@ -141,7 +143,7 @@ class Models:
         return pulls.follow(full_name(service.backend_model))
 
     async def _puller(self, call: Call, model: str) -> tuple[Service, Pulls]:
-        self._catalog.check_allowed(call.principal, model)
+        self._router.catalog.check_allowed(call.principal, model)
         service = self._service(model)
         if not self._fleet.ready:
             await self._fleet.refresh()
@@ -188,7 +190,7 @@ class Models:
 
     async def _known(self, call: Call, model: str) -> tuple[Service, Candidates]:
         """The model of this name, and who has it. Raises ModelNotAllowed, ModelNotFound or NoBackend."""
-        self._catalog.check_allowed(call.principal, model)
+        self._router.catalog.check_allowed(call.principal, model)
         service = self._service(model)
         if not candidates(service, self._fleet.inventories()).names:
             await self._fleet.refresh()
@@ -199,7 +201,7 @@ class Models:
         return service, found
 
     def _service(self, model: str) -> Service:
-        service = self._catalog.service(model)
+        service = self._router.catalog.service(model)
         if service is None:
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")
         return service
@@ -219,7 +221,7 @@ class Models:
             return
         now = asyncio.get_running_loop().time()
         ticket = Ticket(
-            service.model if service.model in self._catalog.listed else found.resident,
+            service.model if service.model in self._router.catalog.listed else found.resident,
             found.resident,
             principal.tenant,
             found.names,

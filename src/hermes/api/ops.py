@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import inf
 
 import msgspec
+from msgspec.structs import replace
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
@@ -18,15 +19,17 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
-from hermes.policy.routing import Catalog
-from hermes.policy.ticket import Bounds
+from hermes.policy.ticket import Occupancy
 from hermes.principal import Principal
+from hermes.reload import Attempt
+from hermes.router import Router
 
 log = logging.getLogger(__name__)
 _json = msgspec.json.Encoder().encode
 
 
 STATUS_PATIENCE_S = 1.0
+_IDLE = Occupancy(0, 0)
 
 
 class Ops:
@@ -35,23 +38,25 @@ class Ops:
         fleet: Fleet,
         models: Models,
         admission: Admission,
-        catalog: Catalog,
+        router: Router,
         counted: Metrics,
-        bounds: Bounds,
         *,
         clock: Callable[[], float],
         draining: Callable[[], bool],
         connections: Callable[[], int],
+        reload: Callable[[str], Awaitable[Attempt]],
+        reloaded: Callable[[], Attempt | None],
     ) -> None:
         self._fleet = fleet
         self._models = models
         self._scheduler = admission.scheduler
-        self._catalog = catalog
+        self._router = router
         self._metrics = counted
-        self._bounds = bounds
         self._clock = clock
         self._draining = draining
         self._connections = connections
+        self._reload = reload
+        self._reloaded = reloaded
         self._started_at = clock()
 
     async def alive(self, call: Call) -> None:
@@ -91,7 +96,6 @@ class Ops:
         state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
         scheduler, principal = self._scheduler, call.principal
         seen = self._models.seen(principal)
-        names = {*self._catalog.listed, *scheduler.models()}
         status = {
             "status": state,
             "version": __version__,
@@ -100,23 +104,35 @@ class Ops:
                 "active": scheduler.running,
                 "queued": scheduler.waiting,
                 "queued_bytes": scheduler.waiting_bytes,
-                "max_concurrent": self._bounds.max_concurrent,
-                "queue_total": self._bounds.queue_tickets,
-                "queue_bytes": self._bounds.queue_bytes,
+                "max_concurrent": scheduler.whole.max_concurrent,
+                "queue_total": scheduler.whole.queue_tickets,
+                "queue_bytes": scheduler.whole.queue_bytes,
                 "connections": self._connections(),
             },
             "backends": [self._backend(backend, principal, seen) for backend in self._fleet.backends.values()],
-            "models": {name: self._model(name) for name in sorted(names) if self._catalog.allows(principal, name)},
+            "models": {name: self._model(name) for name in sorted(self._known(principal))},
             "process": machine.process(),
             "machine": machine.machine(),
             "cgroup": machine.cgroup(),
         }
+        if (last := self._reloaded()) is not None:
+            status["reload"] = last if call.principal.admin else replace(last, error="", needs_restart=())
         call.reply(_json(status))
+
+    async def reload(self, call: Call) -> None:
+        """The configuration is read anew. Answered when it is in force; raises why it is not."""
+        call.reply(_json(await self._reload("a request")))
+
+    def _known(self, principal: Principal) -> set[str]:
+        """Those that are listed, and those that are or were asked for, as far as they may be used."""
+        catalog, scheduler = self._router.catalog, self._scheduler
+        asked = (name for name in scheduler.models() if catalog.service(name) or scheduler.occupancy(name) != _IDLE)
+        return {name for name in {*catalog.listed, *asked} if catalog.allows(principal, name)}
 
     def _model(self, name: str) -> dict[str, object]:
         load, bounds = self._scheduler.occupancy(name), self._scheduler.bounds(name)
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
-        service = self._catalog.service(name)
+        service = self._router.catalog.service(name)
         asked = name if service is None else service.backend_model
         told: dict[str, object] = {
             "active": load.running,

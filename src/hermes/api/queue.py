@@ -15,10 +15,10 @@ from hermes.api.routes import Call
 from hermes.errors import RequestNotFound
 from hermes.exchange import Exchange, Journal
 from hermes.fleet.fleet import Fleet
-from hermes.policy.routing import Catalog
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
+from hermes.router import Router
 
 _json = msgspec.json.Encoder().encode
 
@@ -32,12 +32,12 @@ class Queue:
         journal: Journal,
         scheduler: Scheduler,
         fleet: Fleet,
-        catalog: Catalog,
+        router: Router,
         models: Models,
         clock: Callable[[], float],
     ) -> None:
         self._journal = journal
-        self._catalog = catalog
+        self._router = router
         self._models = models
         self._scheduler = scheduler
         self._fleet = fleet
@@ -83,7 +83,7 @@ class Queue:
                 yield exchange, ticket
 
     def _may_see(self, principal: Principal, user: str, model: str) -> bool:
-        return (principal.admin or principal.tenant == user) and self._catalog.allows(principal, model)
+        return (principal.admin or principal.tenant == user) and self._router.catalog.allows(principal, model)
 
     def _find(self, call: Call) -> tuple[Exchange, Ticket] | None:
         """The oldest that is open and has this id."""

@@ -57,6 +57,7 @@ def routes(
         Route("GET", "/v1/requests/{request_id}", "user", openai, queue.past),
         Route("POST", "/v1/backends/{backend}/drain", "admin", openai, ops.drain),
         Route("POST", "/v1/backends/{backend}/resume", "admin", openai, ops.resume),
+        Route("POST", "/v1/reload", "admin", openai, ops.reload),
         Route("GET", "/v1/status", "user", openai, ops.status),
         Route("GET", "/metrics", "metrics", openai, ops.scrape, quiet=True),
         Route("GET", "/v1/health", "open", openai, ops.alive, quiet=True),

@@ -1,8 +1,12 @@
 """`hermes check`: is the configuration good, and what does it come to?"""
 
+import os
+from pathlib import Path
+
 import click
 
 from hermes.cli.options import config_option, fail, load_or_exit, say
+from hermes.config.load import Source
 from hermes.errors import ConfigError
 
 
@@ -21,7 +25,7 @@ def command(path: str | None, quiet: bool) -> None:
     from hermes import composition
     from hermes.config.rules import without_effect
 
-    config = load_or_exit(path, {})
+    config = load_or_exit(Source(path, os.environ, {}, Path.cwd()))
     try:
         composition.check_files(config)
     except ConfigError as error:

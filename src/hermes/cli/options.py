@@ -3,13 +3,12 @@
 import errno
 import os
 import sys
-from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import click
 
 from hermes.config import Config
-from hermes.config.load import load
+from hermes.config.load import Source
 from hermes.config.rules import check_bind
 from hermes.errors import ConfigError
 
@@ -21,10 +20,10 @@ config_option = click.option(
 )
 
 
-def load_or_exit(path: str | None, overrides: dict[str, Any]) -> Config:
+def load_or_exit(source: Source) -> Config:
     """The configuration in force; on a mistake says all that is wrong and exits with 2."""
     try:
-        config = load(path, os.environ, overrides, Path.cwd())
+        config = source.read()
         check_bind(config)
     except ConfigError as error:
         fail(str(error), 2)

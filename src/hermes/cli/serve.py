@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -11,6 +13,7 @@ from hermes.cli.log import log, log_to_stderr, tell
 from hermes.cli.loop import run
 from hermes.cli.options import config_option, fail, is_taken, load_or_exit
 from hermes.config import Config, Server
+from hermes.config.load import Source
 from hermes.errors import ConfigError
 from hermes.policy.routing import candidates
 from hermes.runtime import Runtime, on_signals
@@ -38,29 +41,34 @@ def command(
     """
     if simulate and or_simulate:
         raise click.UsageError("--simulate and --or-simulate exclude each other")
-    config = load_or_exit(path, {"server.host": host, "server.port": port, "server.insecure": insecure})
+    source = Source(
+        path, os.environ, {"server.host": host, "server.port": port, "server.insecure": insecure}, Path.cwd()
+    )
+    config = load_or_exit(source)
     log_to_stderr(config.logging.level)
     try:
-        clean = run(_serve(config, simulate, or_simulate))
+        clean = run(_serve(config, source, simulate, or_simulate))
     except ConfigError as error:
         taken = is_taken(error.__cause__) and not config.server.unix_socket
         fail(_port_taken(config.server) if taken else str(error), 2)
     sys.exit(0 if clean else 1)
 
 
-async def _serve(config: Config, simulate: bool, or_simulate: bool) -> bool:
+async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bool) -> bool:
     loop = asyncio.get_running_loop()
-    stop, now = asyncio.Event(), asyncio.Event()
-    on_signals(loop, stop, now)
-    simulator = None
+    stop, now, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    on_signals(loop, stop, now, reload)
+    instead = None
     if simulate or or_simulate:
         from hermes.cli.stand_in import stand_in
 
-        config, simulator = await stand_in(config, only_if_needed=not simulate)
-    runtime = Runtime(config, loop)
+        if (instead := await stand_in(config, only_if_needed=not simulate)) is not None:
+            source.change = instead.instead
+            config = instead.instead(config)
+    runtime = Runtime(config, loop, source=source, reload_asked=reload)
     try:
         await runtime.start()
-        _greet(runtime, simulated=simulator is not None)
+        _greet(runtime, simulated=instead is not None)
         advice = loop.create_task(_advise(runtime), name="advice")
         try:
             return await runtime.run(stop, now)
@@ -68,8 +76,8 @@ async def _serve(config: Config, simulate: bool, or_simulate: bool) -> bool:
             advice.cancel()
     finally:
         await runtime.stop()
-        if simulator is not None:
-            await simulator.stop()
+        if instead is not None:
+            await instead.simulator.stop()
 
 
 def _port_taken(server: Server) -> str:
@@ -111,8 +119,8 @@ def _example(runtime: Runtime) -> str:
 def _some_model(runtime: Runtime) -> str:
     """The name of one that can be asked now, those of the configuration first."""
     inventories = runtime.fleet.inventories()
-    names = [name for name, service in runtime.catalog.listed.items() if candidates(service, inventories).names]
-    if runtime.catalog.unlisted is not None:
+    names = [name for name, service in runtime.router.catalog.listed.items() if candidates(service, inventories).names]
+    if runtime.router.catalog.unlisted is not None:
         for backend in runtime.fleet.backends.values():
             models = sorted(backend.inventory.models.items())
             able = [name for name, info in models if not info.capabilities or "completion" in info.capabilities]

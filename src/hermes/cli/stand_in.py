@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes import drivers
@@ -16,22 +17,29 @@ from hermes.simulator import Simulator
 _PATIENCE_S = 1.0
 
 
-async def stand_in(config: Config, only_if_needed: bool) -> tuple[Config, Simulator | None]:
-    """The configuration with a simulated server as its one backend, and that server, running.
+class StandIn(Struct, frozen=True):
+    """A simulated server that runs, and how it is asked."""
 
-    `only_if_needed`: the configuration as it is, and None, if one of its backends answers.
-    """
+    simulator: Simulator
+    backend: Backend
+
+    def instead(self, config: Config) -> Config:
+        """The configuration with it as the one backend."""
+        models = {name: replace(model, backends=(), backend_model=None) for name, model in config.models.items()}
+        return replace(config, backends=(self.backend,), models=models)
+
+
+async def stand_in(config: Config, only_if_needed: bool) -> StandIn | None:
+    """`only_if_needed`: None, if one of the configured backends answers."""
     if only_if_needed and await _any_answers(config.backends):
-        return config, None
+        return None
     if only_if_needed:
         urls = ", ".join(backend.url for backend in config.backends)
         tell(f"No LLM server answers at {urls}: starting a simulated one.", logging.WARNING)
     simulator = Simulator()
     port = await simulator.start()
     slots = max(model.slots for model in simulator.config.models)
-    backend = Backend("simulated", f"http://127.0.0.1:{port}", slots=slots, simulated=True)
-    models = {name: replace(model, backends=(), backend_model=None) for name, model in config.models.items()}
-    return replace(config, backends=(backend,), models=models), simulator
+    return StandIn(simulator, Backend("simulated", f"http://127.0.0.1:{port}", slots=slots, simulated=True))
 
 
 async def _any_answers(backends: tuple[Backend, ...]) -> bool:

@@ -121,6 +121,7 @@ class Server(Struct, frozen=True):
     drain_timeout_s: Seconds = 30
     drain_grace_s: SecondsOrZero = 0
     state_dir: StateDir | None = None
+    watch_config: bool = True
 
 
 class Key(Struct, frozen=True):

@@ -36,6 +36,17 @@ def _folders(environ: Mapping[str, str], cwd: Path) -> list[Path]:
     return [cwd, *(folder / "hermes" for folder in user), SYSTEM_DIR]
 
 
+def signature(path: str | Path) -> tuple[int, ...] | None:
+    """By which it is told whether a file has been changed or replaced, also where a link leads to it. None: there is
+    none.
+    """
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

@@ -1,6 +1,7 @@
 """Where settings come from, and which wins: flag, HERMES_*, familiar names, .env (same order), file, default."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,33 @@ class Loaded(Struct, frozen=True):
     def source(self, path: KeyPath) -> str:
         """The variable, flag or file that decided the key at `path`; "default" if nothing did."""
         return _source(self.layers, path, len(path)) or "default"
+
+
+class Source:
+    """Where a configuration comes from. Read again, it is what a start would make of it now, by the same flags and
+    variables; but for the file, which has to be where it was.
+    """
+
+    def __init__(self, path: str | None, environ: Mapping[str, str], overrides: Mapping[str, Any], cwd: Path) -> None:
+        self._asked = path, environ, overrides, cwd
+        self._file: Path | None = None
+        self.change: Callable[[Config], Config] = lambda config: config  # whatever else a start would make of it
+
+    def read(self) -> Config:
+        """Raises ConfigError, one line per problem."""
+        loaded = resolve(*self._asked)
+        if self._file not in (None, loaded.file):
+            raise ConfigError(f"{self._file}: no such file any more; a restart would do without it")
+        self._file = loaded.file
+        return self.change(loaded.config)
+
+    def files(self) -> Iterator[Path]:
+        """That it is read from, or would be if they were there."""
+        path, environ, _, cwd = self._asked
+        with suppress(ConfigError):
+            file = find(path or environ.get("HERMES_CONFIG"), environ, cwd)
+            yield from () if file is None else (file,)
+            yield (file.parent if file else cwd) / ".env"
 
 
 def load(path: str | None, environ: Mapping[str, str], overrides: Mapping[str, Any], cwd: Path) -> Config:

@@ -39,6 +39,7 @@ class Backend:
         memory_bytes: int | None = None,
         max_loaded: int | None = None,
         weight: float = 1.0,
+        identity: object = None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -50,6 +51,7 @@ class Backend:
         self.room = memory.said(memory_bytes)
         self.max_loaded = max_loaded
         self.weight = weight
+        self._identity = identity  # all by which it is told from another one of its name
         self.draining = False  # an operator wants nothing new to start there
         self.pressed = ""  # why nothing more should be loaded
         self.state = "starting"
@@ -69,6 +71,19 @@ class Backend:
         self._look = asyncio.Event()
         self._seen_once = asyncio.Event()
         self._looked = asyncio.Event()  # the end of the probe that begins next
+
+    def is_same(self, other: "Backend | None") -> bool:
+        """Whether that is another description of the same."""
+        return other is not None and other._identity == self._identity
+
+    def adopt(self, other: "Backend") -> bool:
+        """What that says of it holds from now on. True: nothing is said of its room any more, that is to be found."""
+        self.interval_s, self.max_loaded, self.weight = other.interval_s, other.max_loaded, other.weight
+        self._said_slots, self._said_to_be_simulated = other._said_slots, other._said_to_be_simulated
+        lost = self.room.kind == "said" and other.room.kind != "said"
+        if lost or other.room.kind == "said":
+            self.room = other.room
+        return lost
 
     @property
     def simulated(self) -> bool:
@@ -210,18 +225,28 @@ class Backend:
 
     async def watch(self, looked: Callable[[], None]) -> None:
         """Probe for ever: regularly, and at once when somebody asks. `looked` is called after each probe."""
-        while True:
-            self._look.clear()
-            ended, self._looked = self._looked, asyncio.Event()
-            await self._probe()
-            self._notice_change()
-            looked()
+        ended = self._looked
+        try:
+            while True:
+                self._look.clear()
+                ended, self._looked = self._looked, asyncio.Event()
+                await self._probe(PROBE_TIMEOUT_S)
+                self._notice_change()
+                looked()
+                ended.set()
+                try:
+                    async with asyncio.timeout(RETRY_S if self.failures else self.interval_s):
+                        await self._look.wait()
+                except TimeoutError:
+                    pass
+        finally:  # nobody looks any more
             ended.set()
-            try:
-                async with asyncio.timeout(RETRY_S if self.failures else self.interval_s):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
+            self._looked.set()
+
+    async def look_first(self, timeout_s: float) -> None:
+        """Before it is watched: so that who is told of it is told what it has."""
+        await self._probe(timeout_s)
+        self._notice_change()
 
     def suspect(self) -> None:
         """An attempt could not reach it: look now rather than at the next turn."""
@@ -249,10 +274,10 @@ class Backend:
         finally:
             self._patience.discard(patience)
 
-    async def _probe(self) -> None:
+    async def _probe(self, timeout_s: float) -> None:
         before = self.state
         try:
-            self.inventory = await self.driver.inventory(PROBE_TIMEOUT_S)
+            self.inventory = await self.driver.inventory(timeout_s)
         except BackendError as error:
             self._failed(error.message)
         except Exception:  # one backend's watcher must not end the others'

@@ -1,7 +1,7 @@
 """What speaks to one backend: what it has, and, where it loads what it is told to, loading and pulling."""
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from hermes.dialects import BackendDialect
 from hermes.fleet.inventory import Inventory, ModelInfo
@@ -57,6 +57,12 @@ class Driver(Protocol):
 
     def give_up(self, model: str) -> None:
         """Probed again and again it says nothing: end what serves it, where that is ours to end."""
+
+    def adopt(self, other: Any) -> list[str]:
+        """That is made from what is said now of the same backend. Returns the models that are loaded otherwise."""
+
+    async def retire(self) -> None:
+        """Wait until the last thing that was asked is over; nothing else will be."""
 
     async def close(self) -> None:
         """The end: let go of everything."""

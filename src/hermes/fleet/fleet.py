@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from hermes.errors import BackendNotFound, BadRequest, GatewayError, NoBackend
 from hermes.fleet.backend import Backend
@@ -11,6 +12,7 @@ from hermes.fleet.download import Download
 from hermes.fleet.health import Health
 from hermes.fleet.orders import Listener, Orders, tell
 from hermes.fleet.pulls import Pulls
+from hermes.fleet.ward import Ward
 from hermes.metrics import Metrics
 from hermes.policy.pulse import STANDARD, Patience
 from hermes.policy.ticket import Load, Unload
@@ -19,35 +21,88 @@ from hermes.policy.ticket import Load, Unload
 REFRESH_S = 1.0
 
 
+class Replaced(Struct, frozen=True):
+    """What a change of the backends means for others: which are `gone`, and what has models loaded that are to be
+    loaded otherwise (`stale`: backend and model).
+    """
+
+    gone: tuple[str, ...]
+    stale: tuple[tuple[str, str], ...]
+
+
 class Fleet:
     """What it sees, and how its orders ended, is told to `listener`."""
 
     def __init__(
         self, backends: Iterable[Backend], listener: Listener, metrics: Metrics, patience: Patience = STANDARD
     ) -> None:
-        self.backends = {backend.name: backend for backend in backends}
-        self.orders = {name: Orders(backend, listener, metrics) for name, backend in self.backends.items()}
-        self.pulls = {name: Pulls(backend, listener, metrics) for name, backend in self.backends.items()}
-        self.health = {name: Health(backend, listener, metrics, patience) for name, backend in self.backends.items()}
-        self._listener = listener
+        self.backends: dict[str, Backend] = {}
+        self.orders: dict[str, Orders] = {}
+        self.pulls: dict[str, Pulls] = {}
+        self.health: dict[str, Health] = {}
         self.generation = 0  # grows with each backend that comes, goes, or has other models than before
-        for backend in self.backends.values():
-            backend.on_change = self._changed
+        self._listener = listener
+        self._metrics = metrics
+        self._wards: dict[str, Ward] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self.replace(backends, patience)
 
     async def run(self, *beside: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Watch all backends, and do what is ordered, until cancelled; and what is to be done beside that."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as self._group:
                 for work in beside:
-                    group.create_task(work())
-                for name, backend in self.backends.items():
-                    group.create_task(backend.watch(partial(self._looked, backend)), name=f"watch {name}")
-                    group.create_task(self.orders[name].work(), name=f"orders of {name}")
-                    group.create_task(self.pulls[name].work(), name=f"pulls of {name}")
-                    group.create_task(self.health[name].work(), name=f"health of {name}")
-                    group.create_task(backend.find_room(), name=f"room of {name}")
-        finally:
+                    self._group.create_task(work())
+                for ward in self._wards.values():
+                    self._care(ward)
+        finally:  # those as well whose care had not begun
             await asyncio.gather(*(backend.driver.close() for backend in self.backends.values()))
+
+    def _care(self, ward: Ward) -> None:
+        if self._group is not None:
+            self._group.create_task(ward.care(lambda: self._looked(ward)), name=f"care of {ward.backend.name}")
+
+    # --- which there are --------------------------------------------------------------------------------------------
+
+    def has(self, backend: Backend) -> bool:
+        """Whether it is one of these: whoever is asked there is asked in the same way."""
+        return backend.is_same(self.backends.get(backend.name))
+
+    def replace(self, wanted: Iterable[Backend], patience: Patience) -> Replaced:
+        """From now on there are these. What was the same before stays what it was, with what is said of it now; what
+        is there no longer is told nothing any more, and closed when the last thing asked of it is over.
+        """
+        before, self._wards, stale = self._wards, {}, []
+        for backend in wanted:
+            name = backend.name
+            if self.has(backend):
+                ward = self._wards[name] = before.pop(name)
+                stale += [(name, model) for model in ward.adopt(backend, patience)]
+                continue
+            if (old := self.backends.get(name)) is not None:
+                backend.draining = old.draining
+                backend.learn(old.weights)
+            ward = self._wards[name] = Ward(backend, self._listener, self._metrics, patience)
+            backend.on_change = self._changed
+            self._care(ward)
+        for ward in before.values():
+            ward.let_go()
+        # others hold on to these
+        for index, part in (
+            (self.backends, "backend"),
+            (self.orders, "orders"),
+            (self.pulls, "pulls"),
+            (self.health, "health"),
+        ):
+            index.clear()
+            index.update({name: getattr(ward, part) for name, ward in self._wards.items()})
+        self._changed()
+        return Replaced(tuple(before), tuple(stale))
+
+    def health_of(self, backend: Backend) -> Health | None:
+        """None: it is gone, and what becomes of it tells nobody anything."""
+        ward = self._wards.get(backend.name)
+        return ward.health if ward is not None and ward.backend is backend else None
 
     def order(self, order: Load | Unload) -> None:
         self.orders[order.backend].give(order)
@@ -60,11 +115,11 @@ class Fleet:
         backend.draining = draining
         tell(backend, lambda: self._listener.observe(backend.facts))
 
-    def _looked(self, backend: Backend) -> None:
+    def _looked(self, ward: Ward) -> None:
         """What is seen may lead to orders, which come before what is only to stay."""
-        self.health[backend.name].looked()
-        tell(backend, lambda: self._listener.observe(backend.facts))
-        self.orders[backend.name].looked()
+        ward.health.looked()
+        tell(ward.backend, lambda: ward.observe(ward.backend.facts))
+        ward.orders.looked()
 
     def _changed(self) -> None:
         self.generation += 1

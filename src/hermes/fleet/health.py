@@ -39,7 +39,7 @@ class Health:
         self.is_silent: Callable[[str, float], bool] = lambda model, since: True
         self._listener = listener
         self._metrics = metrics
-        self._patience = patience
+        self.patience = patience
         self._state = backend.state  # when it was last looked at
         self._probing: set[str] = set()
         self._group = asyncio.TaskGroup()
@@ -148,12 +148,12 @@ class Health:
         backend, result, began_at = self.backend, "ok", self._loop.time()
         info = backend.inventory.models.get(backend.own_name(model)) or ModelInfo(model)
         try:
-            async with asyncio.timeout(self._patience.probe_timeout_s):
+            async with asyncio.timeout(self.patience.probe_timeout_s):
                 await backend.while_up(generate(backend.driver.server_of(model), info))
         except (TimeoutError, BackendTimeout):
             result = "timeout"
             if self.is_silent(model, began_at):
-                why = f"it did not generate one token within {self._patience.probe_timeout_s:.3g} s"
+                why = f"it did not generate one token within {self.patience.probe_timeout_s:.3g} s"
                 if not self._stick(model, why):  # it will not mend by itself
                     backend.driver.give_up(backend.own_name(model))
             else:
@@ -194,7 +194,7 @@ class Health:
     def _breaker(self, model: str) -> Breaker:
         breaker = self.backend.breakers.get(model)
         if breaker is None:
-            breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self._patience.pause_s)
+            breaker = self.backend.breakers[model] = Breaker(f"{self.backend.name} {model}", self.patience.pause_s)
         return breaker
 
     def _mend(self, model: str) -> None:

@@ -79,6 +79,12 @@ class ByItself:
     def give_up(self, model: str) -> None:
         """It is somebody else's."""
 
+    def adopt(self, other: "ByItself") -> list[str]:
+        return []
+
+    async def retire(self) -> None:
+        await self.pool.retire()
+
     async def close(self) -> None:
         self.pool.close()
 

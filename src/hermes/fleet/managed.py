@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from hermes import machine
 from hermes.config import Secret
-from hermes.errors import BackendError, BadRequest
+from hermes.errors import BackendError, BadRequest, ModelNotFound
 from hermes.fleet import memory
 from hermes.fleet.driver import Server, Single
 from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
@@ -53,6 +53,7 @@ class Command(Struct, frozen=True):
     """How a model's server is started. In `words` and `environ` ${PORT} stands for a free port.
 
     `driver` makes what speaks to it, on that port. `size_bytes` is a first estimate of what it takes, 0: none.
+    `identity`: all that a process of it is told from one of another command by.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Command(Struct, frozen=True):
     slots: int | None = None
     start_timeout_s: float = 300.0
     idle_ttl_s: float | None = None
+    identity: object = None
 
 
 class _Unit:
@@ -81,12 +83,28 @@ class _Unit:
         self.vram_bytes = 0
         self.driver = command.driver(1)
         self.driver.pool.close()  # there is nothing to be asked yet
+        self.unwanted = False
         self._cpus = cpus
         self._changed = changed
         self._lines: Collection[str] = ()
         self._up_at = 0.0
         self._falls = 0
         self._failed_alone = False
+
+    def adopt(self, command: Command) -> bool:
+        """It is to be started by this from now on. True: it runs, by another."""
+        before, self.command = self.command, command
+        if command.identity == before.identity:
+            self.slots = command.slots or (self.slots if before.slots is None else None)
+            return False
+        self.slots, self.info = command.slots, ModelInfo(command.model, command.size_bytes)
+        self.break_off()  # `start` begins anew
+        return self.state == "running"
+
+    def break_off(self) -> None:
+        """What is being started is in vain."""
+        if self.state == "starting" and self.process is not None:
+            self.process.kill()
 
     # --- starting and stopping --------------------------------------------------------------------------------------
 
@@ -96,7 +114,7 @@ class _Unit:
             return
         await self._end()
         self.state, self.error = "starting", ""
-        why = ""
+        why, identity = "", self.command.identity
         try:
             async with asyncio.timeout(self.command.start_timeout_s):
                 process = await self._begin()
@@ -109,6 +127,9 @@ class _Unit:
         except BaseException:
             await self.stop()
             raise
+        if self.command.identity != identity:
+            await self.start()
+            return
         if inventory is None:
             await self._end()
             self.state = "failed"
@@ -235,11 +256,39 @@ class Managed:
 
     def __init__(self, commands: Iterable[Command], cpus: Collection[int] = ()) -> None:
         self.changed: Callable[[], None] = lambda: None
-        self._units = {each.model: _Unit(each, cpus, lambda: self.changed()) for each in commands}
+        self._cpus = cpus
+        self._units = {each.model: self._unit(each) for each in commands}
         self.settles = any(unit.driver.settles for unit in self._units.values())
 
     def server_of(self, model: str) -> Server:
         return self._units[model].driver
+
+    def adopt(self, other: "Managed") -> list[str]:
+        """What runs by another command than it is to is told, and so is what is to be no longer: it goes when it is
+        unloaded.
+        """
+        commands = {model: unit.command for model, unit in other._units.items()}
+        stale = []
+        for model, unit in list(self._units.items()):
+            command = commands.pop(model, None)
+            unit.unwanted = command is None
+            if command is not None:
+                is_stale = unit.adopt(command)
+            elif not (is_stale := unit.process is not None):
+                del self._units[model]
+            else:
+                unit.break_off()
+            if is_stale:
+                stale.append(model)
+        self._units |= {model: self._unit(command) for model, command in commands.items()}
+        self.settles = any(unit.driver.settles for unit in self._units.values())
+        return stale
+
+    async def retire(self) -> None:
+        await asyncio.gather(*(unit.driver.pool.retire() for unit in self._units.values()))
+
+    def _unit(self, command: Command) -> _Unit:
+        return _Unit(command, self._cpus, lambda: self.changed())
 
     async def inventory(self, timeout_s: float) -> Inventory:
         """What we know ourselves, and what the processes take."""
@@ -249,13 +298,13 @@ class Managed:
         loaded = tuple(
             _loaded(unit, sum(weights[pid].values())) for pid, unit in running.items() if unit.state == "running"
         )
-        names = {name: model for model in self._units for name in (full_name(model), model.removesuffix(":latest"))}
-        units = self._units.items()
+        units = [(model, unit) for model, unit in self._units.items() if not unit.unwanted]
+        names = {name: model for model, _ in units for name in (full_name(model), model.removesuffix(":latest"))}
         return Inventory(
             "",
             {model: unit.info for model, unit in units},
             loaded,
-            names | {model: model for model in self._units},
+            names | {model: model for model, _ in units},
             asked_at=asked_at,
             slots_of={model: unit.slots for model, unit in units if unit.slots},
             idle_ttls_s={model: unit.command.idle_ttl_s for model, unit in units if unit.command.idle_ttl_s},
@@ -272,16 +321,22 @@ class Managed:
 
     async def load(self, model: ModelInfo, timeout_s: float) -> None:
         """Start its process, within a time of its own."""
-        unit = self._units[model.name]
+        if (unit := self._units.get(model.name)) is None or unit.unwanted:
+            raise ModelNotFound(f"there is no command of {model.name!r} any more", param="model")
         is_alone = not any(each.process for each in self._units.values() if each is not unit)
         try:
             await unit.start()
         except BackendError:
             unit.doubt(is_alone)
+            if unit.unwanted:
+                del self._units[model.name]
             raise
 
     async def unload(self, model: str, timeout_s: float) -> None:
-        await self._units[model].stop()
+        if (unit := self._units.get(model)) is not None:
+            await unit.stop()
+            if unit.unwanted:
+                del self._units[model]
 
     def give_up(self, model: str) -> None:
         if (unit := self._units.get(model)) is not None:

@@ -122,9 +122,16 @@ class _TermsOf(dict[str, Terms]):
         self._unlisted = unlisted
 
     def __missing__(self, model: str) -> Terms:
-        pins = self._pins.get(model) or self._pins.get(model.removesuffix(":latest"), self._unlisted)
-        terms = self[model] = Terms(pins)
+        terms = self[model] = Terms(self._of(model))
         return terms
+
+    def _of(self, model: str) -> Pins:
+        return self._pins.get(model) or self._pins.get(model.removesuffix(":latest"), self._unlisted)
+
+    def adopt(self, other: "_TermsOf") -> None:
+        self._pins, self._unlisted = other._pins, other._unlisted
+        for model, terms in self.items():
+            terms.adopt(self._of(model))
 
 
 def full_name(model: str) -> str:
@@ -163,6 +170,14 @@ class Ollama:
 
     def give_up(self, model: str) -> None:
         """It is somebody else's."""
+
+    def adopt(self, other: "Ollama") -> list[str]:
+        """What is loaded otherwise is loaded anew by whoever asks next."""
+        self.terms.adopt(other.terms)
+        return []
+
+    async def retire(self) -> None:
+        await self.pool.retire()
 
     async def close(self) -> None:
         self.pool.close()

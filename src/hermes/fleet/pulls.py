@@ -48,6 +48,11 @@ class Pulls:
         async with self._group:
             await asyncio.get_running_loop().create_future()
 
+    async def until_over(self) -> None:
+        """Wait until nothing is downloaded."""
+        while tasks := [download.task for download in self.backend.pulling.values() if download.task is not None]:
+            await asyncio.wait(tasks)
+
     def keep(self, model: str) -> None:
         """Download it, unless that is under way, whoever follows it or does not."""
         self._download(model).kept = True

@@ -8,6 +8,7 @@ stuck, what has sent nothing to its client yet is cut, to be tried elsewhere.
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from math import inf
 
@@ -59,15 +60,32 @@ class Watchdog:
         self._patience = patience
         self._runs: dict[Ticket, _Run] = {}
         self._pulses: dict[_Place, Pulse] = {}
-        for name, health in healths.items():
+        self._heeded = asyncio.Event()
+        self._attend()
+
+    def heed(self, patience: Patience) -> None:
+        """There may be other backends, and what is thought of silence may have changed."""
+        if patience != self._patience:
+            self._patience = patience
+            self._pulses.clear()
+            self._heeded.set()
+        self._pulses = {place: pulse for place, pulse in self._pulses.items() if place[0] in self._healths}
+        self._attend()
+
+    def _attend(self) -> None:
+        for name, health in self._healths.items():
             health.on_probed = partial(self._on_probed, name)
             health.is_silent = partial(self._is_silent_since, name)
 
     async def watch(self) -> None:
         """Look for ever."""
         loop = asyncio.get_running_loop()
-        while self._patience.silence_s:
-            await asyncio.sleep(self._patience.silence_s / LOOKS)
+        while True:
+            self._heeded.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience.silence_s / LOOKS or None):
+                    await self._heeded.wait()
+                    continue
             try:
                 self.look(loop.time())
             except Exception:  # who looks at what runs must not end who watches the backends
@@ -89,10 +107,11 @@ class Watchdog:
             if self._end(run, now):
                 suspects.add((run.ticket.backend, run.ticket.resident))
         for place, runs in self._places().items():
-            if self._is_silent(place, runs, now):
+            if place[0] in self._healths and self._is_silent(place, runs, now):
                 suspects.add(place)
         for place in suspects:
-            self._probe(place)
+            if place[0] in self._healths:
+                self._probe(place)
 
     def _places(self) -> dict[_Place, list[_Run]]:
         places: dict[_Place, list[_Run]] = {}
@@ -122,7 +141,8 @@ class Watchdog:
             run.begun, pulse.heard_at = True, now
             begun_at = now if run.exchange.ttft_s is None else run.exchange.arrived_at + run.exchange.ttft_s
             pulse.began(begun_at - run.ticket.started_at, run.ticket.prompt_tokens)
-            self._healths[run.ticket.backend].began(run.ticket)
+            if (health := self._healths.get(run.ticket.backend)) is not None:
+                health.began(run.ticket)
 
     def _end(self, run: _Run, now: float) -> bool:
         """It has ended since the last look. True: its backend had all the time that it may need, and gave nothing."""

@@ -88,6 +88,11 @@ class Arrival:
         self._missing_bytes = 0  # of the body of a known head
         self._held_bytes = 0  # of all bodies that are arriving
 
+    def forget(self) -> None:
+        """What was concluded from the last head holds no more, and there may be other limits."""
+        self._known = None
+        self._limits = self._reception.limits
+
     @property
     def resting(self) -> bool:
         """Between two messages."""

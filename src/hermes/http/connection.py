@@ -246,6 +246,9 @@ class ServerConnection(asyncio.Protocol):
         self._unsent_bytes = sys.maxsize
         self.deadline = self._server.loop.time() + self._server.limits.linger_s
 
+    def forget(self) -> None:
+        self._arrival.forget()
+
     def close_when_idle(self) -> None:
         """Shutting down: leave now if nothing is going on; otherwise the next answer closes."""
         if not self.busy:

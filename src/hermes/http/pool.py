@@ -7,6 +7,7 @@ from functools import lru_cache
 from types import TracebackType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hermes.errors import BackendBusy, BackendCrashed, BackendTimeout, BackendUnreachable
 from hermes.http.client import ClientConnection, PoolLimits, StaleConnection
@@ -33,6 +34,7 @@ class Pool:
         self.opened = 0
         self._connecting = 0
         self._closed = False
+        self._unused = asyncio.Event()
         self._deadlines = deadlines
         self._idle: deque[ClientConnection] = deque()
         self._open: set[ClientConnection] = set()
@@ -88,6 +90,7 @@ class Pool:
             connection = await self._connect(deadline)
         finally:
             self._connecting -= 1
+            self._note_use()
         self.opened += 1
         if not connection.lost:
             self._open.add(connection)
@@ -118,6 +121,20 @@ class Pool:
         self._deadlines.unwatch(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+        self._note_use()
+
+    def _note_use(self) -> None:
+        if not (self._open or self._connecting):
+            self._unused.set()
+
+    async def retire(self) -> None:
+        """From now on keep no connection for later, and wait until none is in use."""
+        self.limits = replace(self.limits, idle_connections=0)
+        for connection in list(self._idle):
+            connection.abort()
+        while self._open or self._connecting:
+            self._unused.clear()
+            await self._unused.wait()
 
     def close(self) -> None:
         """Break off all that is open. Nothing can be asked any more."""

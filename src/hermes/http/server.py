@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 from email.utils import formatdate
-from functools import partial
 
 from hermes.http.connection import App, ServerConnection
 from hermes.http.heads import Heads
@@ -25,6 +24,7 @@ class Server:
         self.heads = Heads()
         self.arriving_bytes = 0
         self.loop = loop
+        self.tls: ssl.SSLContext | None = None
         self.closing = False  # every answer is its connection's last
         self.refused_connections = 0
         self._deadlines = deadlines
@@ -41,9 +41,19 @@ class Server:
         """With those that shake hands, and those that are lost but whose handlers have not returned."""
         return len(self._connections) + len(self._handshakes)
 
+    def forget(self) -> None:
+        """Whatever was concluded from heads that came before (`Head.told`) holds no more."""
+        self.heads = Heads()
+        for connection in self._connections:
+            connection.forget()
+
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Bind a TCP address. Returns the port, chosen by the kernel where 0 was asked. Raises OSError."""
-        connect = self._connect if tls is None else lambda: Caller(partial(self._greet, tls))
+        """Bind a TCP address. Returns the port, chosen by the kernel where 0 was asked. Raises OSError.
+
+        `self.tls` may be another one later: whoever comes then is shown its certificate.
+        """
+        self.tls = tls
+        connect = self._connect if tls is None else lambda: Caller(self._greet)
         listener = await self.loop.create_server(connect, host, port, backlog=_BACKLOG, reuse_address=True)
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])
@@ -99,20 +109,20 @@ class Server:
     def _connect(self) -> ServerConnection:
         return ServerConnection(self)
 
-    def _greet(self, tls: ssl.SSLContext, accepted: socket.socket) -> None:
+    def _greet(self, accepted: socket.socket) -> None:
         if not self._has_room():
             accepted.close()
             return
         connection = ServerConnection(self)
-        task = self._handshakes[connection] = self.loop.create_task(self._shake_hands(connection, tls, accepted))
+        task = self._handshakes[connection] = self.loop.create_task(self._shake_hands(connection, accepted))
         task.add_done_callback(lambda task: accepted.close() if task.cancelled() else None)  # maybe before it began
 
-    async def _shake_hands(self, connection: ServerConnection, tls: ssl.SSLContext, accepted: socket.socket) -> None:
+    async def _shake_hands(self, connection: ServerConnection, accepted: socket.socket) -> None:
         try:
             await self.loop.connect_accepted_socket(
                 lambda: connection,
                 accepted,
-                ssl=tls,
+                ssl=self.tls,
                 ssl_handshake_timeout=self.limits.header_timeout_s,
                 ssl_shutdown_timeout=_NEVER_FIRST_S,
             )

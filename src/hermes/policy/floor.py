@@ -13,20 +13,20 @@ SHARE_OF_LAST = 500.0
 
 
 class Floor:
-    __slots__ = ("_arrived", "_in_time", "_part")
+    __slots__ = ("_arrived", "_in_time", "part")
 
     def __init__(self, part: float) -> None:
-        self._part = part  # of the overall share
+        self.part = part  # of the overall share
         self._arrived = 0.0
         self._in_time = 0.0
 
     def arrived(self, station: Station) -> None:
-        if not self._part:
+        if not self.part:
             return
         fade = 1 - 1 / SHARE_OF_LAST
         self._arrived, self._in_time = self._arrived * fade + 1, self._in_time * fade
         station.arrived, station.in_time = station.arrived * fade + 1, station.in_time * fade
-        behind = station.in_time * self._arrived < self._part * self._in_time * station.arrived
+        behind = station.in_time * self._arrived < self.part * self._in_time * station.arrived
         weight = station.weight * WEIGHT_STEP if behind else station.weight / WEIGHT_STEP
         station.weight = min(MAX_WEIGHT, max(1.0, weight))
 

@@ -26,7 +26,7 @@ CUT_RUNS_NEED = 1.5
 
 class Forecast:
     def __init__(self, rules: Rules, residency: Residency, slots: Slots) -> None:
-        self._rules = rules
+        self.rules = rules
         self._residency = residency
         self._slots = slots
 
@@ -34,11 +34,11 @@ class Forecast:
 
     def patience_s(self, load_s: float) -> float:
         """What no usual bound on a wait should be below, for a model that takes so long to load."""
-        return self._rules.load_waits * load_s
+        return self.rules.load_waits * load_s
 
     def start_by(self, ticket: Ticket, station: Station, again: bool) -> float:
         """When it must start at the latest: so that it can end in time, and the first time within its longest wait."""
-        rules = self._rules
+        rules = self.rules
         max_wait_s = rules.classes[ticket.urgency].max_wait_s
         if max_wait_s < inf:
             max_wait_s = max(max_wait_s, self.patience_s(station.load_s.value))
@@ -72,7 +72,7 @@ class Forecast:
         if not anyway:
             left_s = ticket.start_by - now
             is_known = station.service_s.count >= ENOUGH_RUNS and (kind == "hit" or station.load_s.is_known)
-            if left_s <= 0 or (is_known and eta_s > self._rules.give_up * left_s):
+            if left_s <= 0 or (is_known and eta_s > self.rules.give_up * left_s):
                 return False
         ticket.thought_s = thought_s
         ticket.told = Outlook(position, eta_s, eta_high_s)
@@ -113,7 +113,7 @@ class Forecast:
         line = station.lines.get((ticket.model, ticket.candidates))
         if line is None:
             return 0
-        backlogs, classes, own = line.backlogs, self._rules.classes, ticket.urgency
+        backlogs, classes, own = line.backlogs, self.rules.classes, ticket.urgency
         others = ahead = backlogs[own].ahead(ticket, now, pace_s)
         for each in CLASSES:
             if each is not own and (waiting := backlogs[each].waiting):
@@ -147,7 +147,7 @@ class Forecast:
         if now < station.learns_at:
             return
         station.learns_at = now + LEARN_EVERY_S
-        took_s = (now - ticket.started_at) * self._rules.service_error
+        took_s = (now - ticket.started_at) * self.rules.service_error
         station.service_s.add(took_s)
         if ticket.whole:
             station.whole_s.add(took_s)

@@ -1,6 +1,6 @@
 """What classes and tenants were served of what is short: each model's slots, and the process's where it has a cap."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hermes.policy.fairness import Shares
 from hermes.policy.station import Station
@@ -20,6 +20,14 @@ class Ledger:
         self._rules = rules
         self._classes: Shares[Class] = Shares()
         self._tenants: tuple[Shares[str], ...] = (Shares(), Shares(), Shares())
+
+    def adopt(self, rules: Rules, is_shared: bool, waiting: Iterable[Ticket]) -> None:
+        """Other rules hold from now on. Where models begin to hold each other up, nobody was served of that yet."""
+        self._rules = rules
+        if is_shared != self.is_shared:
+            self.is_shared, self._classes, self._tenants = is_shared, Shares(), (Shares(), Shares(), Shares())
+            for ticket in waiting:
+                self.enter(ticket)
 
     def enter(self, ticket: Ticket) -> None:
         """It begins to wait."""

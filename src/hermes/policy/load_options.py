@@ -82,6 +82,13 @@ class Terms:
         self._asked: dict[str, Any] = {}  # and heeded
         self._may_rise = True
 
+    def adopt(self, pins: Pins) -> None:
+        """It is to be loaded on these from now on. What requests have asked for under others is forgotten."""
+        if pins != self._pins:
+            self._pins, self.keep_alive_s = pins, pins.keep_alive_s
+            self._asked, self._may_rise = {}, True
+            self._settle()
+
     @property
     def stays(self) -> bool:
         """Whether it is to be kept from expiring."""

@@ -16,7 +16,7 @@ class Held(Struct):
 
 class Queue:
     def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.stations: dict[Station, None] = {}  # those where something waits
         self.lines: dict[Line, Station] = {}
         self.tickets = 0
@@ -29,7 +29,7 @@ class Queue:
 
     def is_full(self, ticket: Ticket, model_limit: int) -> bool:
         """Whether one more ticket would be over a bound."""
-        bounds, tenant = self._bounds, self._by_tenant.get(ticket.tenant, _NONE)
+        bounds, tenant = self.bounds, self._by_tenant.get(ticket.tenant, _NONE)
         return (
             self.tickets_of(ticket.model) >= model_limit
             or self.tickets >= bounds.queue_tickets

@@ -8,6 +8,8 @@ backends is the truth: others load and unload too.
 from collections.abc import Iterator
 from math import inf
 
+from msgspec.structs import replace
+
 from hermes.policy.site import Plan, Rest, Site
 from hermes.policy.station import Station, Stations, Stay
 from hermes.policy.swap import choose, too_much, waiting_in_time
@@ -31,7 +33,7 @@ class Residency:
     def __init__(
         self, stations: Stations, waiting: dict[Station, None], freed: dict[Station, None], floor: float
     ) -> None:
-        self._floor = floor
+        self.floor = floor
         self.sites: dict[str, Site] = {}
         self._stations = stations
         self._waiting = waiting
@@ -47,6 +49,8 @@ class Residency:
         site = self.sites.get(facts.name)
         if site is None:
             site = self.sites[facts.name] = Site(facts)
+        if site.retired:
+            self._reinstate(site)
         seen_before, site.facts = site.facts.seen_at, facts
         if facts.loaded is None:
             for station in self._stations.values():
@@ -68,6 +72,54 @@ class Residency:
             if is_in_vain or (plan.loading_since is None and plan.station.name in facts.resting):
                 self._abandon(site, now)
         self._freed.update(self._waiting)
+
+    def retire(self, name: str, now: float) -> None:
+        """There is no such backend any more, or it is another: nothing starts there, and what runs there ends."""
+        site = self.sites.get(name)
+        if site is None:
+            return
+        if site.plan is not None:
+            self._abandon(site, now)
+        site.retired, site.facts = True, replace(site.facts, up=False, fallen={})
+        site.learned_bytes, site.most_bytes = None, 0
+        site.rests.clear()
+        for stay in list(site.stays.values()):
+            stay.see(site.facts)
+            if stay.held:
+                self._send_off(stay)
+            else:
+                self._leaving.pop(stay, None)
+                site.move_out(stay)
+
+    def _reinstate(self, site: Site) -> None:
+        """Another one has its name. What still runs on the last one takes slots of it until it ends."""
+        site.retired = False
+        for stay in site.stays.values():
+            self._leaving.pop(stay, None)
+            stay.leaving = False
+            stay.drain(False)
+
+    def _forget(self, site: Site) -> None:
+        """Nothing runs any more on what was retired."""
+        del self.sites[site.name]
+        for station in self._stations.values():
+            station.concurrency.pop(site.name, None)
+            if site.name in station.candidates:
+                station.candidates = tuple(name for name in station.candidates if name != site.name)
+
+    def sweep(self) -> None:
+        """Forget what was retired and is empty."""
+        for site in list(self.sites.values()):
+            if site.retired and not site.stays:
+                self._forget(site)
+
+    def renew(self, name: str, model: str, now: float) -> None:
+        """What it has loaded goes as soon as it runs nothing, to be loaded as it is to be from now on."""
+        site, station = self.sites.get(name), self._stations[model]
+        if site is not None and model in site.stays:
+            self._send_off(site.stays[model])
+            station.missed_at, station.is_slow = now, False
+            self._missed[station] = None
 
     def _compare(self, site: Site, seen_before: float, now: float) -> None:
         """What is loaded against what was thought to be."""
@@ -119,7 +171,7 @@ class Residency:
 
     def spend(self, ticket: Ticket, station: Station, now: float) -> None:
         """A run has ended while others wait."""
-        if self._floor:
+        if self.floor:
             site = self.sites[ticket.backend]
             site.timeshare.spend(ticket, station.share(ticket), now - ticket.started_at, now)
 
@@ -196,8 +248,13 @@ class Residency:
         for stay in [stay for stay in self._leaving if not stay.held]:
             del self._leaving[stay]
             site = self.sites[stay.backend]
-            if site.has(stay):
-                orders.append(self._take_out(stay, site))
+            if not site.has(stay):
+                continue
+            order = self._take_out(stay, site)
+            if site.retired:  # what it has in memory is no business of ours any more
+                self.sweep()
+            else:
+                orders.append(order)
                 site.changed_at = now
         for site in list(self._plans.values()):
             if site.plan is not None and site.plan.loading_since is None:
@@ -246,7 +303,7 @@ class Residency:
                         self._abandon(site, now)
             elif site.is_ours and site.facts.up and (wanting := self._wanting(site, now)):
                 site.chosen_at = now
-                if (plan := choose(site, wanting, now, self._floor)) is not None:
+                if (plan := choose(site, wanting, now, self.floor)) is not None:
                     site.plan = plan
                     self._plans[plan.station] = site
                     for stay in plan.victims:
@@ -341,9 +398,9 @@ class Residency:
 
     def cannot_have(self, candidates: tuple[str, ...], station: Station) -> str:
         """Why the model can be run on none of these backends, whoever waits for it; else nothing."""
-        sites = [self.sites[name] for name in candidates if name in self.sites]
+        sites = [site for name in candidates if (site := self.sites.get(name)) is not None and not site.retired]
         if not any(site.facts.up for site in sites):
-            return "no_backend"
+            return "moved" if len(sites) < len(candidates) else "no_backend"
         if not station.stays_on(candidates) and not any(site.can_hold(station) for site in sites):
             return "insufficient_memory"
         return ""

@@ -24,6 +24,10 @@ class RetryBudget:
         self._policy = policy
         self._tokens = policy.reserve
 
+    def adopt(self, policy: RetryPolicy) -> None:
+        """What was saved up stays."""
+        self._policy = policy
+
     def deposit(self) -> None:
         """A request has been admitted."""
         self._tokens = min(self._policy.reserve, self._tokens + self._policy.ratio)

@@ -1,8 +1,8 @@
 """Who runs next, and where: the scheduler's pure core.
 
 Events go in: what requests do (`offer`, `begun`, `settle`, `finish`, `cancel`), what backends do (`observe`, `loaded`,
-`failed`, `unheard`, `lost`), what operators do (`configure`, `resize`, `unload`, `close`), and time (`expire`).
-Decisions come out, in the order they were made. Rules:
+`failed`, `unheard`, `lost`), what operators do (`configure`, `resize`, `adopt`, `unload`, `close`), and
+time (`expire`). Decisions come out, in the order they were made. Rules:
 - No more runs of a model than its cap, none over a backend's slots, none over the process's or the tenant's cap (I1).
 - What waits is bounded by count and bytes: per model, per tenant, and in all (I4).
 - After every event, nothing waits that could run, unless its model has to go for another; nothing that waits starts
@@ -29,6 +29,7 @@ from hermes.policy.ticket import (
     BackendFacts,
     Bounds,
     Change,
+    Changed,
     Decision,
     Expire,
     ModelBounds,
@@ -36,6 +37,7 @@ from hermes.policy.ticket import (
     Phase,
     Reject,
     Rules,
+    Settings,
     Ticket,
     Why,
 )
@@ -174,12 +176,50 @@ class Scheduler:
         self._freed.update(self._queue.stations)
         return self._follow(now)
 
+    def adopt(self, settings: Settings, change: Changed, now: float) -> list[Decision]:
+        """The configuration has changed, all of it at once. What runs goes on; what was learned stays.
+
+        Who waits for a model that is served otherwise now, or for a backend that is gone, is sent to ask anew.
+        """
+        decisions: list[Decision] = []
+        gone = frozenset(change.gone)
+        for line in list(self._queue.lines):
+            if line.model in change.models or not gone.isdisjoint(line.candidates):
+                decisions += self._send_away(list(line), "moved")
+        rules, bounds, waiting = settings.rules, settings.bounds, self._queue.lines
+        self._queue.bounds = bounds
+        self._slots.adopt(settings, self._queue.tickets_of)
+        self._ledger.adopt(rules, bounds.max_concurrent is not None, (ticket for line in waiting for ticket in line))
+        self._stations.adopt(rules)
+        self._forecast.rules = rules
+        self._residency.floor = self._floor.part = rules.floor
+        for lane in self._slots.lanes.values():
+            if lane.station is not None:
+                self._expect(lane.station, lane.bounds)
+        for name in change.gone:
+            self._residency.retire(name, now)
+        for facts in change.backends:
+            self._see(facts, now)
+        for backend, model in change.stale:
+            self._residency.renew(backend, model, now)
+        self._residency.sweep()
+        for station in self._stations.values():
+            self._slots.fit(station)
+        self._freed.update(self._queue.stations)
+        return decisions + self._refuse_lost(now) + self._follow(now)
+
     def observe(self, facts: BackendFacts, now: float) -> list[Decision]:
         """A backend has come, gone or changed. What no live backend can serve is refused now, not after its wait."""
+        self._see(facts, now)
+        return self._refuse_lost(now) + self._follow(now)
+
+    def _see(self, facts: BackendFacts, now: float) -> None:
         self._residency.observe(facts, now)
         for model, lane in self._slots.lanes.items():
             if lane.station is None and (resident := facts.names.get(lane.bounds.backend_model or model)):
                 self._join(lane, resident)  # what is pinned stays from now on, whether anybody asks for it or not
+
+    def _refuse_lost(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         for line, station in list(self._queue.lines.items()):
             if reason := self._residency.cannot_have(line.candidates, station):
@@ -187,7 +227,7 @@ class Scheduler:
             elif (back_at := self._residency.back_at(line.candidates, station)) > now:
                 in_vain = [ticket for ticket in line if ticket.start_by < back_at]
                 decisions += self._send_away(in_vain, "no_backend", back_at - now)
-        return decisions + self._follow(now)
+        return decisions
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
         """A `Load` is done."""
@@ -343,14 +383,17 @@ class Scheduler:
         before, lane.station = lane.station, station
         if before is not None:
             self._slots.fit(before)
-        bounds = lane.bounds
+        self._expect(station, lane.bounds)
+        self._slots.fit(station)
+        self._freed[station] = None
+        return station
+
+    def _expect(self, station: Station, bounds: ModelBounds) -> None:
+        """What is said of how long it takes."""
         if bounds.load_s is not None:
             station.load_s.first(bounds.load_s)
         if bounds.service_s is not None:
             station.service_s.begin(bounds.service_s)
-        self._slots.fit(station)
-        self._freed[station] = None
-        return station
 
     # --- refusing ---------------------------------------------------------------------------------------------------
 
@@ -438,6 +481,11 @@ class Scheduler:
         }
         memory = tuple(self._residency.in_memory())
         return Why(ticket.told, ticket.kind, waiting, memory, tuple(self.changes()), self._residency.pressed())
+
+    @property
+    def whole(self) -> Bounds:
+        """Those of the process."""
+        return self._queue.bounds
 
     @property
     def running(self) -> int:

@@ -62,6 +62,7 @@ class Site:
         "most_bytes",
         "plan",
         "rests",
+        "retired",
         "stays",
         "timeshare",
     )
@@ -76,6 +77,7 @@ class Site:
         self.changed_at = -inf  # when a load last ended; an older look tells nothing of what came or went
         self.chosen_at = -inf
         self.timeshare = Timeshare()
+        self.retired = False  # it is no longer among the backends; kept until what runs there has ended
 
     @property
     def name(self) -> str:

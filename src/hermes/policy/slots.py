@@ -3,10 +3,12 @@
 A slot is taken and given back by synchronous changes of these objects only (invariant I2).
 """
 
+from collections.abc import Callable
+
 from hermes.policy.affinity import Homes
 from hermes.policy.line import Line
 from hermes.policy.station import Station, Stay
-from hermes.policy.ticket import ModelBounds, Ticket
+from hermes.policy.ticket import ModelBounds, Settings, Ticket
 
 # A home may run so many times the mean and one more: above that its conversations go elsewhere.
 BUSIER = 1.25
@@ -30,8 +32,8 @@ class Slots:
         self.running = 0
         self.lanes: dict[str, Lane] = {}
         self.unlisted = unlisted
+        self.cap = cap
         self._homes = Homes()
-        self._cap = cap
         self._tenants: dict[str, int] = {}  # the runs of those that have a cap
 
     def lane(self, model: str) -> Lane:
@@ -39,6 +41,18 @@ class Slots:
         if lane is None:
             lane = self.lanes[model] = Lane(self.unlisted)
         return lane
+
+    def adopt(self, settings: Settings, waiting: Callable[[str], int]) -> None:
+        """Other bounds hold from now on. Of a name that is not listed nothing is kept, unless it runs or waits."""
+        self.cap, self.unlisted = settings.bounds.max_concurrent, settings.unlisted
+        for model, lane in list(self.lanes.items()):
+            lane.bounds = settings.models.get(model, settings.unlisted)
+            if not lane.running and not waiting(model):
+                lane.station = None  # it may mean another one
+                if model not in settings.models:
+                    del self.lanes[model]
+        for model, bounds in settings.models.items():
+            self.lane(model).bounds = bounds
 
     def fit(self, station: Station) -> None:
         """The bounds of one of its names have changed, or its names have."""
@@ -61,7 +75,7 @@ class Slots:
     def place(self, ticket: Ticket, lane: Lane, station: Station) -> Stay | None:
         """Where to run: a backend with a free slot; None if the ticket has to wait."""
         cap = lane.bounds.max_concurrency
-        if (cap is not None and lane.running >= cap) or (self._cap is not None and self.running >= self._cap):
+        if (cap is not None and lane.running >= cap) or (self.cap is not None and self.running >= self.cap):
             return None
         if ticket.tenant_cap is not None and self.is_capped(ticket):
             return None
@@ -145,6 +159,6 @@ class Slots:
         cap = self.lanes[model].bounds.max_concurrency
         if cap is not None and cap < slots:
             slots = cap
-        if self._cap is not None and self._cap < slots:
-            slots = self._cap
+        if self.cap is not None and self.cap < slots:
+            slots = self.cap
         return slots or 1

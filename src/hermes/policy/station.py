@@ -72,8 +72,7 @@ class Station:
         self.waiting_of = [0, 0, 0]  # by class
         self.classes: Shares[Class] = Shares()
         self.tenants: tuple[Shares[str], ...] = (Shares(), Shares(), Shares())
-        heaviest = max(each.weight for each in rules.classes)
-        self.counts = tuple(each.weight / heaviest for each in rules.classes)  # what one of a class counts in swaps
+        self.weigh(rules)
         # Who could not wait.
         self.missed_at = -inf  # somebody was refused because it is not loaded, and may come again
         self.is_slow = False  # a load takes longer than they can wait
@@ -93,6 +92,10 @@ class Station:
         self.weight = 1.0
         self.arrived = 0.0
         self.in_time = 0.0
+
+    def weigh(self, rules: Rules) -> None:
+        heaviest = max(each.weight for each in rules.classes)
+        self.counts = tuple(each.weight / heaviest for each in rules.classes)  # what one of a class counts in swaps
 
     @property
     def load_known_s(self) -> float:
@@ -165,6 +168,11 @@ class Stations(dict[str, Station]):
     def __init__(self, rules: Rules) -> None:
         super().__init__()
         self._rules = rules
+
+    def adopt(self, rules: Rules) -> None:
+        self._rules = rules
+        for station in self.values():
+            station.weigh(rules)
 
     def __missing__(self, name: str) -> Station:
         station = self[name] = Station(name, self._rules)

@@ -178,8 +178,13 @@ class Rules(Struct, frozen=True):
 STANDARD = Rules()
 
 
-# No model's name.
-EVERY: Final = "*"
+class Settings(Struct, frozen=True):
+    """What operators say: `unlisted` bounds every model that is not among `models`."""
+
+    bounds: Bounds
+    unlisted: ModelBounds
+    rules: Rules = STANDARD
+    models: dict[str, ModelBounds] = {}
 
 
 class Fallen(Struct, frozen=True):
@@ -232,6 +237,21 @@ class BackendFacts(Struct, frozen=True):
 
     def slots_for(self, model: str) -> int | None:
         return self.slots_of.get(model, self.slots)
+
+
+class Changed(Struct, frozen=True):
+    """What is new besides: backends that are `gone`, also where another has the name now; all that there are now; names
+    of `models` that others serve now, or nobody; and what is `stale`: loaded on a backend, but not as it is to be.
+    """
+
+    gone: tuple[str, ...] = ()
+    backends: tuple[BackendFacts, ...] = ()
+    models: frozenset[str] = frozenset()
+    stale: tuple[tuple[str, str], ...] = ()
+
+
+# No model's name.
+EVERY: Final = "*"
 
 
 class Occupancy(Struct, frozen=True):

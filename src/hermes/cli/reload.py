@@ -1,0 +1,28 @@
+"""`hermes reload`: have the running server read its configuration anew."""
+
+import json
+
+import click
+
+from hermes.cli.options import say
+from hermes.cli.remote import get, json_option, url_option
+
+
+@click.command("reload")
+@json_option
+@url_option
+def command(as_json: bool, url: str) -> None:
+    """Put the configuration in force as its files are now.
+
+    Where it cannot be used nothing changes, what is wrong is told, and this exits with 1.
+
+    \b
+    hermes reload
+    """
+    told = get(url, "/v1/reload", "POST")
+    if as_json:
+        say(json.dumps(told, indent=2))
+        return
+    say("the configuration was read anew")
+    for key in told["needs_restart"]:
+        say(f"needs a restart: {key}")
