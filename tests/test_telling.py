@@ -19,7 +19,11 @@ from hermes.config import Backend, Secret
 from hermes.config.build import build
 from hermes.config.commands import filled
 from hermes.errors import BackendError, ConfigError, never_tell
+from hermes.http.client import PoolLimits
+from hermes.http.origin import Origin
+from hermes.http.pool import Pool
 from hermes.http.wire import Deadlines
+from hermes.oidc.token import Token
 from hermes.runtime import Runtime
 from tests.fakes import issuer
 from tests.fakes.gateway import scenario
@@ -93,6 +97,17 @@ async def test_no_value_of_ours_shows_a_secret_when_it_is_printed(tmp_path: Path
     assert len(ours) > 100 and held  # it is there to be found
     assert [type(value) for value in ours if any(secret in repr(value) for secret in secrets)] == []
     await runtime.stop()
+
+
+@scenario
+async def test_what_is_sent_and_what_came_show_nothing_when_printed() -> None:
+    loop = asyncio.get_running_loop()
+    pool = Pool(Origin.parse("http://a"), PoolLimits(), Deadlines(loop), loop, f"authorization: {SECRET}\r\n".encode())
+    exchange = pool.exchange("POST", "/", SECRET.encode(), deadline=1.0)
+    assert exchange.request.count(SECRET.encode()) == 2
+    written = issuer.token()
+    for value in (exchange, pool, Token(written.encode())):
+        assert not any(part in repr(value) for part in (SECRET, "alice", *written.split(".")))
 
 
 @scenario

@@ -8,150 +8,18 @@ bug that do. Then everything that it has shown to others or kept is looked throu
 import asyncio
 import json
 import re
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from hermes.api.table import routes
-from tests.e2e.canaries import PLUGIN, Canaries
-from tests.fakes import issuer, llm_server
-from tests.fakes.backend import DONE, Asked, FakeOllama, Script, answer, play
+from tests.e2e.canaries import World, echo, world
+from tests.fakes import issuer
+from tests.fakes.backend import DONE, play
 from tests.fakes.backend import model as ollama_model
-from tests.fakes.gateway import chat, request_bytes, scenario
-from tests.fakes.openai_backend import FakeOpenAI
-from tests.fakes.process import COMMAND, SOURCES
-from tests.http.peers import connect
+from tests.fakes.gateway import chat, scenario
 from tests.support import until
 
 MODELS = {"ollama": "gemma:latest", "vllm": "qwen"}
-
-
-def tell_all(asked: Asked) -> str:
-    return f"{asked.headers.get('authorization')} {json.dumps(asked.body)}"
-
-
-def echo(stage: str) -> Script:
-    """Says all that it got: as the answer, as an error, or as an error in the middle of an answer."""
-
-    async def script(asked: Asked) -> None:
-        told: Any = {"error": tell_all(asked) if asked.path.startswith("/api/") else {"message": tell_all(asked)}}
-        steps: dict[str, Script] = {
-            "answer": play(json.dumps(asked.body), DONE),
-            "stream": play("Hel", told),
-        }
-        await steps.get(stage, answer(int(stage) if stage.isdigit() else 500, json.dumps(told).encode()))(asked)
-
-    return script
-
-
-class World:
-    """The process, what stands behind it, and what was seen of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.canaries = Canaries()
-        self.ollama = FakeOllama("gemma:latest", "other")
-        self.openai = FakeOpenAI("vllm", "qwen")
-        self.parrots = FakeOpenAI("custom")
-        self.sent: list[Any] = []
-        self.pid = self.port = 0
-        secret = self.canaries.secret
-        self.user, self.other, self.admin = (f"sk-{secret(f'key of {who}')}" for who in ("user", "other", "admin"))
-
-    def configuration(self) -> dict[str, Any]:
-        secret = self.canaries.secret
-        server = [sys.executable, "-I", "-S", llm_server.__file__, "--port", "${PORT}", "--model", "own"]
-        return {
-            "server": {"port": 0, "state_dir": "./state", "drain_timeout_s": 1},
-            "backends": [
-                {"name": "o", "url": self.ollama.url, "api_key": secret("api key of Ollama")},
-                {"name": "v", "kind": "vllm", "url": self.openai.url, "api_key": secret("api key of vLLM")},
-                {"name": "c", "kind": "custom", "url": self.parrots.url, "plugin": "tattler:Tattler",
-                 "api_key": secret("api key of a plugin")},
-                {"name": "m", "command": " ".join(server), "model": "own",
-                 "env": {"SECRET": secret("env of a process")}},
-            ],
-            "models": {"other": {"pull": "on_demand"}, "absent": {"pull": "on_demand", "backends": ["o"]}},
-            "limits": {"max_attempts": 1},
-            "defaults": {"timeout_s": 2},
-            "health": {"pause_s": 0.01},
-            "logging": {"level": "debug", "access_log": "./access.log"},
-            "jwt": [issuer.config(jwks_file=str(self.folder / "jwks.json"))],
-        }  # fmt: skip
-
-    def environment(self) -> dict[str, str]:
-        keys = {
-            self.user: {"user": "editor"},
-            self.other: {"user": "reader"},
-            self.admin: {"user": "ops", "admin": True},
-        }
-        secret = self.canaries.secret
-        return {
-            **SOURCES,
-            "PYTHONPATH": f"{SOURCES['PYTHONPATH']}:{self.folder}",
-            "PYTHONASYNCIODEBUG": "1",
-            "XDG_CONFIG_HOME": str(self.folder),
-            "API_KEYS_JSON": json.dumps(keys),
-            "HERMES_API_KEY": secret("the key of the client commands"),
-            "AWS_SECRET_ACCESS_KEY": secret("a variable of somebody else's"),
-        }
-
-    async def ask(
-        self,
-        path: str,
-        body: Any = None,
-        headers: dict[str, str] | None = None,
-        method: str = "",
-        key: str | None = None,
-    ) -> bytes:
-        """As the user, unless another key or a credential is given. The answer, which is looked through."""
-        own = {"authorization": f"Bearer {self.user if key is None else key}"} if key != "" else {}
-        raw = request_bytes(
-            method or ("GET" if body is None else "POST"), path, body, {"connection": "close", **own, **(headers or {})}
-        )
-        return await self.ask_raw(f"{method} {path}", raw)
-
-    async def ask_raw(self, what: str, raw: bytes) -> bytes:
-        self.sent.append(raw)
-        peer = await connect(self.port)
-        await peer.send(raw)
-        try:
-            async with asyncio.timeout(10):
-                told = await peer.rest()
-        except ConnectionError:
-            told = b""
-        peer.close()
-        self.canaries.look(f"the answer to {what}", told, raw)
-        return told
-
-
-@asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
-    made = World(folder)
-    for server in (made.ollama, made.openai, made.parrots):
-        await server.listen()
-    (folder / "tattler.py").write_text(PLUGIN)
-    (folder / "jwks.json").write_bytes(issuer.key_set())
-    (folder / "hermes.yaml").write_text(json.dumps(made.configuration()))
-    with (folder / "stderr").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, "serve", stderr=log, stdout=log, cwd=folder, env=made.environment()
-        )
-    made.pid = process.pid
-    try:
-        await until(lambda: "listens on" in (folder / "stderr").read_text(), "it does not start", 15)
-        greeting = next(line for line in (folder / "stderr").read_text().splitlines() if "listens on" in line)
-        made.port = int(json.loads(greeting)["message"].rpartition(":")[2])
-        yield made
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        async with asyncio.timeout(10):
-            await process.wait()
-        for server in (made.ollama, made.openai, made.parrots):
-            await server.vanish()
 
 
 @scenario

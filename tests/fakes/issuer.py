@@ -8,14 +8,18 @@ from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
 from hermes.api.routes import content_line
+from hermes.config import Config
 from hermes.http.request import Request
 from hermes.http.response import Response
+from tests.fakes import gateway
+from tests.fakes.backend import FakeOllama
 from tests.http.peers import Served, serving
 
 ISSUER = "https://sso.test/realms/team"
@@ -60,10 +64,13 @@ def base64url(data: bytes) -> bytes:
     return urlsafe_b64encode(data).rstrip(b"=")
 
 
+def now() -> int:
+    return int(time.time())  # noqa: TID251 - what tokens say
+
+
 def claims(**more: Any) -> dict[str, Any]:
     """Of a good token, with something else in them; None: without that."""
-    now = int(time.time())  # noqa: TID251 - what tokens say
-    told = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 300, **more}
+    told = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now(), "exp": now() + 300, **more}
     return {name: value for name, value in told.items() if value is not None}
 
 
@@ -88,6 +95,16 @@ def token(**more: Any) -> str:
 def config(**more: Any) -> dict[str, Any]:
     """An issuer as the configuration has it."""
     return {"name": "team", "issuer": ISSUER, "audience": [AUDIENCE], **more}
+
+
+def tokens_of(backend: FakeOllama, jwks: Path | str, **more: Any) -> Config:
+    """Who takes tokens of one issuer, with keys in a file or at a url."""
+    where = {"jwks_url": jwks} if isinstance(jwks, str) else {"jwks_file": str(jwks)}
+    return gateway.config(backend, jwt=[config(**where, **more)])
+
+
+def shown(written: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {written}"}
 
 
 class Keys:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jwt.algorithms import RSAAlgorithm
 
-from hermes.errors import BackendError
+from hermes.errors import BackendError, IssuerUnavailable
 from hermes.oidc.keys import MAX_KEYS, KeySet, Name, Pace, read_set
 from tests.fakes import issuer
 from tests.fakes.issuer import base64url, key_set, private_key, public_jwk
@@ -109,11 +109,27 @@ def test_no_more_keys_are_read_than_an_issuer_can_have() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"keys": {}}', key_set(), b"\xff", json.dumps({"keys": NOT_TAKEN}).encode()]
+    "body",
+    [
+        b'{"keys": [' + b"{}," * 80_000 + b"{}]}",
+        b"",
+        b"[]",
+        b"{}",
+        b'{"keys": {}}',
+        key_set(),
+        b"\xff",
+        json.dumps({"keys": NOT_TAKEN}).encode(),
+    ],
 )
 def test_a_set_without_a_key_that_can_be_used_is_none(body: bytes) -> None:
     with pytest.raises(ValueError, match="key"):
         read_set(body, ("EdDSA",))
+
+
+def test_a_set_that_would_take_long_to_read_is_not_read() -> None:
+    """I36: 80,000 empty keys took 130 ms."""
+    with pytest.raises(ValueError, match="too long"):
+        read_set(b'{"keys": [' + b"{}," * 80_000 + b"{}]}", ALL)
 
 
 # --- how often, and for how long --------------------------------------------------------------------------------------
@@ -227,11 +243,47 @@ def test_a_garbled_set_does_not_replace_a_good_one() -> None:
     played(scene, Server("old"))
 
 
+def test_a_bug_in_fetching_ends_no_keeping(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(keys: KeySet, server: Server) -> None:
+        fetch = server.fetch
+
+        async def buggy() -> bytes:
+            raise RuntimeError
+
+        keys._fetch = buggy
+        await asyncio.sleep(PACE.refresh_s + 5 * PACE.pause_s)
+        assert keys.failing and "met a bug" in caplog.text
+        assert caplog.text.count("cannot be fetched") == 1  # not once in ten seconds
+        keys._fetch = fetch
+        await asyncio.sleep(PACE.pause_s)
+        assert not keys.failing
+
+    played(scene, Server("old"))
+
+
+def test_who_waits_when_keys_are_kept_no_longer_is_told_at_once() -> None:
+    async def scene() -> None:
+        server, loop = Server("old"), asyncio.get_running_loop()
+        keys = KeySet("team", server.fetch, ("EdDSA",), lambda result: None, PACE)
+        keeping = loop.create_task(keys.keep())
+        await asyncio.sleep(60)
+        server.takes_s = 5
+        waiting = loop.create_task(keys.look_again())
+        await asyncio.sleep(1)
+        assert not keys.failing
+        keeping.cancel()
+        began = loop.time()
+        await waiting
+        assert loop.time() == began and keys.failing
+
+    VirtualLoop(seed=7).run(scene())
+
+
 def test_who_waits_for_keys_never_waits_for_ever() -> None:
     async def scene(keys: KeySet, server: Server) -> None:
         await asyncio.sleep(60)
         server.takes_s = 1e6
-        with pytest.raises(TimeoutError):
+        with pytest.raises(IssuerUnavailable):
             await keys.look_again()
 
     played(scene, Server("old"))

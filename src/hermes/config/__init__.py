@@ -167,6 +167,7 @@ class Rights(Struct, frozen=True):
     """What the holder of a token may do: as for a key."""
 
     admin: bool = False
+    metrics: bool = False
     models: tuple[ModelGlob, ...] = ()
     max_class: ClassName | None = None
     usual_class: ClassName | None = None
@@ -184,6 +185,7 @@ class Claims(Struct, frozen=True):
     tenant: Label = "sub"
     roles: Label | None = None
     admin: Label | None = None
+    metrics: Label | None = None
     models: Label | None = None
     max_class: Label | None = None
     usual_class: Label | None = None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from hermes.config import Issuer
-from hermes.errors import IssuerUnavailable
 from hermes.oidc import rights
 from hermes.oidc.keys import KeySet, Name
 from hermes.oidc.token import Token, expired, refused
@@ -61,14 +60,11 @@ class Issuers:
     async def look_again(self, written: bytes, digest: bytes) -> Principal:
         """As `recognise`, after that. Raises IssuerUnavailable too, where the keys cannot be had."""
         keys = self._issuer(Token(written)).keys
-        try:
-            await keys.look_again()
-        except TimeoutError:
-            keys.failing = True
+        await keys.look_again()
         if (principal := self.recognise(written, digest)) is not None:
             return principal
         if keys.failing:
-            raise IssuerUnavailable("the keys of the token's issuer cannot be had at present", retry_after_s=10.0)
+            raise keys.unavailable()
         raise refused("is signed with a key that its issuer does not have")
 
     def _issuer(self, token: Token) -> Known:

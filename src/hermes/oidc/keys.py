@@ -9,12 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
 from msgspec import Struct
 
-from hermes.dialects.strict import parse_object
-from hermes.errors import GatewayError
+from hermes.dialects.strict import marks, parse_object
+from hermes.errors import GatewayError, IssuerUnavailable
 
 log = logging.getLogger(__name__)
 
 MAX_KEYS = 100
+# Objects, lists and members, as `strict.marks` counts: of 100 honest keys 2000; more would take the loop's time (I36).
+MAX_MARKS = 5000
 # More than a fetch may take: who waits never waits for ever.
 PATIENCE_S = 10.0
 # RFC 7518 3.3 wants 2048; more than 8192 would take longer than the loop has (0.2 ms with that).
@@ -44,6 +46,8 @@ class Key:
 
 def read_set(body: bytes, algorithms: tuple[str, ...]) -> dict[Name, Key]:
     """The keys that can be used with these algorithms. What is none is passed over. Raises ValueError for no set."""
+    if marks(body) > MAX_MARKS:
+        raise ValueError("what it gives is too long for a key set")
     try:
         listed = parse_object(body, frozenset()).get("keys")
     except GatewayError:
@@ -120,6 +124,7 @@ class KeySet:
         self._keys: Mapping[Name, Key] = {}
         self._body = b""
         self._fetched_at = 0.0
+        self._told = False
         self._resting = False
         self._wanted = asyncio.Event()
         self._looked = asyncio.Event()
@@ -128,25 +133,36 @@ class KeySet:
         return self._keys.get(name)
 
     async def look_again(self) -> None:
-        """Wait for the fetch that runs or is due; not at all soon after one."""
+        """Wait for the fetch that runs or is due; not at all soon after one. Raises IssuerUnavailable if it is long."""
         if self._resting:
             return
         self._wanted.set()
-        async with asyncio.timeout(PATIENCE_S):
-            await self._looked.wait()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._looked.wait()
+        except TimeoutError:
+            raise self.unavailable() from None
+
+    def unavailable(self) -> IssuerUnavailable:
+        words = "the keys of the token's issuer cannot be had at present"
+        return IssuerUnavailable(words, retry_after_s=self._pace.pause_s)
 
     async def keep(self) -> None:
-        while True:
-            self._resting = False
-            await self._look()
-            self._wanted.clear()
-            self._looked.set()
-            self._looked = asyncio.Event()
-            self._resting = True
-            await asyncio.sleep(self._pace.pause_s)
-            self._resting = False
-            if not self.failing:
-                await self._until_wanted(self._pace.refresh_s - self._pace.pause_s)
+        """Fetch them, again and again, until this is cancelled."""
+        try:
+            while True:
+                await self._look()
+                self._wanted.clear()
+                self._looked.set()
+                self._looked = asyncio.Event()
+                self._resting = True
+                await asyncio.sleep(self._pace.pause_s)
+                self._resting = False
+                if not self.failing:
+                    await self._until_wanted(self._pace.refresh_s - self._pace.pause_s)
+        finally:
+            self.failing = True
+            self._looked.set()  # nobody waits for what does not come any more
 
     async def _until_wanted(self, limit_s: float) -> None:
         try:
@@ -162,16 +178,19 @@ class KeySet:
             if body != self._body:
                 self._use(read_set(body, self._algorithms), body)
         except (GatewayError, OSError, ValueError) as error:
-            self._failed(error, now)
+            self._failed(str(error).replace("the backend", "their server"), now)
+        except Exception:
+            log.exception("fetching the keys of jwt %s met a bug", self._issuer)
+            self._failed("a bug", now)
         else:
             if self.failing:
                 log.info("jwt %s: its keys are here: %d", self._issuer, len(self._keys))
             self.failing, self._fetched_at = False, now
             self._counted("ok")
 
-    def _failed(self, error: Exception, now: float) -> None:
-        if not self.failing or not self._fetched_at:
-            why = str(error).replace("the backend", "their server")
+    def _failed(self, why: str, now: float) -> None:
+        if not (self.failing and self._told):
+            self._told = True
             log.warning("jwt %s: its keys cannot be fetched: %s", self._issuer, why)
         self.failing = True
         self._counted("failed")

@@ -4,7 +4,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from hermes.config import Issuer, Rights
 from hermes.errors import Forbidden
@@ -28,6 +28,7 @@ def principal(token: Token, issuer: Issuer, usual_class: str, until: float) -> P
         # No name of an issuer has a colon: people of two issuers are never one tenant.
         tenant=f"{issuer.name}:{tenant}",
         admin=rights.admin,
+        metrics=rights.metrics,
         ceiling=ceiling,
         usual=max(usual, ceiling),
         weight=rights.weight,
@@ -55,7 +56,7 @@ def _own(claims: dict[str, Any], issuer: Issuer, role: Rights) -> Rights:
     if said.get("models") == []:
         raise refused("may use no model")  # in the configuration, an empty list is all of them
     try:
-        return replace(role, **asdict(msgspec.convert(asdict(role) | said, Rights))) if said else role
+        return msgspec.convert(asdict(role) | said, Rights)
     except msgspec.ValidationError:
         raise refused("has a claim that is not what it is configured to be") from None
 
