@@ -17,12 +17,13 @@ from hermes.auth import Authenticator
 from hermes.chat import Sampling
 from hermes.errors import ConfigError
 from hermes.http.limits import Limits
+from hermes.policy.limiter import Modes
 from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules
-from hermes.principal import ANONYMOUS, CLASS_NAMES, Class, Principal
+from hermes.principal import ANONYMOUS, CLASS_NAMES, UNBOUNDED, Allowance, Class, Principal
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -95,7 +96,30 @@ def authenticator(config: settings.Config) -> Authenticator:
 def _principal(key: settings.Key, config: settings.Config) -> Principal:
     ceiling = urgency(key.max_class or "interactive")
     usual = urgency(key.usual_class or config.scheduling.usual_class)
-    return Principal(key.key_id, key.user, key.admin, ceiling, max(usual, ceiling), key.weight, key.max_running)
+    return Principal(
+        key.key_id,
+        key.user,
+        key.admin,
+        ceiling,
+        max(usual, ceiling),
+        key.weight,
+        allowance=_allowance(key),
+        per_model=tuple((pattern, _allowance(own)) for pattern, own in key.per_model.items()),
+    )
+
+
+def _allowance(said: settings.Key | settings.Allowance | settings.Model) -> Allowance:
+    """A model's runs are bounded by its `max_concurrency`."""
+    return Allowance(**{name: getattr(said, name, None) for name in Allowance.__struct_fields__})
+
+
+def modes(limits: settings.Limits) -> Modes:
+    return Modes(**asdict(limits.modes))
+
+
+def is_metered(config: settings.Config) -> bool:
+    """Whether anybody's use is counted or bounded: without keys and limits nobody's is."""
+    return bool(config.keys) or any(_allowance(model) != UNBOUNDED for model in config.models.values())
 
 
 def urgency(name: str) -> Class:
@@ -186,6 +210,7 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         highest=urgency(model.max_class or "interactive"),
         pulled=model.pull == "on_demand",
         fallback=model.fallback,
+        allowance=allowance if (allowance := _allowance(model)) != UNBOUNDED else UNBOUNDED,
     )
 
 
@@ -211,13 +236,20 @@ def _said(options: settings.LoadOptions) -> dict[str, Any]:
 
 
 def state_dir(server: settings.Server, environ: Mapping[str, str]) -> Path | None:
-    """Where what was learned is kept, by the XDG base directory specification; None: nowhere."""
+    """Where what outlives us is kept, by the XDG base directory specification; None: nowhere."""
     if server.state_dir is not None:
         return None if server.state_dir == "off" else Path(server.state_dir)
     if (base := Path(environ.get("XDG_STATE_HOME", ""))).is_absolute():
         return base / "hermes"
     home = environ.get("HOME")
     return Path(home) / ".local/state/hermes" if home else None
+
+
+def stored_in(config: settings.Config, environ: Mapping[str, str]) -> Path | None:
+    """The same; of simulated models nothing is kept."""
+    if any(backend.simulated for backend in config.backends):
+        return None
+    return state_dir(config.server, environ)
 
 
 def groups(config: settings.Config) -> list[list[settings.Backend]]:

@@ -157,6 +157,14 @@ class QueueFull(GatewayError):
     status, code, outcome = 429, "queue_full", Outcome.QUEUE_FULL
 
 
+class RateLimited(GatewayError):
+    status, code, outcome = 429, "rate_limit_exceeded", Outcome.LIMITED
+
+
+class QuotaExceeded(GatewayError):
+    status, code, outcome = 429, "insufficient_quota", Outcome.LIMITED
+
+
 class QueueTimeout(GatewayError):
     """Its time is over. By itself no SDK shall wait all that time again."""
 
@@ -203,6 +211,12 @@ class Draining(GatewayError):
 
 class Overloaded(GatewayError):
     status, code, outcome = 503, "overloaded", Outcome.SHED
+
+
+class NotStored(GatewayError):
+    """What must not be lost cannot be written or read (invariant I32)."""
+
+    status, code = 503, "not_stored"
 
 
 # --- the backend failed -------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from hermes.exchange import Exchange
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.http.response import Response
+from hermes.meter import Meter
 from hermes.metrics import Metrics
 from hermes.policy import affinity, volatile
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
@@ -81,8 +82,10 @@ class Gateway:
         metrics: Metrics,
         heartbeat_s: float = 0.0,
         volatile_lines: tuple[str, ...] = (),
+        meter: Meter | None = None,
     ) -> None:
         self.router = router
+        self._meter = meter
         self._fleet = fleet
         self._admission = admission
         self._retries = retries
@@ -120,6 +123,10 @@ class Gateway:
                     ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
+                if (meter := self._meter) is not None:
+                    waits = meter.reserve(exchange, principal, route.service, dialect, ticket, sampling.max_tokens)
+                    if waits is not None:
+                        await waits
                 meta = Meta(
                     exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
                 )
@@ -154,6 +161,10 @@ class Gateway:
         route = router.known(request.model, dialect) or await router.find(request.model, dialect)
         route = router.able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
+        if self._meter is not None:
+            waits = self._meter.reserve(exchange, principal, route.service, dialect, ticket, 0)
+            if waits is not None:
+                await waits
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
         await self._serve(job, ticket, None)
@@ -206,8 +217,7 @@ class Gateway:
             urgency(claim, request.service_tier, principal, service.highest),
             request.priority,
             principal.weight,
-            principal.max_running,
-            int(prompt_bytes * route.tokens_per_byte.value),
+            prompt_tokens=int(prompt_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
         )
         return ticket

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 
 from hermes import composition, drivers, gauges
 from hermes import config as settings
@@ -19,13 +20,14 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.api.usage import Usage
 from hermes.dialects import ClientDialect
 from hermes.dialects.anthropic import Anthropic
 from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import ConfigError
+from hermes.errors import ConfigError, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
@@ -33,11 +35,15 @@ from hermes.fleet.watchdog import Watchdog
 from hermes.gateway import Gateway
 from hermes.http.server import Server
 from hermes.http.wire import TICK_S, Deadlines
+from hermes.meter import Meter
 from hermes.metrics import Metrics
+from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
 from hermes.router import Router
 from hermes.storage.learned import Keeper, State
+from hermes.storage.ledger import Ledger
+from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +74,8 @@ class Runtime:
         self.fleet = Fleet(backends, self.admission, self.metrics, patience)
         self._watchdog = Watchdog(self.journal, self.fleet.health, patience)
         self.catalog = composition.catalog(config)
+        self._store = Store(composition.stored_in(config, os.environ))
+        self.meter = self._meter() if composition.is_metered(config) else None
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
         self._access_log: AccessLog | None = None
@@ -117,13 +125,20 @@ class Runtime:
         driver.changed = backend.suspect
         return backend
 
+    def _meter(self) -> Meter:
+        limiter = Limiter(composition.modes(self.config.limits))
+        meter = Meter(limiter, Ledger(self._store, self._loop), self._loop.time)
+        meter.show(self.metrics)
+        return meter
+
     def _api(self) -> Api:
         config, openai = self.config, OpenAI()
         retries = RetryBudget(composition.retries(config.limits))
         heartbeat_s = config.scheduling.queue_heartbeat_s
         lines = config.volatile_lines
         router = Router(self.catalog, self.fleet)
-        gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        meter = self.meter
+        gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines, meter)
         ops = Ops(
             self.fleet,
             self.admission,
@@ -139,7 +154,8 @@ class Runtime:
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
-        table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
+        usage = Usage(None if meter is None else meter.ledger)
+        table = RouteTable(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
         people = composition.authenticator(config)
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
@@ -152,6 +168,8 @@ class Runtime:
         composition.stay_on(server.cpu_affinity)
         self._open_access_log()
         self._remember()
+        if self.meter is not None:
+            await self._recall(self.meter)
         self._watching = self._loop.create_task(self.fleet.run(self._watchdog.watch), name="fleet")
         if preloaded := composition.preloaded(self.config):
             self._preloading = self._loop.create_task(self._models.preload(preloaded), name="preloading")
@@ -208,19 +226,30 @@ class Runtime:
                 await task
         if self._keeper is not None:
             await self._keeper.end()
+        if self.meter is not None:
+            await self.meter.close()
+        await asyncio.to_thread(self._store.close)
         if self._access_log is not None:
             self._access_log.close()
 
     def _remember(self) -> None:
         """What was learned before the last restart."""
-        folder = composition.state_dir(self.config.server, os.environ)
-        if folder is None or any(backend.simulated for backend in self.config.backends):
+        if (folder := self._store.folder) is None:
             return
         self._keeper = Keeper(folder, self._learned)
         self.scheduler.learn(self._keeper.state.models)
         for name, backend in self.fleet.backends.items():
             backend.learn(self._keeper.state.sizes.get(name, {}))
         self._keeper.start()
+
+    async def _recall(self, meter: Meter) -> None:
+        """What was used of budgets before the last restart. Raises ConfigError where that cannot be read."""
+        try:
+            await meter.recall(time.time())  # noqa: TID251 - budgets are of days of the calendar (I35)
+        except StorageError as error:
+            if not error.in_use:
+                raise ConfigError(f"server.state_dir: {error}") from error
+            log.warning("usage is counted in memory until it can be written: %s", error)
 
     def _learned(self) -> State | None:
         backends = self.fleet.backends

@@ -63,7 +63,21 @@ async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **en
 
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["serve", "sim", "replay", "check", "status", "queue", "why", "models", "pull", "drain", "ask", "version"]
+VERBS = [
+    "serve",
+    "sim",
+    "replay",
+    "check",
+    "status",
+    "queue",
+    "why",
+    "usage",
+    "models",
+    "pull",
+    "drain",
+    "ask",
+    "version",
+]
 
 
 def options(name: str) -> set[str]:

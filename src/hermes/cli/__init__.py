@@ -9,7 +9,21 @@ from typing import Any
 
 import click
 
-_VERBS = ("serve", "sim", "replay", "check", "status", "queue", "why", "models", "pull", "drain", "ask", "version")
+_VERBS = (
+    "serve",
+    "sim",
+    "replay",
+    "check",
+    "status",
+    "queue",
+    "why",
+    "usage",
+    "models",
+    "pull",
+    "drain",
+    "ask",
+    "version",
+)
 
 
 class _Verbs(click.Group):

@@ -17,6 +17,7 @@ from hermes.config.kinds import (
     Bytes,
     ClassName,
     Command,
+    ConcurrencyMode,
     Cost,
     Count,
     CountOrZero,
@@ -24,8 +25,10 @@ from hermes.config.kinds import (
     Host,
     HostName,
     KeepAlive,
+    LimitMode,
     LineStart,
     ModelName,
+    ModelPattern,
     Number0To1,
     Number0To2,
     OptionsPolicy,
@@ -35,6 +38,7 @@ from hermes.config.kinds import (
     Plugin,
     Port,
     PullRule,
+    Quota,
     Rate,
     Seconds,
     SecondsOrZero,
@@ -51,6 +55,7 @@ from hermes.config.kinds import (
 )
 
 __all__ = [
+    "Allowance",
     "Backend",
     "Config",
     "Defaults",
@@ -60,6 +65,7 @@ __all__ = [
     "LoadOptions",
     "Logging",
     "Model",
+    "Modes",
     "Params",
     "Scheduling",
     "Secret",
@@ -100,20 +106,35 @@ class Server(Struct, frozen=True):
     state_dir: StateDir | None = None
 
 
+class Allowance(Struct, frozen=True):
+    """What may be used of one model at most: the names of `principal.Allowance`."""
+
+    rpm: Count | None = None
+    tpm: Count | None = None
+    concurrency: Count | None = None
+    daily_tokens: Quota | None = None
+    monthly_tokens: Quota | None = None
+
+
 class Key(Struct, frozen=True):
     """A static key, known only by its digest. `user` is the tenant it acts for.
 
-    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`.
+    Its requests are of `usual_class` unless they say otherwise, and never above `max_class`. What it may use is bounded
+    for all models together, and for each that a pattern of `per_model` fits.
     """
 
     user: User
     sha256: Sha256
     admin: bool = False
-    rate_limit: Count | None = None
     max_class: ClassName | None = None
     usual_class: ClassName | None = None
     weight: Weight = 1
-    max_running: Count | None = None
+    rpm: Count | None = None
+    tpm: Count | None = None
+    concurrency: Count | None = None
+    daily_tokens: Quota | None = None
+    monthly_tokens: Quota | None = None
+    per_model: dict[ModelPattern, Allowance] = {}
 
     @property
     def key_id(self) -> str:
@@ -227,10 +248,24 @@ class Model(Struct, frozen=True):
     max_class: ClassName | None = None
     params: Params = Params()
     max_output_tokens: Tokens | None = None
+    rpm: Count | None = None
+    tpm: Count | None = None
+    daily_tokens: Quota | None = None
+    monthly_tokens: Quota | None = None
+
+
+class Modes(Struct, frozen=True):
+    """What comes of a limit: `shadow` counts whom it would refuse."""
+
+    rpm: LimitMode = "enforce"
+    tpm: LimitMode = "enforce"
+    daily_tokens: LimitMode = "enforce"
+    monthly_tokens: LimitMode = "enforce"
+    concurrency: ConcurrencyMode = "queue"
 
 
 class Limits(Struct, frozen=True):
-    """Bounds of the whole process."""
+    """Bounds of the whole process, and how those of keys and models are taken."""
 
     max_concurrent: Count | None = None
     queue_total: Count = 4096
@@ -238,6 +273,7 @@ class Limits(Struct, frozen=True):
     per_tenant_queue: Count = 2048
     max_attempts: Attempts = 3
     retry_ratio: Number0To1 = 0.2
+    modes: Modes = Modes()
 
 
 class Interactive(Struct, frozen=True):

@@ -21,11 +21,10 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from hermes.errors import StorageError
-from hermes.storage.schema import MIGRATIONS
+from hermes.storage.schema import MIGRATIONS, NAME
 
 log = logging.getLogger(__name__)
 
-NAME = "hermes.db"
 # Somebody has the file when somebody holds a lock (flock(2)) on this one; the kernel lets go of it when he dies.
 LOCK = "hermes.lock"
 # Of what is committed together: more would let the first wait for the last.

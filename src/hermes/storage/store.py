@@ -1,0 +1,44 @@
+"""The database of one folder, for all who need it: opened by the first, or at the start where there is one already.
+
+An idle gateway that stores nothing has none: no file, no thread, no SQLite in memory.
+"""
+
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from hermes.errors import StorageError
+from hermes.storage.schema import NAME
+
+if TYPE_CHECKING:
+    from hermes.storage.database import Database
+
+
+class Store:
+    """`folder`: None: nothing is stored."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._opening = Lock()
+        self._database: Database | None = None
+
+    @property
+    def exists(self) -> bool:
+        return self.folder is not None and (self.folder / NAME).exists()
+
+    def database(self) -> "Database":
+        """From any thread; may take a while. Raises StorageError."""
+        if self.folder is None:
+            raise StorageError("nothing is stored: server.state_dir is off, or there is no HOME to have it in")
+        with self._opening:
+            if self._database is None:
+                from hermes.storage.database import Database
+
+                self._database = Database(self.folder)
+            return self._database
+
+    def close(self) -> None:
+        with self._opening:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
