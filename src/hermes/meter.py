@@ -121,6 +121,7 @@ class Charge(Struct, eq=False):
         if exchange.outcome is Outcome.OK:
             hold.learn(usage.completion_tokens)
         elif not exchange.begun and (exchange.outcome not in _LEFT or exchange.attempts == self.attempts):
+            exchange.usage = Usage()
             self.give_back()
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
