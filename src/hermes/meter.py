@@ -72,7 +72,7 @@ class Meter:
     async def close(self) -> None:
         """Write what is left, the budgets as they are."""
         for account, budget in self.limiter.budgets():
-            if budget.written:
+            if budget.claimed:
                 self.ledger.claim(account, budget.period, budget.used)
         await self.ledger.close()
 
@@ -102,7 +102,7 @@ class Meter:
         return self.ledger.written() if waits else None
 
 
-class Charge(Struct, eq=False):
+class Charge(Struct, eq=False, gc=False):
     """What one request has reserved. `attempts`: what it had made before, with another model."""
 
     meter: Meter

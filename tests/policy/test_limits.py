@@ -6,15 +6,29 @@ back. What it may have at most is read off that.
 
 from datetime import UTC, datetime
 from math import inf
+from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
 
 from hermes.policy.limiter import Hold, Limiter, Modes, Refusal
-from hermes.policy.limits import GRAINS, SPAN_S, Moment
-from hermes.principal import UNBOUNDED, Allowance, Principal
+from hermes.policy.limits import (
+    BLOCKS,
+    GRAIN_S,
+    GRAINS,
+    MANY,
+    SPAN_S,
+    AtOnce,
+    Budget,
+    Flow,
+    Limit,
+    Moment,
+    Window,
+)
+from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 DAY_S = 86400.0
@@ -180,3 +194,194 @@ def day(now: float) -> str:
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_the_limits_hold_for_any_sequence_of_requests_and_refuse_nobody_while_there_is_room = Machine.TestCase
+
+
+# --- one by one -------------------------------------------------------------------------------------------------------
+
+
+def waits(limit: Limit, prompt: int, now: float, output: int = 0) -> float:
+    return limit.wait_s(prompt, output, at(now))
+
+
+def test_the_wait_that_is_told_is_exact() -> None:
+    window, flow = Window(2), Flow(60)
+    for now in (0.0, 7.0):
+        window.take(0, 0, at(now))
+        flow.take(25, 0, at(now))
+    assert waits(window, 0, 10.0) == 50.0
+    assert waits(window, 0, 59.9) > 0 == waits(window, 0, 60.0)
+    wait_s = waits(flow, 25, 10.0)
+    assert wait_s == pytest.approx(5.0)  # 75 - 60, less the 10 that have leaked
+    assert waits(flow, 25, 10.0 + wait_s - 0.01) > 0 == waits(flow, 25, 10.0 + wait_s)
+
+
+def test_of_very_many_requests_few_marks_are_kept_and_none_ages_too_early_or_much_too_late() -> None:
+    """I4"""
+    window = Window(MANY + 1)
+    for number in range(MANY + 1):
+        window.take(0, 0, at(number * 0.01))
+    assert len(window._marks) <= MANY * 0.01 / GRAIN_S + 2
+    last = MANY * 0.01
+    wait_s = waits(window, 0, last)
+    assert SPAN_S <= last + wait_s <= SPAN_S + GRAIN_S
+    assert waits(window, 0, last + wait_s) == 0.0
+    assert window.quota(at(last + SPAN_S)).remaining == MANY + 1
+
+
+def test_requests_that_were_given_back_take_no_memory() -> None:
+    """I4"""
+    window = Window(10)
+    window.take(0, 0, at(0.0))
+    for number in range(10_000):
+        window.take(0, 0, at(number * 0.001))(None, at(number * 0.001))
+    assert len(window._marks) < 100
+    assert window.quota(at(10.0)) == Quota(10, 9, 50.0)
+
+
+def test_the_memory_of_a_flow_is_bounded() -> None:
+    """I4"""
+    flow = Flow(100_000)
+    for number in range(50_000):
+        flow.take(2, 0, at(number * 1e-6))
+    assert len(flow._lows) <= GRAINS + 1
+
+
+def test_what_is_given_back_to_a_flow_after_it_has_leaked_is_not_given_back_again() -> None:
+    flow = Flow(60)
+    settle = flow.take(60, 0, at(0.0))
+    assert waits(flow, 60, 60.0) == 0.0
+    flow.take(60, 0, at(60.0))
+    settle(None, at(60.0))
+    assert waits(flow, 1, 60.0) == pytest.approx(1.0)
+
+
+def test_what_a_request_takes_beyond_its_reservation_is_charged_when_it_is_over() -> None:
+    flow, budget = Flow(60), Budget(100, "day", lambda period: 0)
+    for limit in (flow, budget):
+        limit.take(10, 10, at(0.0))(150, at(0.0))
+    assert waits(flow, 1, 0.0) == pytest.approx(91.0)
+    assert budget.used == 150 and waits(budget, 1, 0.0) == 12 * 3600
+
+
+@pytest.mark.parametrize("limit", [Flow(60), Budget(60, "day", lambda period: 0)])
+def test_a_guess_alone_refuses_nobody_for_good_but_a_prompt_that_never_fits_does(limit: Limit) -> None:
+    assert waits(limit, 61, 0.0) == inf
+    assert waits(limit, 50, 0.0, output=500) == 0.0
+    limit.take(50, 500, at(0.0))
+    assert 0 < waits(limit, 1, 0.0) < inf
+
+
+def test_as_many_as_may_at_once() -> None:
+    limit = AtOnce(2)
+    first, _ = limit.take(0, 0, at(0.0)), limit.take(0, 0, at(0.0))
+    assert waits(limit, 0, 0.0) > 0
+    first(5, at(0.0))
+    assert waits(limit, 0, 0.0) == 0.0
+
+
+def test_a_month_ends_with_the_month_and_a_clock_that_is_set_back_leads_into_none_that_is_over() -> None:
+    """I35"""
+    budget = Budget(100, "month", lambda period: 0)
+    new_year = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    budget.take(100, 0, Moment(0.0, new_year - 3600))
+    assert budget.wait_s(1, 0, Moment(0.0, new_year - 3600)) == 3600
+    assert budget.period == "2026-12"
+    assert budget.wait_s(1, 0, Moment(0.0, new_year)) == 0.0
+    budget.take(100, 0, Moment(0.0, new_year))
+    assert budget.wait_s(1, 0, Moment(0.0, new_year - 3600)) > 0
+    assert budget.period == "2027-01"
+
+
+def test_what_is_settled_after_its_day_is_over_does_not_count_in_the_next() -> None:
+    budget = Budget(100, "day", lambda period: 0)
+    settle = budget.take(50, 0, at(0.0))
+    budget.take(20, 0, at(DAY_S))
+    settle(None, at(DAY_S))
+    assert budget.used == 20
+
+
+def test_a_budget_is_claimed_ahead_in_blocks_and_not_more_often_than_needed() -> None:
+    budget = Budget(64_000, "day", lambda period: 0)
+    claims = []
+    while budget.used < budget.most:
+        budget.take(10, 0, at(0.0))
+        if (claim := budget.claim()) is not None:
+            claims.append(claim)
+        assert budget.used <= budget.claimed <= min(budget.most, budget.used + budget.most // BLOCKS)
+    assert budget.claim() is None and len(claims) <= 2 * BLOCKS + 1
+
+
+def test_what_was_used_before_counts() -> None:
+    budget = Budget(100, "day", {"2026-11-22": 90}.__getitem__)
+    assert waits(budget, 11, 0.0) > 0 == waits(budget, 10, 0.0)
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+
+
+def reserve(limiter: Limiter, principal: Principal, model: str = "m", now: float = 0.0, prompt: int = 1) -> Any:
+    return limiter.reserve(limiter.party(principal, model, UNBOUNDED, at(now)), prompt, 0, at(now))
+
+
+def keyed(name: str, **most: int) -> Principal:
+    return Principal(name, name, False, allowance=Allowance(**most))
+
+
+def test_the_longest_wait_is_told() -> None:
+    limiter, mine = Limiter(Modes()), keyed("k", rpm=1, daily_tokens=5)
+    reserve(limiter, mine, prompt=5)
+    assert reserve(limiter, mine, now=1.0) == Refusal("daily_tokens", "key", 5, 12 * 3600 - 1.0)
+
+
+def test_nine_of_ten_answers_so_far_are_reserved_for_and_never_more_than_may_be_written() -> None:
+    limiter, mine = Limiter(Modes()), keyed("k", tpm=10**6)
+    party = limiter.party(mine, "m", UNBOUNDED, at(0.0))
+    for length in range(1, 11):
+        hold = limiter.reserve(party, 1, None, at(0.0))
+        assert isinstance(hold, Hold)
+        hold.learn(length)
+    for most, expected in ((None, 10), (4, 4)):
+        hold = limiter.reserve(party, 1, most, at(0.0))
+        assert isinstance(hold, Hold) and hold.output == expected
+
+
+def test_a_key_that_is_changed_keeps_what_it_has_used() -> None:
+    limiter = Limiter(Modes())
+    for _ in range(3):
+        reserve(limiter, keyed("k", rpm=3))
+    assert isinstance(reserve(limiter, keyed("k", rpm=3)), Refusal)
+    assert isinstance(reserve(limiter, keyed("k", rpm=4)), Hold)
+    assert isinstance(reserve(limiter, keyed("k", rpm=2)), Refusal)
+    assert isinstance(reserve(limiter, keyed("k")), Hold)
+
+
+def test_modes_that_are_changed_hold_for_the_next_request() -> None:
+    limiter, mine = Limiter(Modes()), keyed("k", rpm=1)
+    reserve(limiter, mine)
+    limiter.change(Modes(rpm="shadow"))
+    assert isinstance(reserve(limiter, mine), Hold)
+    limiter.change(Modes())
+    assert isinstance(reserve(limiter, mine), Refusal)
+
+
+def test_who_is_as_new_is_forgotten_and_nobody_else() -> None:
+    """I4"""
+    limiter = Limiter(Modes())
+    running = reserve(limiter, keyed("runs", rpm=1))
+    spender = keyed("spends", daily_tokens=10)
+    reserve(limiter, spender, prompt=10).settle((10, 0), at(0.0))
+    for number in range(5000):
+        reserve(limiter, keyed(f"k{number}", rpm=1), now=number * 1.0).settle((1, 0), at(number * 1.0))
+    assert len(limiter._accounts) < 2500 and len(limiter._parties) < 2500
+    assert "key runs" in limiter._accounts and "key spends" not in limiter._accounts
+    assert isinstance(reserve(limiter, spender, now=5000.0), Refusal)
+    running.settle(None, at(5000.0))
+
+
+def test_patterns_fit_as_they_say_and_the_first_that_fits_counts() -> None:
+    own = (("a.?", Allowance(rpm=1)), ("a*", Allowance(rpm=2)), ("*", Allowance(rpm=3)))
+    mine = Principal("k", "k", False, per_model=own)
+    limiter = Limiter(Modes())
+    for model, most in (("a.b", 1), ("axb", 2), ("a.bc", 2), ("b", 3)):
+        granted = [reserve(limiter, mine, model) for _ in range(5)]
+        assert sum(isinstance(each, Hold) for each in granted) == most

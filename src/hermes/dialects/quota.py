@@ -5,18 +5,22 @@ from math import ceil
 
 from hermes.principal import Quota
 
-_OPENAI = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
+_REQUESTS, _TOKENS = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % ((kind,) * 3)
+    for kind in (b"requests", b"tokens")
+)
 _ANTHROPIC = (
     b"anthropic-ratelimit-%b-limit: %d\r\nanthropic-ratelimit-%b-remaining: %d\r\nanthropic-ratelimit-%b-reset: %b\r\n"
 )
 
 
 def openai_lines(requests: Quota | None, tokens: Quota | None, unix: float) -> bytes:
-    return b"".join(
-        _OPENAI % (kind, quota.most, kind, quota.remaining, kind, _duration(quota.reset_s))
-        for kind, quota in ((b"requests", requests), (b"tokens", tokens))
-        if quota is not None
-    )
+    lines = b""
+    if requests is not None:
+        lines = _REQUESTS % (requests.most, requests.remaining, _duration(requests.reset_s))
+    if tokens is not None:
+        lines += _TOKENS % (tokens.most, tokens.remaining, _duration(tokens.reset_s))
+    return lines
 
 
 def anthropic_lines(requests: Quota | None, tokens: Quota | None, unix: float) -> bytes:
@@ -28,13 +32,11 @@ def anthropic_lines(requests: Quota | None, tokens: Quota | None, unix: float) -
 
 
 def _duration(seconds: float) -> bytes:
-    """As Go writes it: 6m0s, 1.5s, 20ms."""
-    thousandths = ceil(seconds * 1000)
-    if thousandths < 1000:
-        return b"%dms" % thousandths
-    minutes, rest = divmod(thousandths, 60_000)
-    text = b"%bs" % f"{rest / 1000:g}".encode("ascii")
-    return b"%dm%b" % (minutes, text) if minutes else text
+    """As Go writes it: 6m0s, 1s, 20ms."""
+    if seconds < 1:
+        return b"%dms" % ceil(seconds * 1000)
+    whole = ceil(seconds)
+    return b"%ds" % whole if whole < 60 else b"%dm%ds" % (whole // 60, whole % 60)
 
 
 def _instant(unix: float) -> bytes:

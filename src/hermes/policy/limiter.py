@@ -6,7 +6,7 @@ account that is as it was when it was new is forgotten, so that of those that we
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -73,12 +73,14 @@ class Party(Struct, frozen=True, eq=False):
     allowance: Allowance
     accounts: tuple[Account, ...]
     rules: tuple[Rule, ...]
+    windows: tuple[Window, ...]  # of the rules that refuse
+    flows: tuple[Flow, ...]
     budgets: tuple[tuple[str, Budget], ...]
     caps: tuple[tuple[str, int], ...]
     lengths: Samples | None  # of answers; None: nobody asks
 
 
-class Hold(Struct, eq=False):
+class Hold(Struct, eq=False, gc=False):
     """What is reserved for one request."""
 
     party: Party
@@ -145,10 +147,7 @@ class Limiter:
 
     def quotas(self, party: Party, at: Moment) -> tuple[Quota | None, Quota | None]:
         """What is left of requests and of tokens, each by the limit that leaves the least; None: there is none."""
-        limits = [rule.limit for rule in party.rules if rule.refuses]
-        requests = [limit.quota(at) for limit in limits if isinstance(limit, Window)]
-        tokens = [limit.quota(at) for limit in limits if isinstance(limit, Flow)]
-        return min(requests, key=_left, default=None), min(tokens, key=_left, default=None)
+        return _least(party.windows, at), _least(party.flows, at)
 
     def budgets(self) -> Iterable[tuple[str, Budget]]:
         """Of all accounts, by their names."""
@@ -186,8 +185,18 @@ class Limiter:
             lengths = None
         elif lengths is None:
             lengths = Samples(USUAL_OUTPUT_TOKENS, _SAMPLES)
-        budgets = tuple((each.name, budget) for each in accounts for budget in _budgets(each))
-        party = self._parties[key_id, model] = Party(principal, allowance, accounts, rules, budgets, caps, lengths)
+        refusing = [rule.limit for rule in rules if rule.refuses]
+        party = self._parties[key_id, model] = Party(
+            principal,
+            allowance,
+            accounts,
+            rules,
+            tuple(limit for limit in refusing if isinstance(limit, Window)),
+            tuple(limit for limit in refusing if isinstance(limit, Flow)),
+            tuple((each.name, budget) for each in accounts for budget in _budgets(each)),
+            caps,
+            lengths,
+        )
         return party
 
     def _account(self, scope: str, name: str, allowance: Allowance, at: Moment) -> Account:
@@ -248,6 +257,12 @@ def _mode(modes: Modes, kind: str) -> str:
 
 def _budgets(account: Account) -> list[Budget]:
     return [limit for limit in account.limits.values() if isinstance(limit, Budget)]
+
+
+def _least(limits: Sequence[Window | Flow], at: Moment) -> Quota | None:
+    if len(limits) == 1:
+        return limits[0].quota(at)
+    return min((limit.quota(at) for limit in limits), key=_left, default=None)
 
 
 def _left(quota: Quota) -> tuple[int, float]:

@@ -18,8 +18,9 @@ from msgspec import Struct
 from hermes.principal import Quota
 
 SPAN_S = 60.0
-# Of more requests in 60 s than this, those of the same 15 ms are counted as one mark, which ages as its youngest.
-MOST_MARKS = 4096
+# Of a limit above this, requests of the same 0.1 s are counted as one mark, which ages as its youngest.
+MANY = 4096
+GRAIN_S = 0.1
 # Of what a flow gives back, it may lose so much of the limit: what it remembers is no finer.
 GRAINS = 128
 # Budgets are written down so far ahead: what an unclean end loses of one at most.
@@ -59,14 +60,14 @@ class Window:
     def __init__(self, most: int) -> None:
         self.most = most
         self._total = 0
-        self._marks: deque[list[float]] = deque()  # of [when, how many], the oldest first
+        self._marks: deque[list[float]] = deque()  # of [the youngest's time, how many, the oldest's], in order
 
     def wait_s(self, prompt: int, output: int, at: Moment) -> float:
         self._age(at.now)
         surplus = self._total + 1 - self.most
         if surplus <= 0:
             return 0.0
-        for when, count in self._marks:
+        for when, count, _ in self._marks:
             surplus -= int(count)
             if surplus <= 0:
                 return when + SPAN_S - at.now
@@ -74,11 +75,11 @@ class Window:
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
         marks = self._marks
-        if self.most > MOST_MARKS and marks and at.now - marks[-1][0] < SPAN_S / MOST_MARKS:
+        if self.most > MANY and marks and at.now - marks[-1][2] < GRAIN_S:
             marks[-1][0] = at.now
             marks[-1][1] += 1
         else:
-            marks.append([at.now, 1])
+            marks.append([at.now, 1, at.now])
         self._total += 1
         return partial(self._settle, marks[-1])
 
@@ -99,7 +100,7 @@ class Window:
 
     def quota(self, at: Moment) -> Quota:
         self._age(at.now)
-        youngest = next((when for when, count in reversed(self._marks) if count), at.now - SPAN_S)
+        youngest = next((when for when, count, _ in reversed(self._marks) if count), at.now - SPAN_S)
         return Quota(self.most, max(0, self.most - self._total), youngest + SPAN_S - at.now)
 
     def _age(self, now: float) -> None:
@@ -129,14 +130,17 @@ class Flow:
 
     def wait_s(self, prompt: int, output: int, at: Moment) -> float:
         self._leak(at.now)
-        surplus = self._level + _cost(prompt, output, self.most) - self.most
+        cost = prompt + output
+        surplus = self._level + (cost if cost <= self.most else _trimmed(prompt, self.most)) - self.most
         if surplus <= _DUST:
             return 0.0
         return inf if prompt > self.most else surplus * SPAN_S / self.most
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
         self._leak(at.now)
-        cost = _cost(prompt, output, self.most)
+        cost = prompt + output
+        if cost > self.most:
+            cost = _trimmed(prompt, self.most)
         self._pour(cost)
         return partial(self._settle, self._count, cost)
 
@@ -161,8 +165,9 @@ class Flow:
         return Quota(self.most, max(0, int(self.most - self._level + _DUST)), self._level * SPAN_S / self.most)
 
     def _leak(self, now: float) -> None:
-        self._level = max(0.0, self._level - (now - self._at) * self.most / SPAN_S)
-        self._at = now
+        if now > self._at:
+            level = self._level - (now - self._at) * self.most / SPAN_S
+            self._level, self._at = level if level > 0 else 0.0, now
 
     def _pour(self, tokens: int) -> None:
         lows, level = self._lows, self._level
@@ -223,25 +228,30 @@ class Budget:
     clock that is set back leads into no period that is over.
     """
 
-    __slots__ = ("_claimed", "_earlier", "_ends", "_span", "most", "period", "used", "written")
+    __slots__ = ("_claims_above", "_earlier", "_ends", "_span", "claimed", "most", "period", "used", "written")
 
     def __init__(self, most: int, span: Literal["day", "month"], earlier: Callable[[str], int]) -> None:
         self.most = most
-        self.used = self.written = self._claimed = 0
+        self.used = self.written = self.claimed = self._claims_above = 0
         self.period = ""
         self._span = span
         self._earlier = earlier
         self._ends = -inf
 
     def wait_s(self, prompt: int, output: int, at: Moment) -> float:
-        self._turn(at.unix)
-        if self.used + _cost(prompt, output, self.most) <= self.most:
+        if at.unix >= self._ends:
+            self._turn(at.unix)
+        cost = prompt + output
+        if self.used + (cost if cost <= self.most else _trimmed(prompt, self.most)) <= self.most:
             return 0.0
         return inf if prompt > self.most else max(1.0, self._ends - at.unix)
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        self._turn(at.unix)
-        cost = _cost(prompt, output, self.most)
+        if at.unix >= self._ends:
+            self._turn(at.unix)
+        cost = prompt + output
+        if cost > self.most:
+            cost = _trimmed(prompt, self.most)
         self.used += cost
         return partial(self._settle, self.period, cost)
 
@@ -253,27 +263,26 @@ class Budget:
         self.most = most
 
     def is_blank(self, at: Moment) -> bool:
-        self._turn(at.unix)
+        if at.unix >= self._ends:
+            self._turn(at.unix)
         return not self.used
 
     def claim(self) -> int | None:
         """What is to be written down as used now; None: what was told before is enough for a while."""
-        block = max(1, self.most // BLOCKS)
-        ahead = max(self.used, min(self.used + block, self.most))
-        if ahead <= self._claimed or self._claimed - self.used >= max(1, block // 2):
+        if self.used <= self._claims_above:
             return None
-        self._claimed = ahead
-        return ahead
+        block = max(1, self.most // BLOCKS)
+        self.claimed = max(self.used, min(self.used + block, self.most))
+        self._claims_above = self.claimed - block // 2 if self.claimed < self.most else self.claimed
+        return self.claimed
 
     def _turn(self, unix: float) -> None:
-        if unix < self._ends:
-            return
         day = datetime.fromtimestamp(unix, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         self.period, ends = day_of(unix), day + timedelta(days=1)
         if self._span == "month":
             self.period, ends = self.period[:7], (day.replace(day=1) + timedelta(days=32)).replace(day=1)
         self._ends = ends.timestamp()
-        self.used = self.written = self._claimed = self._earlier(self.period)
+        self.used = self.written = self.claimed = self._claims_above = self._earlier(self.period)
 
 
 def day_of(unix: float) -> str:
@@ -286,6 +295,6 @@ def _day(number: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=number)).isoformat()
 
 
-def _cost(prompt: int, output: int, most: int) -> int:
-    """What is reserved: a guess alone takes nobody over the whole limit."""
-    return min(prompt + output, max(prompt, most))
+def _trimmed(prompt: int, most: int) -> int:
+    """What is reserved for who would not fit at all: a guess alone takes nobody over the whole limit."""
+    return max(prompt, most)
