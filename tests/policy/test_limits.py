@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
@@ -26,6 +26,7 @@ from hermes.policy.limits import (
     Flow,
     Limit,
     Moment,
+    Settle,
     Window,
 )
 from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
@@ -244,6 +245,46 @@ def test_the_memory_of_a_flow_is_bounded() -> None:
     for number in range(50_000):
         flow.take(2, 0, at(number * 1e-6))
     assert len(flow._lows) <= GRAINS + 1
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(1, 40)),
+        st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from((0.0, 0.5, 1.0))),
+        st.tuples(st.just("wait"), st.sampled_from((0.5, 3.0, 7.0, 20.0))),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+@example([("take", 20), ("take", 20), ("wait", 27), ("take", 40), ("settle", 1, 0.0), ("settle", 0, 0.0)])
+@example([("take", 15), ("wait", 10), ("take", 30), ("wait", 20), ("take", 20), ("settle", 1, 0.0), ("settle", 0, 0.0)])
+def test_a_flow_is_as_if_each_request_had_taken_what_it_took_when_it_came(steps: list[tuple[Any, ...]]) -> None:
+    """Never more generous than that, and stingier by no more than is said."""
+    flow, now = Flow(60), 0.0
+    poured: list[list[float]] = []  # of [when, what is known to have been taken]
+    open_: list[tuple[Settle, list[float]]] = []
+    settled = 0
+    for what, *much in steps:
+        if what == "wait":
+            now += much[0]
+        elif what == "take":
+            if not waits(flow, much[0], now):
+                poured.append([now, much[0]])
+                open_.append((flow.take(much[0], 0, at(now)), poured[-1]))
+        elif open_:
+            settle, mark = open_.pop(much[0] % len(open_))
+            mark[1] = int(mark[1] * much[1])
+            settle(int(mark[1]), at(now))
+            settled += 1
+        exact, then = 0.0, 0.0
+        for when, tokens in poured:
+            exact, then = max(0.0, exact - (when - then)) + tokens, when
+        exact = max(0.0, exact - (now - then))
+        flow.wait_s(0, 0, at(now))
+        assert exact - FAINT <= flow._level <= exact + settled * 60 / GRAINS + FAINT
+        assert flow._lows == sorted(flow._lows, key=lambda low: low[1])
 
 
 def test_what_is_given_back_to_a_flow_after_it_has_leaked_is_not_given_back_again() -> None:

@@ -163,6 +163,26 @@ async def test_without_a_folder_it_is_in_memory() -> None:
     store.close()
 
 
+def test_what_is_on_its_way_to_the_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @scenario
+    async def ask() -> None:
+        ledger, store = opened(tmp_path)
+        disk = Disk(monkeypatch)
+        disk.state = "hanging"
+        ledger.add(DAY, "ann", "gemma", Use(1, 10, 5))
+        await until(lambda: disk.tries)
+        asking = asyncio.get_running_loop().create_task(ledger.usage(DAY))
+        await asyncio.sleep(0)
+        ledger.add(DAY, "ann", "gemma", Use(1, 1, 1))
+        disk.state = "well"
+        disk.goes_on.set()
+        assert await asking == {(DAY, "ann", "gemma"): Use(2, 11, 6)}
+        await ledger.close()
+        store.close()
+
+    ask()
+
+
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
