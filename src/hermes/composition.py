@@ -122,6 +122,13 @@ def is_metered(config: settings.Config) -> bool:
     return bool(config.keys) or any(_allowance(model) != UNBOUNDED for model in config.models.values())
 
 
+def has_budgets(config: settings.Config) -> bool:
+    """Whether the database is needed from the first request on."""
+    said = [_allowance(each) for each in (*config.keys, *config.models.values())]
+    said += [_allowance(each) for key in config.keys for each in key.per_model.values()]
+    return any(each.daily_tokens or each.monthly_tokens for each in said)
+
+
 def urgency(name: str) -> Class:
     return Class(CLASS_NAMES.index(name))
 

@@ -65,9 +65,9 @@ class Meter:
         if used is not None:
             self._count(charge.key_id, charge.model, charge.created_at, Use(1, *used))
 
-    async def recall(self, unix: float) -> None:
+    async def recall(self, unix: float, has_budgets: bool) -> None:
         """What was used of budgets before the last restart. Raises StorageError."""
-        self.limiter.earlier = await self.ledger.earlier(day_of(unix))
+        self.limiter.earlier = await self.ledger.earlier(day_of(unix), open_anew=has_budgets)
 
     async def close(self) -> None:
         """Write what is left, the budgets as they are."""

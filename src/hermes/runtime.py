@@ -245,7 +245,8 @@ class Runtime:
     async def _recall(self, meter: Meter) -> None:
         """What was used of budgets before the last restart. Raises ConfigError where that cannot be read."""
         try:
-            await meter.recall(time.time())  # noqa: TID251 - budgets are of days of the calendar (I35)
+            now = time.time()  # noqa: TID251 - budgets are of days of the calendar (I35)
+            await meter.recall(now, composition.has_budgets(self.config))
         except StorageError as error:
             if not error.in_use:
                 raise ConfigError(f"server.state_dir: {error}") from error

@@ -1,4 +1,4 @@
-"""What was used, as it is told: one's own, everybody's to operators, after a restart too, and with no disk to keep it."""
+"""What was used, as it is told: one's own, everybody's to operators, after a restart too, and without a disk."""
 
 import asyncio
 from pathlib import Path
@@ -71,11 +71,27 @@ async def test_without_keys_nobodys_use_is_counted_and_nothing_is_opened(tmp_pat
 
 
 @scenario
-async def test_an_idle_gateway_with_keys_opens_no_database(tmp_path: Path) -> None:
+async def test_an_idle_gateway_opens_no_database(tmp_path: Path) -> None:
     server = {"state_dir": str(tmp_path)}
-    async with ollama() as backend, hermes(backend, server=server, keys=[key("ann", daily_tokens=9)]) as gateway:
+    async with ollama() as backend, hermes(backend, server=server, keys=[key("ann", rpm=9)]) as gateway:
         assert (await gateway.ask(USAGE, headers=bearer("ann"))).json["data"] == []
     assert not await asyncio.to_thread((tmp_path / NAME).exists)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"keys": [key("ann", daily_tokens=9)]},
+        {"keys": [key("ann", per_model={"*": {"monthly_tokens": 9}})]},
+        {"models": {"gemma": {"daily_tokens": 9}}},
+    ],
+)
+@scenario
+async def test_where_there_are_budgets_no_request_waits_for_the_database_to_be_opened(
+    tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    async with ollama() as backend, hermes(backend, server={"state_dir": str(tmp_path)}, **sections):
+        assert await asyncio.to_thread((tmp_path / NAME).exists)
 
 
 @scenario
@@ -104,9 +120,9 @@ def test_while_the_disk_is_full_requests_go_on_and_a_metric_tells(
 
     async def go() -> None:
         usual = Database.run
-        monkeypatch.setattr(Database, "run", full)
         keys, server = [key("ann", daily_tokens=1000), key("ops", admin=True)], {"state_dir": str(tmp_path)}
         async with ollama() as backend, hermes(backend, keys=keys, server=server) as gateway:
+            monkeypatch.setattr(Database, "run", full)
             for _ in range(3):
                 assert (await gateway.ask(path, body, bearer("ann"))).status == 200
             assert gateway.counted("hermes_ledger_failures_total")[()] >= 1

@@ -161,9 +161,12 @@ class Ledger:
                 found.setdefault((day, owner, name), Use()).add(Use(*numbers))
         return dict(sorted(found.items()))
 
-    async def earlier(self, day: str) -> dict[tuple[str, str], int]:
-        """What counts as used of the budgets of this day and its month. Raises StorageError."""
-        if not self._store.exists:
+    async def earlier(self, day: str, *, open_anew: bool = False) -> dict[tuple[str, str], int]:
+        """What counts as used of the budgets of this day and its month. Raises StorageError.
+
+        `open_anew`: so that no request waits for that, even if nothing was ever written.
+        """
+        if not self._store.exists and not (open_anew and self._store.folder is not None):
             return {}
         database = await self._open()
         rows = await database.run(lambda connection: _current(connection, day))
