@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from hermes import config as settings
@@ -108,8 +109,8 @@ def _principal(key: settings.Key, config: settings.Config) -> Principal:
     )
 
 
-def _allowance(said: settings.Key | settings.Allowance | settings.Model) -> Allowance:
-    """A model's runs are bounded by its `max_concurrency`."""
+def _allowance(said: Struct) -> Allowance:
+    """Of a key, a model, or a key with a model. A model's runs are bounded by its `max_concurrency`."""
     return Allowance(**{name: getattr(said, name, None) for name in Allowance.__struct_fields__})
 
 
