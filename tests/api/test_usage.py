@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hermes.errors import StorageError
+from hermes.errors import ConfigError, StorageError
 from hermes.storage.database import Database
 from hermes.storage.schema import NAME
 from tests.fakes.backend import ollama
@@ -132,5 +132,32 @@ def test_while_the_disk_is_full_requests_go_on_and_a_metric_tells(
             monkeypatch.setattr(Database, "run", usual)
             await until(lambda: gateway.counted("hermes_ledger_rows_unwritten") == {(): 0.0}, limit_s=5.0)
             assert (await told(gateway, "ann"))["total"]["requests"] == 3
+
+    run(go(), may_log_errors=True)
+
+
+@scenario
+async def test_a_damaged_file_is_a_reason_not_to_start(tmp_path: Path) -> None:
+    """I32"""
+    await asyncio.to_thread((tmp_path / NAME).write_bytes, b"SQLite format 3\x00" + b"garbage" * 1000)
+    async with ollama() as backend:
+        with pytest.raises(ConfigError, match=NAME.replace(".", "[.]")):
+            async with hermes(backend, server={"state_dir": str(tmp_path)}, keys=KEYS):
+                pass
+
+
+def test_beside_another_hermes_with_the_same_folder_use_is_counted_in_memory(tmp_path: Path) -> None:
+    async def go() -> None:
+        keys, server = [key("ann", daily_tokens=1000)], {"state_dir": str(tmp_path)}
+        async with (
+            ollama() as backend,
+            hermes(backend, keys=keys, server=server),
+            hermes(backend, keys=keys, server=server) as second,
+        ):
+            assert (await second.ask(CHAT, chat(max_tokens=5), bearer("ann"))).status == 200
+            meter = second.runtime.meter
+            assert meter is not None
+            ((_, budget),) = meter.limiter.budgets()
+            assert budget.used > 0 and meter.ledger.unwritten == 1
 
     run(go(), may_log_errors=True)

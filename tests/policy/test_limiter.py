@@ -1,4 +1,4 @@
-"""All of a request's limits together, against what was really used: never exceeded, never stingy, all or none (I6, I31).
+"""All of a request's limits together, against what was really used: never exceeded, never stingy, all or none.
 
 The machine keeps the whole history that the limits forget: when each request came, what it took, whether it was given
 back. What it may have at most is read off that.
