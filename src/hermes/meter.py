@@ -21,7 +21,7 @@ from hermes.policy.ticket import Ticket
 from hermes.principal import ANONYMOUS, Principal
 from hermes.storage.ledger import Ledger, Use
 
-# What ends a request whose backend has worked for its client in vain.
+# What ends a request that its client wants no more.
 _LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))
 
 
@@ -57,7 +57,10 @@ class Meter:
             self._count(principal.key_id, service.model, at.unix, Use(refused=1))
             raise _refused(hold)
         ticket.caps = party.caps
-        exchange.charge = Charge(self, hold, principal.key_id, service.model, exchange.created_at, exchange.attempts)
+        hurries = ticket.deadline < ticket.arrived_at + service.timeout_s
+        exchange.charge = Charge(
+            self, hold, principal.key_id, service.model, exchange.created_at, exchange.attempts, hurries
+        )
         return self._write_ahead(party.budgets) if party.budgets else None
 
     def settle(self, charge: "Charge", used: tuple[int, int] | None) -> None:
@@ -103,7 +106,9 @@ class Meter:
 
 
 class Charge(Struct, eq=False, gc=False):
-    """What one request has reserved. `attempts`: what it had made before, with another model."""
+    """What one request has reserved. `attempts`: what it had made before, with another model. `hurries`: its client
+    gives it less time than it would have.
+    """
 
     meter: Meter
     hold: Hold
@@ -111,6 +116,7 @@ class Charge(Struct, eq=False, gc=False):
     model: str
     created_at: float
     attempts: int
+    hurries: bool
 
     def give_back(self) -> None:
         self.meter.settle(self, None)
@@ -120,13 +126,17 @@ class Charge(Struct, eq=False, gc=False):
         usage, hold = exchange.usage, self.hold
         if exchange.outcome is Outcome.OK:
             hold.learn(usage.completion_tokens)
-        elif not exchange.begun and (exchange.outcome not in _LEFT or exchange.attempts == self.attempts):
+        elif not (exchange.begun or (exchange.attempts > self.attempts and self._was_left(exchange.outcome))):
             exchange.usage = Usage()
             self.give_back()
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
             usage = exchange.usage = Usage(hold.prompt, hold.output)
         self.meter.settle(self, (usage.prompt_tokens, usage.completion_tokens))
+
+    def _was_left(self, outcome: Outcome) -> bool:
+        """Whether it is its client that did not wait for the end."""
+        return outcome in _LEFT or (self.hurries and outcome is Outcome.UPSTREAM_TIMEOUT)
 
 
 _WORDS = {

@@ -135,6 +135,19 @@ async def test_a_client_that_leaves_the_queue_is_charged_nothing_and_one_that_le
         assert record.tokens_in + record.tokens_out == used(gateway) == reserved
 
 
+@pytest.mark.parametrize(("within_s", "headers"), [(100, {"x-hermes-deadline-ms": "150"}), (0.15, {})])
+@scenario
+async def test_who_gives_a_backend_too_little_time_is_charged_and_whose_backend_is_too_slow_is_not(
+    within_s: float, headers: dict[str, str]
+) -> None:
+    models = {"gemma": {"timeout_s": within_s}}
+    async with ollama() as backend, hermes(backend, keys=[key("ann", daily_tokens=1000)], models=models) as gateway:
+        backend.default = play(then=Then.STALL)
+        reply = await gateway.ask(CHAT, chat(max_tokens=30), ANN | headers)
+        assert reply.error["code"] == "backend_timeout"
+        assert (used(gateway) > 30) == bool(headers)
+
+
 @scenario
 async def test_requests_over_a_keys_concurrency_wait_and_are_served() -> None:
     keys = [key("ann", concurrency=3), key("bob")]
