@@ -83,12 +83,21 @@ class Bench:
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def whole_answers(self, running: Running, requests: int, seconds: int = 60) -> None:
+    def whole_answers(
+        self, running: Running, requests: int, seconds: int = 60, measure: str = "request_cpu_us"
+    ) -> float:
         """CPU time per whole answer: 32 connections, each asks again as soon as it is answered."""
         self.workshop.pace()
         sizes = {"connections": 32, "requests": requests, "warmup": requests // 10, "seconds": seconds}
         result = self.load("closed", "whole answers", running, chat(False), **sizes)
-        self.samples.add("request_cpu_us", running.subject.name, result["cpu_us"] / max(1, result["answers"]))
+        cpu_us: float = result["cpu_us"] / max(1, result["answers"])
+        self.samples.add(measure, running.subject.name, cpu_us)
+        return cpu_us
+
+    def metering(self, plain: Running, metered: Running, requests: int) -> None:
+        """What keys, limits and the ledger add to that."""
+        off, on = self.whole_answers(plain, requests), self.whole_answers(metered, requests, measure="metered_cpu_us")
+        self.samples.add("metering_cpu_us", plain.subject.name, on - off)
 
     def saturation(self, running: Running, seconds: int) -> None:
         """Whole answers a second with 128 connections that never pause."""

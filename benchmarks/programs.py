@@ -10,7 +10,9 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import machine
 from interpreter import LOCK, best
@@ -20,6 +22,9 @@ SOURCE = Path(__file__).parent
 MANY = 8192
 # The queue of the model that is flooded.
 CROWD = 1000
+
+KEY = "sk-bench"
+LIMITS = ("rpm", "tpm", "concurrency", "daily_tokens", "monthly_tokens")
 
 # What may change how a measured program behaves stays outside.
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -147,11 +152,12 @@ def wait_for(process: "subprocess.Popen[bytes]", port: int, path: str, started: 
 # --- the programs -----------------------------------------------------------------------------------------------------
 
 
-def hermes(workshop: Workshop) -> Subject:
+def hermes(workshop: Workshop, metered: bool = False) -> Subject:
+    """`metered`: with a key that has one of each limit, none of which is ever reached, and a ledger on the disk."""
     port = free_port()
     unbounded = {"backend_model": "bench:latest", "queue_limit": MANY, "timeout_s": "24h"}
     backend = {"name": "mock", "kind": "ollama", "url": f"http://127.0.0.1:{workshop.mock_port}", "slots": MANY}
-    config = {
+    config: dict[str, Any] = {
         "server": {"host": "127.0.0.1", "port": port, "state_dir": "off"},
         "backends": [backend],
         "models": {
@@ -163,7 +169,10 @@ def hermes(workshop: Workshop) -> Subject:
         "limits": {"queue_total": MANY, "per_tenant_queue": MANY},
         "logging": {"access_log": workshop.path("hermes.access.log")},
     }
-    written = workshop.write("hermes.yaml", json.dumps(config))  # JSON is YAML
+    if metered:
+        config["keys"] = [{"user": "bench", "sha256": sha256(KEY.encode()).hexdigest(), **dict.fromkeys(LIMITS, 10**9)}]
+        config["server"]["state_dir"] = workshop.path("state")
+    written = workshop.write(f"hermes{'-metered' * metered}.yaml", json.dumps(config))  # JSON is YAML
     interpreter = best()
     python = (str(interpreter.environment("hermes", "--require-hashes", "-r", str(LOCK)) / "python"), "-m", "hermes")
     here = {"PYTHONPATH": str(SOURCE.parent / "src")}
@@ -174,6 +183,7 @@ def hermes(workshop: Workshop) -> Subject:
         port,
         health="/health",
         ready="/readyz",
+        headers=(f"Authorization: Bearer {KEY}",) if metered else (),
         environment=here,
     )
 

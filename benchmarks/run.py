@@ -61,8 +61,12 @@ def _options() -> argparse.Namespace:
 def _round(bench: Bench, subjects: Sequence[Subject], quick: bool) -> None:
     with contextlib.ExitStack() as stack:
         all_running = [stack.enter_context(bench.workshop.running(subject)) for subject in subjects]
+        metered = stack.enter_context(bench.workshop.running(programs.hermes(bench.workshop, metered=True)))
         for running in all_running:
-            bench.whole_answers(running, requests=5_000 if quick else 20_000)
+            if running.subject.name == "hermes":
+                bench.metering(running, metered, requests=5_000 if quick else 20_000)
+            else:
+                bench.whole_answers(running, requests=5_000 if quick else 20_000)
         for streams in (250, 1000):
             for running in all_running:
                 bench.paced_chunks(running, streams, window_ms=2000 if quick else 4000)

@@ -12,6 +12,8 @@ from hermes.config.build import build
 from hermes.errors import ConfigError
 from hermes.http.limits import Limits
 from hermes.http.wire import Deadlines
+from hermes.policy.limiter import Modes
+from hermes.principal import Allowance
 from hermes.runtime import Runtime
 from tests.simulation.loop import VirtualLoop
 
@@ -62,11 +64,28 @@ def test_what_is_said_of_a_backend_reaches_the_fleet(loop: VirtualLoop) -> None:
     assert (backend.facts.memory_bytes, backend.facts.weight) == (9, 4)
 
 
-@pytest.mark.parametrize("name", config.Limits.__struct_fields__)
+@pytest.mark.parametrize("name", [name for name in config.Limits.__struct_fields__ if name != "modes"])
 def test_each_bound_of_the_process_is_somebodys(name: str) -> None:
     by_default, set_to_one = config.Config(), build({"limits": {name: 1}})
     before, after = ((composition.bounds(each), composition.retries(each.limits)) for each in (by_default, set_to_one))
     assert before != after
+
+
+def test_each_mode_is_the_limiters() -> None:
+    said = dict.fromkeys(config.Modes.__struct_fields__, "shadow")
+    assert asdict(composition.modes(build({"limits": {"modes": said}}).limits)) == said
+    assert composition.modes(config.Limits()) == Modes()
+
+
+@pytest.mark.parametrize("name", Allowance.__struct_fields__)
+def test_what_a_key_and_a_model_may_use_is_theirs(name: str) -> None:
+    key = {"user": "ann", "sha256": "0" * 64, name: 7, "per_model": {"g*": {name: 8}}}
+    built = build({"keys": [key], "models": {} if name == "concurrency" else {"gemma": {name: 9}}})
+    principal = composition._principal(built.keys[0], built)
+    assert principal.allowance == Allowance(**{name: 7})
+    assert principal.per_model == (("g*", Allowance(**{name: 8})),)
+    if built.models:
+        assert composition.catalog(built).listed["gemma"].allowance == Allowance(**{name: 9})
 
 
 MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7},

@@ -11,6 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from hermes import config as settings
@@ -24,12 +25,13 @@ from hermes.http.wire import Deadlines
 from hermes.keyring import Made
 from hermes.metrics import Metrics
 from hermes.oidc import source
+from hermes.policy.limiter import Modes
 from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules, Settings
-from hermes.principal import ANONYMOUS, CLASS_NAMES, Allowance, Class, Principal
+from hermes.principal import ANONYMOUS, CLASS_NAMES, UNBOUNDED, Allowance, Class, Principal
 from hermes.storage import pepper
 from hermes.storage.keys import Fields as StoredFields
 from hermes.storage.keys import Key as StoredKey
@@ -119,8 +121,9 @@ def _principal(key: settings.Key, config: settings.Config) -> Principal:
         ceiling,
         usual,
         key.weight,
-        key.max_running,
         key.models,
+        allowance(key),
+        tuple((pattern, allowance(own)) for pattern, own in key.per_model.items()),
         metrics=key.metrics,
         expires_at=key.expires,
     )
@@ -145,7 +148,7 @@ def stored(config: settings.Config) -> Made:
             usual,
             said.weight,
             models=said.models,
-            allowance=Allowance(**{name: getattr(said, name) for name in Allowance.__struct_fields__}),
+            allowance=allowance(said),
             metrics=said.metrics,
             expires_at=min((end for end in (said.expires_at, until) if end is not None), default=None),
         )
@@ -192,6 +195,23 @@ def check_issuer(issuer: settings.Issuer) -> None:
             read_set(source.read(issuer.jwks_file or ""), issuer.algorithms)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def allowance(said: Struct) -> Allowance:
+    """Of a key, a model, or a key with a model. A model's runs are bounded by its `max_concurrency`."""
+    found = Allowance(**{name: getattr(said, name, None) for name in Allowance.__struct_fields__})
+    return UNBOUNDED if found == UNBOUNDED else found
+
+
+def modes(limits: settings.Limits) -> Modes:
+    return Modes(**asdict(limits.modes))
+
+
+def has_budgets(config: settings.Config) -> bool:
+    """Whether the database is needed from the first request on."""
+    said = [allowance(each) for each in (*config.keys, *config.models.values())]
+    said += [allowance(each) for key in config.keys for each in key.per_model.values()]
+    return any(each.daily_tokens or each.monthly_tokens for each in said)
 
 
 def urgency(name: str) -> Class:
@@ -288,6 +308,7 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         highest=urgency(model.max_class or "interactive"),
         pulled=model.pull == "on_demand",
         fallback=model.fallback,
+        allowance=allowance(model),
     )
 
 
@@ -331,6 +352,11 @@ def admin_socket(config: settings.Config, environ: Mapping[str, str]) -> Path | 
         return None if config.admin.unix_socket == "off" else Path(config.admin.unix_socket)
     folder = state_dir(config.server, environ)
     return None if folder is None else folder / ADMIN_SOCKET
+
+
+def is_simulated(config: settings.Config) -> bool:
+    """Of simulated models nothing is kept."""
+    return any(backend.simulated for backend in config.backends)
 
 
 def groups(config: settings.Config) -> list[list[settings.Backend]]:

@@ -216,6 +216,14 @@ class QueueFull(GatewayError):
     status, code, outcome = 429, "queue_full", Outcome.QUEUE_FULL
 
 
+class RateLimited(GatewayError):
+    status, code, outcome = 429, "rate_limit_exceeded", Outcome.LIMITED
+
+
+class QuotaExceeded(GatewayError):
+    status, code, outcome = 429, "insufficient_quota", Outcome.LIMITED
+
+
 class QueueTimeout(GatewayError):
     """Its time is over. By itself no SDK shall wait all that time again."""
 
@@ -276,7 +284,7 @@ class Overloaded(GatewayError):
 
 
 class NotStored(GatewayError):
-    """What must not be lost cannot be written: nothing of it is acknowledged (invariant I32)."""
+    """What must not be lost cannot be written or read (invariant I32)."""
 
     status, code = 503, "not_stored"
 

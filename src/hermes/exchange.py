@@ -37,6 +37,13 @@ class Asking(Protocol):
     def cut(self) -> None: ...
 
 
+class Charging(Protocol):
+    """What a request has reserved of what may be used."""
+
+    def close(self, exchange: "Exchange") -> None: ...
+    def give_back(self) -> None: ...
+
+
 class Exchange(Struct, eq=False, gc=False):
     """What is known of one request so far. `now` arguments and `*_at` are monotonic seconds, `created_at` is not."""
 
@@ -66,6 +73,8 @@ class Exchange(Struct, eq=False, gc=False):
     crashes: int = 0  # of backends that were at it
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
+    charge: Charging | None = None  # None: nothing bounds or counts what it uses
+    quota_lines: bytes = b""  # what its client is told of its limits
     outcome: Outcome = Outcome.OK
     code: str = ""
     quiet: bool = False  # not worth a log line
@@ -91,9 +100,11 @@ class Exchange(Struct, eq=False, gc=False):
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:
-        """The header line that tells the client the request's id, after those that every answer has."""
+        """The header lines that tell the client the request's id, and what is left to it where it has limits; before
+        them those that every answer has.
+        """
         id = self.request_id.encode("ascii")
-        line = b"%bx-request-id: %b\r\n" % (self.more_lines, id)
+        line = b"%b%bx-request-id: %b\r\n" % (self.more_lines, self.quota_lines, id)
         return b"%b%b: %b\r\n" % (line, self.also_id, id) if self.also_id else line
 
 
@@ -145,6 +156,8 @@ class Journal:
             return
         exchange.closed = True
         exchange.cancel = None
+        if exchange.charge is not None:
+            exchange.charge.close(exchange)
         del self.exchanges[exchange]
         duration_s = now - exchange.arrived_at
         if exchange.model:

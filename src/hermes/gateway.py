@@ -32,6 +32,7 @@ from hermes.exchange import Exchange
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.http.response import Response
+from hermes.meter import Meter
 from hermes.metrics import Metrics
 from hermes.policy import affinity, volatile
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
@@ -39,7 +40,7 @@ from hermes.policy.estimates import Outlook
 from hermes.policy.retry import RetryBudget
 from hermes.policy.routing import Candidates, fill_in
 from hermes.policy.ticket import Ticket
-from hermes.principal import Principal
+from hermes.principal import UNBOUNDED, Principal
 from hermes.router import Route, Router
 
 # A prompt that so many backends have died of is not tried on another.
@@ -80,10 +81,12 @@ class Gateway:
         admission: Admission,
         retries: RetryBudget,
         metrics: Metrics,
+        meter: Meter,
         heartbeat_s: float = 0.0,
         volatile_lines: tuple[str, ...] = (),
     ) -> None:
         self.router = router
+        self._meter = meter
         self._fleet = fleet
         self._admission = admission
         self._metrics = metrics
@@ -123,6 +126,12 @@ class Gateway:
                     ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
+                if (meter := self._meter) is not None and (
+                    principal.counted or route.service.allowance is not UNBOUNDED
+                ):
+                    waits = meter.reserve(exchange, principal, route.service, dialect, ticket, sampling.max_tokens)
+                    if waits is not None:
+                        await waits
                 meta = Meta(
                     exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
                 )
@@ -159,6 +168,10 @@ class Gateway:
         route = router.known(request.model, dialect) or await router.find(request.model, dialect)
         route = router.able(route, request)
         ticket = self._ticket(exchange, principal, route, request, size_bytes, size_bytes, claim)
+        if principal.counted or route.service.allowance is not UNBOUNDED:
+            waits = self._meter.reserve(exchange, principal, route.service, dialect, ticket, 0)
+            if waits is not None:
+                await waits
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
         await self._serve(job, ticket, None)
@@ -212,8 +225,7 @@ class Gateway:
             urgency(claim, request.service_tier, principal, service.highest),
             request.priority,
             principal.weight,
-            principal.max_running,
-            int(prompt_bytes * route.tokens_per_byte.value),
+            prompt_tokens=int(prompt_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
         )
         return ticket

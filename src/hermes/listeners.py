@@ -67,13 +67,12 @@ class Listeners:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             await self.server(api).listen_unix(str(path), _OWNER_ONLY)
         except OSError as error:
+            why = f"cannot listen on {path}: {error}"
             if error.errno == errno.EADDRINUSE:
-                raise ConfigError(
-                    f"another Hermes listens on {path}: give this one a server.state_dir of its own, or stop that one"
-                ) from None
+                why = f"another Hermes listens on {path}: give this one a server.state_dir of its own"
             if asked_for:
-                raise ConfigError(f"admin.unix_socket: cannot listen on {path}: {error}") from error
-            log.warning("keys can only be changed while this Hermes is stopped: cannot listen on %s: %s", path, error)
+                raise ConfigError(f"admin.unix_socket: {why}") from error
+            log.warning("keys can only be changed while this Hermes is stopped: %s", why)
 
     async def _open(self, server: Server, host: str, port: int) -> str:
         taken = await _bound(server.listen(host, port, self._tls), f"{host}:{port}")

@@ -35,13 +35,22 @@ class Allowance(Struct, frozen=True):
 UNBOUNDED = Allowance()
 
 
+class Quota(Struct, frozen=True, gc=False):
+    """What is told of a limit: what is left, and in how many seconds all of it will be there again."""
+
+    most: int
+    remaining: int
+    reset_s: float
+
+
 class Principal(Struct, frozen=True):
     """`key_id` names the credential and may be logged; `tenant` is who shares a place in the queue.
 
     A request is of the class `usual` unless it says otherwise, and never above `ceiling`. `weight` is the tenant's
-    share beside others; `max_running` bounds how many of its requests run at once. `models`: patterns of the names
-    (`*`, `?`) that may be asked for; none: all. `allowance`: what the key itself may use. `metrics`: it may read them,
-    as operators may. `expires_at`: in Unix seconds; None: never.
+    share beside others. `models`: patterns of the names (`*`, `?`) that may be asked for; none: all. `allowance`: what
+    the key itself may use; `per_model`: what it may use of each single model whose name fits the pattern, the first
+    that does. `metrics`: it may read them, as operators may. `expires_at`: in Unix seconds; None: never. `counted`:
+    what it uses is written down.
     """
 
     key_id: str
@@ -50,12 +59,13 @@ class Principal(Struct, frozen=True):
     ceiling: Class = Class.INTERACTIVE
     usual: Class = Class.NORMAL
     weight: float = 1.0
-    max_running: int | None = None
     models: tuple[str, ...] = ()
     allowance: Allowance = UNBOUNDED
+    per_model: tuple[tuple[str, Allowance], ...] = ()
     metrics: bool = False
     expires_at: float | None = None
+    counted: bool = True
 
 
 # Where no keys are configured, every caller is the operator.
-ANONYMOUS = Principal(key_id="anonymous", tenant="anonymous", admin=True)
+ANONYMOUS = Principal(key_id="anonymous", tenant="anonymous", admin=True, counted=False)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import RouteTable
 from hermes.api.table import routes
+from hermes.api.usage import Usage
 from hermes.auth import Authenticator
 from hermes.config.rules import check_bind
 from hermes.dialects import ClientDialect
@@ -43,7 +45,9 @@ from hermes.gateway import Gateway
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
 from hermes.listeners import Listeners
+from hermes.meter import Meter
 from hermes.metrics import Metrics
+from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Changed
@@ -51,6 +55,7 @@ from hermes.reload import Reload, Source
 from hermes.router import Router
 from hermes.snapshot import Snapshot, moved, snapshot
 from hermes.storage.learned import Keeper, State
+from hermes.storage.ledger import Ledger
 from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -95,7 +100,13 @@ class Runtime:
         self.router = Router(first.catalog, self.fleet)
         retries = RetryBudget(first.retries)
         lines, heartbeat_s = config.volatile_lines, config.scheduling.queue_heartbeat_s
-        self._gateway = Gateway(self.router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        # Of simulated models nothing is kept.
+        ledger = Ledger(Store(None) if composition.is_simulated(config) else self.store, loop)
+        self.meter = Meter(Limiter(first.modes), ledger, loop.time)
+        self.meter.show(self.metrics)
+        self._gateway = Gateway(
+            self.router, self.fleet, self.admission, retries, self.metrics, self.meter, heartbeat_s, lines
+        )
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
         self._openai = OpenAI()
@@ -135,7 +146,8 @@ class Runtime:
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
         inference = Inference(self._gateway, openai, Completions(), Responses(), prompt, anthropic)
         ollama = Ollama(inference, models)
-        self._routes = tuple(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
+        usage = Usage(self.meter.ledger)
+        self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return self._app(self._table(), self.people, areas)
@@ -162,6 +174,7 @@ class Runtime:
         self._load_keys()
         self._open_access_log()
         self._remember()
+        await self._recall()
         if self.people.issuers is not None:
             self.people.issuers.start(self._loop)
         self._begin(self.fleet.run(self._watchdog.watch), "fleet")
@@ -224,7 +237,8 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
-        self.store.close()
+        await self.meter.close()
+        await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
             self._access_log.close()
 
@@ -240,14 +254,22 @@ class Runtime:
 
     def _remember(self) -> None:
         """What was learned before the last restart."""
-        folder = composition.state_dir(self.config.server, os.environ)
-        if folder is None or any(backend.simulated for backend in self.config.backends):
+        folder = self.store.folder
+        if folder is None or composition.is_simulated(self.config):
             return
         self._keeper = Keeper(folder, self._learned)
         self.scheduler.learn(self._keeper.state.models)
         for name, backend in self.fleet.backends.items():
             backend.learn(self._keeper.state.sizes.get(name, {}))
         self._keeper.start()
+
+    async def _recall(self) -> None:
+        """What was used of budgets before the last restart. Raises ConfigError where that cannot be read."""
+        try:
+            now = time.time()  # noqa: TID251 - budgets are of days of the calendar (I35)
+            await self.meter.recall(now, composition.has_budgets(self.config))
+        except StorageError as error:
+            raise ConfigError(f"server.state_dir: {error}") from error
 
     def _learned(self) -> State | None:
         backends = self.fleet.backends
@@ -310,6 +332,7 @@ class Runtime:
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         gateway.retries.adopt(new.retries)
+        self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())
         self.router.adopt(new.catalog)
         replaced = self.fleet.replace(new.backends, new.patience)

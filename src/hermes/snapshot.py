@@ -15,6 +15,7 @@ from hermes.http.limits import Limits
 from hermes.http.wire import Deadlines
 from hermes.keyring import Made
 from hermes.metrics import Metrics
+from hermes.policy.limiter import Modes
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog
@@ -42,6 +43,7 @@ class Snapshot(Struct, frozen=True):
     limits: Limits
     tls: ssl.SSLContext | None
     scheduled: Settings
+    modes: Modes
     retries: RetryPolicy
     patience: Patience
     catalog: Catalog
@@ -69,6 +71,7 @@ def snapshot(
         composition.limits(config.server),
         composition.tls(config.server),
         composition.scheduled(config),
+        composition.modes(config.limits),
         composition.retries(config.limits),
         composition.patience(config.health),
         composition.catalog(config),

@@ -90,10 +90,26 @@ async def test_a_socket_left_by_a_dead_hermes_is_replaced_and_a_living_ones_is_n
         (tmp_path / "left").rename(path)
         async with hermes(backend, **kept(tmp_path)):
             assert (await ask(path, KEYS)).status == 200
+            asked_for = kept(tmp_path, admin={"unix_socket": str(path)})
             with pytest.raises(ConfigError, match=f"another Hermes listens on {path}"):
-                async with hermes(backend, **kept(tmp_path)):
+                async with hermes(backend, **asked_for):
                     pass
             assert (await ask(path, KEYS)).status == 200
+
+
+@scenario
+async def test_of_two_with_one_folder_the_second_serves_too_but_never_past_stored_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I24"""
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)):
+        async with hermes(backend, **kept(tmp_path)) as second:
+            assert (await second.ask("/v1/models")).status == 200
+            assert "another Hermes listens on" in caplog.text
+            await made(tmp_path)
+        with pytest.raises(ConfigError, match="in use by another Hermes"):
+            async with hermes(backend, **kept(tmp_path)):
+                pass
 
 
 @scenario

@@ -248,7 +248,7 @@ def tickets(gateway: Hermes) -> list[Ticket]:
 
 @scenario
 async def test_who_has_as_many_running_as_it_may_waits_and_holds_nobody_up() -> None:
-    keys = [key("ann", max_running=1), key("bob")]
+    keys = [key("ann", concurrency=1), key("bob")]
     async with ollama() as backend, hermes(backend, keys=keys, defaults={"max_concurrency": 3}) as gateway:
         free = asyncio.Event()
         backend.default = play(free, "Hel", DONE)

@@ -22,6 +22,8 @@ SESSIONS = 12
 
 KEYS = {"sk-writer": "writer", "sk-editor": "editor", "sk-editor-2": "editor", "sk-crowd": "crowd"}
 OPERATOR_KEY = "sk-operator"
+# Of everything more than they take: nobody is refused by it, everything is counted.
+PLENTY = {"rpm": 10**6, "tpm": 10**9, "daily_tokens": 10**12, "monthly_tokens": 10**12}
 
 Way = Literal["reset", "close", "half"]
 

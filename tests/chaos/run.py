@@ -3,11 +3,12 @@
 import asyncio
 import json
 import re
+import sqlite3
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from prometheus_client.samples import Sample
 
 import hermes
 from hermes.simulator import parse_fault
+from hermes.storage.schema import NAME
 from tests.chaos import plan
 from tests.chaos.client import Clients, Seen
 from tests.chaos.wire import connect
@@ -33,6 +35,7 @@ _SETTLE_S = 5.0
 # The process has met everything once: what it needs for that is not a leak.
 _WARM_UP = 50
 _BEAT_S = 0.02
+_STATE = "state"
 
 
 class Scrape(Struct, frozen=True):
@@ -52,8 +55,26 @@ class Scrape(Struct, frozen=True):
         return totals
 
 
+class Books(Struct, frozen=True):
+    """What is on the disk: the ledger's rows by day, key and model, and budgets by account and period."""
+
+    rows: dict[tuple[str, str, str], tuple[int, ...]]
+    budgets: dict[tuple[str, str], int]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Books":
+        with closing(sqlite3.connect(folder / NAME)) as connection:
+            rows = connection.execute("SELECT * FROM usage").fetchall()
+            budgets = connection.execute("SELECT * FROM budgets").fetchall()
+        return cls(
+            {(day, key, model): tuple(numbers) for day, key, model, *numbers in rows},
+            {(account, period): tokens for account, period, tokens in budgets},
+        )
+
+
 class Evidence(Struct):
-    """What clients, backend and Hermes say of one run. `records` are the access log's lines.
+    """What clients, backend and Hermes say of one run. `records` are the access log's lines, `usage` the ledger's rows
+    as they were told before the end, `books` what is on the disk after it.
 
     `stall_s`: for how long this process has held its own clients and backend up, at most.
     """
@@ -68,6 +89,8 @@ class Evidence(Struct):
     scrapes: list[Scrape]
     peak_rss_bytes: int
     records: list[dict[str, Any]]
+    usage: list[dict[str, Any]]
+    books: Books
     log: str
     exit_code: int
 
@@ -86,6 +109,9 @@ class Program:
     async def scrape(self) -> Scrape:
         families = text_string_to_metric_families((await self._get("/metrics")).decode())
         return Scrape(tuple(sample for family in families for sample in family.samples))
+
+    async def usage(self) -> list[dict[str, Any]]:
+        return list(json.loads(await self._get("/v1/usage"))["data"])
 
     async def idle(self) -> dict[str, Any]:
         """The status once nothing runs or waits any more, or when it should have been so for long."""
@@ -120,10 +146,11 @@ class Program:
 async def _serve(urls: list[str], folder: Path) -> AsyncIterator[Program]:
     config = folder / "hermes.yaml"
     config.write_text(json.dumps(plan.gateway(urls, str(folder / "access.log"))))
-    keys = {key: {"user": user} for key, user in plan.KEYS.items()} | {
+    keys: dict[str, dict[str, object]] = {key: {"user": user, **plan.PLENTY} for key, user in plan.KEYS.items()} | {
         plan.OPERATOR_KEY: {"user": "operator", "admin": True}
     }
     environ = {"API_KEYS_JSON": json.dumps(keys), "PYTHONPATH": str(Path(hermes.__file__).parents[1])}
+    environ["HERMES_SERVER__STATE_DIR"] = str(folder / _STATE)
     log = folder / "stderr.log"
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -198,6 +225,7 @@ async def _observe(count: int, seed: int, program: Program, witnesses: list[Witn
     watch.scrapes.append(await program.scrape())
     with suppress(AssertionError):  # the evidence tells more
         await until(lambda: not witnesses[0].present, limit_s=_SETTLE_S)
+    usage = await program.usage()
     exit_code = await program.stop()
     return Evidence(
         took_s=took_s,
@@ -210,6 +238,8 @@ async def _observe(count: int, seed: int, program: Program, witnesses: list[Witn
         scrapes=watch.scrapes,
         peak_rss_bytes=watch.peak_rss_bytes,
         records=[json.loads(line) for line in (program.folder / "access.log").read_bytes().splitlines()],
+        usage=usage,
+        books=Books.read(program.folder / _STATE),
         log=(program.folder / "stderr.log").read_text(),
         exit_code=exit_code,
     )

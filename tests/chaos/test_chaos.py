@@ -41,6 +41,8 @@ OUTCOMES = {
     "backend_timeout": "upstream_timeout",
 }
 
+KINDS = ("requests", "prompt_tokens", "completion_tokens")
+
 ALARM = re.compile(r'"level": "(warning|error|critical)"|Traceback|exception', re.IGNORECASE)
 # One of the faults; who waited for the model is told.
 MEANT = re.compile("could not load| is (open|stuck): ")
@@ -75,6 +77,57 @@ def test_clients_left_in_every_phase_and_everything_went_wrong_once(evidence: Ev
         # The simulator counts those that befall an answer, not those of a load.
         asked = {fault.partition(";")[0] for fault in plan.backend(SEED).faults}
         assert evidence.faults.keys() >= asked - {"slow-load", "load-fail"}
+
+
+# --- what was used --------------------------------------------------------------------------------------------------
+
+
+def charged(evidence: Evidence) -> Counter[tuple[str, str, str]]:
+    """By key, model and what: what the access log tells of those who were charged."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for record in evidence.records:
+        tokens_in, tokens_out = record.get("tokens_in", 0), record.get("tokens_out", 0)
+        if tokens_in or tokens_out:
+            where = record["key_id"], record["model"]
+            found += Counter(
+                {
+                    (*where, "requests"): 1,
+                    (*where, "prompt_tokens"): tokens_in,
+                    (*where, "completion_tokens"): tokens_out,
+                }
+            )
+    return found
+
+
+def test_every_counter_equals_the_ledger(evidence: Evidence) -> None:
+    """I6, I31: the log, the metrics, what the running ledger told, and what is on the disk, budgets too."""
+    told: Counter[tuple[str, str, str]] = Counter()
+    for row in evidence.usage:
+        told += Counter({(row["key"], row["model"], kind): row[kind] for kind in KINDS})
+    assert told == charged(evidence)
+    stored: Counter[tuple[str, str, str]] = Counter()
+    for (_, key, model), numbers in evidence.books.rows.items():
+        stored += Counter({(key, model, kind): number for kind, number in zip(KINDS, numbers[:3], strict=True)})
+        assert numbers[3:] == (0,), "refused"
+    assert stored == told
+    counted = evidence.scrapes[-1].by("hermes_tokens_total", "model", "kind")
+    by_model: Counter[tuple[str, ...]] = Counter()
+    for (_, model, kind), number in told.items():
+        by_model[model, kind.removesuffix("_tokens")] += number
+    assert counted == Counter({each: number for each, number in by_model.items() if each[1] != "requests"})
+    today = max(period for _, period in evidence.books.budgets)
+    for (account, period), tokens in evidence.books.budgets.items():
+        if today.startswith(period):
+            rows = (row for row in evidence.usage if f"key {row['key']}" == account and row["day"].startswith(period))
+            assert tokens == sum(row["total_tokens"] for row in rows)
+    assert len(evidence.books.budgets) == 2 * len(plan.KEYS)
+
+
+def test_who_leaves_is_charged_what_a_backend_was_at_work_for(evidence: Evidence) -> None:
+    left = [record for record in evidence.records if record["outcome"] == "client_gone" and record.get("model")]
+    worked = [record for record in left if record.get("attempts")]
+    assert worked and all(record.get("tokens_in") and record.get("tokens_out") for record in worked)
+    assert not [record for record in left if not record.get("attempts") and record.get("tokens_in")]
 
 
 # --- what clients saw -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from hermes.cli.options import gib
 from hermes.config import files
 from hermes.config.commands import filled
 from tests.fakes.backend import Done, FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
-from tests.fakes.gateway import Hermes, hermes, hold_slot, scenario, serving
+from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, hold_slot, key, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
 from tests.http.peers import background
@@ -72,6 +72,7 @@ VERBS = [
     "status",
     "queue",
     "why",
+    "usage",
     "models",
     "pull",
     "drain",
@@ -678,3 +679,22 @@ async def test_there_is_no_draining_a_backend_that_there_is_not(verb: Run) -> No
     async with ollama() as backend, hermes(backend) as gateway:
         result = await ask(verb, gateway, "drain", "b/1")
         assert result.exit_code == 1 and "there is no backend 'b/1'; there are: b0" in result.stderr
+
+
+# --- usage ------------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_usage_shows_who_has_used_what(verb: Run) -> None:
+    keys = [key("ann", rpm=1), key("ops", admin=True)]
+    async with ollama() as backend, hermes(backend, keys=keys) as gateway:
+        for _ in range(2):
+            await gateway.ask(CHAT, chat(), bearer("ann"))
+        shown = (await ask(verb, gateway, "usage", HERMES_API_KEY="sk-ops")).output
+        first, row = shown.splitlines()
+        assert re.fullmatch(r"since \d{4}-\d{2}-01: 1 requests, 7 \+ 3 = 10 tokens, 1 refused", first)
+        assert row.split("  ")[1:] == [key("ann")["sha256"][:12], "gemma:latest", first.partition(": ")[2]]
+        told = await ask(verb, gateway, "usage", "--json", "--model", "gemma:latest", HERMES_API_KEY="sk-ops")
+        assert json.loads(told.output)["total"]["requests"] == 1
+        wrong = await ask(verb, gateway, "usage", "--since", "today", HERMES_API_KEY="sk-ops")
+        assert wrong.exit_code == 1 and "2026-11-22" in wrong.output

@@ -227,7 +227,7 @@ def test_a_mistake_is_told_with_path_value_and_expectation(settle: Settle, yaml:
         ({"API_KEYS_JSON": '{"sk-1": {"user": "a", "rate": 1}}'}, "keys[0]: unknown key"),
         (
             {"API_KEYS_JSON": '{"sk-1": {"user": "a", "rate_limit": 0}}'},
-            "keys[0].rate_limit: *** is not a whole number",
+            "keys[0].rpm: *** is not a whole number",
         ),
     ],
 )

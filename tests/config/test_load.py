@@ -99,7 +99,8 @@ VALUES = {
     "interactive": {"weight": 3}, "normal": {"max_wait_s": 5}, "batch": {"weight": 2}, "usual_class": "batch",
     "model_floor": 0.25, "cpu_affinity": [0, 1], "options_policy": "max", "pull": "on_demand",
     "volatile_lines": ["Time:"], "jwt": [{"name": "a", "issuer": "https://a", "audience": ["h"], "jwks_file": "/k"}],
-    "watch_config": False, "metrics": True,
+    "watch_config": False, "metrics": True, "modes": {"rpm": "off"}, "rpm": "shadow", "tpm": "off",
+    "daily_tokens": "shadow", "monthly_tokens": "off", "concurrency": "reject",
 }  # fmt: skip
 SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling")
 PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]
@@ -226,8 +227,8 @@ def test_a_familiar_name_says_of_which_kind_the_one_backend_is(settle: Settle, k
 def test_keys_may_come_as_the_keys_themselves(settle: Settle) -> None:
     entries = {"sk-one": {"user": "editor"}, "sk-two": {"user": "batch-job", "rate_limit": 60, "admin": True}}
     one, two = settle(None, {"API_KEYS_JSON": json.dumps(entries)}).config.keys
-    assert (one.user, one.admin, one.rate_limit) == ("editor", False, None)
-    assert (two.user, two.admin, two.rate_limit) == ("batch-job", True, 60)
+    assert (one.user, one.admin, one.rpm) == ("editor", False, None)
+    assert (two.user, two.admin, two.rpm) == ("batch-job", True, 60)
     assert one.sha256 == "456f1612bd25c6c8455039437bf441f43aa3b7d1c0b0047c712d5036dfebef0d"
 
 

@@ -140,9 +140,9 @@ def test_a_user_at_a_cap_is_not_let_past_others() -> None:
     core = fleet(slots=1)
     runs = busy(core)
     core.finish(runs["z"], 1.0)
-    offered(core, runs["z"].prefix, 1.0, tenant="capped", tenant_cap=1)
+    offered(core, runs["z"].prefix, 1.0, tenant="capped", caps=(("k", 1),))
     head = offered(core, runs["x"].prefix, 2.0)
-    capped = offered(core, runs["y"].prefix, 3.0, tenant="capped", tenant_cap=1)
+    capped = offered(core, runs["y"].prefix, 3.0, tenant="capped", caps=(("k", 1),))
     core.finish(runs["y"], 4.0)
     assert (head.backend, capped.backend) == ("y", "")
 

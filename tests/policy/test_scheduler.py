@@ -67,7 +67,7 @@ def test_the_process_runs_no_more_than_its_cap() -> None:
 
 def test_a_tenant_runs_no_more_than_its_cap_and_holds_nobody_up() -> None:
     core = scheduler(x=3)
-    mine = [ticket(tenant_cap=2) for _ in range(4)]
+    mine = [ticket(caps=(("k", 2),)) for _ in range(4)]
     assert started(offer(core, *mine)) == mine[:2]
     yours = ticket(tenant="other")
     assert started(offer(core, yours)) == [yours]
@@ -78,9 +78,19 @@ def test_a_tenant_runs_no_more_than_its_cap_and_holds_nobody_up() -> None:
 
 def test_a_tenant_below_its_cap_again_goes_on_with_whatever_model_it_waits_for() -> None:
     core = scheduler(x=1)
-    first, second = ticket("a", tenant_cap=1), ticket("b", tenant_cap=1)
+    first, second = ticket("a", caps=(("k", 1),)), ticket("b", caps=(("k", 1),))
     offer(core, first, second)
     assert started(core.finish(first, 1.0)) == [second]
+
+
+def test_a_key_at_its_cap_does_not_hold_up_its_owners_other_keys() -> None:
+    core = scheduler(x=3)
+    capped = [ticket(caps=(("k", 1),)) for _ in range(3)]
+    other, free = ticket(caps=(("other", 1),)), ticket()
+    assert started(offer(core, *capped, other)) == [capped[0], other]
+    assert started(offer(core, ticket(caps=(("other", 1),)), free)) == [free]
+    assert started(core.finish(free, 1.0)) == []
+    assert started(core.finish(capped[0], 2.0)) == [capped[1]]
 
 
 def test_names_of_one_resident_model_share_its_slots() -> None:

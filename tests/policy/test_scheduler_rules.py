@@ -58,7 +58,10 @@ BOUNDS = st.sampled_from(
 )
 HURRIED = (ClassRules(16.0, 8.0), ClassRules(4.0, 30.0), ClassRules(1.0))
 WAYS = st.sampled_from((PATIENT, Rules(HURRIED, give_up=inf, waste=1.0), Rules(HURRIED, floor=0.5, waste=1.0)))
-TENANTS = {"t": (None, 1.0), "u": (2, 1.0), "v": (1, 4.0)}  # cap and weight
+TENANTS = {"t": 1.0, "u": 1.0, "v": 4.0}  # and their weights
+CAPPED = {"u1": 2, "u2": 1, "um": 1, "v1": 1}
+# Of a tenant's keys, what caps each one's runs: some of u's have two, some of them share one.
+KEYS = {"t": [()], "u": [("u1",), ("u2", "um"), ("um",), ()], "v": [("v1",)]}
 NAMES = ("x", "y", "z")
 WHICH = st.integers(0, 1000)
 SOON_S = 1.0  # what has to be loaded is thought of again so often
@@ -166,6 +169,7 @@ class Machine(RuleBasedStateMachine):
         priority=st.sampled_from((0, 0, -1, 1)),
         count=st.integers(1, 4),
         prefix=st.sampled_from((0, 1, 2, 3, 5)),
+        key=WHICH,
     )
     def offer(
         self,
@@ -179,13 +183,15 @@ class Machine(RuleBasedStateMachine):
         priority: int,
         count: int,
         prefix: int = 0,
+        key: int = 0,
     ) -> None:
         """`prefix`: of the first one's conversation; the others have others. 0: none has one."""
-        cap, weight = TENANTS[tenant]
+        weight, keys = TENANTS[tenant], KEYS[tenant]
         for number in range(count):
+            caps = tuple((name, CAPPED[name]) for name in keys[(key + number) % len(keys)])
             ticket = Ticket(
                 model, RESIDENT[model], tenant, candidates, size_bytes, self.now - age_s, self.now + patience_s,
-                urgency=urgency, priority=priority, tenant_cap=cap, weight=weight, prompt_tokens=100 * number,
+                urgency=urgency, priority=priority, caps=caps, weight=weight, prompt_tokens=100 * number,
                 prefix=prefix and 100 * ord(RESIDENT[model][0]) + prefix + number,
             )  # fmt: skip
             self.take_in(ticket)
@@ -490,8 +496,11 @@ class Machine(RuleBasedStateMachine):
             assert loads[decision.backend] == min(loads.values()), "another has less to do"
 
     def check_turn(self, ticket: Ticket, offered: Ticket | None) -> None:
-        """Nobody of the same tenant was before it, unless its home had room when who was next could not go home."""
-        own = [other for other in self.waiting if other is not offered and group(other) == group(ticket)]
+        """Nobody of the same tenant was before it who could go, unless its home had room when who was next could not go
+        home.
+        """
+        beside = [other for other in self.waiting if other is not offered and group(other) == group(ticket)]
+        own = [other for other in beside if not self.is_capped(other)]
         first = min(own, key=lambda each: (-inf if each in self.again else each.priority, each.start_by, each.sequence))
         passing = self.passings.pop(ticket, None)
         if passing is None:
@@ -642,6 +651,9 @@ class Machine(RuleBasedStateMachine):
             return False
         return not world.is_ours or world.memory is None or pinned + world.sizes[model] <= world.memory
 
+    def is_capped(self, ticket: Ticket) -> bool:
+        return any(sum(cap in other.caps for other in self.running) >= cap[1] for cap in ticket.caps)
+
     def places(self, ticket: Ticket, drained: Container[str] = ()) -> list[str]:
         """Where the ticket could run now, by the caps and by what is loaded. `drained`: even if it has to go there."""
         cap = self.model_bounds[ticket.model].max_concurrency
@@ -649,8 +661,7 @@ class Machine(RuleBasedStateMachine):
             return []
         if self.bounds.max_concurrent is not None and len(self.running) >= self.bounds.max_concurrent:
             return []
-        tenant_cap = ticket.tenant_cap
-        if tenant_cap is not None and sum(other.tenant == ticket.tenant for other in self.running) >= tenant_cap:
+        if self.is_capped(ticket):
             return []
         return [
             name
@@ -715,9 +726,9 @@ class Machine(RuleBasedStateMachine):
             assert load.waiting == sum(ticket.model == model for ticket in self.waiting)
         assert all(ticket.phase is Phase.RUNNING for ticket in self.running)
         assert all(ticket.phase is Phase.WAITING for ticket in self.waiting)
-        for tenant, (cap, _) in TENANTS.items():
-            running = sum(ticket.tenant == tenant for ticket in self.running)
-            assert cap is None or running == scheduler._slots._tenants.get(tenant, 0) <= cap
+        for name, most in CAPPED.items():
+            running = sum((name, most) in ticket.caps for ticket in self.running)
+            assert running == scheduler._slots._capped.get(name, 0) <= most
 
     @invariant()
     def no_slot_is_idle_while_a_ticket_waits_that_could_take_it(self) -> None:
@@ -785,7 +796,7 @@ class Machine(RuleBasedStateMachine):
         assert all(len(self.outcomes[ticket]) == 1 for ticket in self.outcomes)
         assert all(ticket.phase is Phase.DONE for ticket in self.outcomes)
         assert (
-            not self.scheduler._slots._tenants
+            not self.scheduler._slots._capped
             and not self.scheduler._queue.stations
             and not self.scheduler._queue._by_tenant
         )

@@ -34,7 +34,9 @@ from hermes.http.pool import Pool
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import Deadlines
+from hermes.meter import Meter
 from hermes.metrics import Gauge, Metrics
+from hermes.policy.limiter import Limiter, Modes
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
@@ -42,6 +44,8 @@ from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Bounds, Load, ModelBounds, Phase, Ticket, Unload
 from hermes.record import Record
 from hermes.router import Router
+from hermes.storage.ledger import Ledger
+from hermes.storage.store import Store
 from tests.simulation.backend import ENDINGS, PROBE, SECRET, Connecting, Script, SimulatedBackend, origin
 from tests.simulation.loop import VirtualLoop
 
@@ -148,9 +152,9 @@ class Line:
         openai, prompt = OpenAI(), Prompt()
         service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
         retries = RetryBudget(RetryPolicy())
-        gateway = Gateway(
-            Router(Catalog({}, service), self.fleet), self.fleet, self.admission, retries, self.metrics, heartbeat_s
-        )
+        meter = Meter(Limiter(Modes()), Ledger(Store(None), self.loop), self.loop.time)
+        router = Router(Catalog({}, service), self.fleet)
+        gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, meter, heartbeat_s)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic())
         table = RouteTable(
             (
@@ -159,7 +163,7 @@ class Line:
             )
         )
         door = Door((), Cors(), instance="here")
-        return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time, {})
+        return Api(table, door, Authenticator({}), self.journal, self.metrics, openai, self.loop.time, {})
 
     # --- what happens -----------------------------------------------------------------------------------------------
 

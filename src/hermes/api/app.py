@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from math import inf
+from math import ceil, inf
 
 from msgspec import Struct
 
@@ -150,11 +150,12 @@ class Api:
         if should_retry is not None:
             headers += ((b"x-should-retry", b"true" if should_retry else b"false"),)
         if after_s is not None and after_s < inf:
-            # Whole seconds for everyone, milliseconds for the SDKs that read them first.
-            after_s = min(after_s, MAX_RETRY_AFTER_S)
+            # Whole seconds for everyone, milliseconds for the SDKs that read them first: no sooner than it is worth it.
+            if error.outcome is not Outcome.LIMITED:  # a limit is no guess
+                after_s = min(after_s, MAX_RETRY_AFTER_S)
             headers += (
-                (b"retry-after", b"%d" % max(1, round(after_s))),
-                (b"retry-after-ms", b"%d" % (after_s * 1000)),
+                (b"retry-after", b"%d" % max(1, ceil(after_s))),
+                (b"retry-after-ms", b"%d" % ceil(after_s * 1000)),
             )
         lines = content_line(b"application/json") + exchange.id_line() + render_headers(headers)
         response.send(error.status, lines, dialect.render_error(error, exchange.request_id))

@@ -8,6 +8,7 @@ from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import Route
+from hermes.api.usage import Usage
 from hermes.dialects import ClientDialect
 
 # Anthropic's SDKs know no other.
@@ -20,6 +21,7 @@ def routes(
     ops: Ops,
     queue: Queue,
     ollama: Ollama,
+    usage: Usage,
     openai: ClientDialect,
     prompt: ClientDialect,
     anthropic: ClientDialect,
@@ -54,6 +56,7 @@ def routes(
         Route("GET", "/v1/queue", "user", openai, queue.list),
         Route("GET", "/v1/queue/{request_id}", "user", openai, queue.get),
         Route("DELETE", "/v1/queue/{request_id}", "user", openai, queue.cancel),
+        Route("GET", "/v1/usage", "user", openai, usage.list),
         Route("GET", "/v1/requests/{request_id}", "user", openai, queue.past),
         Route("POST", "/v1/backends/{backend}/drain", "admin", openai, ops.drain),
         Route("POST", "/v1/backends/{backend}/resume", "admin", openai, ops.resume),

@@ -17,6 +17,7 @@ _VERBS = (
     "status",
     "queue",
     "why",
+    "usage",
     "models",
     "pull",
     "drain",

@@ -18,6 +18,7 @@ from hermes.config.kinds import (
     Bytes,
     ClassName,
     Command,
+    ConcurrencyMode,
     Cost,
     Count,
     CountOrZero,
@@ -29,6 +30,7 @@ from hermes.config.kinds import (
     KeySetUrl,
     Label,
     Leeway,
+    LimitMode,
     LineStart,
     ModelGlob,
     ModelName,
@@ -42,6 +44,7 @@ from hermes.config.kinds import (
     Plugin,
     Port,
     PullRule,
+    Quota,
     Rate,
     Seconds,
     SecondsOrZero,
@@ -59,6 +62,7 @@ from hermes.config.kinds import (
 
 __all__ = [
     "Admin",
+    "Allowance",
     "Backend",
     "Claims",
     "Config",
@@ -71,6 +75,7 @@ __all__ = [
     "LoadOptions",
     "Logging",
     "Model",
+    "Modes",
     "Params",
     "Rights",
     "Scheduling",
@@ -135,24 +140,39 @@ class Admin(Struct, frozen=True):
     metrics: bool = False
 
 
+class Allowance(Struct, frozen=True):
+    """What may be used of one model at most: the names of `principal.Allowance`."""
+
+    rpm: Count | None = None
+    tpm: Count | None = None
+    concurrency: Count | None = None
+    daily_tokens: Quota | None = None
+    monthly_tokens: Quota | None = None
+
+
 class Key(Struct, frozen=True):
     """A static key, known only by its digest. `user` is the tenant it acts for.
 
     Its requests are of `usual_class` unless they say otherwise, and never above `max_class`. `models`: patterns of
-    those that it may use; none: all. `metrics`: it may read them.
+    those that it may use; none: all. `metrics`: it may read them. What it may use is bounded for all models together,
+    and for each that a pattern of `per_model` fits.
     """
 
     user: User
     sha256: Sha256
     admin: bool = False
-    rate_limit: Count | None = None
     max_class: ClassName | None = None
     usual_class: ClassName | None = None
     weight: Weight = 1
-    max_running: Count | None = None
     models: tuple[ModelGlob, ...] = ()
     expires: Moment | None = None
     metrics: bool = False
+    rpm: Count | None = None
+    tpm: Count | None = None
+    concurrency: Count | None = None
+    daily_tokens: Quota | None = None
+    monthly_tokens: Quota | None = None
+    per_model: dict[ModelGlob, Allowance] = {}
 
     @property
     def key_id(self) -> str:
@@ -315,10 +335,24 @@ class Model(Struct, frozen=True):
     max_class: ClassName | None = None
     params: Params = Params()
     max_output_tokens: Tokens | None = None
+    rpm: Count | None = None
+    tpm: Count | None = None
+    daily_tokens: Quota | None = None
+    monthly_tokens: Quota | None = None
+
+
+class Modes(Struct, frozen=True):
+    """What comes of a limit: `shadow` counts whom it would refuse."""
+
+    rpm: LimitMode = "enforce"
+    tpm: LimitMode = "enforce"
+    daily_tokens: LimitMode = "enforce"
+    monthly_tokens: LimitMode = "enforce"
+    concurrency: ConcurrencyMode = "queue"
 
 
 class Limits(Struct, frozen=True):
-    """Bounds of the whole process."""
+    """Bounds of the whole process, and how those of keys and models are taken."""
 
     max_concurrent: Count | None = None
     queue_total: Count = 4096
@@ -326,6 +360,7 @@ class Limits(Struct, frozen=True):
     per_tenant_queue: Count = 2048
     max_attempts: Attempts = 3
     retry_ratio: Number0To1 = 0.2
+    modes: Modes = Modes()
 
 
 class Interactive(Struct, frozen=True):

@@ -155,6 +155,10 @@ def _keys(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Laye
             raise ConfigError(f"{source}: entry {number} is not an object with a user; {KEYS_FORM}")
         if re.fullmatch(r"[!-~]{1,512}", key) is None:
             raise ConfigError(f"{source}: key {number} has a character that no header may carry, or none; {KEYS_FORM}")
+        if "rate_limit" in entry:
+            if "rpm" in entry:
+                raise ConfigError(f"{source}: entry {number} has a rate_limit and an rpm, which mean the same")
+            entry["rpm"] = entry.pop("rate_limit")
         keys.append({**entry, "sha256": sha256(key.encode()).hexdigest()})
     yield Layer(source, {"keys": keys})
 

@@ -184,5 +184,9 @@ Penalty = Annotated[float, Meta(ge=-2, le=2, description="a number from -2 to 2"
 # backends keep counts of tokens in 32 bits
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1, description="a whole number above 0")]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="a whole number")]
+Quota = Annotated[int, Meta(ge=1, le=10**15, description="a whole number above 0")]
+# `*` stands for anything, `?` for one character
+LimitMode = Literal["enforce", "shadow", "off"]
+ConcurrencyMode = Literal["queue", "reject", "shadow", "off"]
 Rate = Annotated[float, Meta(gt=0, le=1_000_000, description="tokens per second, above 0")]
 Attempts = Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")]

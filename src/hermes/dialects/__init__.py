@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest, Failure, Sampling, StreamEvent
 from hermes.errors import GatewayError
+from hermes.principal import Quota
 
 
 class Meta(Struct):
@@ -27,6 +28,10 @@ class Meta(Struct):
     timings: Callable[[], Mapping[str, float]] = dict
     prompt_tokens: int = 0
     beats: int = 0
+
+
+# Header lines: what is left of requests, what of tokens, in Unix seconds when.
+QuotaLines = Callable[[Quota | None, Quota | None, float], bytes]
 
 
 class Encoder(Protocol):
@@ -61,6 +66,10 @@ class ClientDialect(Protocol):
         """A sign of life in a stream that waits: its place, and when it will probably start. Not content."""
 
     def render_error(self, error: GatewayError, request_id: str) -> bytes: ...
+
+    @property
+    def quota_lines(self) -> QuotaLines:
+        """Tells what is left of limits."""
 
 
 class EmbedDialect(ClientDialect, Protocol):

@@ -6,13 +6,14 @@ import msgspec
 from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, Sampling, ToolCall, Usage
-from hermes.dialects import Meta, anthropic_error, anthropic_request, anthropic_stream, sse, tools
+from hermes.dialects import Meta, anthropic_error, anthropic_request, anthropic_stream, quota, sse, tools
 
 _json = msgspec.json.Encoder().encode
 
 
 class Anthropic:
     stream_content_type = sse.CONTENT_TYPE
+    quota_lines = staticmethod(quota.anthropic_lines)
     # The newest version of the API has no sampling at all: the model's own values hold.
     sampling_defaults = Sampling()
 

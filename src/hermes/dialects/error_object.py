@@ -2,7 +2,7 @@
 
 import msgspec
 
-from hermes.errors import ContextLengthExceeded, GatewayError
+from hermes.errors import ContextLengthExceeded, GatewayError, QuotaExceeded
 
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
 
@@ -13,7 +13,7 @@ _OVERLONG = "maximum context length"
 def error_object(error: GatewayError) -> bytes:
     """`{"error": {...}}` with the four keys that the API's schema requires."""
     return msgspec.json.encode(
-        {"error": {"message": words(error), "type": _type(error.status), "param": error.param, "code": error.code}}
+        {"error": {"message": words(error), "type": _type(error), "param": error.param, "code": error.code}}
     )
 
 
@@ -23,5 +23,7 @@ def words(error: GatewayError) -> str:
     return error.message
 
 
-def _type(status: int) -> str:
-    return "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
+def _type(error: GatewayError) -> str:
+    if isinstance(error, QuotaExceeded):
+        return error.code
+    return "server_error" if error.status >= 500 else _TYPES.get(error.status, "invalid_request_error")

@@ -27,7 +27,7 @@ from hermes.chat import (
     Usage,
     collect,
 )
-from hermes.dialects import Meta, ndjson, ollama_request, strict
+from hermes.dialects import Meta, ndjson, ollama_request, quota, strict
 from hermes.dialects.room import Room
 from hermes.errors import BackendError, ContextLengthExceeded, GatewayError, ModelNotFound
 
@@ -38,6 +38,7 @@ class OllamaClient:
     """`/api/chat`, and `/api/embed`."""
 
     stream_content_type = ndjson.CONTENT_TYPE
+    quota_lines = staticmethod(quota.openai_lines)
     sampling_defaults = Sampling()
 
     def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:

@@ -22,7 +22,7 @@ from hermes.chat import (
     ToolCallDelta,
     Usage,
 )
-from hermes.dialects import Meta, fields, openai_embed, openai_request, sse
+from hermes.dialects import Meta, fields, openai_embed, openai_request, quota, sse
 from hermes.dialects.error_object import error_object
 from hermes.errors import BackendError, GatewayError
 
@@ -31,6 +31,7 @@ _json = msgspec.json.Encoder().encode
 
 class OpenAI:
     stream_content_type = sse.CONTENT_TYPE
+    quota_lines = staticmethod(quota.openai_lines)
     # What the API documents, and what its clients expect: servers' own defaults differ.
     sampling_defaults = Sampling(temperature=1.0, top_p=1.0)
 

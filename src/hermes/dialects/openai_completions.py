@@ -21,7 +21,7 @@ from hermes.chat import (
     TextDelta,
     ToolCallDelta,
 )
-from hermes.dialects import Meta, fields, openai_request, sse, strict
+from hermes.dialects import Meta, fields, openai_request, quota, sse, strict
 from hermes.dialects.error_object import error_object
 from hermes.dialects.logprobs import in_old_form
 from hermes.dialects.openai import ChunkEncoder
@@ -32,6 +32,7 @@ _json = msgspec.json.Encoder().encode
 
 class Completions:
     stream_content_type = sse.CONTENT_TYPE
+    quota_lines = staticmethod(quota.openai_lines)
     # What the API documents.
     sampling_defaults = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
 

@@ -16,7 +16,7 @@ from hermes.chat import (
     ToolCallDelta,
     Usage,
 )
-from hermes.dialects import Meta, fields, ndjson, prompt_request
+from hermes.dialects import Meta, fields, ndjson, prompt_request, quota
 from hermes.dialects.error_object import error_object
 from hermes.errors import BackendError, GatewayError
 
@@ -25,6 +25,7 @@ _json = msgspec.json.Encoder().encode
 
 class Prompt:
     stream_content_type = ndjson.CONTENT_TYPE
+    quota_lines = staticmethod(quota.openai_lines)
     sampling_defaults = Sampling()
 
     def parse_request(self, body: bytes, model: str | None = None) -> ChatRequest:

@@ -3,13 +3,14 @@
 import msgspec
 
 from hermes.chat import Answer, ChatRequest, Sampling
-from hermes.dialects import Meta, responses_answer, responses_request, responses_stream, sse
+from hermes.dialects import Meta, quota, responses_answer, responses_request, responses_stream, sse
 from hermes.dialects.error_object import error_object
 from hermes.errors import GatewayError
 
 
 class Responses:
     stream_content_type = sse.CONTENT_TYPE
+    quota_lines = staticmethod(quota.openai_lines)
     # What the API documents, and what its clients expect: servers' own defaults differ.
     sampling_defaults = Sampling(temperature=1.0, top_p=1.0)
 

@@ -131,7 +131,7 @@ class Forecast:
     def learn_wait(self, ticket: Ticket, stay: Stay, now: float) -> None:
         """It starts now that has waited."""
         # One that comes again arrived long before it began to wait; one with a cap may wait for its own runs.
-        if ticket.told is not None and not ticket.avoid and ticket.tenant_cap is None:
+        if ticket.told is not None and not ticket.avoid and not ticket.caps:
             stay.station.calibrations[ticket.kind].learn(ticket.thought_s, now - ticket.arrived_at)
         if stay.since > ticket.arrived_at:
             ticket.found = stay.found

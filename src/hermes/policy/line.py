@@ -19,7 +19,7 @@ from hermes.policy.fairness import Shares
 from hermes.policy.ticket import Ticket
 from hermes.principal import CLASSES, Class
 
-# How many of the first to start are looked at for one whose tenant is not at its cap.
+# How many of the first to start are looked at for one whose tenant has some that are not capped.
 _LOOK_AHEAD = 32
 
 IsCapped = Callable[[Ticket], bool]
@@ -77,8 +77,8 @@ class Backlog:
             own = self._tenants[ticket.tenant] = []
             self.turn(ticket.tenant)
         insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
-        if own[0][-1] is ticket and ticket.tenant in self._capped:
-            self.turn(ticket.tenant)  # it may have no cap
+        if ticket.tenant in self._capped:
+            self.turn(ticket.tenant)  # its caps may be others
         if len(own) > len(self._having):
             self._having.append(0)
         self._having[len(own) - 1] += 1
@@ -102,8 +102,6 @@ class Backlog:
             del self._tenants[tenant]
             self._capped.discard(tenant)
             self._shares.leave(tenant)
-        elif place == 0 and tenant in self._capped:
-            self.turn(tenant)  # the next of its tickets may have no cap
 
     def turn(self, tenant: str) -> None:
         """Its counter has changed, or it may run again."""
@@ -117,13 +115,13 @@ class Backlog:
             heappush(self._turns, (self._shares.counter(tenant), self._pushed, tenant))
 
     def head(self, now: float, pace_s: float, is_capped: IsCapped) -> Ticket | None:
-        """Who goes next; None if every tenant is at its cap. `pace_s` passes from one start to the next."""
+        """Who goes next; None if all are capped. `pace_s` passes from one start to the next."""
         turns, tenants = self._turns, self._tenants
         while turns:
             counter, _, tenant = turns[0]
             if tenant in tenants and tenant not in self._capped and counter == self._shares.counter(tenant):
-                ticket = tenants[tenant][0][-1]
-                if not is_capped(ticket):
+                ticket = _uncapped(tenants[tenant], is_capped)
+                if ticket is not None:
                     break
                 self._capped.add(tenant)
             heappop(turns)
@@ -133,7 +131,7 @@ class Backlog:
         if len(tenants) == 1 or self.crowded(now, pace_s):
             return ticket
         for _, _, urgent in islice(self._order, _LOOK_AHEAD):
-            if urgent.tenant not in self._capped and not is_capped(first := tenants[urgent.tenant][0][-1]):
+            if urgent.tenant not in self._capped and (first := _uncapped(tenants[urgent.tenant], is_capped)):
                 return first
         return ticket
 
@@ -184,6 +182,17 @@ class Backlog:
         else:
             rounds = sum(self._having[:turns])
         return mine + rounds - min(len(own), turns)
+
+
+def _uncapped(own: list[tuple[float, float, int, Ticket]], is_capped: IsCapped) -> Ticket | None:
+    """The first of a tenant's tickets that its caps let run."""
+    met: set[tuple[tuple[str, int], ...]] = set()  # caps that let none run
+    for _, _, _, ticket in own:
+        if ticket.caps not in met:
+            if not is_capped(ticket):
+                return ticket
+            met.add(ticket.caps)
+    return None
 
 
 class Line:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from hermes.chat import Sampling
 from hermes.errors import BadRequest, ModelNotAllowed
 from hermes.policy.access import may_use
-from hermes.principal import Class, Principal
+from hermes.principal import UNBOUNDED, Allowance, Class, Principal
 
 # I25. Also keeps model names fit for labels, paths and log lines.
 MODEL_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}").fullmatch
@@ -38,7 +38,8 @@ class Service(Struct, frozen=True):
     to the last byte of a whole answer, to the first content byte of a stream; it is longer if the model takes long to
     load and `awaits_load`. Then `stall_timeout_s` bounds each silence and `max_stream_s` the whole stream. No request
     of it is of a class above `highest`. `pulled`: where nobody has it, it is downloaded for whoever asks. `fallback`:
-    the models that answer instead when it cannot be served, the first that can.
+    the models that answer instead when it cannot be served, the first that can. `allowance` is what all keys together
+    may use of it.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Service(Struct, frozen=True):
     highest: Class = Class.INTERACTIVE
     pulled: bool = False
     fallback: tuple[str, ...] = ()
+    allowance: Allowance = UNBOUNDED
 
 
 class Catalog(Struct, frozen=True):

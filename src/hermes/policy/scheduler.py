@@ -3,7 +3,7 @@
 Events go in: what requests do (`offer`, `begun`, `settle`, `finish`, `cancel`), what backends do (`observe`, `loaded`,
 `failed`, `unheard`, `lost`), what operators do (`configure`, `resize`, `adopt`, `unload`, `close`), and
 time (`expire`). Decisions come out, in the order they were made. Rules:
-- No more runs of a model than its cap, none over a backend's slots, none over the process's or the tenant's cap (I1).
+- No more runs of a model than its cap, none over a backend's slots, the process's cap, or a ticket's own (I1).
 - What waits is bounded by count and bytes: per model, per tenant, and in all (I4).
 - After every event, nothing waits that could run, unless its model has to go for another; nothing that waits starts
   after the time by which it had to, whatever was thought of how long things take.
@@ -358,10 +358,10 @@ class Scheduler:
         if not self._queue.tickets and not stay.draining:
             return []
         self._residency.spend(ticket, station, now)
-        if ticket.tenant_cap is not None:
+        if ticket.caps:
             for line in self._queue.lines:
                 line.turn(ticket.tenant)
-        if ticket.tenant_cap is not None or self._ledger.is_shared:
+        if ticket.caps or self._ledger.is_shared:
             self._freed.update(self._queue.stations)
         else:
             self._freed[station] = None

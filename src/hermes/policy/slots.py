@@ -1,4 +1,4 @@
-"""What runs, and what may: the caps of models, tenants and the process, and the slots of backends (invariant I1).
+"""What runs, and what may: the caps of models, keys and the process, and the slots of backends (invariant I1).
 
 A slot is taken and given back by synchronous changes of these objects only (invariant I2).
 """
@@ -34,7 +34,7 @@ class Slots:
         self.unlisted = unlisted
         self.cap = cap
         self._homes = Homes()
-        self._tenants: dict[str, int] = {}  # the runs of those that have a cap
+        self._capped: dict[str, int] = {}  # the runs that caps count, by their names
 
     def lane(self, model: str) -> Lane:
         lane = self.lanes.get(model)
@@ -68,16 +68,18 @@ class Slots:
     # --- starting and ending ----------------------------------------------------------------------------------------
 
     def is_capped(self, ticket: Ticket) -> bool:
-        """Whether its tenant runs as much as it may."""
-        cap = ticket.tenant_cap
-        return cap is not None and self._tenants.get(ticket.tenant, 0) >= cap
+        """Whether as many run as one of its caps lets."""
+        for name, most in ticket.caps:  # noqa: SIM110 - a generator is a call of its own
+            if self._capped.get(name, 0) >= most:
+                return True
+        return False
 
     def place(self, ticket: Ticket, lane: Lane, station: Station) -> Stay | None:
         """Where to run: a backend with a free slot; None if the ticket has to wait."""
         cap = lane.bounds.max_concurrency
         if (cap is not None and lane.running >= cap) or (self.cap is not None and self.running >= self.cap):
             return None
-        if ticket.tenant_cap is not None and self.is_capped(ticket):
+        if ticket.caps and self.is_capped(ticket):
             return None
         found, avoid, stays = None, ticket.avoid, station.stays
         for name in ticket.candidates:
@@ -139,17 +141,17 @@ class Slots:
         stay.start(ticket, now)
         if ticket.prefix:
             self._homes.move(ticket.prefix, stay.backend)
-        if ticket.tenant_cap is not None:
-            self._tenants[ticket.tenant] = self._tenants.get(ticket.tenant, 0) + 1
+        for name, _ in ticket.caps:
+            self._capped[name] = self._capped.get(name, 0) + 1
 
     def end(self, ticket: Ticket, stay: Stay, now: float, settles_at: float) -> None:
         self.running -= 1
         self.lanes[ticket.model].running -= 1
         stay.end(ticket, now, settles_at)
-        if ticket.tenant_cap is not None:
-            self._tenants[ticket.tenant] -= 1
-            if not self._tenants[ticket.tenant]:
-                del self._tenants[ticket.tenant]
+        for name, _ in ticket.caps:
+            self._capped[name] -= 1
+            if not self._capped[name]:
+                del self._capped[name]
 
     # --- questions --------------------------------------------------------------------------------------------------
 

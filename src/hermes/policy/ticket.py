@@ -26,9 +26,10 @@ class Ticket(Struct, eq=False, gc=False):
     `model` names the queue; `resident` the model as backends know it, whose slots are shared by all that use it.
     `candidates` are backends that have it; `avoid` has just failed and is taken only if no other has room.
     Times are monotonic seconds; `size_bytes` is what the waiting request holds in memory. `deadline` is when it must
-    have ended if `whole`, else when its first byte must have come. `tenant_cap` bounds the runs of its tenant; of one
-    tenant's tickets those of the lowest `priority` go first. `weight` is the tenant's share beside others. `prefix`
-    tells the ticket's conversation from others; 0: there is none, or no choice of backends.
+    have ended if `whole`, else when its first byte must have come. `caps` are names, and how many runs that bear them
+    there may be at once; who bears a name is of one tenant. Of a tenant's tickets those of the lowest `priority` go
+    first. `weight` is the tenant's share beside others. `prefix` tells the ticket's conversation from others; 0: there
+    is none, or no choice of backends.
     """
 
     model: str
@@ -41,7 +42,7 @@ class Ticket(Struct, eq=False, gc=False):
     urgency: Class = Class.NORMAL
     priority: float = 0
     weight: float = 1.0
-    tenant_cap: int | None = None
+    caps: tuple[tuple[str, int], ...] = ()
     prompt_tokens: int = 0
     whole: bool = False
     avoid: str = ""

@@ -1,0 +1,43 @@
+"""`hermes usage`: who has used what."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from hermes.cli.options import say
+from hermes.cli.remote import get, json_option, url_option
+
+
+@click.command("usage")
+@click.option("--key", help="Of this key alone, by its id.")
+@click.option("--model", help="Of this model alone.")
+@click.option("--since", metavar="DAY", help="From this day on, as in 2026-11-22.  [default: the first of this month]")
+@json_option
+@url_option
+def command(key: str | None, model: str | None, since: str | None, as_json: bool, url: str) -> None:
+    """Show requests and tokens by day, key and model (UTC). With a key: your own, or everybody's to operators.
+
+    \b
+    hermes usage
+    hermes usage --since 2026-11-01 --model gemma
+    hermes usage --json | jq .total
+    """
+    asked = {name: value for name, value in (("key", key), ("model", model), ("since", since)) if value is not None}
+    usage = get(url, "/v1/usage" + (f"?{urlencode(asked)}" if asked else ""))
+    say(json.dumps(usage, indent=2) if as_json else "\n".join(_lines(usage)))
+
+
+def _lines(usage: dict[str, Any]) -> Iterator[str]:
+    yield f"since {usage['since']}: {_told(usage['total'])}"
+    if usage["has_more"]:
+        yield f"... and more: these are the last {len(usage['data'])} rows"
+    for row in usage["data"]:
+        yield f"{row['day']}  {row['key']}  {row['model']}  {_told(row)}"
+
+
+def _told(use: dict[str, int]) -> str:
+    tokens = f"{use['prompt_tokens']} + {use['completion_tokens']} = {use['total_tokens']} tokens"
+    return f"{use['requests']} requests, {tokens}" + (f", {use['refused']} refused" if use["refused"] else "")

@@ -1,0 +1,156 @@
+"""Who may still use how much, and who has used what: the limiter and the ledger, as the line asks them.
+
+A request reserves before it waits for its turn, and is settled when its exchange is closed, whatever ended it: with
+what it took; with what was reserved where a backend was at work for it and nobody can tell what it took; with nothing
+where it was given nothing (invariants I6, I31).
+"""
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+
+from hermes.chat import Usage
+from hermes.dialects import ClientDialect
+from hermes.errors import Outcome, QuotaExceeded, RateLimited
+from hermes.exchange import Exchange
+from hermes.metrics import Metrics
+from hermes.policy.limiter import Hold, Limiter, Refusal
+from hermes.policy.limits import Budget, Moment, day_of
+from hermes.policy.routing import Service
+from hermes.policy.ticket import Ticket
+from hermes.principal import ANONYMOUS, Principal
+from hermes.storage.ledger import Ledger, Use
+
+# What ends a request that its client wants no more.
+_LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))
+
+
+class Meter:
+    def __init__(self, limiter: Limiter, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.limiter = limiter
+        self.ledger = ledger
+        self._clock = clock
+
+    def reserve(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        service: Service,
+        dialect: ClientDialect,
+        ticket: Ticket,
+        most_output: int | None,
+    ) -> Awaitable[None] | None:
+        """Charge what the request will probably take, before its `ticket` is offered.
+
+        Returns what has to be waited for, if anything has. Raises RateLimited or QuotaExceeded. What was reserved for
+        another model, which cannot be served, is given back.
+        """
+        if exchange.charge is not None:
+            exchange.charge.give_back()
+            exchange.charge = None
+        at = Moment(self._clock(), exchange.created_at)
+        party = self.limiter.party(principal, service.model, service.allowance, at)
+        hold = self.limiter.reserve(party, ticket.prompt_tokens, most_output, at)
+        if party.rules:
+            exchange.quota_lines = dialect.quota_lines(*self.limiter.quotas(party, at), at.unix)
+        if isinstance(hold, Refusal):
+            self._count(principal.key_id, service.model, at.unix, Use(refused=1))
+            raise _refused(hold)
+        ticket.caps = party.caps
+        hurries = ticket.deadline < ticket.arrived_at + service.timeout_s
+        exchange.charge = Charge(
+            self, hold, principal.key_id, service.model, exchange.created_at, exchange.attempts, hurries
+        )
+        return self._write_ahead(party.budgets) if party.budgets else None
+
+    def settle(self, charge: "Charge", used: tuple[int, int] | None) -> None:
+        charge.hold.settle(used, Moment(self._clock(), charge.created_at))
+        if used is not None:
+            self._count(charge.key_id, charge.model, charge.created_at, Use(1, *used))
+
+    async def recall(self, unix: float, has_budgets: bool) -> None:
+        """What was used of budgets before the last restart. Raises StorageError."""
+        self.limiter.earlier = await self.ledger.earlier(day_of(unix), open_anew=has_budgets)
+
+    async def close(self) -> None:
+        """Write what is left, the budgets as they are."""
+        for account, budget in self.limiter.budgets():
+            if budget.claimed:
+                self.ledger.claim(account, budget.period, budget.used)
+        await self.ledger.close()
+
+    def show(self, metrics: Metrics) -> None:
+        labels = ("limit", "scope", "mode")
+        metrics.counter("hermes_limited", "Requests over a limit, by what came of it.", labels, lambda: {
+            key: float(count) for key, count in self.limiter.refused.items()
+        })  # fmt: skip
+        metrics.gauge("hermes_ledger_rows_unwritten", "Rows of the usage ledger not on the disk yet.", (), lambda: {
+            (): float(self.ledger.unwritten)
+        })  # fmt: skip
+        metrics.counter("hermes_ledger_failures", "Times that the usage ledger could not be written.", (), lambda: {
+            (): float(self.ledger.failures)
+        })  # fmt: skip
+
+    def _count(self, key_id: str, model: str, unix: float, use: Use) -> None:
+        if key_id != ANONYMOUS.key_id:
+            self.ledger.add(day_of(unix), key_id, model, use)
+
+    def _write_ahead(self, budgets: tuple[tuple[str, Budget], ...]) -> Awaitable[None] | None:
+        """What is used of a budget is on the disk before it is used."""
+        waits = False
+        for account, budget in budgets:
+            if (tokens := budget.claim()) is not None:
+                self.ledger.claim(account, budget.period, tokens, budget)
+            waits = waits or budget.used > budget.written
+        return self.ledger.written() if waits else None
+
+
+class Charge(Struct, eq=False, gc=False):
+    """What one request has reserved. `attempts`: what it had made before, with another model. `hurries`: its client
+    gives it less time than it would have.
+    """
+
+    meter: Meter
+    hold: Hold
+    key_id: str
+    model: str
+    created_at: float
+    attempts: int
+    hurries: bool
+
+    def give_back(self) -> None:
+        self.meter.settle(self, None)
+
+    def close(self, exchange: Exchange) -> None:
+        """The request is over. What is charged is what is told of it from now on."""
+        usage, hold = exchange.usage, self.hold
+        if exchange.outcome is Outcome.OK:
+            hold.learn(usage.completion_tokens)
+        elif not (exchange.begun or (exchange.attempts > self.attempts and self._was_left(exchange.outcome))):
+            exchange.usage = Usage()
+            self.give_back()
+            return
+        if not (usage.prompt_tokens or usage.completion_tokens):
+            usage = exchange.usage = Usage(hold.prompt, hold.output)
+        self.meter.settle(self, (usage.prompt_tokens, usage.completion_tokens))
+
+    def _was_left(self, outcome: Outcome) -> bool:
+        """Whether it is its client that did not wait for the end."""
+        return outcome in _LEFT or (self.hurries and outcome is Outcome.UPSTREAM_TIMEOUT)
+
+
+_WORDS = {
+    "rpm": "requests per minute",
+    "tpm": "tokens per minute",
+    "concurrency": "requests at once",
+    "daily_tokens": "tokens of the day (UTC)",
+    "monthly_tokens": "tokens of the month (UTC)",
+}
+_WHOSE = {"key": "this key", "model": "this model, by all keys", "key_model": "this key with this model"}
+
+
+def _refused(refusal: Refusal) -> RateLimited | QuotaExceeded:
+    words = f"{_WORDS[refusal.limit]} of {_WHOSE[refusal.scope]}: the limit is {refusal.most}"
+    if refusal.limit in ("daily_tokens", "monthly_tokens"):
+        return QuotaExceeded(f"The budget is used up, of {words}", retry_after_s=refusal.wait_s)
+    return RateLimited(f"Rate limit reached, of {words}", retry_after_s=refusal.wait_s)

@@ -1,0 +1,269 @@
+"""Who may still use how much: the limits of each key, each model, and each key with each model, charged all or none.
+
+Pure: time is an argument. What is reserved for a request is settled once, when it is over, with what it really took. A
+limit in the mode `shadow` refuses nobody: it is charged for those whom it would have let in, and counts the others. An
+account that is as it was when it was new is forgotten, so that of those that were ever seen only those in use are kept.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Literal
+
+from msgspec import Struct
+
+from hermes.policy.estimates import Samples
+from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Moment, Settle, Window, day_of
+from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
+
+Mode = Literal["enforce", "shadow", "off"]
+
+# Of an answer, before any was seen.
+USUAL_OUTPUT_TOKENS = 211
+# So many answers of a key and model tell how long the next will be at most, nine times in ten.
+_SAMPLES = 50
+_QUANTILE = 0.9
+_FEW = 1000
+
+
+class Modes(Struct, frozen=True):
+    """`concurrency`: `queue` has what is too much wait with everything else that waits."""
+
+    rpm: Mode = "enforce"
+    tpm: Mode = "enforce"
+    daily_tokens: Mode = "enforce"
+    monthly_tokens: Mode = "enforce"
+    concurrency: Literal["queue", "reject", "shadow", "off"] = "queue"
+
+
+class Refusal(Struct, frozen=True):
+    """Which limit of whose (`key`, `model`, `key_model`) says no, and for how long at least."""
+
+    limit: str
+    scope: str
+    most: int
+    wait_s: float
+
+
+class Account:
+    """What one key, one model, or one key with one model may use, and has used."""
+
+    __slots__ = ("allowance", "limits", "name", "open", "scope")
+
+    def __init__(self, scope: str, name: str) -> None:
+        self.scope = scope
+        self.name = name
+        self.allowance = UNBOUNDED
+        self.limits: dict[str, Limit] = {}
+        self.open = 0  # requests that are not settled
+
+
+class Rule(Struct, frozen=True, gc=False):
+    """One limit as it is asked: `label` is limit, scope and mode."""
+
+    limit: Limit
+    label: tuple[str, str, str]
+    refuses: bool
+
+
+class Party(Struct, frozen=True, eq=False):
+    """All that bounds one key's requests for one model. `caps`: the runs at once for which more have to wait."""
+
+    principal: Principal
+    allowance: Allowance
+    accounts: tuple[Account, ...]
+    rules: tuple[Rule, ...]
+    windows: tuple[Window, ...]  # of the rules that refuse
+    flows: tuple[Flow, ...]
+    budgets: tuple[tuple[str, Budget], ...]
+    caps: tuple[tuple[str, int], ...]
+    lengths: Samples | None  # of answers; None: nobody asks
+
+
+class Hold(Struct, eq=False, gc=False):
+    """What is reserved for one request."""
+
+    party: Party
+    prompt: int
+    output: int
+    settles: list[Settle]
+
+    def settle(self, used: tuple[int, int] | None, at: Moment) -> None:
+        """It is over, and took so many tokens, read and written; None: it was given nothing, and nothing is charged."""
+        for account in self.party.accounts:
+            account.open -= 1
+        total = None if used is None else sum(used)
+        for settle in self.settles:
+            settle(total, at)
+        self.settles = []
+
+    def learn(self, output: int) -> None:
+        """Its answer was so long."""
+        if self.party.lengths is not None:
+            self.party.lengths.add(output)
+
+
+class Limiter:
+    """`earlier`: what was used of budgets before this began, by account and period. `refused` counts, by `Rule.label`,
+    those who were or would have been.
+    """
+
+    def __init__(self, modes: Modes, earlier: dict[tuple[str, str], int] | None = None) -> None:
+        self.modes = modes
+        self.earlier = {} if earlier is None else earlier
+        self.refused: dict[tuple[str, str, str], int] = {}
+        self._accounts: dict[str, Account] = {}
+        self._parties: dict[tuple[str, str], Party] = {}
+        self._many = _FEW
+
+    def party(self, principal: Principal, model: str, allowance: Allowance, at: Moment) -> Party:
+        """`allowance` is what all keys together may use of the model."""
+        party = self._parties.get((principal.key_id, model))
+        if party is None or party.principal is not principal or party.allowance is not allowance:
+            party = self._join(principal, model, allowance, at)
+        return party
+
+    def reserve(self, party: Party, prompt: int, most_output: int | None, at: Moment) -> Hold | Refusal:
+        """For an answer of at most `most_output` tokens to a prompt of so many. Who is refused is charged nothing."""
+        output = 0
+        if party.lengths is not None:
+            output = int(party.lengths.quantile(_QUANTILE))
+            if most_output is not None and most_output < output:
+                output = most_output
+        fitting, worst = [], None
+        for rule in party.rules:
+            wait_s = rule.limit.wait_s(prompt, output, at)
+            if not wait_s:
+                fitting.append(rule.limit)
+                continue
+            self.refused[rule.label] = self.refused.get(rule.label, 0) + 1
+            if rule.refuses and (worst is None or wait_s > worst.wait_s):
+                worst = Refusal(rule.label[0], rule.label[1], rule.limit.most, wait_s)
+        if worst is not None:
+            return worst
+        for account in party.accounts:
+            account.open += 1
+        return Hold(party, prompt, output, [limit.take(prompt, output, at) for limit in fitting])
+
+    def quotas(self, party: Party, at: Moment) -> tuple[Quota | None, Quota | None]:
+        """What is left of requests and of tokens, each by the limit that leaves the least; None: there is none."""
+        return _least(party.windows, at), _least(party.flows, at)
+
+    def budgets(self) -> Iterable[tuple[str, Budget]]:
+        """Of all accounts, by their names."""
+        return [(account.name, budget) for account in self._accounts.values() for budget in _budgets(account)]
+
+    def change(self, modes: Modes) -> None:
+        """What has been used stays so."""
+        self.modes = modes
+        self._parties.clear()
+
+    # --- who has what -----------------------------------------------------------------------------------------------
+
+    def _join(self, principal: Principal, model: str, allowance: Allowance, at: Moment) -> Party:
+        if len(self._parties) >= self._many:
+            self._forget(at)
+        key_id = principal.key_id
+        own = next((own for pattern, own in principal.per_model if _pattern(pattern).fullmatch(model)), UNBOUNDED)
+        told = (
+            ("key", f"key {key_id}", principal.allowance),
+            ("model", f"model {model}", allowance),
+            ("key_model", f"key {key_id} model {model}", own),
+        )
+        accounts = tuple(self._account(*each, at) for each in told if each[2] != UNBOUNDED)
+        rules = tuple(
+            Rule(limit, (name, account.scope, _mode(self.modes, name)), _mode(self.modes, name) != "shadow")
+            for account in accounts
+            for name, limit in account.limits.items()
+        )
+        caps: tuple[tuple[str, int], ...] = ()
+        if self.modes.concurrency == "queue":
+            caps = tuple((each.name, most) for each in accounts if (most := each.allowance.concurrency) is not None)
+        before = self._parties.get((key_id, model))
+        lengths = before.lengths if before is not None else None
+        if not any(isinstance(rule.limit, Flow | Budget) for rule in rules):
+            lengths = None
+        elif lengths is None:
+            lengths = Samples(USUAL_OUTPUT_TOKENS, _SAMPLES)
+        refusing = [rule.limit for rule in rules if rule.refuses]
+        party = self._parties[key_id, model] = Party(
+            principal,
+            allowance,
+            accounts,
+            rules,
+            tuple(limit for limit in refusing if isinstance(limit, Window)),
+            tuple(limit for limit in refusing if isinstance(limit, Flow)),
+            tuple((each.name, budget) for each in accounts for budget in _budgets(each)),
+            caps,
+            lengths,
+        )
+        return party
+
+    def _account(self, scope: str, name: str, allowance: Allowance, at: Moment) -> Account:
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = Account(scope, name)
+        account.allowance = allowance
+        for kind in Allowance.__struct_fields__:
+            most, limit = getattr(allowance, kind), account.limits.get(kind)
+            if most is None or _mode(self.modes, kind) in ("off", "queue"):
+                account.limits.pop(kind, None)
+            elif limit is None:
+                account.limits[kind] = self._limit(kind, most, name)
+            else:
+                limit.resize(most, at)
+        return account
+
+    def _limit(self, kind: str, most: int, account: str) -> Limit:
+        match kind:
+            case "rpm":
+                return Window(most)
+            case "tpm":
+                return Flow(most)
+            case "concurrency":
+                return AtOnce(most)
+        span: Literal["day", "month"] = "day" if kind == "daily_tokens" else "month"
+        return Budget(most, span, lambda period: self.earlier.pop((account, period), 0))
+
+    def _forget(self, at: Moment) -> None:
+        """What nobody would miss. Of a budget its number is enough."""
+        for name, account in list(self._accounts.items()):
+            budgets = _budgets(account)
+            if not account.open and all(
+                limit.is_blank(at) for limit in account.limits.values() if limit not in budgets
+            ):
+                self.earlier |= {(name, budget.period): budget.used for budget in budgets if not budget.is_blank(at)}
+                del self._accounts[name]
+        today = day_of(at.unix)
+        self.earlier = {key: used for key, used in self.earlier.items() if today.startswith(key[1])}
+        self._parties = {
+            key: party
+            for key, party in self._parties.items()
+            if party.accounts and all(self._accounts.get(each.name) is each for each in party.accounts)
+        }
+        self._many = max(_FEW, 2 * len(self._parties))
+
+
+@lru_cache(maxsize=256)
+def _pattern(text: str) -> re.Pattern[str]:
+    """`*` stands for anything, `?` for one character."""
+    return re.compile("".join({"*": ".*", "?": "."}.get(each, re.escape(each)) for each in text))
+
+
+def _mode(modes: Modes, kind: str) -> str:
+    mode: str = getattr(modes, kind)
+    return mode
+
+
+def _budgets(account: Account) -> list[Budget]:
+    return [limit for limit in account.limits.values() if isinstance(limit, Budget)]
+
+
+def _least(limits: Sequence[Window | Flow], at: Moment) -> Quota | None:
+    if len(limits) == 1:
+        return limits[0].quota(at)
+    return min((limit.quota(at) for limit in limits), key=_left, default=None)
+
+
+def _left(quota: Quota) -> tuple[int, float]:
+    return quota.remaining, -quota.reset_s

@@ -1,0 +1,300 @@
+"""What may be used at most: requests in 60 s, tokens in a time, requests at once, tokens of a day or a month.
+
+Each limit is asked (`wait_s`) before it is charged (`take`), so that who asks several charges all or none (invariant
+I6). What was taken is settled once, with what was really used: None, nothing was, and all is given back. `prompt` and
+`output` are tokens, the second of them a guess: of a request that may fit without it no limit says that it never will.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache, partial
+from math import inf
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from hermes.principal import Quota
+
+SPAN_S = 60.0
+# Of a limit above this, requests of the same 0.1 s are counted as one mark, which ages as its youngest.
+MANY = 4096
+GRAIN_S = 0.1
+# Of what a flow gives back, it may lose so much of the limit: what it remembers is no finer.
+GRAINS = 128
+# Budgets are written down so far ahead: what an unclean end loses of one at most.
+BLOCKS = 64
+# Tokens. Sums of floats are off by less.
+_DUST = 1e-6
+
+
+class Moment(Struct, frozen=True, gc=False):
+    """Monotonic seconds for all that lasts, Unix seconds for what the calendar has (invariant I35)."""
+
+    now: float
+    unix: float
+
+
+# What has been taken is settled by this, once.
+Settle = Callable[[int | None, Moment], None]
+
+
+class Limit(Protocol):
+    most: int
+
+    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+        """Seconds until so much fits, if nothing more is taken; 0.0: it does now, inf: never."""
+
+    def take(self, prompt: int, output: int, at: Moment) -> Settle: ...
+    def resize(self, most: int, at: Moment) -> None: ...
+    def is_blank(self, at: Moment) -> bool:
+        """Whether it is as if nothing had ever been taken."""
+
+
+class Window:
+    """At most `most` requests in any 60 s, exactly."""
+
+    __slots__ = ("_marks", "_total", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._total = 0
+        self._marks: deque[list[float]] = deque()  # of [the youngest's time, how many, the oldest's], in order
+
+    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+        self._age(at.now)
+        surplus = self._total + 1 - self.most
+        if surplus <= 0:
+            return 0.0
+        for when, count, _ in self._marks:
+            surplus -= int(count)
+            if surplus <= 0:
+                return when + SPAN_S - at.now
+        return inf
+
+    def take(self, prompt: int, output: int, at: Moment) -> Settle:
+        marks = self._marks
+        if self.most > MANY and marks and at.now - marks[-1][2] < GRAIN_S:
+            marks[-1][0] = at.now
+            marks[-1][1] += 1
+        else:
+            marks.append([at.now, 1, at.now])
+        self._total += 1
+        return partial(self._settle, marks[-1])
+
+    def _settle(self, mark: list[float], used: int | None, at: Moment) -> None:
+        if used is not None or not mark[1]:
+            return
+        mark[1] -= 1
+        self._total -= 1
+        if len(self._marks) > 2 * self._total + 64:  # most of them are of nothing any more
+            self._marks = deque(mark for mark in self._marks if mark[1])
+
+    def resize(self, most: int, at: Moment) -> None:
+        self.most = most
+
+    def is_blank(self, at: Moment) -> bool:
+        self._age(at.now)
+        return not self._total
+
+    def quota(self, at: Moment) -> Quota:
+        self._age(at.now)
+        youngest = next((when for when, count, _ in reversed(self._marks) if count), at.now - SPAN_S)
+        return Quota(self.most, max(0, self.most - self._total), youngest + SPAN_S - at.now)
+
+    def _age(self, now: float) -> None:
+        marks = self._marks
+        while marks and marks[0][0] + SPAN_S <= now:
+            mark = marks.popleft()
+            self._total -= int(mark[1])
+            mark[1] = 0
+
+
+class Flow:
+    """In any t seconds at most `most` (1 + t/60) tokens: GCRA (ITU-T I.371), as a bucket that leaks.
+
+    What is given back leaves the bucket as if it had never been in it. Its tokens have leaked by now as far as the
+    others' would have leaked instead: what is left of them is no more than the bucket ever held since. Those lows are
+    remembered, the latest as long as none is lower.
+    """
+
+    __slots__ = ("_at", "_count", "_level", "_lows", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._level = 0.0
+        self._at = 0.0
+        self._count = 0
+        self._lows: list[list[float]] = []  # of [before which pouring, level]; both rise
+
+    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+        self._leak(at.now)
+        cost = prompt + output
+        surplus = self._level + (cost if cost <= self.most else _trimmed(prompt, self.most)) - self.most
+        if surplus <= _DUST:
+            return 0.0
+        return inf if prompt > self.most else surplus * SPAN_S / self.most
+
+    def take(self, prompt: int, output: int, at: Moment) -> Settle:
+        self._leak(at.now)
+        cost = prompt + output
+        if cost > self.most:
+            cost = _trimmed(prompt, self.most)
+        self._pour(cost)
+        return partial(self._settle, self._count, cost)
+
+    def _settle(self, number: int, cost: int, used: int | None, at: Moment) -> None:
+        self._leak(at.now)
+        surplus = (used or 0) - cost
+        if surplus > 0:
+            self._pour(surplus)
+        elif surplus < 0:
+            self._take_back(number, -surplus)
+
+    def resize(self, most: int, at: Moment) -> None:
+        self._leak(at.now)
+        self.most = most
+
+    def is_blank(self, at: Moment) -> bool:
+        self._leak(at.now)
+        return not self._level
+
+    def quota(self, at: Moment) -> Quota:
+        self._leak(at.now)
+        return Quota(self.most, max(0, int(self.most - self._level + _DUST)), self._level * SPAN_S / self.most)
+
+    def _leak(self, now: float) -> None:
+        if now > self._at:
+            level = self._level - (now - self._at) * self.most / SPAN_S
+            self._level, self._at = level if level > 0 else 0.0, now
+
+    def _pour(self, tokens: int) -> None:
+        lows, level = self._lows, self._level
+        self._count += 1
+        while lows and lows[-1][1] >= level:
+            lows.pop()
+        if lows and level - lows[-1][1] < self.most / GRAINS:
+            lows[-1][0] = self._count
+        else:
+            lows.append([self._count, level])
+        self._level += tokens
+
+    def _take_back(self, number: int, tokens: int) -> None:
+        """Of what was the pouring of this number."""
+        lows = self._lows
+        first = bisect_right(lows, [number, inf])
+        lowest = lows[first][1] if first < len(lows) else inf
+        back = min(tokens, self._level, lowest)
+        self._level -= back
+        for low in lows[first:]:
+            low[1] -= back
+        while 0 < first < len(lows) and lows[first - 1][1] >= lows[first][1]:
+            first -= 1
+            del lows[first]
+
+
+class AtOnce:
+    """At most `most` requests that are not settled."""
+
+    __slots__ = ("_taken", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken = 0
+
+    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+        return 0.0 if self._taken < self.most else 1.0  # nobody knows
+
+    def take(self, prompt: int, output: int, at: Moment) -> Settle:
+        self._taken += 1
+        return self._settle
+
+    def _settle(self, used: int | None, at: Moment) -> None:
+        self._taken -= 1
+
+    def resize(self, most: int, at: Moment) -> None:
+        self.most = most
+
+    def is_blank(self, at: Moment) -> bool:
+        return not self._taken
+
+
+class Budget:
+    """At most `most` tokens in each day or month of the calendar (UTC), those that are reserved included (I31).
+
+    `earlier` tells what was used of a period before this began. `claimed` is what is to be written down as used, ahead
+    of it, and `written` what has been, so that who begins anew after an unclean end knows of no less than was used. A
+    clock that is set back leads into no period that is over.
+    """
+
+    __slots__ = ("_claims_above", "_earlier", "_ends", "_span", "claimed", "most", "period", "used", "written")
+
+    def __init__(self, most: int, span: Literal["day", "month"], earlier: Callable[[str], int]) -> None:
+        self.most = most
+        self.used = self.written = self.claimed = self._claims_above = 0
+        self.period = ""
+        self._span = span
+        self._earlier = earlier
+        self._ends = -inf
+
+    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+        if at.unix >= self._ends:
+            self._turn(at.unix)
+        cost = prompt + output
+        if self.used + (cost if cost <= self.most else _trimmed(prompt, self.most)) <= self.most:
+            return 0.0
+        return inf if prompt > self.most else max(1.0, self._ends - at.unix)
+
+    def take(self, prompt: int, output: int, at: Moment) -> Settle:
+        if at.unix >= self._ends:
+            self._turn(at.unix)
+        cost = prompt + output
+        if cost > self.most:
+            cost = _trimmed(prompt, self.most)
+        self.used += cost
+        return partial(self._settle, self.period, cost)
+
+    def _settle(self, period: str, cost: int, used: int | None, at: Moment) -> None:
+        if period == self.period:
+            self.used += (used or 0) - cost
+
+    def resize(self, most: int, at: Moment) -> None:
+        self.most = most
+
+    def is_blank(self, at: Moment) -> bool:
+        if at.unix >= self._ends:
+            self._turn(at.unix)
+        return not self.used
+
+    def claim(self) -> int | None:
+        """What is to be written down as used now; None: what was told before is enough for a while."""
+        if self.used <= self._claims_above:
+            return None
+        block = max(1, self.most // BLOCKS)
+        self.claimed = max(self.used, min(self.used + block, self.most))
+        self._claims_above = self.claimed - block // 2 if self.claimed < self.most else self.claimed
+        return self.claimed
+
+    def _turn(self, unix: float) -> None:
+        day = datetime.fromtimestamp(unix, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self.period, ends = day_of(unix), day + timedelta(days=1)
+        if self._span == "month":
+            self.period, ends = self.period[:7], (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+        self._ends = ends.timestamp()
+        self.used = self.written = self.claimed = self._claims_above = self._earlier(self.period)
+
+
+def day_of(unix: float) -> str:
+    """As in 2026-11-22."""
+    return _day(int(unix // 86400))
+
+
+@lru_cache(maxsize=4)
+def _day(number: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days=number)).isoformat()
+
+
+def _trimmed(prompt: int, most: int) -> int:
+    """What is reserved for who would not fit at all: a guess alone takes nobody over the whole limit."""
+    return max(prompt, most)

@@ -1,0 +1,190 @@
+"""Each limit by itself: exact, bounded in memory, and as if each request had taken what it took when it came."""
+
+from datetime import UTC, datetime
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hermes.policy.limits import (
+    BLOCKS,
+    GRAIN_S,
+    GRAINS,
+    MANY,
+    SPAN_S,
+    AtOnce,
+    Budget,
+    Flow,
+    Limit,
+    Moment,
+    Settle,
+    Window,
+)
+from hermes.principal import Quota
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
+DAY_S = 86400.0
+FAINT = 1e-6
+
+
+def at(now: float) -> Moment:
+    return Moment(now, NOON + now)
+
+
+def waits(limit: Limit, prompt: int, now: float, output: int = 0) -> float:
+    return limit.wait_s(prompt, output, at(now))
+
+
+def test_the_wait_that_is_told_is_exact() -> None:
+    window, flow = Window(2), Flow(60)
+    for now in (0.0, 7.0):
+        window.take(0, 0, at(now))
+        flow.take(25, 0, at(now))
+    assert waits(window, 0, 10.0) == 50.0
+    assert waits(window, 0, 59.9) > 0 == waits(window, 0, 60.0)
+    wait_s = waits(flow, 25, 10.0)
+    assert wait_s == pytest.approx(5.0)  # 75 - 60, less the 10 that have leaked
+    assert waits(flow, 25, 10.0 + wait_s - 0.01) > 0 == waits(flow, 25, 10.0 + wait_s)
+
+
+def test_of_very_many_requests_few_marks_are_kept_and_none_ages_too_early_or_much_too_late() -> None:
+    """I4"""
+    window = Window(MANY + 1)
+    for number in range(MANY + 1):
+        window.take(0, 0, at(number * 0.01))
+    assert len(window._marks) <= MANY * 0.01 / GRAIN_S + 2
+    last = MANY * 0.01
+    wait_s = waits(window, 0, last)
+    assert SPAN_S <= last + wait_s <= SPAN_S + GRAIN_S
+    assert waits(window, 0, last + wait_s) == 0.0
+    assert window.quota(at(last + SPAN_S)).remaining == MANY + 1
+
+
+def test_requests_that_were_given_back_take_no_memory() -> None:
+    """I4"""
+    window = Window(10)
+    window.take(0, 0, at(0.0))
+    for number in range(10_000):
+        window.take(0, 0, at(number * 0.001))(None, at(number * 0.001))
+    assert len(window._marks) < 100
+    assert window.quota(at(10.0)) == Quota(10, 9, 50.0)
+
+
+def test_the_memory_of_a_flow_is_bounded() -> None:
+    """I4"""
+    flow = Flow(100_000)
+    for number in range(50_000):
+        flow.take(2, 0, at(number * 1e-6))
+    assert len(flow._lows) <= GRAINS + 1
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(1, 40)),
+        st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from((0.0, 0.5, 1.0))),
+        st.tuples(st.just("wait"), st.sampled_from((0.5, 3.0, 7.0, 20.0))),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+@example([("take", 20), ("take", 20), ("wait", 27), ("take", 40), ("settle", 1, 0.0), ("settle", 0, 0.0)])
+@example([("take", 15), ("wait", 10), ("take", 30), ("wait", 20), ("take", 20), ("settle", 1, 0.0), ("settle", 0, 0.0)])
+def test_a_flow_is_as_if_each_request_had_taken_what_it_took_when_it_came(steps: list[tuple[Any, ...]]) -> None:
+    """Never more generous than that, and stingier by no more than is said."""
+    flow, now = Flow(60), 0.0
+    poured: list[list[float]] = []  # of [when, what is known to have been taken]
+    open_: list[tuple[Settle, list[float]]] = []
+    settled = 0
+    for what, *much in steps:
+        if what == "wait":
+            now += much[0]
+        elif what == "take":
+            if not waits(flow, much[0], now):
+                poured.append([now, much[0]])
+                open_.append((flow.take(much[0], 0, at(now)), poured[-1]))
+        elif open_:
+            settle, mark = open_.pop(much[0] % len(open_))
+            mark[1] = int(mark[1] * much[1])
+            settle(int(mark[1]), at(now))
+            settled += 1
+        exact, then = 0.0, 0.0
+        for when, tokens in poured:
+            exact, then = max(0.0, exact - (when - then)) + tokens, when
+        exact = max(0.0, exact - (now - then))
+        flow.wait_s(0, 0, at(now))
+        assert exact - FAINT <= flow._level <= exact + settled * 60 / GRAINS + FAINT
+        assert flow._lows == sorted(flow._lows, key=lambda low: low[1])
+
+
+def test_what_is_given_back_to_a_flow_after_it_has_leaked_is_not_given_back_again() -> None:
+    flow = Flow(60)
+    settle = flow.take(60, 0, at(0.0))
+    assert waits(flow, 60, 60.0) == 0.0
+    flow.take(60, 0, at(60.0))
+    settle(None, at(60.0))
+    assert waits(flow, 1, 60.0) == pytest.approx(1.0)
+
+
+def test_what_a_request_takes_beyond_its_reservation_is_charged_when_it_is_over() -> None:
+    flow, budget = Flow(60), Budget(100, "day", lambda period: 0)
+    for limit in (flow, budget):
+        limit.take(10, 10, at(0.0))(150, at(0.0))
+    assert waits(flow, 1, 0.0) == pytest.approx(91.0)
+    assert budget.used == 150 and waits(budget, 1, 0.0) == 12 * 3600
+
+
+@pytest.mark.parametrize("limit", [Flow(60), Budget(60, "day", lambda period: 0)])
+def test_a_guess_alone_refuses_nobody_for_good_but_a_prompt_that_never_fits_does(limit: Limit) -> None:
+    assert waits(limit, 61, 0.0) == inf
+    assert waits(limit, 50, 0.0, output=500) == 0.0
+    limit.take(50, 500, at(0.0))
+    assert 0 < waits(limit, 1, 0.0) < inf
+
+
+def test_as_many_as_may_at_once() -> None:
+    limit = AtOnce(2)
+    first, _ = limit.take(0, 0, at(0.0)), limit.take(0, 0, at(0.0))
+    assert waits(limit, 0, 0.0) > 0
+    first(5, at(0.0))
+    assert waits(limit, 0, 0.0) == 0.0
+
+
+def test_a_month_ends_with_the_month_and_a_clock_that_is_set_back_leads_into_none_that_is_over() -> None:
+    """I35"""
+    budget = Budget(100, "month", lambda period: 0)
+    new_year = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    budget.take(100, 0, Moment(0.0, new_year - 3600))
+    assert budget.wait_s(1, 0, Moment(0.0, new_year - 3600)) == 3600
+    assert budget.period == "2026-12"
+    assert budget.wait_s(1, 0, Moment(0.0, new_year)) == 0.0
+    budget.take(100, 0, Moment(0.0, new_year))
+    assert budget.wait_s(1, 0, Moment(0.0, new_year - 3600)) > 0
+    assert budget.period == "2027-01"
+
+
+def test_what_is_settled_after_its_day_is_over_does_not_count_in_the_next() -> None:
+    budget = Budget(100, "day", lambda period: 0)
+    settle = budget.take(50, 0, at(0.0))
+    budget.take(20, 0, at(DAY_S))
+    settle(None, at(DAY_S))
+    assert budget.used == 20
+
+
+def test_a_budget_is_claimed_ahead_in_blocks_and_not_more_often_than_needed() -> None:
+    budget = Budget(64_000, "day", lambda period: 0)
+    claims = []
+    while budget.used < budget.most:
+        budget.take(10, 0, at(0.0))
+        if (claim := budget.claim()) is not None:
+            claims.append(claim)
+        assert budget.used <= budget.claimed <= min(budget.most, budget.used + budget.most // BLOCKS)
+    assert budget.claim() is None and len(claims) <= 2 * BLOCKS + 1
+
+
+def test_what_was_used_before_counts() -> None:
+    budget = Budget(100, "day", {"2026-11-22": 90}.__getitem__)
+    assert waits(budget, 11, 0.0) > 0 == waits(budget, 10, 0.0)
