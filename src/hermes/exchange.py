@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from time import monotonic, time
 from typing import Protocol
 
@@ -43,6 +44,7 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     urgency: str = field(default="", name="class")
     loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
     asked: str = ""  # the model that was asked for, where another answered
+    cache: str = ""  # `hit`, `miss` or `bypass`, where its model has one
 
 
 Sink = Callable[[Record], None]
@@ -98,6 +100,7 @@ class Exchange(Struct, eq=False, gc=False):
     crashes: int = 0  # of backends that were at it
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
+    reuse: str = ""  # of its model's cache: `hit` (no run was its own, no tokens were spent on it), `miss` or `bypass`
     outcome: Outcome = Outcome.OK
     code: str = ""
     quiet: bool = False  # not worth a log line
@@ -108,6 +111,8 @@ class Exchange(Struct, eq=False, gc=False):
         """What the answer itself tells of its time here, in milliseconds."""
         total_s = monotonic() - self.arrived_at
         queue_s = total_s if self.queue_s is None else self.queue_s
+        if self.reuse == "hit":
+            queue_s = 0.0
         return {"queue_ms": round(queue_s * 1000, 3), "total_ms": round(total_s * 1000, 3)}
 
     def dismiss(self) -> bool:
@@ -123,9 +128,11 @@ class Exchange(Struct, eq=False, gc=False):
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:
-        """The header line that tells the client the request's id."""
+        """The header lines that tell the client the request's id, and what became of it at the cache."""
         id = self.request_id.encode("ascii")
         line = b"x-request-id: %b\r\n" % id
+        if self.reuse:
+            line += b"x-hermes-cache: %b\r\n" % self.reuse.encode("ascii")
         return b"%b%b: %b\r\n" % (line, self.also_id, id) if self.also_id else line
 
 
@@ -154,7 +161,8 @@ class Waited(Struct, frozen=True, gc=False):
 class Journal:
     """Opens and closes exchanges: counts them, and hands each Record to the sinks.
 
-    `exchanges` are those open, `recent` the last that asked for tokens and are over.
+    `exchanges` are those open, `recent` the last that asked for tokens and are over. `runs` are no requests themselves:
+    what several of them share.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -163,6 +171,7 @@ class Journal:
         self._tallies: dict[tuple[str, str, Outcome], _Tally] = {}
         self.sinks: list[Sink] = []
         self.exchanges: dict[Exchange, None] = {}
+        self.runs: dict[Exchange, None] = {}
         self.recent: deque[Record | Waited] = deque(maxlen=REMEMBERED)
         # Unguessable between processes, cheap within one.
         self._prefix = os.urandom(10).hex()
@@ -172,6 +181,10 @@ class Journal:
     def open(self) -> int:
         """How many have begun and not ended."""
         return len(self.exchanges)
+
+    def asking(self) -> Iterator[Exchange]:
+        """All that may hold a slot, or wait for one."""
+        return chain(self.exchanges, self.runs)
 
     def begin(self, method: str, request_id: str, arrived_at: float) -> Exchange:
         """`request_id`: the client's own; "" makes one."""
@@ -213,8 +226,9 @@ class Journal:
                 self._judge(ticket.told, queue_s, exchange.model)
         if ttft_s is not None:
             tally.ttft.observe(ttft_s)
-        tally.tokens_in.value += usage.prompt_tokens
-        tally.tokens_out.value += usage.completion_tokens
+        if exchange.reuse != "hit":
+            tally.tokens_in.value += usage.prompt_tokens
+            tally.tokens_out.value += usage.completion_tokens
 
     def _judge(self, told: Outlook, queue_s: float, model: str) -> None:
         self._metrics.prediction_error.observe((model,), abs(told.eta_s - queue_s))
@@ -259,4 +273,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         "" if ticket is None else CLASS_NAMES[ticket.urgency],
         ticket.found if ticket is not None and exchange.attempts else "",
         exchange.asked,
+        exchange.reuse,
     )

@@ -163,6 +163,11 @@ class Metrics:
         self.pulls = Counter(
             "hermes_model_pulls", "Downloads of models, by how they ended.", ("backend", "model", "outcome")
         )
+        self.cache = Counter(
+            "hermes_cache_requests",
+            "Requests for models with a cache: answered without a run of their own (hit), by one (miss), or past it.",
+            ("model", "result"),
+        )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")

@@ -30,10 +30,12 @@ from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
+from hermes.flights.flights import Flights
 from hermes.gateway import Gateway
 from hermes.http.server import Server
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.metrics import Metrics
+from hermes.policy.cache import Shelf
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
 from hermes.router import Router
@@ -76,7 +78,7 @@ class Runtime:
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
-        gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server)
+        gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.flights.shelf)
 
     # --- composing --------------------------------------------------------------------------------------------------
 
@@ -124,6 +126,9 @@ class Runtime:
         lines = config.volatile_lines
         router = Router(self.catalog, self.fleet)
         gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
+        cache = config.cache
+        shelf = Shelf(cache.max_bytes, cache.ttl_s)
+        self.flights = Flights(gateway, self.journal, self.metrics, self._loop, shelf, cache.scope, lines)
         ops = Ops(
             self.fleet,
             self.admission,
@@ -137,7 +142,8 @@ class Runtime:
         prompt, anthropic = Prompt(), Anthropic()
         models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
-        inference = Inference(gateway, openai, Completions(), Responses(), prompt, anthropic)
+        dialects = openai, Completions(), Responses(), prompt, anthropic
+        inference = Inference(gateway, *dialects, self.flights, caches=composition.caches(config))
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)
@@ -202,6 +208,7 @@ class Runtime:
         """Let go of everything."""
         self.api.cutting = True
         await self.server.drain(0)
+        await self.flights.close()
         for task in filter(None, (self._preloading, self._watching)):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -95,9 +95,9 @@ VALUES = {
     "keys": [{"user": "editor", "sha256": "0" * 64}], "level": "debug", "access_log": "off", "state_dir": "off",
     "interactive": {"weight": 3}, "normal": {"max_wait_s": 5}, "batch": {"weight": 2}, "usual_class": "batch",
     "model_floor": 0.25, "cpu_affinity": [0, 1], "options_policy": "max", "pull": "on_demand",
-    "volatile_lines": ["Time:"],
+    "volatile_lines": ["Time:"], "cache": "forced", "scope": "all",
 }  # fmt: skip
-SECTIONS = ("server", "defaults", "limits", "health", "logging", "scheduling")
+SECTIONS = ("server", "defaults", "limits", "health", "logging", "scheduling", "cache")
 PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]
 
 

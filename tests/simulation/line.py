@@ -27,6 +27,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.fleet.watchdog import Watchdog
+from hermes.flights.flights import Flights
 from hermes.gateway import Gateway
 from hermes.http.client import PoolLimits
 from hermes.http.pool import Pool
@@ -34,6 +35,7 @@ from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import Deadlines
 from hermes.metrics import Gauge, Metrics
+from hermes.policy.cache import Shelf
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryBudget, RetryPolicy
 from hermes.policy.routing import Catalog, Service
@@ -149,7 +151,8 @@ class Line:
         gateway = Gateway(
             Router(Catalog({}, service), self.fleet), self.fleet, self.admission, retries, self.metrics, heartbeat_s
         )
-        inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic())
+        flights = Flights(gateway, self.journal, self.metrics, self.loop, Shelf(1 << 20, 60.0))
+        inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic(), flights)
         table = RouteTable(
             (
                 Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),

@@ -63,7 +63,7 @@ class Queue:
         raise _unknown(call)
 
     def _open(self, principal: Principal) -> Iterator[tuple[Exchange, Ticket]]:
-        for exchange in self._journal.exchanges:
+        for exchange in self._journal.asking():
             if exchange.ticket is not None and _may_see(principal, exchange.ticket.tenant):
                 yield exchange, exchange.ticket
 

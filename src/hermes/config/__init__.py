@@ -15,6 +15,8 @@ from hermes.config.kinds import (
     BackendKind,
     BackendName,
     Bytes,
+    CacheRule,
+    CacheScope,
     ClassName,
     Command,
     Cost,
@@ -52,6 +54,7 @@ from hermes.config.kinds import (
 
 __all__ = [
     "Backend",
+    "Cache",
     "Config",
     "Defaults",
     "Health",
@@ -198,6 +201,7 @@ class Defaults(Struct, frozen=True):
     options_policy: OptionsPolicy = "pin"
     max_num_ctx: Count | None = None
     pull: PullRule = "never"
+    cache: CacheRule = False
 
 
 class Model(Struct, frozen=True):
@@ -227,6 +231,7 @@ class Model(Struct, frozen=True):
     max_class: ClassName | None = None
     params: Params = Params()
     max_output_tokens: Tokens | None = None
+    cache: CacheRule = False
 
 
 class Limits(Struct, frozen=True):
@@ -276,6 +281,14 @@ class Health(Struct, frozen=True):
     pause_s: Seconds = 1
 
 
+class Cache(Struct, frozen=True):
+    """Answers that are given again, of the models that say so. `scope`: who is given what another was."""
+
+    max_bytes: Bytes = 64 * 2**20
+    ttl_s: Seconds = 3600
+    scope: CacheScope = "key"
+
+
 class Logging(Struct, frozen=True):
     """Logs are JSON lines. `access_log`: stderr, off, or a file."""
 
@@ -295,6 +308,7 @@ class Config(Struct, frozen=True):
     limits: Limits = Limits()
     scheduling: Scheduling = Scheduling()
     health: Health = Health()
+    cache: Cache = Cache()
     keys: tuple[Key, ...] = ()
     logging: Logging = Logging()
 

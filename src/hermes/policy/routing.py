@@ -37,7 +37,8 @@ class Service(Struct, frozen=True):
     to the last byte of a whole answer, to the first content byte of a stream; it is longer if the model takes long to
     load and `awaits_load`. Then `stall_timeout_s` bounds each silence and `max_stream_s` the whole stream. No request
     of it is of a class above `highest`. `pulled`: where nobody has it, it is downloaded for whoever asks. `fallback`:
-    the models that answer instead when it cannot be served, the first that can.
+    the models that answer instead when it cannot be served, the first that can. `reuse`: answers are given again, `on`
+    where they would be the same, `forced` always.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Service(Struct, frozen=True):
     highest: Class = Class.INTERACTIVE
     pulled: bool = False
     fallback: tuple[str, ...] = ()
+    reuse: str = "off"
 
 
 class Catalog(Struct, frozen=True):
