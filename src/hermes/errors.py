@@ -112,6 +112,16 @@ class RequestTimeout(BadRequest):
     status, code = 408, "request_timeout"
 
 
+class OnceInUse(BadRequest):
+    """Its idempotency key has a run, which another try would take over: SDKs try again by themselves after a 409."""
+
+    status, code = 409, "idempotency_key_in_use"
+
+
+class OnceReused(BadRequest):
+    status, code = 422, "idempotency_key_reused"
+
+
 class BodyTooLarge(BadRequest):
     status, code = 413, "request_too_large"
 
@@ -199,6 +209,12 @@ class NoBackend(GatewayError):
 
 class Draining(GatewayError):
     status, code, outcome = 503, "draining", Outcome.DRAINED
+
+
+class StorageUnavailable(GatewayError):
+    """What must be kept before it is answered cannot be (invariant I32)."""
+
+    status, code = 503, "storage_unavailable"
 
 
 class Overloaded(GatewayError):

@@ -100,7 +100,8 @@ class Exchange(Struct, eq=False, gc=False):
     crashes: int = 0  # of backends that were at it
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
-    reuse: str = ""  # of its model's cache: `hit` (no run was its own, no tokens were spent on it), `miss` or `bypass`
+    reuse: str = ""  # of its model's cache: `hit`, `miss` or `bypass`
+    free: bool = False  # no run was its own: what `usage` says was not spent on it, and no limit on tokens counts it
     outcome: Outcome = Outcome.OK
     code: str = ""
     quiet: bool = False  # not worth a log line
@@ -111,7 +112,7 @@ class Exchange(Struct, eq=False, gc=False):
         """What the answer itself tells of its time here, in milliseconds."""
         total_s = monotonic() - self.arrived_at
         queue_s = total_s if self.queue_s is None else self.queue_s
-        if self.reuse == "hit":
+        if self.free:
             queue_s = 0.0
         return {"queue_ms": round(queue_s * 1000, 3), "total_ms": round(total_s * 1000, 3)}
 
@@ -226,7 +227,7 @@ class Journal:
                 self._judge(ticket.told, queue_s, exchange.model)
         if ttft_s is not None:
             tally.ttft.observe(ttft_s)
-        if exchange.reuse != "hit":
+        if not exchange.free:
             tally.tokens_in.value += usage.prompt_tokens
             tally.tokens_out.value += usage.completion_tokens
 

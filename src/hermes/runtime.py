@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+from typing import TYPE_CHECKING
 
 from hermes import composition, drivers, gauges
 from hermes import config as settings
@@ -31,6 +32,8 @@ from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
 from hermes.flights.flights import Flights
+from hermes.flights.once import Once
+from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
 from hermes.http.server import Server
 from hermes.http.wire import TICK_S, Deadlines
@@ -39,7 +42,11 @@ from hermes.policy.cache import Shelf
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
 from hermes.router import Router
+from hermes.storage.idempotency import Records
 from hermes.storage.learned import Keeper, State
+
+if TYPE_CHECKING:
+    from hermes.storage.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +77,8 @@ class Runtime:
         self.fleet = Fleet(backends, self.admission, self.metrics, patience)
         self._watchdog = Watchdog(self.journal, self.fleet.health, patience)
         self.catalog = composition.catalog(config)
+        self._state_dir = composition.state_dir(config.server, os.environ)
+        self._database: Database | None = None
         self.api = self._api()
         self.server = Server(self.api, composition.limits(config.server), self._deadlines, loop)
         self._access_log: AccessLog | None = None
@@ -78,7 +87,7 @@ class Runtime:
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = ""
-        gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.flights.shelf)
+        gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.shelf)
 
     # --- composing --------------------------------------------------------------------------------------------------
 
@@ -127,8 +136,10 @@ class Runtime:
         router = Router(self.catalog, self.fleet)
         gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
         cache = config.cache
-        shelf = Shelf(cache.max_bytes, cache.ttl_s)
-        self.flights = Flights(gateway, self.journal, self.metrics, self._loop, shelf, cache.scope, lines)
+        self.shelf = Shelf(cache.max_bytes, cache.ttl_s)
+        self.runs = Runs(gateway, self.journal, self._loop)
+        once = Once(self.runs, Records(self._open_database)) if self._state_dir else None
+        flights = Flights(self.runs, self.shelf, self.metrics, cache.scope, lines, once)
         ops = Ops(
             self.fleet,
             self.admission,
@@ -143,7 +154,7 @@ class Runtime:
         models = self._models = Models(self.catalog, self.fleet, self.admission, openai)
         queue = Queue(self.journal, self.scheduler, self.fleet, self._loop.time)
         dialects = openai, Completions(), Responses(), prompt, anthropic
-        inference = Inference(gateway, *dialects, self.flights, caches=composition.caches(config))
+        inference = Inference(gateway, *dialects, flights, caches=composition.caches(config))
         ollama = Ollama(inference, models)
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)
@@ -208,19 +219,29 @@ class Runtime:
         """Let go of everything."""
         self.api.cutting = True
         await self.server.drain(0)
-        await self.flights.close()
+        await self.runs.close()
         for task in filter(None, (self._preloading, self._watching)):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         if self._keeper is not None:
             await self._keeper.end()
+        if self._database is not None:
+            await asyncio.to_thread(self._database.close)
         if self._access_log is not None:
             self._access_log.close()
 
+    def _open_database(self) -> "Database":
+        """For whoever is the first to need it: neither SQLite nor its file costs anything before."""
+        from hermes.storage.database import Database
+
+        assert self._state_dir is not None
+        self._database = Database(self._state_dir)
+        return self._database
+
     def _remember(self) -> None:
         """What was learned before the last restart."""
-        folder = composition.state_dir(self.config.server, os.environ)
+        folder = self._state_dir
         if folder is None or any(backend.simulated for backend in self.config.backends):
             return
         self._keeper = Keeper(folder, self._learned)

@@ -33,9 +33,9 @@ TEXTS = EmbedRequest("gemma", ("a", "b"))
         (None, None),
         ("", None),
         ("max-stale=3, nonsense", None),
-        ("no-store", Terms(False, -1.0)),
-        ("No-Cache", Terms(True, -1.0)),
-        ("no-cache, no-store", Terms(False, -1.0)),
+        ("no-store", Terms(False, 0.0)),
+        ("No-Cache", Terms(True, 0.0)),
+        ("no-cache, no-store", Terms(False, 0.0)),
         ("max-age=60", Terms(True, 60.0)),
         ("max-age=60, max-age=5", Terms(True, 5.0)),
         ("max-age=0", Terms(True, 0.0)),
@@ -132,10 +132,10 @@ def test_vectors_survive_being_kept() -> None:
 def test_an_answer_is_given_until_it_is_too_old() -> None:
     shelf = Shelf(10_000, ttl_s=60.0)
     shelf.keep(b"a", b"answer", now=100.0)
-    assert shelf.find(b"a", 159.9) == b"answer" == shelf.find(b"a", 130.0, max_age_s=30.0)
-    assert shelf.find(b"a", 131.0, max_age_s=30.0) is None  # for him; it stays for others
+    assert shelf.find(b"a", 159.9) == b"answer" == shelf.find(b"a", 129.9, max_age_s=30.0)
+    assert shelf.find(b"a", 130.0, max_age_s=30.0) is None  # for him; it stays for others
     assert shelf.find(b"a", 131.0) == b"answer"
-    assert shelf.find(b"a", 131.0, max_age_s=-1.0) is None
+    assert shelf.find(b"a", 100.0, max_age_s=0.0) is None
     assert shelf.find(b"a", 160.0) is None
     assert (len(shelf), shelf.size_bytes) == (0, 0)
 

@@ -28,6 +28,7 @@ from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.fleet.watchdog import Watchdog
 from hermes.flights.flights import Flights
+from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
 from hermes.http.client import PoolLimits
 from hermes.http.pool import Pool
@@ -151,7 +152,7 @@ class Line:
         gateway = Gateway(
             Router(Catalog({}, service), self.fleet), self.fleet, self.admission, retries, self.metrics, heartbeat_s
         )
-        flights = Flights(gateway, self.journal, self.metrics, self.loop, Shelf(1 << 20, 60.0))
+        flights = Flights(Runs(gateway, self.journal, self.loop), Shelf(1 << 20, 60.0), self.metrics)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic(), flights)
         table = RouteTable(
             (

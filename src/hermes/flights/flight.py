@@ -57,6 +57,7 @@ class Flight:
         self.resumed: asyncio.Future[None] | None = None
         self.callers: dict[Exchange, Place] = {}  # the first of them pays
         self.paid = False
+        self.rendered = b""  # the answer, where all are given the same bytes
         self.answer: Answer | Embeddings | None = None
         self.ended = False
         self.error: BaseException | None = None

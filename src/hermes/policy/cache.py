@@ -49,13 +49,13 @@ def terms(headers: Mapping[bytes, bytes]) -> Terms | None:
         return None
     words = {word.strip().lower() for word in said.split(b",")}
     if b"no-store" in words:
-        return Terms(kept=False, max_age_s=-1.0)
+        return Terms(kept=False, max_age_s=0.0)
     ages = [inf]
     for word in words:
         name, _, age = word.partition(b"=")
         if name == b"max-age" and age.isdigit() and len(age) < 10:
             ages.append(float(age))
-    found = Terms(max_age_s=-1.0 if b"no-cache" in words else min(ages))
+    found = Terms(max_age_s=0.0 if b"no-cache" in words else min(ages))
     return None if found == ANY_AGE else found
 
 
@@ -125,7 +125,7 @@ class Shelf:
         return len(self._entries)
 
     def find(self, key: bytes, now: float, max_age_s: float = inf) -> bytes | None:
-        """The answer, if there is one of no greater age."""
+        """The answer, if there is one that is younger than that."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -133,7 +133,7 @@ class Shelf:
         if age_s >= self._ttl_s:
             self._drop(key)
             return None
-        if age_s > max_age_s:
+        if age_s >= max_age_s:
             return None
         self._entries.move_to_end(key)
         return entry.packed
