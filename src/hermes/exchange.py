@@ -9,10 +9,11 @@ from typing import Protocol
 
 from msgspec import Struct, field, msgpack
 
-from hermes.chat import Usage
+from hermes.chat import ChatRequest, EmbedRequest, Usage
 from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.policy.estimates import Outlook
+from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket, Why
 from hermes.principal import CLASS_NAMES
 
@@ -90,6 +91,8 @@ class Exchange(Struct, eq=False, gc=False):
     queue_s: float | None = None  # from arrival to a slot
     ttft_s: float | None = None  # from arrival to the first content
     usage: Usage = _NO_USAGE
+    request: ChatRequest | EmbedRequest | None = None  # as it is asked for
+    place: Place | None = None  # that an earlier try of it has left
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
     dismissed: bool = False

@@ -120,9 +120,8 @@ class Gateway:
                     ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
-                meta = Meta(
-                    exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
-                )
+                id, created_at = exchange.request_id, int(exchange.created_at)
+                meta = Meta(id, request.model, created_at, exchange.timings, ticket.prompt_tokens)
                 if job is not None:
                     meta.beats = job.meta.beats  # of the same stream, by another model
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
@@ -189,7 +188,7 @@ class Gateway:
     ) -> Ticket:
         """The request as the scheduler sees it."""
         service, found, arrived_at = route.service, route.found, exchange.arrived_at
-        exchange.model, exchange.stream = service.model, request.stream
+        exchange.model, exchange.stream, exchange.request = service.model, request.stream, request
         within_s = service.timeout_s
         if service.awaits_load:
             within_s = max(within_s, self._admission.scheduler.patience_s(found.resident))
@@ -209,6 +208,7 @@ class Gateway:
             principal.max_running,
             int(prompt_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
+            place=exchange.place,
         )
         return ticket
 

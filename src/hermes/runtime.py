@@ -33,6 +33,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
 from hermes.flights.flights import Flights
 from hermes.flights.once import Once
+from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
 from hermes.http.server import Server
@@ -137,9 +138,10 @@ class Runtime:
         gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, heartbeat_s, lines)
         cache = config.cache
         self.shelf = Shelf(cache.max_bytes, cache.ttl_s)
-        self.runs = Runs(gateway, self.journal, self._loop)
+        come_again = Retries(self.journal, self._loop)
+        self.runs = Runs(gateway, self.journal, self._loop, come_again.left)
         once = Once(self.runs, Records(self._open_database)) if self._state_dir else None
-        flights = Flights(self.runs, self.shelf, self.metrics, cache.scope, lines, once)
+        flights = Flights(self.runs, come_again, self.shelf, self.metrics, cache.scope, lines, once)
         ops = Ops(
             self.fleet,
             self.admission,
@@ -159,7 +161,8 @@ class Runtime:
         table = RouteTable(routes(inference, models, ops, queue, ollama, openai, prompt, anthropic))
         people = composition.authenticator(config)
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
-        return Api(table, self._door, people, self.journal, self.metrics, openai, self._loop.time, areas)
+        clock = self._loop.time
+        return Api(table, self._door, people, self.journal, self.metrics, openai, clock, areas, come_again.left)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

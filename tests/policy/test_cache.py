@@ -85,6 +85,12 @@ def test_where_the_likeliest_token_is_taken_it_does_not_matter_from_how_many() -
     assert digest(warm[0], "m", "") != digest(warm[1], "m", "")
 
 
+@pytest.mark.parametrize("said", ["\ud800", 1 << 80])
+def test_what_cannot_be_packed_is_told_from_others_all_the_same(said: Any) -> None:
+    one, other = (replace(ASKED, extra={"grammar": [said, number]}) for number in (1, 2))
+    assert digest(one, "m", "") == digest(replace(one, stream=True), "m", "") != digest(other, "m", "")
+
+
 def test_a_text_to_embed_is_not_a_prompt() -> None:
     assert digest(TEXTS, "m", "") == digest(replace(TEXTS, base64=True), "m", "")
     assert digest(TEXTS, "m", "") != digest(replace(TEXTS, dimensions=3), "m", "")

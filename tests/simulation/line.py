@@ -28,6 +28,7 @@ from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.fleet.watchdog import Watchdog
 from hermes.flights.flights import Flights
+from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
 from hermes.http.client import PoolLimits
@@ -152,7 +153,9 @@ class Line:
         gateway = Gateway(
             Router(Catalog({}, service), self.fleet), self.fleet, self.admission, retries, self.metrics, heartbeat_s
         )
-        flights = Flights(Runs(gateway, self.journal, self.loop), Shelf(1 << 20, 60.0), self.metrics)
+        retries = Retries(self.journal, self.loop)
+        runs = Runs(gateway, self.journal, self.loop, retries.left)
+        flights = Flights(runs, retries, Shelf(1 << 20, 60.0), self.metrics)
         inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic(), flights)
         table = RouteTable(
             (
@@ -161,7 +164,7 @@ class Line:
             )
         )
         door = Door((), (), instance="here")
-        return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time, {})
+        return Api(table, door, Authenticator(()), self.journal, self.metrics, openai, self.loop.time, {}, retries.left)
 
     # --- what happens -----------------------------------------------------------------------------------------------
 

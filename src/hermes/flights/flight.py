@@ -142,8 +142,8 @@ class Flight:
         self._pieces.append(piece)
         self._said_bytes += size_bytes
         self._kept_bytes += size_bytes
-        if self._kept_bytes > MAX_BYTES:
-            half = len(self._pieces) // 2
+        while self._kept_bytes > MAX_BYTES:
+            half = (len(self._pieces) + 1) // 2
             self._dropped += half
             self._kept_bytes -= sum(map(_size, self._pieces[:half]))
             del self._pieces[:half]

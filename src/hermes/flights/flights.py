@@ -19,6 +19,7 @@ from hermes.flights.asked import Asked
 from hermes.flights.caller import Caller
 from hermes.flights.flight import Flight
 from hermes.flights.once import Once
+from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.http.response import Response
 from hermes.metrics import Metrics
@@ -37,6 +38,7 @@ class Flights:
     def __init__(
         self,
         runs: Runs,
+        retries: Retries,
         shelf: Shelf,
         metrics: Metrics,
         scope: Scope = "key",
@@ -46,6 +48,7 @@ class Flights:
         self._runs = runs
         self._gateway = runs.gateway
         self._loop = runs.loop
+        self._retries = retries
         self._shelf = shelf
         self._metrics = metrics
         self._scope = scope
@@ -84,6 +87,8 @@ class Flights:
 
     async def _answer(self, asked: Asked) -> None:
         reuse = asked.claim.reuse or NO_REUSE
+        if reuse.again or reuse.once:
+            asked.exchange.place = await self._retries.place(asked)
         route = await self._route(asked)
         if route is None:
             await asked.ask(self._gateway)

@@ -24,11 +24,16 @@ Forget = Callable[[Flight], None]
 
 
 class Runs:
-    def __init__(self, gateway: Gateway, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+    """`left` is told of each that nobody waits for any more."""
+
+    def __init__(
+        self, gateway: Gateway, journal: Journal, loop: asyncio.AbstractEventLoop, left: Callable[[Exchange], None]
+    ) -> None:
         self.gateway = gateway
         self.loop = loop
         self.running: set[Flight] = set()
         self._journal = journal
+        self._left = left
         self._recorders: dict[ClientDialect, Recorder] = {}
 
     def begin(self, asked: Asked, finish: Finish, forget: Forget, linger_s: float = 0.0) -> Flight:
@@ -38,6 +43,7 @@ class Runs:
             recorder = self._recorders[asked.dialect] = Recorder(asked.dialect)
         id = of.request_id if of.request_id not in recorder.runs else os.urandom(14).hex()
         run = Exchange(id, of.method, of.arrived_at, of.created_at, of.route, key_id=of.key_id, forwarded=of.forwarded)
+        run.place = of.place
         flight = recorder.runs[id] = Flight(run, self.loop, linger_s, holds_end=linger_s > 0)
         self.running.add(flight)
         self._journal.runs[run] = None
@@ -49,6 +55,9 @@ class Runs:
         try:
             await asked.run(self.gateway, run, cast(ClientDialect, recorder), Response(flight, NO_HEAD))
             await finish(flight)
+        except asyncio.CancelledError:
+            self._left(run)
+            raise
         except GatewayError as error:
             run.outcome = error.outcome
             raise

@@ -65,11 +65,16 @@ def digest(request: ChatRequest | EmbedRequest, resident: str, owner: str) -> by
         sampling = request.sampling
         if sampling.temperature == 0:  # the likeliest token, whatever else is said of how one is drawn
             sampling = replace(sampling, top_p=None, top_k=None, min_p=None, typical_p=None, seed=None)
-        told = {"stream": False, "include_usage": False, "priority": 0, "service_tier": ""}
-        asked: Any = replace(request, model=resident, sampling=sampling, **told)
+        same = {"stream": False, "include_usage": False, "priority": 0, "service_tier": ""}
+        asked: Any = replace(request, model=resident, sampling=sampling, **same)
     else:
         asked = replace(request, model=resident, base64=False, priority=0, service_tier="")
-    return blake2b(_pack((type(request).__name__, owner, asked)), digest_size=16).digest()
+    told = type(request).__name__, owner, asked
+    try:
+        packed = _pack(told)
+    except (ValueError, OverflowError):  # half a character, or a number that only JSON can hold
+        packed = repr(told).encode("utf-8", "surrogatepass")
+    return blake2b(packed, digest_size=16).digest()
 
 
 def is_deterministic(request: ChatRequest | EmbedRequest) -> bool:
