@@ -122,9 +122,9 @@ def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None
         response.break_off((encoder or job.dialect.encoder(job.request, job.meta)).fail(told))
 
 
-def stream_lines(job: Job) -> bytes:
+def stream_lines(dialect: ClientDialect, exchange: Exchange) -> bytes:
     """What the head of every stream says."""
-    return b"content-type: %b\r\n%b%b" % (job.dialect.stream_content_type, job.exchange.id_line(), _NO_BUFFERING)
+    return b"content-type: %b\r\n%b%b" % (dialect.stream_content_type, exchange.id_line(), _NO_BUFFERING)
 
 
 # Milliseconds. Of a request that found its model loaded and a slot free all but the last are 0.
@@ -319,9 +319,10 @@ class _Stream:
 
     def _open(self) -> None:
         """The head waits for the first bytes after it, since it tells how long they took."""
-        self._sent = self._job.exchange.begun = True
+        job = self._job
+        self._sent = job.exchange.begun = True
         if not self._was_kept_alive:
-            self._response.start(200, stream_lines(self._job) + wait_lines(self._job.exchange, self._ticket))
+            self._response.start(200, stream_lines(job.dialect, job.exchange) + wait_lines(job.exchange, self._ticket))
 
     def _complete(self, events: list[StreamEvent]) -> None:
         if self._job.exchange.dismissed:

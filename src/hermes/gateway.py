@@ -66,7 +66,7 @@ class Heart(Struct, frozen=True):
     def tell(self, outlook: Outlook) -> None:
         response = self.job.response
         if not response.started:
-            response.start(200, attempt.stream_lines(self.job))
+            response.start(200, attempt.stream_lines(self.job.dialect, self.job.exchange))
         response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
         self.job.meta.beats += 1
 

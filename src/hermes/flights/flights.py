@@ -6,6 +6,7 @@ counts tokens sees that none were spent.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from functools import partial
 from typing import Literal
@@ -16,7 +17,7 @@ from hermes.dialects import ClientDialect, EmbedDialect
 from hermes.errors import BackendTimeout, DeadlineUnreachable, GatewayError, QueueTimeout
 from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
-from hermes.flights.caller import Caller
+from hermes.flights.caller import Caller, give
 from hermes.flights.flight import Flight
 from hermes.flights.once import Once
 from hermes.flights.retries import Retries
@@ -86,51 +87,59 @@ class Flights:
         return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, size_bytes, claim))
 
     async def _answer(self, asked: Asked) -> None:
-        reuse = asked.claim.reuse or NO_REUSE
+        reuse, router = asked.claim.reuse or NO_REUSE, self._gateway.router
         if reuse.again or reuse.once:
             asked.exchange.place = await self._retries.place(asked)
-        route = await self._route(asked)
+        route = router.known(asked.request.model, asked.dialect)
+        if route is None:
+            with contextlib.suppress(GatewayError):  # which the gateway has to tell, or see to
+                route = await router.find(asked.request.model, asked.dialect)
         if route is None:
             await asked.ask(self._gateway)
         elif reuse.once and self._once is not None and not asked.request.stream:
+            self._note(asked, route)
             await self._once.answer(asked, route, reuse)
         elif route.service.reuse == "off":
             await asked.ask(self._gateway)
         else:
             await self._reuse(asked, route, reuse.terms)
 
-    async def _route(self, asked: Asked) -> Route | None:
-        """How the model is served; None: not at all, which the gateway has to say, or see to."""
-        router, model, dialect = self._gateway.router, asked.request.model, asked.dialect
-        try:
-            return router.known(model, dialect) or await router.find(model, dialect)
-        except GatewayError:
-            return None
-
     async def _reuse(self, asked: Asked, route: Route, terms: cache.Terms) -> None:
-        exchange, request = asked.exchange, asked.filled(route)
+        exchange, service, sampling = asked.exchange, route.service, asked.sampling(route)
         exchange.reuse = "bypass"
         try:
-            if not (terms.kept and (route.service.reuse == "forced" or cache.is_deterministic(request))):
+            if not (terms.kept and (service.reuse == "forced" or cache.is_deterministic(sampling))):
                 await asked.ask(self._gateway)
                 return
+            self._note(asked, route)
             exchange.reuse = "miss"
-            key = await self._digest(asked, request, route.found.resident)
-            packed = self._shelf.find(key, self._loop.time(), terms.max_age_s)
-            caller = Caller(asked, route)
-            if packed is None:
-                await self._share(asked, caller, key, joins=terms.max_age_s > 0)
+            what = asked.request, sampling, route.found.resident, self._owner(asked.principal)
+            if asked.size_bytes <= LONG_BYTES:
+                key = cache.digest(*what)
             else:
-                await caller.give(packed, self._loop.time())
+                key = await asyncio.to_thread(cache.digest, *what)  # 10 MiB take 20 ms (I36)
+            now = self._loop.time()
+            if packed := self._shelf.find(key, now, terms.max_age_s):
+                await give(asked, route, packed, now)
+            else:
+                await self._share(asked, Caller(asked, route), key, joins=terms.max_age_s > 0)
         finally:
-            self._metrics.cache.add((route.service.model, exchange.reuse))
+            self._metrics.cache.add((service.model, exchange.reuse))
 
-    async def _digest(self, asked: Asked, request: ChatRequest | EmbedRequest, resident: str) -> bytes:
-        principal = asked.principal
-        owner = {"key": f"key {principal.key_id}", "tenant": f"tenant {principal.tenant}", "all": ""}[self._scope]
-        if asked.size_bytes <= LONG_BYTES:
-            return cache.digest(request, resident, owner)
-        return await asyncio.to_thread(cache.digest, request, resident, owner)  # 10 MiB take 20 ms (I36)
+    def _note(self, asked: Asked, route: Route) -> None:
+        """What the gateway notes of those it is asked for."""
+        exchange = asked.exchange
+        exchange.model, exchange.stream, exchange.cancel = (
+            route.service.model,
+            asked.request.stream,
+            asked.response.cancel,
+        )
+
+    def _owner(self, principal: Principal) -> str:
+        """Who is given what was said to whom."""
+        if self._scope == "key":
+            return "key " + principal.key_id
+        return "tenant " + principal.tenant if self._scope == "tenant" else ""
 
     async def _share(self, asked: Asked, caller: Caller, key: bytes, *, joins: bool) -> None:
         """Answer by a run that has begun, or by a new one."""

@@ -76,7 +76,7 @@ def _check(was_asked: bytes, asked: bytes) -> None:
 
 async def _digest(asked: Asked) -> bytes:
     """The same for the same request, in the same API."""
-    api = type(asked.dialect).__name__
+    what = asked.request, getattr(asked.request, "sampling", None), asked.request.model, type(asked.dialect).__name__
     if asked.size_bytes <= LONG_BYTES:
-        return cache.digest(asked.request, asked.request.model, api)
-    return await asyncio.to_thread(cache.digest, asked.request, asked.request.model, api)
+        return cache.digest(*what)
+    return await asyncio.to_thread(cache.digest, *what)

@@ -56,4 +56,4 @@ class Retries:
 
 
 def _digest(request: ChatRequest | EmbedRequest) -> bytes:
-    return cache.digest(request, request.model, "")
+    return cache.digest(request, getattr(request, "sampling", None), request.model, "")

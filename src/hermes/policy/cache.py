@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import blake2b
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from hermes.chat import (
     Embeddings,
     EmbedRequest,
     ReasoningDelta,
+    Sampling,
     Stop,
     StreamEvent,
     TextDelta,
@@ -59,17 +61,23 @@ def terms(headers: Mapping[bytes, bytes]) -> Terms | None:
     return None if found == ANY_AGE else found
 
 
-def digest(request: ChatRequest | EmbedRequest, resident: str, owner: str) -> bytes:
-    """The same for requests that are the same, of one owner. `request`: with the model's settings filled in."""
+# How an answer is to be told, and how soon, is no part of what is asked.
+_NOT_ASKED = {"model", "sampling", "stream", "include_usage", "priority", "service_tier", "base64"}
+_asked_of_chat, _asked_of_embed = (
+    attrgetter(*[name for name in kind.__struct_fields__ if name not in _NOT_ASKED])
+    for kind in (ChatRequest, EmbedRequest)
+)
+
+
+def digest(request: ChatRequest | EmbedRequest, sampling: Sampling | None, resident: str, owner: str) -> bytes:
+    """The same for requests that are the same, of one owner. `sampling`: with the model's settings filled in."""
+    told: tuple[Any, ...]
     if isinstance(request, ChatRequest):
-        sampling = request.sampling
-        if sampling.temperature == 0:  # the likeliest token, whatever else is said of how one is drawn
+        if sampling is not None and sampling.temperature == 0:  # the likeliest token, however others are drawn
             sampling = replace(sampling, top_p=None, top_k=None, min_p=None, typical_p=None, seed=None)
-        same = {"stream": False, "include_usage": False, "priority": 0, "service_tier": ""}
-        asked: Any = replace(request, model=resident, sampling=sampling, **same)
+        told = "chat", owner, resident, sampling, _asked_of_chat(request)
     else:
-        asked = replace(request, model=resident, base64=False, priority=0, service_tier="")
-    told = type(request).__name__, owner, asked
+        told = "embed", owner, resident, _asked_of_embed(request)
     try:
         packed = _pack(told)
     except (ValueError, OverflowError):  # half a character, or a number that only JSON can hold
@@ -77,11 +85,9 @@ def digest(request: ChatRequest | EmbedRequest, resident: str, owner: str) -> by
     return blake2b(packed, digest_size=16).digest()
 
 
-def is_deterministic(request: ChatRequest | EmbedRequest) -> bool:
-    """Whether its answer would be the same another time, as far as is asked of the backend."""
-    if isinstance(request, EmbedRequest):
-        return True
-    return request.sampling.temperature == 0 or request.sampling.seed is not None
+def is_deterministic(sampling: Sampling | None) -> bool:
+    """Whether its answer would be the same another time, as far as is asked of the backend. None: vectors are."""
+    return sampling is None or sampling.temperature == 0 or sampling.seed is not None
 
 
 def events(answer: Answer) -> list[StreamEvent]:
@@ -100,16 +106,12 @@ def events(answer: Answer) -> list[StreamEvent]:
 
 
 _NO_USAGE = Usage()
-_read_answer = msgspec.msgpack.Decoder(Answer).decode
-_read_embeddings = msgspec.msgpack.Decoder(Embeddings).decode
+unpack_answer = msgspec.msgpack.Decoder(Answer).decode
+unpack_embeddings = msgspec.msgpack.Decoder(Embeddings).decode
 
 
 def pack(answer: Answer | Embeddings) -> bytes:
     return _pack(answer)
-
-
-def unpack(packed: bytes, request: ChatRequest | EmbedRequest) -> Answer | Embeddings:
-    return _read_answer(packed) if isinstance(request, ChatRequest) else _read_embeddings(packed)
 
 
 class _Entry(Struct, frozen=True, gc=False):
