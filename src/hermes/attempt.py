@@ -180,7 +180,7 @@ async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect,
 def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
     exchange = job.exchange
     if isinstance(said, Answer):
-        exchange.usage = said.usage
+        exchange.usage, exchange.answer = said.usage, said
         exchange.ttft_s = now - exchange.arrived_at
         body = job.dialect.render_answer(said, job.request, job.meta)
         job.response.send(200, whole_lines(exchange, ticket), body)

@@ -1,6 +1,7 @@
 """One request's record, from arrival to log line: filled on the way, closed once, and given to the sinks."""
 
 import os
+from asyncio import Event
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -9,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct, field, msgpack
 
-from hermes.chat import ChatRequest, EmbedRequest, Usage
+from hermes.chat import Answer, ChatRequest, EmbedRequest, Usage
 from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.policy.estimates import Outlook
@@ -93,6 +94,8 @@ class Exchange(Struct, eq=False, gc=False):
     usage: Usage = _NO_USAGE
     request: ChatRequest | EmbedRequest | None = None  # as it is asked for
     place: Place | None = None  # that an earlier try of it has left
+    answer: Answer | None = None  # a whole one, as it was sent
+    over: Event | None = None  # set when it has ended, where another try waits for that
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
     dismissed: bool = False
@@ -205,6 +208,8 @@ class Journal:
             return
         exchange.closed = True
         exchange.cancel = None
+        if exchange.over is not None:
+            exchange.over.set()
         del self.exchanges[exchange]
         duration_s = now - exchange.arrived_at
         if exchange.model:

@@ -192,11 +192,16 @@ async def test_an_error_is_never_given_again_and_is_told_as_ever() -> None:
 
 @scenario
 async def test_what_another_model_said_instead_is_not_kept_as_this_ones() -> None:
-    models = {"gone": {"fallback": ["gemma"]}, "gemma": {}}
-    async with ollama() as backend, hermes(backend, **ON, models=models) as gateway:
-        for _ in range(2):
-            assert (await gateway.ask(CHAT, greedy(model="gone"))).status == 200
-        assert len(backend.asked) == 2
+    models = {"gemma": {"fallback": ["phi"]}, "phi": {}}
+    async with (
+        ollama("gemma", "phi") as backend,
+        hermes(backend, **ON, models=models, limits={"max_attempts": 1}) as gateway,
+    ):
+        backend.scripts.append(fail(500, "no"))
+        first, second = await gateway.ask(CHAT, greedy()), await gateway.ask(CHAT, greedy())
+        assert first.headers["x-hermes-model-served"] == "phi"
+        assert (first.status, second.status, second.headers["x-hermes-cache"]) == (200, 200, "miss")
+        assert [asked.body["model"] for asked in backend.asked] == ["gemma", "phi", "gemma"]
 
 
 @scenario

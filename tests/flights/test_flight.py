@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 
-from hermes.chat import Answer, Stop, TextDelta, Usage
+from hermes.chat import Answer, ChatRequest, Stop, TextDelta, Usage
+from hermes.dialects import Meta
+from hermes.dialects.openai import OpenAI
 from hermes.errors import BackendTimeout
 from hermes.exchange import Exchange
 from hermes.flights.flight import MAX_BYTES, WINDOW_BYTES, Flight
+from hermes.flights.recorder import Recorder
 from hermes.http.request import NO_HEAD
 from hermes.http.response import Response
 from tests.fakes.gateway import scenario
@@ -82,3 +85,17 @@ async def test_a_run_that_was_broken_off_has_no_answer() -> None:
     run.fail(BackendTimeout("too late"))
     Response(run, NO_HEAD).send(200, b"", b"")
     assert not run.ended and run.answer is None and isinstance(run.error, BackendTimeout)
+
+
+@scenario
+async def test_what_comes_before_any_content_is_said_with_it_so_that_another_attempt_says_it_once() -> None:
+    """I5: until then the gateway may try again, and nothing has gone out."""
+    recorder, run = Recorder(OpenAI()), flight()
+    recorder.runs["r"] = run
+    asked, meta = ChatRequest("gemma", ()), Meta("r", "gemma", 0)
+    reader = run.join(exchange())
+    failed, pen = recorder.encoder(asked, meta), recorder.encoder(asked, meta)
+    assert failed.encode([Usage(1)]) == b"" == pen.encode([Usage(2)])
+    assert run.read(reader) == []
+    assert pen.encode([TextDelta("Hi")]) and pen.encode([]) and pen.text("!")
+    assert run.read(reader) == [[Usage(2), TextDelta("Hi")], "!"]

@@ -84,6 +84,39 @@ async def test_a_try_that_was_given_up_and_still_waits_makes_way() -> None:
 
 
 @scenario
+async def test_a_try_that_was_given_up_and_runs_is_not_paid_for_twice() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, "Hello", DONE))
+        first = await gateway.open(CHAT, chat())
+        await backend.request(0)
+        retry = await gateway.open(CHAT, chat(), AGAIN)
+        await until(lambda: any(each.over for each in gateway.runtime.journal.exchanges))
+        free.set()
+        replies = [await call.reply() for call in (first, retry)]
+        assert [reply.json["choices"][0]["message"]["content"] for reply in replies] == ["Hello", "Hello"]
+        assert len(backend.asked) == 1
+        record = await gateway.record(1)
+        assert (record.attempts, record.tokens_out, record.user) == (0, 3, "anonymous")
+        assert gateway.counted("hermes_tokens_total")["gemma:latest", "completion"] == 3.0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_a_try_that_comes_to_nothing_after_all_leaves_the_next_to_itself(stream: bool) -> None:
+    async with ollama() as backend, hermes(backend, defaults={"max_concurrency": 2}) as gateway:
+        backend.scripts.append(play(asyncio.Event(), "Hello", DONE))
+        first = await gateway.open(CHAT, chat(stream=stream))
+        await backend.request(0)
+        retry = await gateway.open(CHAT, chat(stream=stream), AGAIN)
+        if not stream:
+            await until(lambda: any(each.over for each in gateway.runtime.journal.exchanges))
+        first.leave()
+        assert (await retry.reply()).status == 200
+        assert len(backend.asked) == 2
+
+
+@scenario
 async def test_a_shared_run_that_all_have_left_leaves_its_place() -> None:
     async with ollama() as backend, hermes(backend, defaults={"cache": True}) as gateway:
         free = asyncio.Event()

@@ -67,6 +67,12 @@ class Caller:
     def send(self, body: bytes, lines: bytes = b"") -> None:
         self._job.response.send(200, _JSON + self.exchange.id_line() + self._wait_lines() + lines, body)
 
+    async def take(self, answer: Answer) -> None:
+        """What an earlier try of the same was answered."""
+        self._asked.is_given(self._route)
+        self.exchange.usage = answer.usage
+        self.send(await self.render(answer))
+
     def send_again(self, body: bytes) -> None:
         """What was sent before, to another try of the same."""
         self._asked.is_given(self._route)

@@ -88,14 +88,18 @@ class Flights:
 
     async def _answer(self, asked: Asked) -> None:
         reuse, router = asked.claim.reuse or NO_REUSE, self._gateway.router
+        answer = None
         if reuse.again or reuse.once:
-            asked.exchange.place = await self._retries.place(asked)
+            answer = await self._retries.come_again(asked, takes_over=reuse.again)
         route = router.known(asked.request.model, asked.dialect)
         if route is None:
             with contextlib.suppress(GatewayError):  # which the gateway has to tell, or see to
                 route = await router.find(asked.request.model, asked.dialect)
         if route is None:
             await asked.ask(self._gateway)
+        elif answer is not None:
+            self._note(asked, route)
+            await Caller(asked, route).take(answer)
         elif reuse.once and self._once is not None and not asked.request.stream:
             self._note(asked, route)
             await self._once.answer(asked, route, reuse)
