@@ -115,8 +115,10 @@ class Line:
         heartbeat_s: float = 0.0,
         pause_s: float = 1e-6,
         silence_s: float = 0.0,
+        reuse: str = "off",
     ) -> None:
         self.loop = loop
+        self.reuse = reuse
         self.backends = backends
         self.slots = slots
         self.metrics = Metrics()
@@ -148,19 +150,21 @@ class Line:
 
     def _api(self, heartbeat_s: float) -> Api:
         openai, prompt = OpenAI(), Prompt()
-        service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
+        service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0, reuse=self.reuse)
         retries = RetryBudget(RetryPolicy())
         gateway = Gateway(
             Router(Catalog({}, service), self.fleet), self.fleet, self.admission, retries, self.metrics, heartbeat_s
         )
         retries = Retries(self.journal, self.loop)
-        runs = Runs(gateway, self.journal, self.loop, retries.left)
-        flights = Flights(runs, retries, Shelf(1 << 20, 60.0), self.metrics)
-        inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic(), flights)
+        self.runs = runs = Runs(gateway, self.journal, self.loop, retries.left)
+        line = self.flights = Flights(runs, retries, Shelf(1 << 20, 60.0), self.metrics)
+        inference = Inference(
+            gateway, openai, Completions(), Responses(), prompt, Anthropic(), line, caches=self.reuse != "off"
+        )
         table = RouteTable(
             (
-                Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),
-                Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt),
+                Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),
+                Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt, queues=True),
             )
         )
         door = Door((), (), instance="here")
@@ -168,15 +172,28 @@ class Line:
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
-    def ask(self, *, stream: bool = True, model: str = "m", openai: bool = False, slow_s: float = 0.0) -> Client:
-        """A client sends its request. Its name is in the prompt, and is the request's id."""
+    def ask(
+        self,
+        *,
+        stream: bool = True,
+        model: str = "m",
+        openai: bool = False,
+        slow_s: float = 0.0,
+        as_of: str = "",
+        again: bool = False,
+    ) -> Client:
+        """A client sends its request. Its name is in the prompt, and is the request's id; `as_of`: it asks what that
+        one has asked, `again`: as another try of it.
+        """
         client = Client(self.loop, f"client-{len(self.clients)}", slow_s)
-        prompt = f"{SECRET} {client.name}"
+        prompt = f"{SECRET} {as_of or client.name}"
         path, body = f"/v1/llm/{model}", {"prompt": prompt, "stream": stream}
         if openai:
             path = "/v1/chat/completions"
             body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
         headers = {b"host": b"localhost", b"x-request-id": client.name.encode()}
+        if again:
+            headers[b"x-stainless-retry-count"] = b"1"
         request = Request(Head("POST", path.encode(), b"", headers), self.loop.time())
         request.body = json.dumps(body).encode()
         self.clients.append(client)
