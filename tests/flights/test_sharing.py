@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.backend import DONE, Then, ollama, play
 from tests.fakes.gateway import CHAT, Call, Hermes, bearer, chat, hermes, hold_slot, key, scenario
-from tests.support import until
+from tests.support import run, until
 
 ON = {"defaults": {"cache": True}}
 
@@ -211,6 +211,39 @@ async def test_who_is_too_far_behind_is_cut_and_nobody_joins_an_answer_without_i
         assert "reads too slowly" in events[-1]["error"]["message"] and not slow.whole
         await gateway.settle()
         assert gateway.counted("hermes_cache_answers") == {(): 0.0}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bug_in_a_shared_run_is_told_to_all_and_logged(
+    stream: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask() -> None:
+        async with ollama() as backend, hermes(backend, **ON) as gateway:
+            monkeypatch.setattr("hermes.flights.recorder._Pen.encode", _bug)
+            monkeypatch.setattr("hermes.flights.recorder.Recorder.render_answer", _bug)
+            call = await gateway.open(CHAT, greedy(stream=stream))
+            assert (await call.reply()).error["code"] == "internal_error"
+            await gateway.settle()
+            assert [record.outcome for record in gateway.records] == ["internal_error"]
+
+    run(ask(), may_log_errors=True)
+    assert "a bug of the test's" in caplog.text
+
+
+def test_a_bug_in_what_is_done_with_an_answer_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask() -> None:
+        async with ollama() as backend, hermes(backend, **ON) as gateway:
+            monkeypatch.setattr("hermes.policy.cache.pack", _bug)
+            assert (await gateway.ask(CHAT, greedy())).status == 200
+
+    run(ask(), may_log_errors=True)
+    assert "a bug of the test's" in caplog.text
+
+
+def _bug(*_: object) -> None:
+    raise ZeroDivisionError("a bug of the test's")
 
 
 @scenario

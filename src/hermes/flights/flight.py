@@ -8,6 +8,7 @@ To the gateway it is one more request, of a client that reads events instead of 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from itertools import chain
 
@@ -15,6 +16,8 @@ from hermes.chat import Answer, Embeddings, StreamEvent, TextDelta, ToolCallDelt
 from hermes.errors import BackendTimeout, Dismissed, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.response import Response
+
+log = logging.getLogger(__name__)
 
 # 60,000 tokens that came one by one.
 MAX_BYTES = 4 << 20
@@ -84,8 +87,11 @@ class Flight:
             self.fail(error)
         except asyncio.CancelledError:
             self.fail(Dismissed("the request was sent away") if self.exchange.dismissed else Draining("it has ended"))
-        except BaseException as error:
-            self.fail(error)
+        except Exception as error:  # a bug: whoever waits raises it, and has it logged
+            if self.ended:
+                log.exception("a run that had ended met a bug")
+            else:
+                self.error = error
         finally:
             self._tell()
 
