@@ -20,12 +20,12 @@ QUEUES = (10, 1000, 100_000)  # requests that wait while the scheduler decides
 HELD_STEP, HELD_STEPS = 500, 5  # the slope is taken over the last 2,000 of these
 
 
-def chat(stream: bool, model: str = "bench") -> str:
+def chat(stream: bool, model: str = "bench", temperature: float = 0.7) -> str:
     """A request as an OpenAI SDK sends it, below 1 KiB."""
     system = "You are a patient teacher. You answer in plain words, with one example from daily life, and no formulas."
     question = "Explain the theory of relativity to a curious twelve-year-old: what is relative, what is not, and why?"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": question * 3}]
-    sampling = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 512}
+    sampling = {"temperature": temperature, "top_p": 0.9, "max_tokens": 512}
     return json.dumps({"model": model, "messages": messages, "stream": stream, **sampling}, separators=(",", ":"))
 
 
@@ -98,6 +98,13 @@ class Bench:
         """What keys, limits and the ledger add to that."""
         off, on = self.whole_answers(plain, requests), self.whole_answers(metered, requests, measure="metered_cpu_us")
         self.samples.add("metering_cpu_us", plain.subject.name, on - off)
+
+    def cache_hits(self, running: Running, requests: int) -> None:
+        """CPU time per whole answer that was given before: the same request, to a model with a cache."""
+        self.workshop.pace()
+        sizes = {"connections": 32, "requests": requests, "warmup": requests // 10, "seconds": 60}
+        result = self.load("closed", "cache hits", running, chat(False, "cached", temperature=0), **sizes)
+        self.samples.add("hit_cpu_us", running.subject.name, result["cpu_us"] / max(1, result["answers"]))
 
     def saturation(self, running: Running, seconds: int) -> None:
         """Whole answers a second with 128 connections that never pause."""

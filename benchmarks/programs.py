@@ -162,6 +162,7 @@ def hermes(workshop: Workshop, metered: bool = False) -> Subject:
         "backends": [backend],
         "models": {
             "bench": unbounded | {"max_concurrency": MANY},
+            "cached": unbounded | {"max_concurrency": MANY, "cache": True},
             "single": unbounded | {"max_concurrency": 1},
             "crowded": unbounded | {"max_concurrency": 1, "queue_limit": CROWD},
         },

@@ -67,12 +67,12 @@ def _round(bench: Bench, subjects: Sequence[Subject], quick: bool) -> None:
                 bench.metering(running, metered, requests=5_000 if quick else 20_000)
             else:
                 bench.whole_answers(running, requests=5_000 if quick else 20_000)
+        ours = next(each for each in all_running if each.subject.name == "hermes")
+        bench.cache_hits(ours, requests=5_000 if quick else 20_000)
         for streams in (250, 1000):
             for running in all_running:
                 bench.paced_chunks(running, streams, window_ms=2000 if quick else 4000)
-        bench.chunks_of_other_dialects(
-            next(each for each in all_running if each.subject.name == "hermes"), 250, window_ms=2000 if quick else 4000
-        )
+        bench.chunks_of_other_dialects(ours, 250, window_ms=2000 if quick else 4000)
         bench.first_events([programs.directly(bench.workshop), *all_running], requests=400 if quick else 1000)
         for running in all_running:
             bench.saturation(running, seconds=1 if quick else 3)

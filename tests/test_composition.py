@@ -88,9 +88,20 @@ def test_what_a_key_and_a_model_may_use_is_theirs(name: str) -> None:
         assert composition.catalog(built).listed["gemma"].allowance == Allowance(**{name: 9})
 
 
+@pytest.mark.parametrize(("said", "means"), [(True, "on"), (False, "off"), ("off", "off"), ("forced", "forced")])
+def test_whether_answers_are_given_again_is_said_for_a_model_or_for_all(said: bool | str, means: str) -> None:
+    listed = build({"models": {"gemma": {"cache": said}}})
+    assert composition.catalog(listed).listed["gemma"].reuse == means
+    assert composition.caches(listed) is (means != "off")
+    unlisted = build({"defaults": {"cache": said}})
+    service = composition.catalog(unlisted).service("other")
+    assert service is not None and service.reuse == means
+    assert composition.caches(unlisted) is (means != "off")
+
+
 MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7},
     "fallback": ["m"], "options_policy": "max", "pinned": True, "max_class": "batch", "pull": "on_demand",
-    "adaptive_concurrency": True}  # fmt: skip
+    "adaptive_concurrency": True, "cache": "forced"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", config.Model.__struct_fields__)

@@ -122,9 +122,9 @@ def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None
         response.break_off((encoder or job.dialect.encoder(job.request, job.meta)).fail(told))
 
 
-def stream_lines(job: Job) -> bytes:
+def stream_lines(dialect: ClientDialect, exchange: Exchange) -> bytes:
     """What the head of every stream says."""
-    return b"content-type: %b\r\n%b%b" % (job.dialect.stream_content_type, job.exchange.id_line(), _NO_BUFFERING)
+    return b"content-type: %b\r\n%b%b" % (dialect.stream_content_type, exchange.id_line(), _NO_BUFFERING)
 
 
 # Milliseconds. Of a request that found its model loaded and a slot free all but the last are 0.
@@ -134,7 +134,7 @@ _WAIT = (
 )
 
 
-def _wait_lines(exchange: Exchange, ticket: Ticket) -> bytes:
+def wait_lines(exchange: Exchange, ticket: Ticket) -> bytes:
     """How long it waited, how long it was thought to when it came, where it runs, and how its model was found."""
     if ticket.told is None and exchange.attempts == 1 and not exchange.asked:  # it did not wait
         return b"%b%d\r\n" % (_no_wait(exchange.backend), (exchange.ttft_s or 0.0) * 1000)
@@ -155,13 +155,13 @@ def _no_wait(backend: str) -> bytes:
 
 def _wait_words(exchange: Exchange, ticket: Ticket) -> str:
     """The same on one line."""
-    lines = _wait_lines(exchange, ticket).decode("ascii").split("\r\n")
+    lines = wait_lines(exchange, ticket).decode("ascii").split("\r\n")
     return " ".join(line.removeprefix("x-hermes-").replace(": ", "=") for line in lines[:-1])
 
 
-def _whole_lines(exchange: Exchange, ticket: Ticket) -> bytes:
+def whole_lines(exchange: Exchange, ticket: Ticket) -> bytes:
     """What the head of every whole answer says."""
-    return b"content-type: application/json\r\n" + exchange.id_line() + _wait_lines(exchange, ticket)
+    return b"content-type: application/json\r\n" + exchange.id_line() + wait_lines(exchange, ticket)
 
 
 async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
@@ -174,16 +174,16 @@ async def _answer_embedded(job: EmbedJob, answer: bytes, spoken: BackendDialect,
 
     # A million numbers take a quarter of a second (invariant I36).
     exchange.usage, body = translate() if len(answer) <= LONG_BYTES else await asyncio.to_thread(translate)
-    job.response.send(200, _whole_lines(exchange, ticket), body)
+    job.response.send(200, whole_lines(exchange, ticket), body)
 
 
 def _answer_whole(job: Job, said: Answer | Failure | None, spoken: BackendDialect, ticket: Ticket, now: float) -> None:
     exchange = job.exchange
     if isinstance(said, Answer):
-        exchange.usage = said.usage
+        exchange.usage, exchange.answer = said.usage, said
         exchange.ttft_s = now - exchange.arrived_at
         body = job.dialect.render_answer(said, job.request, job.meta)
-        job.response.send(200, _whole_lines(exchange, ticket), body)
+        job.response.send(200, whole_lines(exchange, ticket), body)
     elif said is None:
         raise BackendError("the backend's answer ended before it was complete")
     else:
@@ -319,9 +319,10 @@ class _Stream:
 
     def _open(self) -> None:
         """The head waits for the first bytes after it, since it tells how long they took."""
-        self._sent = self._job.exchange.begun = True
+        job = self._job
+        self._sent = job.exchange.begun = True
         if not self._was_kept_alive:
-            self._response.start(200, stream_lines(self._job) + _wait_lines(self._job.exchange, self._ticket))
+            self._response.start(200, stream_lines(job.dialect, job.exchange) + wait_lines(job.exchange, self._ticket))
 
     def _complete(self, events: list[StreamEvent]) -> None:
         if self._job.exchange.dismissed:

@@ -309,7 +309,14 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         pulled=model.pull == "on_demand",
         fallback=model.fallback,
         allowance=allowance(model),
+        reuse="forced" if model.cache == "forced" else "on" if model.cache is True else "off",
     )
+
+
+def caches(config: settings.Config) -> bool:
+    """Whether any model's answers may be given again."""
+    models = (*config.models.values(), config.model("")) if config.serve_unlisted else config.models.values()
+    return any(model is not None and model.cache not in (False, "off") for model in models)
 
 
 def pins(config: settings.Config, backend: settings.Backend) -> dict[str, Pins]:

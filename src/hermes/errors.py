@@ -135,6 +135,16 @@ class RequestTimeout(BadRequest):
     status, code = 408, "request_timeout"
 
 
+class OnceInUse(BadRequest):
+    """Its idempotency key has a run, which another try would take over: SDKs try again by themselves after a 409."""
+
+    status, code = 409, "idempotency_key_in_use"
+
+
+class OnceReused(BadRequest):
+    status, code = 422, "idempotency_key_reused"
+
+
 class BodyTooLarge(BadRequest):
     status, code = 413, "request_too_large"
 

@@ -1,17 +1,20 @@
 """One request's record, from arrival to log line: filled on the way, closed once, and given to the sinks."""
 
 import os
-from collections.abc import Callable
+from asyncio import Event
+from collections.abc import Callable, Iterator
+from itertools import chain
 from time import monotonic, time
 from typing import Protocol
 
 from msgspec import Struct
 
-from hermes.chat import Usage
+from hermes.chat import Answer, ChatRequest, EmbedRequest, Usage
 from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.past import Past
 from hermes.policy.estimates import Outlook
+from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket
 from hermes.principal import CLASS_NAMES
 from hermes.record import Record
@@ -63,6 +66,10 @@ class Exchange(Struct, eq=False, gc=False):
     queue_s: float | None = None  # from arrival to a slot
     ttft_s: float | None = None  # from arrival to the first content
     usage: Usage = _NO_USAGE
+    request: ChatRequest | EmbedRequest | None = None  # as it is asked for
+    place: Place | None = None  # that an earlier try of it has left
+    answer: Answer | None = None  # a whole one, as it was sent
+    over: Event | None = None  # set when it has ended, where another try waits for that
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
     dismissed: bool = False
@@ -75,6 +82,8 @@ class Exchange(Struct, eq=False, gc=False):
     forwarded: bytes = b""  # header lines that go on to the backend
     charge: Charging | None = None  # None: nothing bounds or counts what it uses
     quota_lines: bytes = b""  # what its client is told of its limits
+    reuse: str = ""  # of its model's cache: `hit`, `miss` or `bypass`
+    free: bool = False  # no run was its own: what `usage` says was not spent on it, and no limit on tokens counts it
     outcome: Outcome = Outcome.OK
     code: str = ""
     quiet: bool = False  # not worth a log line
@@ -85,6 +94,8 @@ class Exchange(Struct, eq=False, gc=False):
         """What the answer itself tells of its time here, in milliseconds."""
         total_s = monotonic() - self.arrived_at
         queue_s = total_s if self.queue_s is None else self.queue_s
+        if self.free:
+            queue_s = 0.0
         return {"queue_ms": round(queue_s * 1000, 3), "total_ms": round(total_s * 1000, 3)}
 
     def dismiss(self) -> bool:
@@ -100,11 +111,13 @@ class Exchange(Struct, eq=False, gc=False):
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:
-        """The header lines that tell the client the request's id, and what is left to it where it has limits; before
-        them those that every answer has.
+        """The header lines that tell the client the request's id, what is left to it where it has limits, and what came
+        of it at the cache; before them those that every answer has.
         """
         id = self.request_id.encode("ascii")
         line = b"%b%bx-request-id: %b\r\n" % (self.more_lines, self.quota_lines, id)
+        if self.reuse:
+            line += b"x-hermes-cache: %b\r\n" % self.reuse.encode("ascii")
         return b"%b%b: %b\r\n" % (line, self.also_id, id) if self.also_id else line
 
 
@@ -122,7 +135,8 @@ class _Tally(Struct):
 class Journal:
     """Opens and closes exchanges: counts them, and hands each Record to the sinks.
 
-    `exchanges` are those open, `past` the last that asked for tokens and are over.
+    `exchanges` are those open, `past` the last that asked for tokens and are over. `runs` are no requests themselves:
+    what several of them share.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -132,6 +146,7 @@ class Journal:
         self.sinks: list[Sink] = []
         self.exchanges: dict[Exchange, None] = {}
         self.past = Past()
+        self.runs: dict[Exchange, None] = {}
         # Unguessable between processes, cheap within one.
         self._prefix = os.urandom(10).hex()
         self._count = 10_000_000  # so that ids are of one length, without the price of a format
@@ -140,6 +155,10 @@ class Journal:
     def open(self) -> int:
         """How many have begun and not ended."""
         return len(self.exchanges)
+
+    def asking(self) -> Iterator[Exchange]:
+        """All that may hold a slot, or wait for one."""
+        return chain(self.exchanges, self.runs)
 
     def begin(self, method: str, request_id: str, arrived_at: float) -> Exchange:
         """`request_id`: the client's own; "" makes one."""
@@ -158,6 +177,8 @@ class Journal:
         exchange.cancel = None
         if exchange.charge is not None:
             exchange.charge.close(exchange)
+        if exchange.over is not None:
+            exchange.over.set()
         del self.exchanges[exchange]
         duration_s = now - exchange.arrived_at
         if exchange.model:
@@ -183,8 +204,9 @@ class Journal:
                 self._judge(ticket.told, queue_s, exchange.model)
         if ttft_s is not None:
             tally.ttft.observe(ttft_s)
-        tally.tokens_in.value += usage.prompt_tokens
-        tally.tokens_out.value += usage.completion_tokens
+        if not exchange.free:
+            tally.tokens_in.value += usage.prompt_tokens
+            tally.tokens_out.value += usage.completion_tokens
 
     def _judge(self, told: Outlook, queue_s: float, model: str) -> None:
         self._metrics.prediction_error.observe((model,), abs(told.eta_s - queue_s))
@@ -229,4 +251,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         "" if ticket is None else CLASS_NAMES[ticket.urgency],
         ticket.found if ticket is not None and exchange.attempts else "",
         exchange.asked,
+        exchange.reuse,
     )

@@ -38,7 +38,7 @@ from hermes.policy import affinity, volatile
 from hermes.policy.claim import NO_CLAIM, Claim, urgency
 from hermes.policy.estimates import Outlook
 from hermes.policy.retry import RetryBudget
-from hermes.policy.routing import Candidates, fill_in
+from hermes.policy.routing import Candidates, Service, fill_in
 from hermes.policy.ticket import Ticket
 from hermes.principal import UNBOUNDED, Principal
 from hermes.router import Route, Router
@@ -68,7 +68,7 @@ class Heart(Struct, frozen=True):
     def tell(self, outlook: Outlook) -> None:
         response = self.job.response
         if not response.started:
-            response.start(200, attempt.stream_lines(self.job))
+            response.start(200, attempt.stream_lines(self.job.dialect, self.job.exchange))
         response.write(self.job.dialect.queued(outlook.position, int(outlook.eta_s * 1000), self.job.meta))
         self.job.meta.beats += 1
 
@@ -132,9 +132,8 @@ class Gateway:
                     waits = meter.reserve(exchange, principal, route.service, dialect, ticket, sampling.max_tokens)
                     if waits is not None:
                         await waits
-                meta = Meta(
-                    exchange.request_id, request.model, int(exchange.created_at), exchange.timings, ticket.prompt_tokens
-                )
+                id, created_at = exchange.request_id, int(exchange.created_at)
+                meta = Meta(id, request.model, created_at, exchange.timings, ticket.prompt_tokens)
                 if job is not None:
                     meta.beats = job.meta.beats  # of the same stream, by another model
                 job = Job(exchange, route.service, meta, response, ticket.deadline, prompt_bytes, dialect, filled)
@@ -176,6 +175,11 @@ class Gateway:
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
         await self._serve(job, ticket, None)
 
+    def count(self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect) -> None:
+        """It is answered without a run of its own. Raises RateLimited."""
+        if self._meter is not None and (principal.counted or service.allowance is not UNBOUNDED):
+            self._meter.count(exchange, principal, service, dialect)
+
     async def _serve(self, job: Job | EmbedJob, ticket: Ticket, heart: Heart | None) -> None:
         """Wait for a turn, and try; again where that may help."""
         exchange = job.exchange
@@ -208,7 +212,7 @@ class Gateway:
     ) -> Ticket:
         """The request as the scheduler sees it."""
         service, found, arrived_at = route.service, route.found, exchange.arrived_at
-        exchange.model, exchange.stream = service.model, request.stream
+        exchange.model, exchange.stream, exchange.request = service.model, request.stream, request
         within_s = service.timeout_s
         if service.awaits_load:
             within_s = max(within_s, self._admission.scheduler.patience_s(found.resident))
@@ -227,6 +231,7 @@ class Gateway:
             principal.weight,
             prompt_tokens=int(prompt_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
+            place=exchange.place,
         )
         return ticket
 

@@ -6,10 +6,11 @@ from hermes.fleet.managed import Managed
 from hermes.http.server import Server
 from hermes.metrics import Metrics
 from hermes.policy.breaker import CLOSED
+from hermes.policy.cache import Shelf
 from hermes.policy.scheduler import Scheduler
 
 
-def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet, server: Server) -> None:
+def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet, server: Server, shelf: Shelf) -> None:
     """Declare each, and say where its values are found."""
     gauge, names = metrics.gauge, scheduler.models
     gauge("hermes_requests_active", "Requests that hold a slot.", ("model",), lambda: {
@@ -29,6 +30,12 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     })  # fmt: skip
     metrics.counter("hermes_connections_refused", "Connections not taken: too many, or at the end.", (), lambda: {
         (): float(server.refused_connections)
+    })  # fmt: skip
+    gauge("hermes_cache_bytes", "What the answers that can be given again take.", (), lambda: {
+        (): float(shelf.size_bytes)
+    })  # fmt: skip
+    gauge("hermes_cache_answers", "Answers that can be given again.", (), lambda: {
+        (): float(len(shelf))
     })  # fmt: skip
     gauge("hermes_backend_up", "1 while the backend answers.", ("backend",), lambda: {
         (name,): float(backend.state == "up") for name, backend in fleet.backends.items()

@@ -63,6 +63,19 @@ class Meter:
         )
         return self._write_ahead(party.budgets) if party.budgets else None
 
+    def count(self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect) -> None:
+        """Charge a request that is answered without a run: itself, and no tokens. Raises RateLimited."""
+        at = Moment(self._clock(), exchange.created_at)
+        party = self.limiter.party(principal, service.model, service.allowance, at)
+        hold = self.limiter.reserve(party, 0, 0, at)
+        if party.rules:
+            exchange.quota_lines = dialect.quota_lines(*self.limiter.quotas(party, at), at.unix)
+        if isinstance(hold, Refusal):
+            self._count(principal.key_id, service.model, at.unix, Use(refused=1))
+            raise _refused(hold)
+        hold.settle((0, 0), at)
+        self._count(principal.key_id, service.model, at.unix, Use(1))
+
     def settle(self, charge: "Charge", used: tuple[int, int] | None) -> None:
         charge.hold.settle(used, Moment(self._clock(), charge.created_at))
         if used is not None:

@@ -166,6 +166,11 @@ class Metrics:
         self.key_fetches = Counter(
             "hermes_jwt_key_fetches", "Times the keys of an issuer of tokens were fetched.", ("issuer", "result")
         )
+        self.cache = Counter(
+            "hermes_cache_requests",
+            "Requests for models with a cache: answered without a run of their own (hit), by one (miss), or past it.",
+            ("model", "result"),
+        )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")

@@ -32,3 +32,4 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     urgency: str = field(default="", name="class")
     loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
     asked: str = ""  # the model that was asked for, where another answered
+    cache: str = ""  # `hit`, `miss` or `bypass`, where its model has one

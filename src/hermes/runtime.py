@@ -41,12 +41,17 @@ from hermes.errors import ConfigError, Draining, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
+from hermes.flights.flights import Flights
+from hermes.flights.once import Once
+from hermes.flights.retries import Retries
+from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
 from hermes.listeners import Listeners
 from hermes.meter import Meter
 from hermes.metrics import Metrics
+from hermes.policy.cache import Shelf
 from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
@@ -54,6 +59,7 @@ from hermes.policy.ticket import Changed
 from hermes.reload import Reload, Source
 from hermes.router import Router
 from hermes.snapshot import Snapshot, moved, snapshot
+from hermes.storage.idempotency import Records
 from hermes.storage.learned import Keeper, State
 from hermes.storage.ledger import Ledger
 from hermes.storage.store import Store
@@ -107,6 +113,13 @@ class Runtime:
         self._gateway = Gateway(
             self.router, self.fleet, self.admission, retries, self.metrics, self.meter, heartbeat_s, lines
         )
+        self.shelf = Shelf(config.cache.max_bytes, config.cache.ttl_s)
+        self._come_again = Retries(self.journal, loop)
+        self.runs = Runs(self._gateway, self.journal, loop, self._come_again.left)
+        once = Once(self.runs, Records(self.store.database)) if self.store.folder else None
+        self._flights = Flights(
+            self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, config.volatile_lines, once
+        )
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
         self._openai = OpenAI()
@@ -118,7 +131,7 @@ class Runtime:
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = self.admin_address = ""
-        gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server)
+        gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.shelf)
 
     # --- composing --------------------------------------------------------------------------------------------------
 
@@ -144,7 +157,10 @@ class Runtime:
         )
         prompt, anthropic = Prompt(), Anthropic()
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
-        inference = Inference(self._gateway, openai, Completions(), Responses(), prompt, anthropic)
+        dialects = openai, Completions(), Responses(), prompt, anthropic
+        inference = self._inference = Inference(
+            self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
+        )
         ollama = Ollama(inference, models)
         usage = Usage(self.meter.ledger)
         self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
@@ -161,7 +177,8 @@ class Runtime:
         )
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
-        return Api(table, self._door, people, self.journal, self.metrics, self._openai, self._loop.time, areas)
+        clock, left = self._loop.time, self._come_again.left
+        return Api(table, self._door, people, self.journal, self.metrics, self._openai, clock, areas, left)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -229,6 +246,7 @@ class Runtime:
         """Let go of everything."""
         self.api.cutting = True
         await self._listeners.drain(0)
+        await self.runs.close()
         for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -331,6 +349,8 @@ class Runtime:
         self.api.table = self._table()
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
+        self._flights.lines = config.volatile_lines
+        self._inference.adopt(composition.caches(config))
         gateway.retries.adopt(new.retries)
         self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())

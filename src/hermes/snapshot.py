@@ -25,8 +25,10 @@ from hermes.principal import Principal
 if TYPE_CHECKING:
     from hermes.oidc.issuers import Issuers
 
-# Of `server`, what cannot change while it runs; nor can whether it speaks TLS, and nothing of `admin`.
+# Of `server`, what cannot change while it runs; nor can whether it speaks TLS.
 FIXED = ("host", "port", "unix_socket", "state_dir", "cpu_affinity")
+# And all of these.
+SECTIONS = ("admin", "cache")
 
 
 class Snapshot(Struct, frozen=True):
@@ -86,9 +88,14 @@ def _kept(config: settings.Config, before: settings.Config) -> tuple[settings.Co
     if (new.tls is None) != (old.tls is None):
         keys.append("tls")
     server = replace(new, **{key: getattr(old, key) for key in keys})
-    admin = [key for key in before.admin.__struct_fields__ if getattr(config.admin, key) != getattr(before.admin, key)]
-    needs_restart = (*(f"server.{key}" for key in keys), *(f"admin.{key}" for key in admin))
-    return replace(config, server=server, admin=before.admin), needs_restart
+    needs_restart = [f"server.{key}" for key in keys]
+    for section in SECTIONS:
+        said, was = getattr(config, section), getattr(before, section)
+        needs_restart += [
+            f"{section}.{key}" for key in was.__struct_fields__ if getattr(said, key) != getattr(was, key)
+        ]
+    kept = {section: getattr(before, section) for section in SECTIONS}
+    return replace(config, server=server, **kept), tuple(needs_restart)
 
 
 def moved(before: Catalog, after: Catalog, names: Iterable[str]) -> frozenset[str]:

@@ -100,9 +100,9 @@ VALUES = {
     "model_floor": 0.25, "cpu_affinity": [0, 1], "options_policy": "max", "pull": "on_demand",
     "volatile_lines": ["Time:"], "jwt": [{"name": "a", "issuer": "https://a", "audience": ["h"], "jwks_file": "/k"}],
     "watch_config": False, "metrics": True, "modes": {"rpm": "off"}, "rpm": "shadow", "tpm": "off",
-    "daily_tokens": "shadow", "monthly_tokens": "off", "concurrency": "reject",
+    "daily_tokens": "shadow", "monthly_tokens": "off", "concurrency": "reject", "cache": "forced", "scope": "all",
 }  # fmt: skip
-SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling")
+SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling", "cache")
 PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]
 
 

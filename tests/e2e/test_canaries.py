@@ -148,7 +148,7 @@ async def come_in_wrongly(here: World) -> None:
 async def ask_everywhere(here: World) -> None:
     """Every route there is, with words in its path, its query, its body and the claims of its caller."""
     said = here.canaries.said
-    for route in routes(*[cast(Any, _Anything())] * 8):
+    for route in routes(*[cast(Any, _Anything())] * 9):
         path = re.sub(r"{\w+}", said("a name in a path"), route.path)
         body = {"model": said("a name in a body"), "prompt": said("a text in a body"), "name": said("a member")}
         for key in (here.user, here.admin):

@@ -80,7 +80,9 @@ async def test_a_client_that_leaves_while_we_connect_ends_the_connecting() -> No
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.setblocking(False)
         async with ollama() as backend, hermes(backend) as gateway:
-            pool = gateway.runtime.fleet.backends["b0"].driver.pool
+            watched = gateway.runtime.fleet.backends["b0"]
+            await watched.look(2.0)  # and then not for seconds: who connects is the client's request
+            pool = watched.driver.pool
             for connection in list(pool._open):
                 connection.abort()
             pool.origin = Origin.parse(f"https://127.0.0.1:{silent.getsockname()[1]}")

@@ -222,8 +222,8 @@ class Clients:
     def __init__(self) -> None:
         self._peers: list[Peer] = []
 
-    async def connect(self, port: int) -> Peer:
-        self._peers.append(await connect(port))
+    async def connect(self, port: int, receive_buffer_bytes: int = 0) -> Peer:
+        self._peers.append(await connect(port, receive_buffer_bytes))
         return self._peers[-1]
 
     def close(self) -> None:
@@ -258,8 +258,8 @@ class Hermes:
         self._clients = clients
         runtime.journal.sinks.append(self.records.append)
 
-    async def connect(self) -> Peer:
-        return await self._clients.connect(self.port)
+    async def connect(self, receive_buffer_bytes: int = 0) -> Peer:
+        return await self._clients.connect(self.port, receive_buffer_bytes)
 
     async def open(
         self,

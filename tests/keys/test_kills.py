@@ -49,11 +49,11 @@ class Operator:
         self.said.heed({"about": key or "one that has no id yet"})
         match what:
             case "create":
-                await self._ask(KEYS, {"name": f"{self._name}-{self._count}", "rpm": self._count})
+                await self._ask(KEYS, {"name": f"{self._name}-{self._count}", "rpm": 10_000 + self._count})
             case "rotate":
                 await self._ask(f"{KEYS}/{key}/rotate", {"grace_s": 0})
             case "update":
-                await self._ask(f"{KEYS}/{key}", {"rpm": self._count}, "PATCH")
+                await self._ask(f"{KEYS}/{key}", {"rpm": 10_000 + self._count}, "PATCH")
             case "revoke":
                 await self._ask(f"{KEYS}/{key}", None, "DELETE")
 

@@ -5,7 +5,8 @@ from math import inf
 import pytest
 
 from hermes.errors import BadRequest
-from hermes.policy.claim import NO_CLAIM, Claim, read
+from hermes.policy.cache import Terms
+from hermes.policy.claim import MAX_ONCE_BYTES, NO_CLAIM, Claim, Reuse, read
 from hermes.principal import Class
 
 
@@ -25,6 +26,13 @@ from hermes.principal import Class
         ({"x-session-id": "a", "x-hermes-session": "b"}, Claim(session=b"b")),
         ({"x-session-id": ""}, NO_CLAIM),
         ({"x-stainless-timeout": "60", "x-stainless-read-timeout": "30"}, Claim(whole_within_s=30.0)),
+        ({"cache-control": "max-age=0"}, Claim(reuse=Reuse(Terms(max_age_s=0.0)))),
+        ({"cache-control": "max-stale"}, NO_CLAIM),
+        ({"idempotency-key": "abc"}, Claim(reuse=Reuse(once=b"abc"))),
+        ({"idempotency-key": ""}, NO_CLAIM),
+        ({"x-stainless-retry-count": "0"}, NO_CLAIM),
+        ({"x-stainless-retry-count": "not-given"}, NO_CLAIM),
+        ({"x-stainless-retry-count": "2"}, Claim(reuse=Reuse(again=True))),
     ],
 )
 def test_a_head_says_how_urgent_its_request_is_and_of_which_session(headers: dict[str, str], claim: Claim) -> None:
@@ -48,3 +56,9 @@ def test_a_deadline_that_is_none_is_refused(said: str) -> None:
 def test_what_makes_no_sense_in_others_headers_is_as_if_not_said(name: bytes, said: str) -> None:
     claim = read({name: said.encode("latin-1")})
     assert (claim.within_s, claim.whole_within_s) == (inf, inf)
+
+
+def test_an_idempotency_key_that_is_too_long_is_refused() -> None:
+    assert read({b"idempotency-key": b"x" * MAX_ONCE_BYTES}).reuse == Reuse(once=b"x" * MAX_ONCE_BYTES)
+    with pytest.raises(BadRequest, match="longer than 255"):
+        read({b"idempotency-key": b"x" * (MAX_ONCE_BYTES + 1)})

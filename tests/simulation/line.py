@@ -28,6 +28,9 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import Inventory, LoadedModel
 from hermes.fleet.ollama import Ollama
 from hermes.fleet.watchdog import Watchdog
+from hermes.flights.flights import Flights
+from hermes.flights.retries import Retries
+from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
 from hermes.http.client import PoolLimits
 from hermes.http.pool import Pool
@@ -36,6 +39,7 @@ from hermes.http.response import Response
 from hermes.http.wire import Deadlines
 from hermes.meter import Meter
 from hermes.metrics import Gauge, Metrics
+from hermes.policy.cache import Shelf
 from hermes.policy.limiter import Limiter, Modes
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryBudget, RetryPolicy
@@ -117,8 +121,10 @@ class Line:
         heartbeat_s: float = 0.0,
         pause_s: float = 1e-6,
         silence_s: float = 0.0,
+        reuse: str = "off",
     ) -> None:
         self.loop = loop
+        self.reuse = reuse
         self.backends = backends
         self.slots = slots
         self.metrics = Metrics()
@@ -150,32 +156,50 @@ class Line:
 
     def _api(self, heartbeat_s: float) -> Api:
         openai, prompt = OpenAI(), Prompt()
-        service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0)
-        retries = RetryBudget(RetryPolicy())
+        service = Service("", "", timeout_s=8.0, stall_timeout_s=2.0, max_stream_s=6.0, reuse=self.reuse)
+        budget = RetryBudget(RetryPolicy())
         meter = Meter(Limiter(Modes()), Ledger(Store(None), self.loop), self.loop.time)
         router = Router(Catalog({}, service), self.fleet)
-        gateway = Gateway(router, self.fleet, self.admission, retries, self.metrics, meter, heartbeat_s)
-        inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic())
+        gateway = Gateway(router, self.fleet, self.admission, budget, self.metrics, meter, heartbeat_s)
+        retries = Retries(self.journal, self.loop)
+        self.runs = runs = Runs(gateway, self.journal, self.loop, retries.left)
+        line = self.flights = Flights(runs, retries, Shelf(1 << 20, 60.0), self.metrics)
+        inference = Inference(
+            gateway, openai, Completions(), Responses(), prompt, Anthropic(), line, caches=self.reuse != "off"
+        )
         table = RouteTable(
             (
-                Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions),
-                Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt),
+                Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),
+                Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt, queues=True),
             )
         )
         door = Door((), Cors(), instance="here")
-        return Api(table, door, Authenticator({}), self.journal, self.metrics, openai, self.loop.time, {})
+        return Api(table, door, Authenticator({}), self.journal, self.metrics, openai, self.loop.time, {}, retries.left)
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
-    def ask(self, *, stream: bool = True, model: str = "m", openai: bool = False, slow_s: float = 0.0) -> Client:
-        """A client sends its request. Its name is in the prompt, and is the request's id."""
+    def ask(
+        self,
+        *,
+        stream: bool = True,
+        model: str = "m",
+        openai: bool = False,
+        slow_s: float = 0.0,
+        as_of: str = "",
+        again: bool = False,
+    ) -> Client:
+        """A client sends its request. Its name is in the prompt, and is the request's id; `as_of`: it asks what that
+        one has asked, `again`: as another try of it.
+        """
         client = Client(self.loop, f"client-{len(self.clients)}", slow_s)
-        prompt = f"{SECRET} {client.name}"
+        prompt = f"{SECRET} {as_of or client.name}"
         path, body = f"/v1/llm/{model}", {"prompt": prompt, "stream": stream}
         if openai:
             path = "/v1/chat/completions"
             body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
         headers = {b"host": b"localhost", b"x-request-id": client.name.encode()}
+        if again:
+            headers[b"x-stainless-retry-count"] = b"1"
         request = Request(Head("POST", path.encode(), b"", headers), self.loop.time())
         request.body = json.dumps(body).encode()
         self.clients.append(client)

@@ -46,7 +46,7 @@ class Passage(Struct):
 
 class Api:
     """The server's App. What is refused before it has a route is told in the dialect of the paths that begin so in
-    `areas`, else in `fallback`.
+    `areas`, else in `fallback`. `left` is told of each whose client has gone before it was answered.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Api:
         fallback: ClientDialect,
         clock: Callable[[], float],
         areas: Mapping[bytes, ClientDialect],
+        left: Callable[[Exchange], None],
     ) -> None:
         self.table = table
         self._door = door
@@ -68,6 +69,7 @@ class Api:
         self._fallback = fallback
         self._clock = clock
         self._areas = areas
+        self._left = left
         self.draining = False
         self.cutting = False
 
@@ -101,6 +103,7 @@ class Api:
             log.exception("request %s met a bug", exchange.request_id)
             self._refuse(GatewayError("internal error; the log has its cause"), response, exchange, dialect)
         except asyncio.CancelledError:
+            self._left(exchange)
             if exchange.dismissed:
                 self._refuse(Dismissed("the request was sent away"), response, exchange, dialect)
                 return

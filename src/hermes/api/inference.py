@@ -7,6 +7,7 @@ from hermes.api.routes import Call
 from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
 from hermes.errors import BadRequest, RequestNotFound
+from hermes.flights.flights import Flights
 from hermes.gateway import Gateway
 from hermes.policy.routing import check_model_name
 
@@ -30,13 +31,22 @@ class Inference:
         responses: ClientDialect,
         prompt: ClientDialect,
         messages: ClientDialect,
+        flights: Flights,
+        *,
+        caches: bool = False,
     ) -> None:
         self._gateway = gateway
+        self._flights = flights
+        self.adopt(caches)
         self._chat = chat
         self._completions = completions
         self._responses = responses
         self._prompt = prompt
         self._messages = messages
+
+    def adopt(self, caches: bool) -> None:
+        """Whether a model has a cache. Who has nothing to do with others goes straight to the line."""
+        self._line: Gateway | Flights = self._flights if caches else self._gateway
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self.complete(call, self._chat, None)
@@ -87,7 +97,8 @@ class Inference:
         if idle is not None and not request.texts:
             await idle(call, request)
             return
-        await self._gateway.embed(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
+        line = self._line if call.claim.reuse is None else self._flights
+        await line.embed(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
 
     async def _complete_large(
         self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None
@@ -103,9 +114,8 @@ class Inference:
         if idle is not None and not request.messages:
             return idle(call, request)
         size, length = _size_bytes(request, body), _prompt_bytes(request, body)
-        return self._gateway.complete(
-            call.exchange, call.principal, dialect, request, call.response, size, length, call.claim
-        )
+        line = self._line if call.claim.reuse is None else self._flights
+        return line.complete(call.exchange, call.principal, dialect, request, call.response, size, length, call.claim)
 
 
 def _size_bytes(request: ChatRequest, body: bytes) -> int:

@@ -77,7 +77,7 @@ class Queue:
         raise _unknown(call)
 
     def _open(self, principal: Principal) -> Iterator[tuple[Exchange, Ticket]]:
-        for exchange in self._journal.exchanges:
+        for exchange in self._journal.asking():
             ticket = exchange.ticket
             if ticket is not None and self._may_see(principal, ticket.tenant, exchange.model):
                 yield exchange, ticket

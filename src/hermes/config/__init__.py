@@ -16,6 +16,8 @@ from hermes.config.kinds import (
     BackendKind,
     BackendName,
     Bytes,
+    CacheRule,
+    CacheScope,
     ClassName,
     Command,
     ConcurrencyMode,
@@ -64,6 +66,7 @@ __all__ = [
     "Admin",
     "Allowance",
     "Backend",
+    "Cache",
     "Claims",
     "Config",
     "Cors",
@@ -306,6 +309,7 @@ class Defaults(Struct, frozen=True):
     options_policy: OptionsPolicy = "pin"
     max_num_ctx: Count | None = None
     pull: PullRule = "never"
+    cache: CacheRule = False
 
 
 class Model(Struct, frozen=True):
@@ -339,6 +343,7 @@ class Model(Struct, frozen=True):
     tpm: Count | None = None
     daily_tokens: Quota | None = None
     monthly_tokens: Quota | None = None
+    cache: CacheRule = False
 
 
 class Modes(Struct, frozen=True):
@@ -399,6 +404,14 @@ class Health(Struct, frozen=True):
     pause_s: Seconds = 1
 
 
+class Cache(Struct, frozen=True):
+    """Answers that are given again, of the models that say so. `scope`: who is given what another was."""
+
+    max_bytes: Bytes = 64 * 2**20
+    ttl_s: Seconds = 3600
+    scope: CacheScope = "key"
+
+
 class Logging(Struct, frozen=True):
     """Logs are JSON lines. `access_log`: stderr, off, or a file."""
 
@@ -419,6 +432,7 @@ class Config(Struct, frozen=True):
     scheduling: Scheduling = Scheduling()
     health: Health = Health()
     admin: Admin = Admin()
+    cache: Cache = Cache()
     keys: tuple[Key, ...] = ()
     jwt: tuple[Issuer, ...] = ()
     logging: Logging = Logging()

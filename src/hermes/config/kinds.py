@@ -74,6 +74,8 @@ Cost = Annotated[
 OptionsPolicy = Literal["pin", "max", "passthrough"]
 ClassName = Literal["interactive", "normal", "batch"]
 PullRule = Literal["never", "on_demand"]
+CacheRule = Annotated[bool | Literal["off", "forced"], Meta(description="true, false or forced")]
+CacheScope = Literal["key", "tenant", "all"]
 Weight = Annotated[float, Meta(gt=0, le=1000, description="a weight above 0, at most 1000")]
 BackendKind = Literal["ollama", "vllm", "llamacpp", "tgi", "openai", "custom"]
 Plugin = Annotated[

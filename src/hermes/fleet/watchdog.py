@@ -95,7 +95,7 @@ class Watchdog:
         """See what has come since the last look, and probe what is silent for too long."""
         before, self._runs = self._runs, {}
         suspects: set[_Place] = set()
-        for exchange in self._journal.exchanges:
+        for exchange in self._journal.asking():
             ticket = exchange.ticket
             if ticket is not None and ticket.phase is Phase.RUNNING:
                 run = before.pop(ticket, None)

@@ -3,7 +3,8 @@
 Ours are `x-hermes-class` and `x-hermes-deadline-ms`, taken strictly, and `x-hermes-session`. The others come from
 clients that do not know us: `x-app: cli-bg` from Claude Code's background calls, `x-request-timeout` and the SDKs' own
 timeouts in seconds (`x-stainless-read-timeout` of the Python SDKs, `x-stainless-timeout` of the Node SDKs); what makes
-no sense there is as if it were not said.
+no sense there is as if it were not said. And whether it may be answered with what was, or is being, said to another:
+`cache-control`, `idempotency-key`, and that it is another try of what was asked before (`x-stainless-retry-count`).
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,13 @@ from math import inf
 from msgspec import Struct
 
 from hermes.errors import BadRequest
+from hermes.policy import cache
 from hermes.principal import CLASS_NAMES, Class, Principal
 
 _CLASSES = {CLASS_NAMES[each].encode("ascii"): each for each in Class}
 _MAX_S = 86400.0
+# As Stripe's, who came up with it.
+MAX_ONCE_BYTES = 255
 # The first that is there: ours, Claude Code's, opencode's, and those that many send.
 _SESSIONS = (
     b"x-hermes-session",
@@ -27,11 +31,22 @@ _SESSIONS = (
 )
 
 
+class Reuse(Struct, frozen=True):
+    """How a request stands to others like it. `once`: its idempotency key; `again`: it is not the first try."""
+
+    terms: cache.Terms = cache.ANY_AGE
+    once: bytes = b""
+    again: bool = False
+
+
+NO_REUSE = Reuse()
+
+
 class Claim(Struct, frozen=True):
     """`within_s` bounds the time from arrival, `whole_within_s` only that of a whole answer.
 
     `urgency` holds against whatever the body says, `background` only where nothing else is said. `session` is the
-    client's own name for what belongs together.
+    client's own name for what belongs together. `reuse`: None where nothing is said of it.
     """
 
     urgency: Class | None = None
@@ -39,6 +54,7 @@ class Claim(Struct, frozen=True):
     within_s: float = inf
     whole_within_s: float = inf
     session: bytes = b""
+    reuse: Reuse | None = None
 
 
 NO_CLAIM = Claim()
@@ -68,8 +84,19 @@ def read(headers: Mapping[bytes, bytes]) -> Claim:
         min(_deadline_s(headers), _seconds(headers.get(b"x-request-timeout"))),
         min(map(_seconds, (headers.get(b"x-stainless-read-timeout"), headers.get(b"x-stainless-timeout")))),
         next(filter(None, map(headers.get, _SESSIONS)), b""),
+        _reuse(headers),
     )
     return NO_CLAIM if claim == NO_CLAIM else claim
+
+
+def _reuse(headers: Mapping[bytes, bytes]) -> Reuse | None:
+    once, tries = headers.get(b"idempotency-key", b""), headers.get(b"x-stainless-retry-count", b"")
+    if len(once) > MAX_ONCE_BYTES:
+        raise BadRequest(
+            f"the header idempotency-key is longer than {MAX_ONCE_BYTES} characters", param="idempotency-key"
+        )
+    reuse = Reuse(cache.terms(headers) or cache.ANY_AGE, once, tries.isdigit() and tries.strip(b"0") != b"")
+    return None if reuse == NO_REUSE else reuse
 
 
 def _urgency(headers: Mapping[bytes, bytes]) -> Class | None:

@@ -30,14 +30,19 @@ class Shares(Generic[P]):
         """Of one that wants something."""
         return self._counters[party]
 
-    def enter(self, party: P, least: float = inf) -> None:
+    def tag(self, party: P) -> float:
+        """Where it stands, whether it wants something or not."""
+        return self._counters.get(party, self.present)
+
+    def enter(self, party: P, least: float = inf, tag: float = inf) -> None:
         """It begins to wait, in one more place; `least` is about the smallest counter of those that wait there.
 
-        Where nobody but they can be served it begins with them, however far ahead others are elsewhere.
+        Where nobody but they can be served it begins with them, however far ahead others are elsewhere. `tag` is where
+        it stood when it last waited, if it has only been away to come again.
         """
         wanting = self._wanting[party] = self._wanting.get(party, 0) + 1
         if wanting == 1:
-            self._counters[party] = max(self._counters.get(party, 0.0), min(self.present, least))
+            self._counters[party] = max(self._counters.get(party, 0.0), min(self.present, least, tag))
             if len(self._counters) > self._sweep_at:
                 self._sweep()
 

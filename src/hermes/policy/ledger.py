@@ -1,6 +1,7 @@
 """What classes and tenants were served of what is short: each model's slots, and the process's where it has a cap."""
 
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from hermes.policy.fairness import Shares
 from hermes.policy.station import Station
@@ -33,12 +34,17 @@ class Ledger:
         """It begins to wait."""
         if self.is_shared:
             self._classes.enter(ticket.urgency)
-            self._tenants[ticket.urgency].enter(ticket.tenant)
+            tag = ticket.place.shared_tag if ticket.place is not None else inf
+            self._tenants[ticket.urgency].enter(ticket.tenant, tag=tag)
 
     def leave(self, ticket: Ticket) -> None:
         if self.is_shared:
             self._classes.leave(ticket.urgency)
             self._tenants[ticket.urgency].leave(ticket.tenant)
+
+    def tag(self, ticket: Ticket) -> float:
+        """Where its tenant stands."""
+        return self._tenants[ticket.urgency].tag(ticket.tenant) if self.is_shared else inf
 
     def charge(self, ticket: Ticket, station: Station) -> None:
         """It starts: what it will probably take is charged in advance."""

@@ -3,12 +3,13 @@
 A line has tickets that can run on the same backends under the same cap, so that what holds one of them up holds all of
 them up. The classes take turns by their weights. Within a class the ticket that must start first goes first, while all
 can start in time; when they cannot, or need not, the tenant that was served least. Of a tenant's own tickets those of
-the lowest priority go first, then who must start first, then who came first.
+the lowest priority go first, then who must start first, then who came first; one who has left and comes again stands
+where he stood.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush, merge
 from itertools import islice
 from math import inf
 from typing import Any
@@ -37,6 +38,7 @@ class Backlog:
         "_in_turns",
         "_order",
         "_pushed",
+        "_returned",
         "_shares",
         "_tenants",
         "_turns",
@@ -55,6 +57,7 @@ class Backlog:
         self._turns: list[tuple[float, int, str]] = []  # a heap; what is not true any more is dropped on top
         self._pushed = 0
         self._capped: set[str] = set()
+        self._returned: list[tuple[float, int, Ticket]] = []  # in the places that they have left
 
     def __iter__(self) -> Iterator[Ticket]:
         return (ticket for _, _, ticket in self._order)
@@ -73,10 +76,13 @@ class Backlog:
         self.start_by = min(self.start_by, ticket.start_by)
         own = self._tenants.get(ticket.tenant)
         if own is None:
-            self._shares.enter(ticket.tenant, self._turns[0][0] if self._turns and self._tenants else inf)
+            tag = ticket.place.tag if ticket.place is not None else inf
+            self._shares.enter(ticket.tenant, self._turns[0][0] if self._turns and self._tenants else inf, tag)
             own = self._tenants[ticket.tenant] = []
             self.turn(ticket.tenant)
-        insort(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
+        insort(own, (ticket.priority, _turn_by(ticket), ticket.sequence, ticket))
+        if ticket.turn_by < ticket.start_by:
+            insort(self._returned, (ticket.turn_by, ticket.sequence, ticket))
         if ticket.tenant in self._capped:
             self.turn(ticket.tenant)  # its caps may be others
         if len(own) > len(self._having):
@@ -88,11 +94,13 @@ class Backlog:
         self.waiting -= 1
         if ticket.start_by == self.start_by:
             self.start_by = self._order[0][0] if self.waiting else inf
+        if ticket.turn_by < ticket.start_by:
+            self._returned.remove((ticket.turn_by, ticket.sequence, ticket))
         tenant = ticket.tenant
         own = self._tenants[tenant]
         place = 0
         if own[0][-1] is not ticket:
-            place = bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence, ticket))
+            place = bisect_left(own, (ticket.priority, _turn_by(ticket), ticket.sequence, ticket))
         assert own[place][-1] is ticket
         self._having[len(own) - 1] -= 1
         if not self._having[-1]:
@@ -130,10 +138,15 @@ class Backlog:
         self._shares.advance(counter)
         if len(tenants) == 1 or self.crowded(now, pace_s):
             return ticket
-        for _, _, urgent in islice(self._order, _LOOK_AHEAD):
+        for _, _, urgent in self._firsts():
             if urgent.tenant not in self._capped and (first := _uncapped(tenants[urgent.tenant], is_capped)):
                 return first
         return ticket
+
+    def _firsts(self) -> Iterable[tuple[float, int, Ticket]]:
+        """Those that must start first, as if who came again had never left."""
+        firsts = islice(self._order, _LOOK_AHEAD)
+        return merge(self._returned, firsts) if self._returned else firsts
 
     def beside(self, head: Ticket, cost: float, now: float, pace_s: float) -> Iterator[Ticket]:
         """Those that may go before the head for once, the first to start first: none that comes later among its
@@ -170,11 +183,11 @@ class Backlog:
             return 0
         own = self._tenants.get(ticket.tenant, ())
         if len(self._tenants) - bool(own) == 0:
-            return bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence))
+            return bisect_left(own, (ticket.priority, _turn_by(ticket), ticket.sequence))
         if not self.crowded(now, pace_s):
-            place: int = self._order.bisect_left((ticket.start_by, ticket.sequence))
+            place: int = self._order.bisect_left((_turn_by(ticket), ticket.sequence))
             return place
-        mine = bisect_left(own, (ticket.priority, ticket.start_by, ticket.sequence))
+        mine = bisect_left(own, (ticket.priority, _turn_by(ticket), ticket.sequence))
         # Turns go round: before my (n + 1)th, every other has about as many.
         turns = mine + 1
         if len(self._tenants) < turns:
@@ -193,6 +206,11 @@ def _uncapped(own: list[tuple[float, float, int, Ticket]], is_capped: IsCapped) 
                 return ticket
             met.add(ticket.caps)
     return None
+
+
+def _turn_by(ticket: Ticket) -> float:
+    """By when it must start, or must have started when it was asked for first."""
+    return min(ticket.start_by, ticket.turn_by)
 
 
 class Line:

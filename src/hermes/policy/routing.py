@@ -39,7 +39,7 @@ class Service(Struct, frozen=True):
     load and `awaits_load`. Then `stall_timeout_s` bounds each silence and `max_stream_s` the whole stream. No request
     of it is of a class above `highest`. `pulled`: where nobody has it, it is downloaded for whoever asks. `fallback`:
     the models that answer instead when it cannot be served, the first that can. `allowance` is what all keys together
-    may use of it.
+    may use of it. `reuse`: answers are given again, `on` where they would be the same, `forced` always.
     """
 
     model: str
@@ -55,6 +55,7 @@ class Service(Struct, frozen=True):
     pulled: bool = False
     fallback: tuple[str, ...] = ()
     allowance: Allowance = UNBOUNDED
+    reuse: str = "off"
 
 
 class Catalog(Struct, frozen=True):

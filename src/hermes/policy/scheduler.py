@@ -19,6 +19,7 @@ from hermes.policy.estimates import Learned, Outlook
 from hermes.policy.floor import Floor
 from hermes.policy.forecast import Forecast
 from hermes.policy.ledger import Ledger
+from hermes.policy.places import Place
 from hermes.policy.queue import Queue
 from hermes.policy.residency import Residency
 from hermes.policy.slots import Lane, Slots
@@ -94,6 +95,8 @@ class Scheduler:
         self._sequence += 1
         ticket.sequence = self._sequence
         ticket.start_by = self._forecast.start_by(ticket, station, again)
+        if ticket.place is not None:
+            self._give_back(ticket, ticket.place)
         if refusal := self._refusal(ticket, lane, station, now, again):
             return [*decisions, refusal, *(self._follow(now) if self._residency.is_missing else ())]
         ticket.phase = Phase.WAITING
@@ -135,6 +138,8 @@ class Scheduler:
         station = self._stations.get(ticket.resident)
         if station is None:
             return []
+        if ticket.phase in (Phase.WAITING, Phase.RUNNING):
+            ticket.place = self._place(ticket, station)
         if ticket.phase is Phase.WAITING:
             self._take(ticket, Phase.DONE)
             self._freed[station] = None
@@ -160,6 +165,24 @@ class Scheduler:
                 del self._settling[stay]
         self._freed.update(self._queue.stations)
         return self._follow(now)
+
+    def _place(self, ticket: Ticket, station: Station) -> Place:
+        """Where it stands, or stood."""
+        by = (
+            min(ticket.start_by, ticket.turn_by)
+            if ticket.sequence
+            else self._forecast.start_by(ticket, station, again=False)
+        )
+        tag = station.tenants[ticket.urgency].tag(ticket.tenant)
+        return Place(station.name, ticket.urgency, by, ticket.sequence, tag, self._ledger.tag(ticket))
+
+    def _give_back(self, ticket: Ticket, place: Place) -> None:
+        """It stands where its earlier try did, if it waits for the same."""
+        if (place.resident, place.urgency) != (ticket.resident, ticket.urgency):
+            ticket.place = None
+            return
+        ticket.turn_by = place.turn_by
+        ticket.sequence = place.sequence or ticket.sequence
 
     # --- events: backends -------------------------------------------------------------------------------------------
 

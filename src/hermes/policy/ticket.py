@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hermes.policy.estimates import Outlook
+from hermes.policy.places import Place
 from hermes.principal import Class
 
 
@@ -29,7 +30,7 @@ class Ticket(Struct, eq=False, gc=False):
     have ended if `whole`, else when its first byte must have come. `caps` are names, and how many runs that bear them
     there may be at once; who bears a name is of one tenant. Of a tenant's tickets those of the lowest `priority` go
     first. `weight` is the tenant's share beside others. `prefix` tells the ticket's conversation from others; 0: there
-    is none, or no choice of backends.
+    is none, or no choice of backends. `place` is the one that an earlier try has left; when this one leaves, its own.
     """
 
     model: str
@@ -47,10 +48,12 @@ class Ticket(Struct, eq=False, gc=False):
     whole: bool = False
     avoid: str = ""
     prefix: int = 0
+    place: Place | None = None
     phase: str = Phase.NEW
     backend: str = ""
     started_at: float = 0.0
     start_by: float = inf  # it starts by then, or never
+    turn_by: float = inf  # the same, of the try whose place it has
     begun_at: float | None = None  # the first byte of its answer has come: when
     charged_tokens: float = 0.0
     settled: bool = False  # its true tokens are known, `prompt_tokens` too
@@ -70,6 +73,8 @@ class Ticket(Struct, eq=False, gc=False):
             self,
             priority=-inf,
             avoid=self.backend,
+            place=None,
+            turn_by=inf,
             phase=Phase.NEW,
             backend="",
             started_at=0.0,

@@ -1,0 +1,194 @@
+"""What stands before the line: an answer that was given before, a run that another has begun, or one of one's own.
+
+Only what would be answered the same another time is shared (`policy/cache`), and only within what `scope` says (I21).
+What is answered so holds no slot and no place in the queue: it is `exchange.free` then, and that is where whoever
+counts tokens sees that none were spent.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from functools import partial
+from typing import Literal
+
+from hermes.attempt import LONG_BYTES
+from hermes.chat import ChatRequest, Embeddings, EmbedRequest
+from hermes.dialects import ClientDialect, EmbedDialect
+from hermes.errors import (
+    BackendTimeout,
+    DeadlineUnreachable,
+    GatewayError,
+    QueueTimeout,
+    QuotaExceeded,
+    RateLimited,
+)
+from hermes.exchange import Exchange
+from hermes.flights.asked import Asked
+from hermes.flights.caller import Caller, give
+from hermes.flights.flight import Flight
+from hermes.flights.once import Once
+from hermes.flights.retries import Retries
+from hermes.flights.runs import Runs
+from hermes.http.response import Response
+from hermes.metrics import Metrics
+from hermes.policy import cache, volatile
+from hermes.policy.cache import Shelf
+from hermes.policy.claim import NO_CLAIM, NO_REUSE, Claim
+from hermes.principal import Principal
+from hermes.router import Route
+
+Scope = Literal["key", "tenant", "all"]
+
+
+class Flights:
+    """`shelf` has the answers that were given; `lines` are the configuration's volatile ones."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        retries: Retries,
+        shelf: Shelf,
+        metrics: Metrics,
+        scope: Scope = "key",
+        lines: tuple[str, ...] = (),
+        once: Once | None = None,
+    ) -> None:
+        self._runs = runs
+        self._gateway = runs.gateway
+        self._loop = runs.loop
+        self._retries = retries
+        self._shelf = shelf
+        self._metrics = metrics
+        self._scope = scope
+        self.lines = lines
+        self._once = once
+        self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
+
+    def complete(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: ClientDialect,
+        request: ChatRequest,
+        response: Response,
+        size_bytes: int,
+        prompt_bytes: int,
+        claim: Claim = NO_CLAIM,
+    ) -> Awaitable[None]:
+        """As the gateway does."""
+        if self.lines:
+            request = volatile.without(request, self.lines)
+        return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, prompt_bytes, claim))
+
+    def embed(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: EmbedDialect,
+        request: EmbedRequest,
+        response: Response,
+        size_bytes: int,
+        claim: Claim = NO_CLAIM,
+    ) -> Awaitable[None]:
+        """The same for embeddings."""
+        return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, size_bytes, claim))
+
+    async def _answer(self, asked: Asked) -> None:
+        reuse, router = asked.claim.reuse or NO_REUSE, self._gateway.router
+        if asked.principal.models:
+            router.check_allowed(asked.principal, asked.request.model)
+        answer = None
+        if reuse.again or reuse.once:
+            answer = await self._retries.come_again(asked, takes_over=reuse.again)
+        route = router.known(asked.request.model, asked.dialect)
+        if route is None:
+            with contextlib.suppress(GatewayError):  # which the gateway has to tell, or see to
+                route = await router.find(asked.request.model, asked.dialect)
+        if route is None:
+            await asked.ask(self._gateway)
+        elif answer is not None:
+            self._note(asked, route)
+            asked.count(self._gateway, route)
+            await Caller(asked, route).take(answer)
+        elif reuse.once and self._once is not None and not asked.request.stream:
+            self._note(asked, route)
+            await self._once.answer(asked, route, reuse)
+        elif route.service.reuse == "off":
+            await asked.ask(self._gateway)
+        else:
+            await self._reuse(asked, route, reuse.terms)
+
+    async def _reuse(self, asked: Asked, route: Route, terms: cache.Terms) -> None:
+        exchange, service, sampling = asked.exchange, route.service, asked.sampling(route)
+        exchange.reuse = "bypass"
+        try:
+            if not (terms.kept and (service.reuse == "forced" or cache.is_deterministic(sampling))):
+                await asked.ask(self._gateway)
+                return
+            self._note(asked, route)
+            exchange.reuse = "miss"
+            what = asked.request, sampling, route.found.resident, self._owner(asked.principal)
+            if asked.size_bytes <= LONG_BYTES:
+                key = cache.digest(*what)
+            else:
+                key = await asyncio.to_thread(cache.digest, *what)  # 10 MiB take 20 ms (I36)
+            now = self._loop.time()
+            if packed := self._shelf.find(key, now, terms.max_age_s):
+                asked.count(self._gateway, route)
+                await give(asked, route, packed, now)
+            else:
+                await self._share(asked, route, key, joins=terms.max_age_s > 0)
+        finally:
+            self._metrics.cache.add((service.model, exchange.reuse))
+
+    def _note(self, asked: Asked, route: Route) -> None:
+        """What the gateway notes of those it is asked for."""
+        exchange = asked.exchange
+        exchange.model, exchange.stream, exchange.cancel = (
+            route.service.model,
+            asked.request.stream,
+            asked.response.cancel,
+        )
+
+    def _owner(self, principal: Principal) -> str:
+        """Who is given what was said to whom."""
+        if self._scope == "key":
+            return "key " + principal.key_id
+        return "tenant " + principal.tenant if self._scope == "tenant" else ""
+
+    async def _share(self, asked: Asked, route: Route, key: bytes, *, joins: bool) -> None:
+        """Answer by a run that has begun, or by a new one. Who began it is charged for it, all others for a request."""
+        named, caller = (key, asked.request.stream), Caller(asked, route)
+        try:
+            while True:
+                flight = self._flights.get(named)
+                begins = flight is None or not (joins and flight.can_be_joined)
+                if flight is None or begins:
+                    finish, forget = partial(self._keep, key), partial(self._forget, named)
+                    flight = self._flights[named] = self._runs.begin(asked, finish, forget)
+                else:
+                    asked.count(self._gateway, route)
+                try:
+                    await caller.be_served(flight)
+                    return
+                except (QueueTimeout, DeadlineUnreachable, BackendTimeout, RateLimited, QuotaExceeded):
+                    if begins or asked.exchange.begun:
+                        raise
+                    # The time of who began it is over, or what he may use, which need not be ours.
+        except BaseException as error:
+            caller.break_off(error)
+            raise
+
+    async def _keep(self, key: bytes, flight: Flight) -> None:
+        """For others to be given: only what is whole (I15), and said by the model that was asked for."""
+        if flight.answer is None or flight.exchange.asked:
+            return
+        if isinstance(flight.answer, Embeddings):  # a million numbers take 20 ms (I36)
+            packed = await asyncio.to_thread(cache.pack, flight.answer)
+        else:
+            packed = cache.pack(flight.answer)
+        self._shelf.keep(key, packed, self._loop.time())
+
+    def _forget(self, named: tuple[bytes, bool], flight: Flight) -> None:
+        if self._flights.get(named) is flight:
+            del self._flights[named]

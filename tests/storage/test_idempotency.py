@@ -1,0 +1,134 @@
+"""What is kept of idempotency keys: until when, for whom, and how much (I30)."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from hermes.errors import NotStored, StorageError
+from hermes.storage import idempotency
+from hermes.storage.database import NAME, Database
+from hermes.storage.idempotency import MAX_ANSWER_BYTES, TTL_S, Kept, Name, Record, Records
+from tests.fakes.gateway import scenario
+
+NOW = 1_800_000_000.0
+ANSWER = Kept(b"Hello", 7, 3)
+
+
+def name(number: int = 0, owner: str = "ann") -> Name:
+    return Name(owner, number.to_bytes(32, "big"))
+
+
+class Opened:
+    """A folder's records, as often as they are opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.databases: list[Database] = []
+        self.records = Records(self.open)
+
+    def open(self) -> Database:
+        self.databases.append(Database(self.folder))
+        return self.databases[-1]
+
+    async def held(self) -> tuple[int, int]:
+        def read(connection: object) -> tuple[int, int]:
+            return connection.execute("SELECT records, bytes FROM idempotency_held").fetchone()  # type: ignore
+
+        return await self.databases[-1].run(read)
+
+    def close(self) -> None:
+        self.databases[-1].close()
+
+
+@scenario
+async def test_what_was_answered_is_there_after_a_restart_and_for_a_day(tmp_path: Path) -> None:
+    opened = Opened(tmp_path)
+    assert not (tmp_path / NAME).exists()  # nobody has needed it yet
+    assert await opened.records.begin(name(), b"asked", NOW) == Record(b"asked")
+    assert await opened.records.begin(name(), b"asked", NOW) == Record(b"asked")
+    await opened.records.keep(name(), b"asked", ANSWER)
+    opened.close()
+    opened = Opened(tmp_path)
+    assert await opened.records.begin(name(), b"other", NOW + TTL_S - 1) == Record(b"asked", ANSWER)
+    assert await opened.records.begin(name(), b"other", NOW + TTL_S) == Record(b"other")
+    assert await opened.held() == (1, 0)
+    opened.close()
+
+
+@scenario
+async def test_each_owner_has_records_of_his_own(tmp_path: Path) -> None:
+    """I21"""
+    opened = Opened(tmp_path)
+    for owner in ("ann", "bob"):
+        assert await opened.records.begin(name(owner=owner), owner.encode(), NOW) == Record(owner.encode())
+    await opened.records.keep(name(owner="ann"), b"ann", ANSWER)
+    assert (await opened.records.begin(name(owner="bob"), b"bob", NOW)).kept is None
+    opened.close()
+
+
+@scenario
+async def test_an_answer_to_what_is_not_asked_any_more_is_nobodys(tmp_path: Path) -> None:
+    opened = Opened(tmp_path)
+    await opened.records.begin(name(), b"asked", NOW)
+    await opened.records.keep(name(), b"something else", ANSWER)
+    await opened.records.keep(name(1), b"asked", ANSWER)
+    assert await opened.records.begin(name(), b"asked", NOW) == Record(b"asked")
+    assert await opened.held() == (1, 0)
+    opened.close()
+
+
+@scenario
+async def test_records_are_bounded_in_number_and_bytes_and_the_oldest_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I4"""
+    monkeypatch.setattr(idempotency, "MAX_RECORDS", 5)
+    monkeypatch.setattr(idempotency, "MAX_BYTES", 250)
+    opened = Opened(tmp_path)
+    for number in range(20):
+        await opened.records.begin(name(number), b"asked", NOW + number)
+        assert (await opened.held())[0] <= 5
+    for number in range(15, 20):
+        await opened.records.keep(name(number), b"asked", Kept(bytes(100), 0, 0))
+        assert (await opened.held())[1] <= 250
+    assert await opened.held() == (2, 200)
+    there = [(await opened.records.begin(name(number), b"again", NOW + 20)).asked for number in (19, 18, 17)]
+    assert there == [b"asked", b"asked", b"again"]
+    opened.close()
+
+
+@scenario
+async def test_an_answer_that_would_put_out_many_others_is_not_kept(tmp_path: Path) -> None:
+    opened = Opened(tmp_path)
+    await opened.records.begin(name(), b"asked", NOW)
+    await opened.records.keep(name(), b"asked", Kept(bytes(MAX_ANSWER_BYTES + 1), 0, 0))
+    assert await opened.held() == (1, 0)
+    await opened.records.keep(name(), b"asked", Kept(bytes(MAX_ANSWER_BYTES), 0, 0))
+    assert await opened.held() == (1, MAX_ANSWER_BYTES)
+    opened.close()
+
+
+@scenario
+async def test_who_cannot_be_promised_anything_is_told_so_and_the_file_is_tried_again() -> None:
+    """I32"""
+    tried = 0
+
+    def refuse() -> Database:
+        nonlocal tried
+        tried += 1
+        raise StorageError("no room")
+
+    records = Records(refuse)
+    for _ in range(2):
+        with pytest.raises(NotStored):
+            await records.begin(name(), b"asked", NOW)
+    assert tried == 2
+
+
+@scenario
+async def test_many_at_once_open_the_file_once(tmp_path: Path) -> None:
+    opened = Opened(tmp_path)
+    await asyncio.gather(*(opened.records.begin(name(number), b"asked", NOW) for number in range(50)))
+    assert len(opened.databases) == 1 and (await opened.held())[0] == 50
+    opened.close()
