@@ -39,6 +39,7 @@ class Recorder:
 
     def __init__(self, dialect: ClientDialect) -> None:
         self.sampling_defaults = dialect.sampling_defaults
+        self.quota_lines = dialect.quota_lines
         self.runs: dict[str, Told] = {}
 
     def render_answer(self, answer: Answer, request: ChatRequest, meta: Meta) -> bytes:

@@ -1,0 +1,133 @@
+"""Limits and rights beside answers that are given again: who pays for a run, what a hit counts as, who gets none."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.fakes.backend import DONE, Then, ollama, play
+from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, key, scenario
+from tests.support import until
+
+ON: dict[str, Any] = {"defaults": {"cache": True}}
+ANN, BOB = bearer("ann"), bearer("bob")
+USAGE = "/v1/usage"
+
+
+def greedy(**more: Any) -> dict[str, Any]:
+    return chat(temperature=0, **more)
+
+
+async def total(gateway: Hermes, headers: dict[str, str]) -> dict[str, int]:
+    return dict((await gateway.ask(USAGE, headers=headers)).json["total"])
+
+
+def open_holds(gateway: Hermes) -> int:
+    return sum(account.open for account in gateway.runtime.meter.limiter._accounts.values())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_a_hit_is_a_request_and_takes_no_tokens(stream: bool) -> None:
+    keys = [key("ann", rpm=3, tpm=60_000)]
+    async with ollama() as backend, hermes(backend, **ON, keys=keys) as gateway:
+        replies = [await gateway.ask(CHAT, greedy(stream=stream), ANN) for _ in range(4)]
+        assert [reply.status for reply in replies] == [200, 200, 200, 429]
+        assert [reply.headers.get("x-hermes-cache") for reply in replies[:3]] == ["miss", "hit", "hit"]
+        left = [reply.headers["x-ratelimit-remaining-requests"] for reply in replies]
+        assert left == ["2", "1", "0", "0"]
+        assert replies[3].error["code"] == "rate_limit_exceeded"
+        tokens = [int(reply.headers["x-ratelimit-remaining-tokens"]) for reply in replies]
+        assert tokens[1] <= tokens[2] <= tokens[3]  # they only come back
+        await gateway.settle()
+        used = await total(gateway, ANN)
+        assert (used["requests"], used["prompt_tokens"], used["completion_tokens"], used["refused"]) == (3, 7, 3, 1)
+        assert open_holds(gateway) == 0 and len(backend.asked) == 1
+
+
+@scenario
+async def test_of_a_shared_run_its_first_caller_is_charged_the_tokens_and_each_a_request() -> None:
+    keys = [key("ann", rpm=9), key("bob", rpm=9)]
+    async with ollama() as backend, hermes(backend, **ON, keys=keys, cache={"scope": "all"}) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, "Hello", DONE))
+        calls = [await gateway.open(CHAT, greedy(), ANN)]
+        await until(lambda: len(backend.asked) == 1)
+        calls.append(await gateway.open(CHAT, greedy(), BOB))
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
+        free.set()
+        assert [(await call.reply()).status for call in calls] == [200, 200]
+        await gateway.settle()
+        ann, bob = await total(gateway, ANN), await total(gateway, BOB)
+        assert (ann["requests"], ann["prompt_tokens"]) == (1, 7) and (bob["requests"], bob["prompt_tokens"]) == (1, 0)
+        assert open_holds(gateway) == 0
+
+
+@scenario
+async def test_a_refusal_of_who_began_is_not_the_next_ones() -> None:
+    """What ann may use no more is no reason for bob to wait for her run, or to share its end."""
+    keys = [key("ann", rpm=1), key("bob", rpm=9)]
+    async with ollama() as backend, hermes(backend, **ON, keys=keys, cache={"scope": "all"}) as gateway:
+        assert (await gateway.ask(CHAT, chat("other", temperature=0), ANN)).status == 200
+        ann, bob = await asyncio.gather(gateway.ask(CHAT, greedy(), ANN), gateway.ask(CHAT, greedy(), BOB))
+        assert (ann.status, bob.status) == (429, 200)
+        assert len(backend.asked) == 2 and open_holds(gateway) == 0
+
+
+@pytest.mark.parametrize("then", [Then.RESET, Then.STALL])
+@scenario
+async def test_what_a_run_has_reserved_is_settled_however_it_ends(then: Then) -> None:
+    """I6: also where its last caller has left."""
+    keys = [key("ann", concurrency=1, daily_tokens=10_000)]
+    sections = {"keys": keys, "limits": {"max_attempts": 1, "modes": {"concurrency": "reject"}}}
+    async with ollama() as backend, hermes(backend, **ON, **sections) as gateway:
+        backend.scripts.append(play(then=then))
+        call = await gateway.open(CHAT, greedy(), ANN)
+        await until(lambda: len(backend.asked) == 1)
+        if then is Then.STALL:
+            assert (await gateway.ask(CHAT, chat("more", temperature=0), ANN)).status == 429
+            call.leave()
+        else:
+            assert (await call.reply()).status == 502
+        await until(lambda: open_holds(gateway) == 0)
+
+
+@scenario
+async def test_nobody_is_given_an_answer_of_a_model_that_he_may_not_use() -> None:
+    """Whether it is kept, on its way, or under an idempotency key."""
+    keys = [key("ann"), key("bob", models=["other*"])]
+    async with ollama() as backend, hermes(backend, **ON, keys=keys, cache={"scope": "all"}) as gateway:
+        assert (await gateway.ask(CHAT, greedy(), ANN)).status == 200
+        assert (await gateway.ask(CHAT, greedy(), ANN)).headers["x-hermes-cache"] == "hit"
+        for more in ({}, {"idempotency-key": "x"}, {"x-stainless-retry-count": "1"}):
+            reply = await gateway.ask(CHAT, greedy(), BOB | more)
+            assert (reply.status, reply.error["code"]) == (403, "model_not_allowed")
+        assert len(backend.asked) == 1
+
+
+@scenario
+async def test_an_answer_that_was_kept_under_an_idempotency_key_is_a_request_too(tmp_path: Any) -> None:
+    sections = {"keys": [key("ann", rpm=2)], "server": {"state_dir": str(tmp_path)}}
+    async with ollama() as backend, hermes(backend, **sections) as gateway:
+        replies = [await gateway.ask(CHAT, chat(), ANN | {"idempotency-key": "x"}) for _ in range(3)]
+        assert [reply.status for reply in replies] == [200, 200, 429] and len(backend.asked) == 1
+        assert [reply.headers.get("idempotent-replayed") for reply in replies] == [None, "true", None]
+        await gateway.settle()
+        used = await total(gateway, ANN)
+        assert (used["requests"], used["prompt_tokens"], used["refused"]) == (2, 7, 1)
+
+
+@scenario
+async def test_a_reload_is_heard_of_where_answers_are_given_again() -> None:
+    """I34: whether there is a cache, and which lines are left out; its size takes a restart."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
+        attempt = await gateway.reload(backend, **ON, volatile_lines=["Time:"], cache={"ttl_s": 7})
+        assert attempt.needs_restart == ("cache.ttl_s",)
+        told = []
+        for time in ("Time: 1\nHi", "Time: 2\nHi"):
+            messages = [{"role": "system", "content": time}, {"role": "user", "content": "Hi"}]
+            told.append((await gateway.ask(CHAT, greedy(messages=messages))).headers["x-hermes-cache"])
+        assert told == ["miss", "hit"]
+        await gateway.reload(backend)
+        assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
