@@ -74,14 +74,14 @@ async def test_a_refusal_of_who_began_is_not_the_next_ones() -> None:
         assert len(backend.asked) == 2 and open_holds(gateway) == 0
 
 
-@pytest.mark.parametrize("then", [Then.RESET, Then.STALL])
+@pytest.mark.parametrize("then", [Then.CUT, Then.STALL])
 @scenario
 async def test_what_a_run_has_reserved_is_settled_however_it_ends(then: Then) -> None:
     """I6: also where its last caller has left."""
     keys = [key("ann", concurrency=1, daily_tokens=10_000)]
     sections = {"keys": keys, "limits": {"max_attempts": 1, "modes": {"concurrency": "reject"}}}
     async with ollama() as backend, hermes(backend, **ON, **sections) as gateway:
-        backend.scripts.append(play(then=then))
+        backend.scripts.append(play("Hel", then=then))
         call = await gateway.open(CHAT, greedy(), ANN)
         await until(lambda: len(backend.asked) == 1)
         if then is Then.STALL:
