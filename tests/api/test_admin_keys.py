@@ -281,3 +281,30 @@ async def test_a_reload_leaves_a_door_open_to_others_only_with_keys(tmp_path: Pa
         _, secret = await made(tmp_path)
         await gateway.reload(backend, **kept(tmp_path, server=beyond))
         assert (await status(gateway, "sk-ann"), await status(gateway, secret)) == (401, 200)
+
+
+@scenario
+async def test_who_is_known_by_a_head_that_comes_again_is_known_no_longer_than_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I17, I35: on one connection, where the same bytes came and were let in before."""
+    now = int(wall_clock())
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, keys=[key("ann")])) as gateway:
+        id, revoked = await made(tmp_path)
+        _, ending = await made(tmp_path, "short", expires_at=now + 60)
+        peer = await gateway.connect()
+
+        async def statuses(times: int = 1) -> list[int]:
+            return [
+                (await gateway.ask("/v1/models", None, shown(secret), on=peer)).status
+                for _ in range(times)
+                for secret in (revoked, ending, "sk-ann")
+            ]
+
+        assert await statuses(4) == [200] * 12
+        assert (await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/{id}", None, "DELETE")).status == 200
+        assert await statuses() == [401, 200, 200]
+        await gateway.reload(backend, **kept(tmp_path))
+        assert await statuses(3) == [401, 200, 401] * 3
+        monkeypatch.setattr(exchange, "time", lambda: now + 60.0)
+        assert await statuses() == [401, 401, 401]

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Call, Route, RouteTable, content_line
-from hermes.auth import Authenticator
+from hermes.auth import Authenticator, Table
 from hermes.dialects import ClientDialect
 from hermes.errors import Dismissed, Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
@@ -34,7 +34,7 @@ _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 
 class Passage(Struct):
-    """What a request's head alone decides: where it goes, and what goes on from it."""
+    """What a request's head alone decides: where it goes, what goes on from it, and by `table` who asks, for good."""
 
     request_id: str  # the client's own; "": none that can be used
     route: Route
@@ -42,6 +42,8 @@ class Passage(Struct):
     forwarded: bytes
     more_lines: bytes
     claim: Claim | None = None  # read where it counts, of who is let in
+    principal: Principal = ANONYMOUS
+    table: Table | None = None
 
 
 class Api:
@@ -89,8 +91,14 @@ class Api:
             if route.access == "open":
                 principal = ANONYMOUS
             else:
-                known = self.authenticator.authenticate(head.headers, exchange.created_at)
-                principal = known if known is not None else await self.authenticator.look_again(head.headers)
+                people = self.authenticator
+                if passage.table is people.table:
+                    principal = passage.principal
+                else:
+                    known = people.authenticate(head.headers, exchange.created_at)
+                    principal = known if known is not None else await people.look_again(head.headers)
+                    if principal.expires_at is None:  # as that of a token never is
+                        passage.principal, passage.table = principal, people.table
                 self._let_in(principal, route, head, exchange)
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)
