@@ -106,6 +106,26 @@ async def test_nobody_is_given_an_answer_of_a_model_that_he_may_not_use() -> Non
 
 
 @scenario
+async def test_nobody_shares_a_run_that_may_end_with_a_model_he_may_not_use() -> None:
+    models = {"gemma": {"fallback": ["phi"]}}
+    keys = [key("ann"), key("bob", models=["gemma*"]), key("cid", models=["gemma*"])]
+    sections = {"models": models, "keys": keys, "limits": {"max_attempts": 1}}
+    async with (
+        ollama("gemma:latest", "phi:latest") as backend,
+        hermes(backend, **ON, **sections, cache={"scope": "all"}) as gateway,
+    ):
+        free = asyncio.Event()
+        backend.scripts += [play(free, then=Then.CUT), play(free, then=Then.CUT), play("Hello", DONE)]
+        calls = [await gateway.open(CHAT, greedy(), bearer(user)) for user in ("ann", "bob", "cid")]
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 3)
+        free.set()
+        ann, bob, cid = [await call.reply() for call in calls]
+        assert (ann.status, ann.headers["x-hermes-model-served"]) == (200, "phi:latest")
+        assert (bob.status, cid.status) == (502, 502)
+        assert len(backend.asked) == 3
+
+
+@scenario
 async def test_an_answer_that_was_kept_under_an_idempotency_key_is_a_request_too(tmp_path: Any) -> None:
     sections = {"keys": [key("ann", rpm=2)], "server": {"state_dir": str(tmp_path)}}
     async with ollama() as backend, hermes(backend, **sections) as gateway:

@@ -151,10 +151,10 @@ class Flights:
         )
 
     def _owner(self, principal: Principal) -> str:
-        """Who is given what was said to whom."""
+        """Who is given what was said to whom: never what another model said in its place, who may not use that."""
         if self._scope == "key":
             return "key " + principal.key_id
-        return "tenant " + principal.tenant if self._scope == "tenant" else ""
+        return "\n".join(("tenant " + principal.tenant if self._scope == "tenant" else "", *principal.models))
 
     async def _share(self, asked: Asked, route: Route, key: bytes, *, joins: bool) -> None:
         """Answer by a run that has begun, or by a new one. Who began it is charged for it, all others for a request."""
