@@ -107,7 +107,7 @@ async def test_nobody_is_given_an_answer_of_a_model_that_he_may_not_use() -> Non
 
 @scenario
 async def test_nobody_shares_a_run_that_may_end_with_a_model_he_may_not_use() -> None:
-    models = {"gemma": {"fallback": ["phi"]}}
+    models = {"gemma": {"fallback": ["phi"], "max_concurrency": 2}}
     keys = [key("ann"), key("bob", models=["gemma*"]), key("cid", models=["gemma*"])]
     sections = {"models": models, "keys": keys, "limits": {"max_attempts": 1}}
     async with (
@@ -115,9 +115,11 @@ async def test_nobody_shares_a_run_that_may_end_with_a_model_he_may_not_use() ->
         hermes(backend, **ON, **sections, cache={"scope": "all"}) as gateway,
     ):
         free = asyncio.Event()
-        backend.scripts += [play(free, then=Then.CUT), play(free, then=Then.CUT), play("Hello", DONE)]
-        calls = [await gateway.open(CHAT, greedy(), bearer(user)) for user in ("ann", "bob", "cid")]
+        broken = play(free, {"error": "out of memory"})
+        backend.scripts += [broken, broken, play("Hello", DONE)]
+        calls = [await gateway.open(CHAT, greedy(stream=True), bearer(user)) for user in ("ann", "bob", "cid")]
         await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 3)
+        await until(lambda: len(backend.asked) == 2)  # bob and cid share one
         free.set()
         ann, bob, cid = [await call.reply() for call in calls]
         assert (ann.status, ann.headers["x-hermes-model-served"]) == (200, "phi:latest")
