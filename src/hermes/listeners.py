@@ -72,7 +72,7 @@ class Listeners:
                 why = f"another Hermes listens on {path}: give this one a server.state_dir of its own"
             if asked_for:
                 raise ConfigError(f"admin.unix_socket: {why}") from error
-            log.warning("keys can only be changed while this Hermes is stopped: %s", why)
+            log.warning("keys that are made while this Hermes runs do not hold here: %s", why)
 
     async def _open(self, server: Server, host: str, port: int) -> str:
         taken = await _bound(server.listen(host, port, self._tls), f"{host}:{port}")

@@ -322,6 +322,8 @@ class Runtime:
         that has moved there finds it. Raises Draining, or ConfigError; then all is as it was.
         """
         check_bind(new.config, stored=self.keyring.used)
+        if not (self.people.open or new.static_keys or new.issuers or self.keyring.used):
+            raise ConfigError("keys: the last one is gone, so everybody would be let in: that takes a restart")
         fresh = [backend for backend in new.backends if not self.fleet.has(backend)]
         try:
             await asyncio.gather(*(backend.look_first(LOOK_S) for backend in fresh))

@@ -129,7 +129,7 @@ async def test_where_it_cannot_be_made_and_nobody_asked_for_it_clients_are_serve
     """A path that is too long for a socket, as a folder that cannot be written."""
     async with ollama() as backend, hermes(backend, **kept(tmp_path / ("d" * 120))) as gateway:
         assert (await gateway.ask("/v1/models")).status == 200
-    assert "keys can only be changed while this Hermes is stopped" in caplog.text
+    assert "keys that are made while this Hermes runs do not hold here" in caplog.text
 
 
 @scenario

@@ -10,7 +10,7 @@ import pytest
 
 from hermes import exchange
 from hermes.composition import ADMIN_SOCKET
-from hermes.errors import InvalidConfig
+from hermes.errors import ConfigError, InvalidConfig
 from hermes.exchange import time as wall_clock
 from hermes.principal import Class
 from hermes.storage import keys
@@ -308,3 +308,33 @@ async def test_who_is_known_by_a_head_that_comes_again_is_known_no_longer_than_t
         assert await statuses(3) == [401, 200, 401] * 3
         monkeypatch.setattr(exchange, "time", lambda: now + 60.0)
         assert await statuses() == [401, 401, 401]
+
+
+@scenario
+async def test_no_reload_lets_everybody_in(tmp_path: Path) -> None:
+    """I24: a file that was emptied by a full disk is no decision."""
+    async with ollama() as backend, hermes(backend, keys=[key("ann")]) as gateway:
+        with pytest.raises(InvalidConfig, match="everybody would be let in"):
+            await gateway.reload(backend)
+        assert [await status(gateway, each) for each in ("sk-ann", "sk-bob")] == [200, 401]
+
+
+@scenario
+async def test_a_database_that_was_emptied_does_not_open_the_door(tmp_path: Path) -> None:
+    """I32"""
+    async with ollama() as backend:
+        async with hermes(backend, **kept(tmp_path)):
+            await made(tmp_path)
+        (tmp_path / "hermes.db").write_bytes(b"")
+        with pytest.raises(ConfigError, match="their pepper"):
+            async with hermes(backend, **kept(tmp_path)):
+                pass
+
+
+@scenario
+async def test_who_is_bounded_for_a_model_makes_no_key_that_is_not(tmp_path: Path) -> None:
+    """I20"""
+    chief = key("chief", admin=True, per_model={"gemma*": {"rpm": 1}})
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, admin={"port": 0}, keys=[chief])) as gateway:
+        reply = await at_admin_port(gateway)(KEYS, {"name": "deputy"}, shown("sk-chief"))
+        assert (reply.status, reply.error["code"], reply.error["param"]) == (403, "beyond_own_rights", "per_model")

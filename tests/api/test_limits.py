@@ -231,3 +231,27 @@ async def test_retries_and_fallbacks_are_one_request() -> None:
         window = own.limits["rpm"]
         assert isinstance(window, Window)
         assert window.quota(Moment(asyncio.get_running_loop().time(), 0.0)).remaining == 1
+
+
+@scenario
+async def test_a_bound_for_one_model_holds_whether_or_not_its_tag_is_said() -> None:
+    bounded = key("ann", per_model={"gemma": {"rpm": 1}})
+    async with ollama() as backend, hermes(backend, keys=[bounded]) as gateway:
+        names = ("gemma", "gemma:latest", "gemma")
+        assert [(await gateway.ask(CHAT, chat(model=name), ANN)).status for name in names] == [200, 429, 429]
+
+
+@scenario
+async def test_what_was_used_is_remembered_while_a_limit_is_off() -> None:
+    """I31: a reload that turns it off and on gives nobody a new day."""
+    keys = [key("ann", daily_tokens=10_000)]
+    async with ollama() as backend, hermes(backend, keys=keys) as gateway:
+        await gateway.ask(CHAT, chat(), ANN)
+        await gateway.settle()
+        before = used(gateway)
+        await gateway.reload(backend, keys=keys, limits={"modes": {"daily_tokens": "off"}})
+        await gateway.ask(CHAT, chat(), ANN)
+        await gateway.reload(backend, keys=keys)
+        await gateway.ask(CHAT, chat(), ANN)
+        await gateway.settle()
+        assert used(gateway) == 2 * before == 20

@@ -153,3 +153,26 @@ async def test_a_reload_is_heard_of_where_answers_are_given_again() -> None:
         assert told == ["miss", "hit"]
         await gateway.reload(backend)
         assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
+
+
+@scenario
+async def test_two_models_that_backends_call_by_one_name_are_two() -> None:
+    small = {"backend_model": "gemma", "backends": ["b0"]}
+    async with ollama() as one, ollama() as other:
+        one.default, other.default = play("small", DONE), play("large", DONE)
+        models = {"small": small, "large": {**small, "backends": ["b1"]}}
+        async with hermes(one, other, **ON, models=models) as gateway:
+            told = [(await gateway.ask(CHAT, greedy(model=name))).body.decode() for name in ("small", "large")]
+            assert "small" in told[0] and '"content":"large"' in told[1]
+
+
+@scenario
+async def test_nobody_joins_a_run_that_was_left() -> None:
+    async with ollama() as backend, hermes(backend, **ON) as gateway:
+        backend.scripts.append(play("Hel", then=Then.STALL))
+        call = await gateway.open(CHAT, greedy(stream=True))
+        await until(lambda: len(backend.asked) == 1)
+        (flight,) = gateway.runtime.runs.running
+        flight.task.cancel()  # as its last caller's leaving does, a turn of the loop before it ends
+        assert not flight.can_be_joined and (await gateway.ask(CHAT, greedy(stream=True))).status == 200
+        call.leave()

@@ -180,7 +180,7 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
     if said["expires"] is not None:
         (asked["expires_at"],) = said["expires"]
     if patterns := [each for text in said["models"] for each in text.split(",")]:
-        asked["models"] = [] if patterns == ["*"] else patterns
+        asked["models"] = [] if patterns in (["*"], ["all"], ["none"]) else patterns
     return asked
 
 

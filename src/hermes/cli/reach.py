@@ -66,11 +66,13 @@ def _in_the_file(config: Config, path: Path | None, operation: str, named: str, 
     keyring = Keyring(Authenticator({}), store)
     keyring.adopt({}, composition.stored(config))
     try:
+        keyring.load()
         return asyncio.run(getattr(keyring, operation)(named, asked, OPERATOR))
-    except GatewayError as error:
-        if isinstance(error.__cause__, StorageError) and error.__cause__.in_use:
+    except (GatewayError, StorageError) as error:
+        stored = error if isinstance(error, StorageError) else error.__cause__
+        if isinstance(stored, StorageError) and stored.in_use:
             where = f"does not answer at {path}" if path else "has no admin.unix_socket"
-            fail(f"{error.message}, which {where}", 3)
-        fail(error.message, 1)
+            fail(f"{stored}, which {where}", 3)
+        fail(str(error), 1)
     finally:
         store.close()

@@ -103,7 +103,12 @@ class Flight:
 
     @property
     def can_be_joined(self) -> bool:
-        return self.error is None and not self._dropped
+        return self.error is None and not self._dropped and not self.is_left
+
+    @property
+    def is_left(self) -> bool:
+        """Its last caller has gone: it is about to end, without an answer."""
+        return self.task.cancelling() > 0
 
     def join(self, caller: Exchange) -> Place:
         if self._leaving is not None:

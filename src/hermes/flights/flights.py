@@ -127,7 +127,9 @@ class Flights:
                 return
             self._note(asked, route)
             exchange.reuse = "miss"
-            what = asked.request, sampling, route.found.resident, self._owner(asked.principal)
+            # Backends may have different models of one name.
+            model = "\n".join((route.found.resident, *service.backends))
+            what = asked.request, sampling, model, self._owner(asked.principal)
             if asked.size_bytes <= LONG_BYTES:
                 key = cache.digest(*what)
             else:

@@ -41,6 +41,9 @@ class Once:
             if name in self._flights:
                 was_asked, flight = self._flights[name]
                 _check(was_asked, said)
+                if flight.is_left:
+                    await asyncio.wait((flight.task,))
+                    continue
                 if flight.callers and not reuse.again:
                     raise OnceInUse("the request with this idempotency key is being answered", param="idempotency-key")
                 asked.count(self._runs.gateway, route)

@@ -5,13 +5,12 @@ limit in the mode `shadow` refuses nobody: it is charged for those whom it would
 account that is as it was when it was new is forgotten, so that of those that were ever seen only those in use are kept.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
 
+from hermes.policy.access import may_use
 from hermes.policy.estimates import Samples
 from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Moment, Settle, Window, day_of
 from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
@@ -164,7 +163,7 @@ class Limiter:
         if len(self._parties) >= self._many:
             self._forget(at)
         key_id = principal.key_id
-        own = next((own for pattern, own in principal.per_model if _pattern(pattern).fullmatch(model)), UNBOUNDED)
+        own = next((own for pattern, own in principal.per_model if may_use((pattern,), model)), UNBOUNDED)
         told = (
             ("key", f"key {key_id}", principal.allowance),
             ("model", f"model {model}", allowance),
@@ -175,6 +174,7 @@ class Limiter:
             Rule(limit, (name, account.scope, _mode(self.modes, name)), _mode(self.modes, name) != "shadow")
             for account in accounts
             for name, limit in account.limits.items()
+            if self._holds(account.allowance, name)
         )
         caps: tuple[tuple[str, int], ...] = ()
         if self.modes.concurrency == "queue":
@@ -193,7 +193,12 @@ class Limiter:
             rules,
             tuple(limit for limit in refusing if isinstance(limit, Window)),
             tuple(limit for limit in refusing if isinstance(limit, Flow)),
-            tuple((each.name, budget) for each in accounts for budget in _budgets(each)),
+            tuple(
+                (each.name, limit)
+                for each in accounts
+                for kind, limit in each.limits.items()
+                if isinstance(limit, Budget) and self._holds(each.allowance, kind)
+            ),
             caps,
             lengths,
         )
@@ -206,13 +211,16 @@ class Limiter:
         account.allowance = allowance
         for kind in Allowance.__struct_fields__:
             most, limit = getattr(allowance, kind), account.limits.get(kind)
-            if most is None or _mode(self.modes, kind) in ("off", "queue"):
-                account.limits.pop(kind, None)
-            elif limit is None:
+            if not self._holds(allowance, kind):
+                continue  # what was used of it is not forgotten: it may hold again
+            if limit is None:
                 account.limits[kind] = self._limit(kind, most, name)
             else:
                 limit.resize(most, at)
         return account
+
+    def _holds(self, allowance: Allowance, kind: str) -> bool:
+        return getattr(allowance, kind) is not None and _mode(self.modes, kind) not in ("off", "queue")
 
     def _limit(self, kind: str, most: int, account: str) -> Limit:
         match kind:
@@ -242,12 +250,6 @@ class Limiter:
             if party.accounts and all(self._accounts.get(each.name) is each for each in party.accounts)
         }
         self._many = max(_FEW, 2 * len(self._parties))
-
-
-@lru_cache(maxsize=256)
-def _pattern(text: str) -> re.Pattern[str]:
-    """`*` stands for anything, `?` for one character."""
-    return re.compile("".join({"*": ".*", "?": "."}.get(each, re.escape(each)) for each in text))
 
 
 def _mode(modes: Modes, kind: str) -> str:

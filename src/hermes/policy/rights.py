@@ -16,6 +16,7 @@ def beyond(given: Principal, own: Principal) -> str:
         "models": not _are_within(given.models, own.models),
         "max_class": given.ceiling < own.ceiling,
         "expires_at": _end(given) > _end(own),
+        "per_model": bool(own.per_model) and given.per_model != own.per_model,
     }
     for name in Allowance.__struct_fields__:
         tests[name] = _bound(given.allowance, name) > _bound(own.allowance, name)

@@ -15,6 +15,8 @@ def backup(folder: Path, target: Path) -> None:
     source = folder / NAME
     if not source.exists():
         raise StorageError(f"there is no database in {folder}")
+    if target.resolve().parent == folder.resolve():
+        raise StorageError(f"{target} is among the files that are in use: name one elsewhere")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -24,7 +24,8 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        return self.folder is not None and (self.folder / NAME).exists()
+        """A file of no bytes is none: it was never written, or lost all that it had."""
+        return self.folder is not None and (file := self.folder / NAME).exists() and file.stat().st_size > 0
 
     def database(self) -> "Database":
         """From any thread; may take a while. Raises StorageError."""
