@@ -240,6 +240,7 @@ class _Stream:
         "_job",
         "_must_end_at",
         "_response",
+        "_said",
         "_sent",
         "_spoken",
         "_stall_timeout_s",
@@ -267,6 +268,7 @@ class _Stream:
         self._stall_timeout_s = job.service.stall_timeout_s
         self._must_end_at = self._clock() + job.service.max_stream_s
         self._begun = False  # content has come
+        self._said = 0  # characters
         self._sent = False  # something has gone out
         self._was_kept_alive = job.response.started  # by signs of life, while it waited
         self._stopped = False
@@ -282,6 +284,7 @@ class _Stream:
                 deadline = min(self._clock() + self._stall_timeout_s, self._must_end_at)
             self._end(self._decoder.finish())
         except BaseException as error:
+            self._job.exchange.said = self._said
             if self._sent:
                 break_off(self._job, error, self._encoder)
             raise
@@ -292,6 +295,7 @@ class _Stream:
         ENOUGH: no more for now, the client is slow; or at all, the answer is over.
         """
         if self._begun and (text := self._decoder.text(data)):
+            self._said += len(text)
             keeps_up = self._response.write(self._encoder.text(text))
         else:
             keeps_up = self._take_events(data)
@@ -307,6 +311,8 @@ class _Stream:
         """False: enough for now."""
         events = self._decoder.feed(data)
         for event in events:
+            if type(event) is TextDelta or type(event) is ReasoningDelta:
+                self._said += len(event.text)
             if type(event) is not TextDelta or not self._begun:
                 self._note(event)
         if self._stopped:

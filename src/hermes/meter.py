@@ -21,6 +21,8 @@ from hermes.policy.ticket import Ticket
 from hermes.principal import ANONYMOUS, Principal
 from hermes.storage.ledger import Ledger, Use
 
+# Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
+CHARACTERS = 4
 # What ends a request that its client wants no more.
 _LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))
 
@@ -144,7 +146,7 @@ class Charge(Struct, eq=False, gc=False):
             self.give_back()
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
-            usage = exchange.usage = Usage(hold.prompt, hold.output)
+            usage = exchange.usage = Usage(hold.prompt, max(hold.output, exchange.said // CHARACTERS))
         self.meter.settle(self, (usage.prompt_tokens, usage.completion_tokens))
 
     def _was_left(self, outcome: Outcome) -> bool:

@@ -255,3 +255,17 @@ async def test_what_was_used_is_remembered_while_a_limit_is_off() -> None:
         await gateway.ask(CHAT, chat(), ANN)
         await gateway.settle()
         assert used(gateway) == 2 * before == 20
+
+
+@scenario
+async def test_who_leaves_a_long_stream_is_charged_what_came_of_it() -> None:
+    """I31: short answers before it teach nothing that would make it cheap."""
+    async with ollama() as backend, hermes(backend, keys=[key("ann", daily_tokens=10_000)]) as gateway:
+        backend.scripts.append(play(*["word "] * 400, then=Then.STALL))
+        call = await gateway.open(CHAT, chat(stream=True, max_tokens=1), ANN)
+        assert await call.head() == 200
+        for _ in range(401):
+            await call.event()
+        call.leave()
+        await gateway.settle()
+        assert 500 <= used(gateway) < 600
