@@ -368,8 +368,10 @@ class Runtime:
     def _trust(self, new: Snapshot, before: settings.Config) -> None:
         """Keys and issuers are these; those that are the same have their keys already."""
         people = self.people
-        trust, trusted = ((each.jwt, each.scheduling.usual_class) for each in (new.config, before))
-        if trust != trusted:
+        if new.config.jwt == before.jwt:
+            if people.issuers is not None:
+                people.issuers.adopt(new.config.scheduling.usual_class)
+        else:
             if people.issuers is not None:
                 self._begin(people.issuers.stop(), "issuers")
             people.issuers = new.issuers

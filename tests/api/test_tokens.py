@@ -144,6 +144,20 @@ async def test_tokens_come_in_without_the_issuers_server_once_its_keys_are_here(
 
 
 @scenario
+async def test_a_reload_of_other_things_forgets_no_key_of_an_issuer() -> None:
+    """I34: also while the issuer's server is away."""
+    async with key_server() as keys, ollama() as backend, serving(tokens_of(backend, keys.url)) as gateway:
+        assert (await gateway.ask(PROMPT, prompt(), shown(token(sub="early")))).status == 200
+        keys.status = 500
+        scheduling = {"usual_class": "batch"}
+        await gateway.reload(backend, jwt=[issuer.config(jwks_url=keys.url)], scheduling=scheduling)
+        for user in ("early", "late"):
+            assert (await gateway.ask(PROMPT, prompt(), shown(token(sub=user)))).status == 200
+        assert [record.urgency for record in gateway.records] == ["normal", "batch", "batch"]
+        assert len(keys.asked) == 1
+
+
+@scenario
 async def test_a_slow_issuer_is_waited_for_so_long_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FETCH_S", 0.05)
     async with key_server() as keys, ollama() as backend:

@@ -34,6 +34,11 @@ class Issuers:
         for each in self._issuers.values():
             each.keys.changed = self._proven.clear
 
+    def adopt(self, usual_class: str) -> None:
+        """This is usual from now on. What keys there are stays known."""
+        self._usual_class = usual_class
+        self._proven.clear()
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to fetch keys."""
         self._tasks = [
