@@ -198,6 +198,30 @@ async def test_a_copy_brings_the_keys_back(keys: Run, tmp_path: Path) -> None:
 # --- amounts ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["pepper", "hermes.db", "hermes.lock", "other.db"])
+def test_a_copy_is_not_made_among_the_files_that_are_in_use(keys: Run, tmp_path: Path, name: str) -> None:
+    keys("create", "editor")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "state").iterdir()}
+    told = keys("backup", str(tmp_path / "state" / name))
+    assert told.exit_code == 1 and "name one elsewhere" in told.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "state").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["hermes.db", "pepper"])
+def test_no_key_is_made_where_others_were_lost(keys: Run, tmp_path: Path, name: str) -> None:
+    keys("create", "editor")
+    (tmp_path / "state" / name).unlink()
+    told = keys("create", "second")
+    assert told.exit_code == 1 and "from a backup" in told.stderr
+    assert not (tmp_path / "state" / name).exists()
+
+
+@pytest.mark.parametrize("word", ["*", "all", "none"])
+def test_all_models_can_be_said(keys: Run, word: str) -> None:
+    keys("create", "editor", "--models", "gemma")
+    assert json.loads(keys("update", "editor", "--models", word, "--json").stdout)["models"] == []
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [("1", 1), ("20k", 20_000), ("1.5M", 1_500_000), ("2g", 2 * 10**9), ("0.25K", 250), ("none", None)],
