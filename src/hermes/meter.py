@@ -18,7 +18,7 @@ from hermes.policy.limiter import Hold, Limiter, Refusal
 from hermes.policy.limits import Budget, Moment, day_of
 from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
-from hermes.principal import ANONYMOUS, Principal
+from hermes.principal import Principal
 from hermes.storage.ledger import Ledger, Use
 
 # Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
@@ -50,38 +50,41 @@ class Meter:
         if exchange.charge is not None:
             exchange.charge.give_back()
             exchange.charge = None
-        at = Moment(self._clock(), exchange.created_at)
-        party = self.limiter.party(principal, service.model, service.allowance, at)
-        hold = self.limiter.reserve(party, ticket.prompt_tokens, most_output, at)
-        if party.rules:
-            exchange.quota_lines = dialect.quota_lines(*self.limiter.quotas(party, at), at.unix)
-        if isinstance(hold, Refusal):
-            self._count(principal.key_id, service.model, at.unix, Use(refused=1))
-            raise _refused(hold)
-        ticket.caps = party.caps
+        hold = self._hold(exchange, principal, service, dialect, ticket.prompt_tokens, most_output)
+        ticket.caps = hold.party.caps
         hurries = ticket.deadline < ticket.arrived_at + service.timeout_s
-        exchange.charge = Charge(
-            self, hold, principal.key_id, service.model, exchange.created_at, exchange.attempts, hurries
-        )
-        return self._write_ahead(party.budgets) if party.budgets else None
+        exchange.charge = Charge(self, hold, service.model, exchange.created_at, exchange.attempts, hurries)
+        return self._write_ahead(hold.party.budgets) if hold.party.budgets else None
 
     def count(self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect) -> None:
         """Charge a request that is answered without a run: itself, and no tokens. Raises RateLimited."""
+        hold = self._hold(exchange, principal, service, dialect, 0, 0)
+        self.settle(hold, service.model, exchange.created_at, (0, 0))
+
+    def _hold(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        service: Service,
+        dialect: ClientDialect,
+        prompt: int,
+        most_output: int | None,
+    ) -> Hold:
         at = Moment(self._clock(), exchange.created_at)
         party = self.limiter.party(principal, service.model, service.allowance, at)
-        hold = self.limiter.reserve(party, 0, 0, at)
+        hold = self.limiter.reserve(party, prompt, most_output, at)
         if party.rules:
             exchange.quota_lines = dialect.quota_lines(*self.limiter.quotas(party, at), at.unix)
         if isinstance(hold, Refusal):
-            self._count(principal.key_id, service.model, at.unix, Use(refused=1))
+            self._count(principal, service.model, at.unix, Use(refused=1))
             raise _refused(hold)
-        hold.settle((0, 0), at)
-        self._count(principal.key_id, service.model, at.unix, Use(1))
+        return hold
 
-    def settle(self, charge: "Charge", used: tuple[int, int] | None) -> None:
-        charge.hold.settle(used, Moment(self._clock(), charge.created_at))
+    def settle(self, hold: Hold, model: str, unix: float, used: tuple[int, int] | None) -> None:
+        """It is over, and took so much; None: it was given nothing."""
+        hold.settle(used, Moment(self._clock(), unix))
         if used is not None:
-            self._count(charge.key_id, charge.model, charge.created_at, Use(1, *used))
+            self._count(hold.party.principal, model, unix, Use(1, *used))
 
     async def recall(self, unix: float, has_budgets: bool) -> None:
         """What was used of budgets before the last restart. Raises StorageError."""
@@ -106,9 +109,9 @@ class Meter:
             (): float(self.ledger.failures)
         })  # fmt: skip
 
-    def _count(self, key_id: str, model: str, unix: float, use: Use) -> None:
-        if key_id != ANONYMOUS.key_id:
-            self.ledger.add(day_of(unix), key_id, model, use)
+    def _count(self, principal: Principal, model: str, unix: float, use: Use) -> None:
+        if principal.counted:
+            self.ledger.add(day_of(unix), principal.key_id, model, use)
 
     def _write_ahead(self, budgets: tuple[tuple[str, Budget], ...]) -> Awaitable[None] | None:
         """What is used of a budget is on the disk before it is used."""
@@ -127,14 +130,13 @@ class Charge(Struct, eq=False, gc=False):
 
     meter: Meter
     hold: Hold
-    key_id: str
     model: str
     created_at: float
     attempts: int
     hurries: bool
 
     def give_back(self) -> None:
-        self.meter.settle(self, None)
+        self.meter.settle(self.hold, self.model, self.created_at, None)
 
     def close(self, exchange: Exchange) -> None:
         """The request is over. What is charged is what is told of it from now on."""
@@ -147,7 +149,8 @@ class Charge(Struct, eq=False, gc=False):
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
             usage = exchange.usage = Usage(hold.prompt, max(hold.output, exchange.said // CHARACTERS))
-        self.meter.settle(self, (usage.prompt_tokens, usage.completion_tokens))
+        used = usage.prompt_tokens, usage.completion_tokens
+        self.meter.settle(self.hold, self.model, self.created_at, used)
 
     def _was_left(self, outcome: Outcome) -> bool:
         """Whether it is its client that did not wait for the end."""

@@ -117,9 +117,7 @@ class Runtime:
         self._come_again = Retries(self.journal, loop)
         self.runs = Runs(self._gateway, self.journal, loop, self._come_again.left)
         once = Once(self.runs, Records(self.store.database)) if self.store.folder else None
-        self._flights = Flights(
-            self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, config.volatile_lines, once
-        )
+        self._flights = Flights(self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, once)
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
         self._openai = OpenAI()
@@ -351,7 +349,6 @@ class Runtime:
         self.api.table = self._table()
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
-        self._flights.lines = config.volatile_lines
         self._inference.adopt(composition.caches(config))
         gateway.retries.adopt(new.retries)
         self.meter.limiter.change(new.modes)

@@ -117,6 +117,35 @@ async def test_a_try_that_comes_to_nothing_after_all_leaves_the_next_to_itself(s
 
 
 @scenario
+async def test_another_try_waits_for_the_one_before_no_longer_than_its_client_does() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, "Hello", DONE))
+        first = await gateway.open(CHAT, chat("first"))
+        await until(lambda: len(backend.asked) == 1)
+        reply = await gateway.ask(CHAT, chat("first"), AGAIN | {"x-hermes-deadline-ms": "50"})
+        assert reply.status in (503, 504)
+        free.set()
+        assert (await first.reply()).status == 200
+
+
+@scenario
+async def test_one_alone_waits_for_the_try_before_and_others_where_they_are_counted() -> None:
+    """I4"""
+    async with ollama() as backend, hermes(backend, defaults={"queue_limit": 2}) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, "Hello", DONE))
+        calls = [await gateway.open(CHAT, chat("first"))]
+        await until(lambda: len(backend.asked) == 1)
+        calls += [await gateway.open(CHAT, chat("first"), AGAIN) for _ in range(6)]
+        await gateway.until_waiting(2)
+        await until(lambda: len(gateway.records) == 3)  # there was no room for them
+        free.set()
+        told = sorted([(await call.reply()).status for call in calls])
+        assert told == [200] * 4 + [429] * 3 and len(backend.asked) == 3
+
+
+@scenario
 async def test_a_shared_run_that_all_have_left_leaves_its_place() -> None:
     async with ollama() as backend, hermes(backend, defaults={"cache": True}) as gateway:
         free = asyncio.Event()

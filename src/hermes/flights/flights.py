@@ -41,7 +41,7 @@ Scope = Literal["key", "tenant", "all"]
 
 
 class Flights:
-    """`shelf` has the answers that were given; `lines` are the configuration's volatile ones."""
+    """`shelf` has the answers that were given."""
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class Flights:
         shelf: Shelf,
         metrics: Metrics,
         scope: Scope = "key",
-        lines: tuple[str, ...] = (),
         once: Once | None = None,
     ) -> None:
         self._runs = runs
@@ -60,7 +59,6 @@ class Flights:
         self._shelf = shelf
         self._metrics = metrics
         self._scope = scope
-        self.lines = lines
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
 
@@ -76,8 +74,8 @@ class Flights:
         claim: Claim = NO_CLAIM,
     ) -> Awaitable[None]:
         """As the gateway does."""
-        if self.lines:
-            request = volatile.without(request, self.lines)
+        if lines := self._gateway.volatile_lines:  # before it is told from others
+            request = volatile.without(request, lines)
         return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, prompt_bytes, claim))
 
     def embed(

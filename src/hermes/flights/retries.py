@@ -5,6 +5,7 @@ runs, the next gets its answer.
 """
 
 import asyncio
+from math import inf
 
 from hermes.attempt import LONG_BYTES
 from hermes.chat import Answer, ChatRequest, EmbedRequest
@@ -20,6 +21,7 @@ class Retries:
         self._journal = journal
         self._loop = loop
         self.places = Places()
+        self._awaited: set[Exchange] = set()
 
     def left(self, exchange: Exchange) -> None:
         """Its client has gone: remember where it stood."""
@@ -56,11 +58,24 @@ class Retries:
         if before.ticket is not None and before.ticket.phase is Phase.WAITING:
             before.dismiss()
             await asyncio.sleep(0)  # it is told so in the next turn of the loop, and leaves its place
-        elif not asked.request.stream:  # what it costs is spent; if it comes to nothing all the same, we run anew
+        elif not asked.request.stream and before not in self._awaited:  # others wait where they are counted (I4)
             asked.exchange.cancel = asked.response.cancel
             before.over = before.over or asyncio.Event()
-            await before.over.wait()
+            self._awaited.add(before)
+            try:
+                # What it costs is spent. If it comes to nothing all the same, or too late, we run anew.
+                async with asyncio.timeout_at(self._until(asked)):
+                    await before.over.wait()
+            except TimeoutError:
+                return None
+            finally:
+                self._awaited.discard(before)
         return before.answer
+
+    def _until(self, asked: Asked) -> float | None:
+        """When its client expects an answer, if it tells."""
+        within_s = min(asked.claim.within_s, asked.claim.whole_within_s)
+        return asked.exchange.arrived_at + within_s if within_s < inf else None
 
     def _still_there(self, asked: Asked) -> Exchange | None:
         for other in self._journal.exchanges:

@@ -31,7 +31,7 @@ WRITE_AFTER_S = 0.5
 RETRY_AFTER_S = 1.0
 # A disk that does not answer holds up nobody longer.
 MOST_WAIT_S = 1.0
-LAST_WRITE_S = 5.0
+LAST_WRITE_S = 5.0  # and no reader
 # Of rows that are not written; what is more is counted in one row of each day.
 MOST_ROWS = 10_000
 OTHER = "other"
@@ -147,6 +147,13 @@ class Ledger:
 
     async def usage(self, since: str, key: str | None = None, model: str | None = None) -> dict[Key, Use]:
         """Of the days from `since` on, of one key or model, or of all. Raises StorageError."""
+        try:
+            async with asyncio.timeout(LAST_WRITE_S):
+                return await self._usage(since, key, model)
+        except TimeoutError:
+            raise StorageError("the ledger's disk does not answer") from None
+
+    async def _usage(self, since: str, key: str | None, model: str | None) -> dict[Key, Use]:
         while self._writing is not None:
             await asyncio.wait((self._writing,))
         batches = [self._next] if self._batch is None else [self._batch, self._next]
@@ -154,7 +161,8 @@ class Ledger:
         found: dict[Key, Use] = {}
         if self._database is not None or self._store.exists:
             database = await self._open()
-            rows = await database.run(lambda connection: connection.execute(_READ, (since,)).fetchall())
+            asked = {"since": since, "key": key, "model": model}
+            rows = await database.run(lambda connection: connection.execute(_READ, asked).fetchall())
             fresh = [((day, owner, name), tuple(numbers)) for day, owner, name, *numbers in rows] + fresh
         for (day, owner, name), numbers in fresh:
             if day >= since and key in (None, owner) and model in (None, name):
@@ -241,7 +249,10 @@ class Ledger:
         return self._database
 
 
-_READ = "SELECT day, key, model, requests, prompt_tokens, completion_tokens, refused FROM usage WHERE day >= ?"
+_READ = """
+SELECT day, key, model, requests, prompt_tokens, completion_tokens, refused FROM usage
+  WHERE day >= :since AND key = coalesce(:key, key) AND model = coalesce(:model, model)
+"""
 
 
 def _current(connection: "Connection", day: str) -> list[tuple[str, str, int]]:
