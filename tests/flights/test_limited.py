@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from hermes.errors import NotStored
+from hermes.storage.idempotency import Records
 from tests.fakes.backend import DONE, Then, ollama, play
 from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, key, scenario
 from tests.support import until
@@ -176,3 +178,21 @@ async def test_nobody_joins_a_run_that_was_left() -> None:
         flight.task.cancel()  # as its last caller's leaving does, a turn of the loop before it ends
         assert not flight.can_be_joined and (await gateway.ask(CHAT, greedy(stream=True))).status == 200
         call.leave()
+
+
+@scenario
+async def test_a_run_is_charged_also_where_its_answer_cannot_be_kept(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I32: else whoever fills the disk has his answers for nothing."""
+
+    async def full(*what: Any) -> None:
+        raise NotStored("the disk is full")
+
+    sections = {"keys": [key("ann", daily_tokens=10_000)], "server": {"state_dir": str(tmp_path)}}
+    async with ollama() as backend, hermes(backend, **sections) as gateway:
+        monkeypatch.setattr(Records, "keep", full)
+        assert (await gateway.ask(CHAT, chat(), ANN | {"idempotency-key": "x"})).status == 503
+        await gateway.settle()
+        used = await total(gateway, ANN)
+        assert (used["requests"], used["prompt_tokens"]) == (1, 7) and open_holds(gateway) == 0

@@ -54,6 +54,7 @@ class Runs:
         run = flight.exchange
         try:
             await asked.run(self.gateway, run, cast(ClientDialect, recorder), Response(flight, NO_HEAD))
+            _settle(run)  # whatever becomes of the answer
             await finish(flight)
         except asyncio.CancelledError:
             run.outcome = Outcome.CLIENT_GONE
@@ -64,8 +65,7 @@ class Runs:
             raise
         finally:
             run.closed = True
-            if run.charge is not None:
-                run.charge.close(run)
+            _settle(run)
             self.running.discard(flight)
             del recorder.runs[run.request_id], self._journal.runs[run]
             forget(flight)
@@ -76,3 +76,9 @@ class Runs:
             flight.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await flight.task
+
+
+def _settle(run: Exchange) -> None:
+    if run.charge is not None:
+        run.charge.close(run)
+        run.charge = None
