@@ -198,7 +198,9 @@ class Runtime:
 
     def _admin_api(self, people: Authenticator) -> Api:
         return self._app(
-            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics)), people, {}
+            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics, self.leaving)),
+            people,
+            {},
         )
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:

@@ -78,6 +78,7 @@ VERBS = [
     "drain",
     "reload",
     "keys",
+    "restart",
     "service",
     "ask",
     "version",

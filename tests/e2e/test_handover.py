@@ -9,6 +9,7 @@ import os
 import signal
 import sqlite3
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from itertools import count
@@ -20,7 +21,7 @@ import pytest
 from hermes.storage.schema import NAME
 from tests.fakes.backend import DONE, Asked, FakeOllama, ollama, play, speak
 from tests.fakes.gateway import CHAT, PROMPT, Call, Reply, bearer, chat, key, prompt, request_bytes, scenario
-from tests.fakes.process import Served, serve
+from tests.fakes.process import COMMAND, SOURCES, Served, serve
 from tests.support import until
 
 REQUESTS = int(os.environ.get("HERMES_HANDOVER", "600"))
@@ -274,3 +275,35 @@ async def test_what_the_old_one_ran_is_free_when_that_is_killed(tmp_path: Path) 
         await hermes.alone()
         os.kill(hermes.pid, signal.SIGTERM)
         assert (await hermes.end())[0] == -signal.SIGKILL
+
+
+@scenario
+async def test_an_operator_is_told_how_it_went(tmp_path: Path) -> None:
+    """I17: a key that is made by one is known to the next, and to the one after that."""
+    environ = {"HERMES_SERVER__STATE_DIR": str(tmp_path / "state"), "HERMES_CONFIG": str(tmp_path / "hermes.yaml")}
+    file = tmp_path / "hermes.yaml"
+    file.write_text("server: {watch_config: false}")
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        for number in range(3):
+            made = await operator(tmp_path, environ, "keys", "create", f"key{number}")
+            assert made[0] == 0
+            secret = next(word for word in made[1].split() if word.startswith("sk-"))
+            code, told = await operator(tmp_path, environ, "restart")
+            assert code == 0, told
+            hermes.pid = int(told.split()[1])
+            hermes.pids.append(hermes.pid)
+            asked = await hermes.ask(PROMPT, prompt(), {"authorization": f"Bearer {secret}"})
+            assert asked.status == 200
+            await hermes.alone()
+        file.write_text("server: {no: such}")
+        code, told = await operator(tmp_path, environ, "restart")
+        assert code == 2
+        await hermes.finish()
+
+
+async def operator(folder: Path, environ: dict[str, str], *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdout=PIPE, stderr=STDOUT, cwd=folder, env={**SOURCES, **environ}
+    )
+    told, _ = await process.communicate()
+    return process.returncode or 0, told.decode()

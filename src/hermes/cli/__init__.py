@@ -23,6 +23,7 @@ _VERBS = (
     "drain",
     "reload",
     "keys",
+    "restart",
     "service",
     "ask",
     "version",
