@@ -306,6 +306,7 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
+        self.leaving.close()
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
@@ -400,6 +401,8 @@ class Runtime:
             return "this server is shutting down"
         if any(backend.command for backend in self.config.backends):
             return "servers that Hermes itself runs cannot be handed over: stop it, and start it anew"
+        if composition.is_simulated(self.config):
+            return "the simulated server ends with the process that has it"
         return ""
 
     async def _leave(self) -> None:
@@ -408,6 +411,7 @@ class Runtime:
         self._notify.tell(f"MAINPID={self.leaving.pid}")
         if self._keeper is not None:
             self._keeper.stop()
+        self._begin(self.leaving.watch(), "successor")
         await self._listeners.empty()
 
     # --- another configuration --------------------------------------------------------------------------------------

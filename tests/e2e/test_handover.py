@@ -6,8 +6,10 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sqlite3
+import ssl
 import time
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
@@ -22,6 +24,7 @@ from hermes.storage.schema import NAME
 from tests.fakes.backend import DONE, Asked, FakeOllama, ollama, play, speak
 from tests.fakes.gateway import CHAT, PROMPT, Call, Reply, bearer, chat, key, prompt, request_bytes, scenario
 from tests.fakes.process import COMMAND, SOURCES, Served, serve
+from tests.http.test_origin import Authority
 from tests.support import until
 
 REQUESTS = int(os.environ.get("HERMES_HANDOVER", "600"))
@@ -284,7 +287,7 @@ async def test_an_operator_is_told_how_it_went(tmp_path: Path) -> None:
     file = tmp_path / "hermes.yaml"
     file.write_text("server: {watch_config: false}")
     async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
-        for number in range(3):
+        for number in range(2):
             made = await operator(tmp_path, environ, "keys", "create", f"key{number}")
             assert made[0] == 0
             secret = next(word for word in made[1].split() if word.startswith("sk-"))
@@ -307,3 +310,45 @@ async def operator(folder: Path, environ: dict[str, str], *arguments: str) -> tu
     )
     told, _ = await process.communicate()
     return process.returncode or 0, told.decode()
+
+
+@scenario
+async def test_https_and_unix_sockets_pass_over_too(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    authority = Authority(tmp_path, "good")
+    tls = {"cert_file": str(authority.cert_file), "key_file": str(authority.key_file)}
+    trusting = ssl.create_default_context(cafile=authority.ca_file)
+    path = str(tmp_path / "hermes.sock")
+    for where in ({"HERMES_SERVER__TLS": json.dumps(tls)}, {"HERMES_SERVER__UNIX_SOCKET": path}):
+        environ = {**CAP, **where}
+        async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+
+            async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                if "HERMES_SERVER__TLS" in environ:  # noqa: B023
+                    return await asyncio.open_connection("127.0.0.1", hermes.port, ssl=trusting)
+                return await asyncio.open_unix_connection(path)
+
+            free = asyncio.Event()
+            backend.scripts.append(play("Hel", free, "lo", DONE))
+            runs, idle = await connect(), await connect()
+            runs[1].write(request_bytes("POST", CHAT, chat(stream=True), {}))
+            await runs[0].readuntil(b'"Hel"')
+            idle[1].write(request_bytes("GET", "/health", None, {}))
+            await idle[0].readuntil(b"}")
+            await hermes.replace()
+            fresh = await connect()
+            for reader, writer in (idle, fresh):
+                writer.write(request_bytes("POST", PROMPT, prompt(), {"connection": "close"}))
+                assert b'"result":"Hello"' in await reader.read()
+                writer.close()
+            free.set()
+            assert b"[DONE]" in await runs[0].read()
+            runs[1].close()
+            await hermes.alone()
+            assert await hermes.finish()
+    assert "hermes.sock" not in names(tmp_path), "who is last tidies up"
+
+
+def names(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]

@@ -148,6 +148,14 @@ class Elsewhere(Scheduler):
     def explain(self, ticket: Ticket) -> Why | None:
         return None
 
+    @property
+    def running(self) -> int:
+        return sum(ticket.phase is Phase.RUNNING for ticket in self._here.values())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._here) - self.running
+
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """What it was told when it began to wait."""
         return ticket.told or Outlook(1, 0.0, 0.0)

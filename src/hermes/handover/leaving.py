@@ -84,6 +84,16 @@ class Leaving:
                 if not self.pid:
                     shutil.rmtree(folder, ignore_errors=True)
 
+    async def watch(self) -> None:
+        """Who waits here waits in vain once the new process is gone too."""
+        assert self._channel is not None
+        await self._channel.ended.wait()
+        self._parts.admission.apply(self._parts.admission.scheduler.close())
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
     async def _restart(self, folder: Path) -> int:
         parts = self._parts
         sockets = parts.listeners.sockets()
