@@ -93,7 +93,7 @@ def slowly() -> Any:
     return script
 
 
-async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any]) -> None:
+async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any], until_refused: bool = False) -> None:
     """On one connection as long as that is kept, whole answers and streams in turn."""
     peer = None
     while (number := next(left)) < REQUESTS:
@@ -103,12 +103,16 @@ async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any]) -> N
             path, body = (CHAT, chat(stream=True)) if number % 2 else (PROMPT, prompt())
             await peer.send(request_bytes("POST", path, body, {}))
             reply = await Call(peer).reply()
+            if until_refused and reply.status == 503 and reply.error["code"] == "draining":
+                break
             if reply.status != 200 or not reply.whole or (number % 2 and reply.events[-1] != "[DONE]"):
                 failed.append((reply.status, reply.body))
             if reply.headers.get("connection") == "close":
                 peer.close()
                 peer = None
         except (EOFError, OSError) as error:
+            if until_refused and not (peer and peer.unread):  # it had left before we asked, or nobody listens any more
+                break
             failed.append(repr(error))
             peer = None
     if peer is not None:
@@ -145,6 +149,39 @@ async def test_under_load_nothing_fails_and_no_more_run_than_may(tmp_path: Path)
         assert not [line for line in log if line.get("level") in ("warning", "error")]
         if "HERMES_HANDOVER" in os.environ:
             print(f"\n{REQUESTS} requests in {took_s:.1f} s over {RESTARTS} restarts, {len(failed)} failed")
+
+
+@pytest.mark.usefixtures("unhurried")
+@scenario
+async def test_a_drain_under_load_drops_nothing_that_it_was_asked(tmp_path: Path) -> None:
+    """I33: who runs is answered, who waits or comes late is told, and nobody is left without a word."""
+    environ = {**CAP, "HERMES_LOGGING__ACCESS_LOG": str(tmp_path / "access.log")}
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        backend.default = slowly()
+        failed: list[Any] = []
+        left = count()
+        loop = asyncio.get_running_loop()
+        clients = [loop.create_task(ask_for_ever(hermes, left, failed, until_refused=True)) for _ in range(CLIENTS)]
+        await until(lambda: len(backend.asked) >= REQUESTS / 2, limit_s=60.0)
+        hermes.signal()
+        await asyncio.gather(*clients)
+        assert failed == []
+        assert (await hermes.end())[0] == 0
+        told = [json.loads(line)["outcome"] for line in (tmp_path / "access.log").read_text().splitlines()]
+        assert set(told) == {"ok", "drained"}
+        assert told.count("ok") == len(backend.asked) < REQUESTS
+
+
+@scenario
+async def test_a_backend_that_is_drained_stays_so(tmp_path: Path) -> None:
+    async with ollama() as backend, line(tmp_path, backend) as hermes:
+        await hermes.ask("/v1/backends/ollama/drain", {})
+        await hermes.replace()
+        assert (await hermes.ask(PROMPT, prompt())).error["code"] == "no_backend"
+        await hermes.ask("/v1/backends/ollama/resume", {})
+        assert (await hermes.ask(PROMPT, prompt())).status == 200
+        await hermes.alone()
+        await hermes.finish()
 
 
 @scenario
