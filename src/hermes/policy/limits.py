@@ -105,7 +105,7 @@ class Window:
             youngest = marks[-1][0]
         else:  # others that were given back lie on top
             youngest = next((when for when, count, _ in reversed(marks) if count), at.now - SPAN_S)
-        return Quota(self.most, left if left > 0 else 0, youngest + SPAN_S - at.now)
+        return Quota(self.most, max(0, left), youngest + SPAN_S - at.now)
 
     def _age(self, now: float) -> None:
         marks = self._marks
@@ -173,7 +173,7 @@ class Flow:
         if at.now > self._at:
             self._leak(at.now)
         left = int(self.most - self._level + _DUST)
-        return Quota(self.most, left if left > 0 else 0, self._level * SPAN_S / self.most)
+        return Quota(self.most, max(0, left), self._level * SPAN_S / self.most)
 
     def _leak(self, now: float) -> None:
         level = self._level - (now - self._at) * self.most / SPAN_S
