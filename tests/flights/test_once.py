@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hermes.errors import StorageError
+from hermes.storage import idempotency
 from hermes.storage.database import NAME
 from tests.fakes.backend import DONE, FakeOllama, Then, ollama, play
 from tests.fakes.gateway import CHAT, WHOLE, Hermes, bearer, chat, hermes, hold_slot, key, scenario
@@ -116,13 +117,33 @@ async def test_once_its_caller_is_gone_the_run_waits_for_another_and_then_ends(t
 
 
 @scenario
-async def test_what_failed_has_no_outcome_and_runs_anew(tmp_path: Path) -> None:
+async def test_what_failed_has_no_outcome_and_leaves_no_record(tmp_path: Path) -> None:
     async with kept(tmp_path, limits={"max_attempts": 1}) as (backend, gateway):
         backend.scripts.append(play("Hel", then=Then.CUT))
         assert (await gateway.ask(CHAT, chat(), once())).status == 502
-        assert (await gateway.ask(CHAT, chat("Ho"), once())).status == 422  # the key is used all the same
         assert (await gateway.ask(CHAT, chat(), once())).status == 200
         assert len(backend.asked) == 2
+        backend.scripts.append(play("Hel", then=Then.CUT))
+        assert (await gateway.ask(CHAT, chat(), once("def"))).status == 502
+        assert (await gateway.ask(CHAT, chat("Ho"), once("def"))).status == 200  # the key was not used up
+
+
+@scenario
+async def test_who_is_refused_pushes_out_nobodys_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21, I6: a refusal leaves nothing behind."""
+    monkeypatch.setattr(idempotency, "MAX_RECORDS", 5)
+    keys = [key("ann"), key("bob", rpm=1)]
+    async with kept(tmp_path, keys=keys) as (backend, gateway):
+        for number in range(3):
+            assert (await gateway.ask(CHAT, chat(), once(f"a{number}", **bearer("ann")))).status == 200
+        statuses = [
+            (await gateway.ask(CHAT, chat(), once(f"b{number}", **bearer("bob")))).status for number in range(9)
+        ]
+        assert statuses == [200] + [429] * 8
+        again = [await gateway.ask(CHAT, chat(), once(f"a{number}", **bearer("ann"))) for number in range(3)]
+        assert ["idempotent-replayed" in reply.headers for reply in again] == [True] * 3
+        stored = sqlite3.connect(tmp_path / NAME).execute("SELECT count(*) FROM idempotency").fetchone()
+        assert stored == (4,)
 
 
 @scenario
