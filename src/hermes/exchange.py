@@ -107,6 +107,12 @@ class Exchange(Struct, eq=False, gc=False):
         self.cancel()
         return True
 
+    def uncharge(self) -> None:
+        """It begins anew: what was reserved for it is given back."""
+        if self.charge is not None:
+            self.charge.give_back()
+            self.charge = None
+
     def forget_attempt(self) -> None:
         """Nothing of it has gone out, and its connection may be somebody else's by now."""
         self.asking = self.ttft_s = None

@@ -76,6 +76,47 @@ async def test_a_refusal_of_who_began_is_not_the_next_ones() -> None:
         assert len(backend.asked) == 2 and open_holds(gateway) == 0
 
 
+@scenario
+async def test_who_joins_a_run_that_is_refused_later_runs_anew_and_is_one_request() -> None:
+    """I6: ann's run goes on with a model that she may not use any more; that is nothing to bob."""
+    keys = [key("ann", per_model={"phi*": {"rpm": 1}}), key("bob", rpm=1)]
+    sections = {"models": {"gemma": {"fallback": ["phi"]}}, "keys": keys, "limits": {"max_attempts": 1}}
+    async with (
+        ollama("gemma:latest", "phi:latest") as backend,
+        hermes(backend, **ON, **sections, cache={"scope": "all"}) as gateway,
+    ):
+        assert (await gateway.ask(CHAT, chat(model="phi"), ANN)).status == 200
+        free = asyncio.Event()
+        backend.scripts.append(play(free, {"error": "out of memory"}))
+        ann = await gateway.open(CHAT, greedy(), ANN)
+        await backend.request(1)
+        bob = await gateway.open(CHAT, greedy(), BOB)
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
+        free.set()
+        assert ((await ann.reply()).status, (await bob.reply()).status) == (429, 200)
+        await gateway.settle()
+        used = await total(gateway, BOB)
+        assert (used["requests"], used["prompt_tokens"], used["refused"]) == (1, 7, 0) and open_holds(gateway) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_who_joins_a_run_that_comes_to_nothing_is_not_counted(stream: bool) -> None:
+    """I6: as one who runs by himself is not."""
+    keys = [key("ann"), key("bob", rpm=1)]
+    sections = {"keys": keys, "limits": {"max_attempts": 1}, "cache": {"scope": "all"}}
+    async with ollama() as backend, hermes(backend, **ON, **sections) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, {"error": "out of memory"}))
+        calls = [await gateway.open(CHAT, greedy(stream=stream), ANN)]
+        await backend.request(0)
+        calls.append(await gateway.open(CHAT, greedy(stream=stream), BOB))
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
+        free.set()
+        assert [(await call.reply()).status for call in calls] == [502, 502]
+        assert (await gateway.ask(CHAT, greedy(stream=stream), BOB)).status == 200
+
+
 @pytest.mark.parametrize("then", [Then.CUT, Then.STALL])
 @scenario
 async def test_what_a_run_has_reserved_is_settled_however_it_ends(then: Then) -> None:

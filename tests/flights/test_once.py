@@ -133,7 +133,7 @@ async def test_who_is_refused_pushes_out_nobodys_answers(tmp_path: Path, monkeyp
     """I21, I6: a refusal leaves nothing behind."""
     monkeypatch.setattr(idempotency, "MAX_RECORDS", 5)
     keys = [key("ann"), key("bob", rpm=1)]
-    async with kept(tmp_path, keys=keys) as (backend, gateway):
+    async with kept(tmp_path, keys=keys) as (_, gateway):
         for number in range(3):
             assert (await gateway.ask(CHAT, chat(), once(f"a{number}", **bearer("ann")))).status == 200
         statuses = [

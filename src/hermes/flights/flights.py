@@ -175,6 +175,7 @@ class Flights:
                     if begins or asked.exchange.begun:
                         raise
                     # The time of who began it is over, or what he may use, which need not be ours.
+                    asked.exchange.uncharge()
         except BaseException as error:
             caller.break_off(error)
             raise
