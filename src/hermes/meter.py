@@ -55,9 +55,13 @@ class Meter:
         exchange.charge = Charge(self, hold, service.model, exchange.created_at, exchange.attempts, hurries)
         return self._write_ahead(hold.party.budgets) if hold.party.budgets else None
 
-    def count(self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect) -> None:
-        """Charge a request that is answered without a run: itself, and no tokens. Raises RateLimited."""
-        hold = self._hold(exchange, principal, service, dialect, 0, 0)
+    def count(
+        self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect, room: int
+    ) -> None:
+        """Charge a request that is answered without a run: itself, and no tokens, though there has to be `room` for so
+        many. Raises RateLimited or QuotaExceeded.
+        """
+        hold = self._hold(exchange, principal, service, dialect, 0, room)
         exchange.charge = Visit(self, hold, service.model, exchange.created_at)
 
     def _hold(

@@ -9,7 +9,7 @@ from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedReque
 from hermes.errors import BadRequest, RequestNotFound
 from hermes.flights.flights import Flights
 from hermes.gateway import Gateway
-from hermes.policy.routing import check_model_name
+from hermes.policy.routing import Service, check_model_name
 
 # Above this, parsing could hold the event loop up for more than a few milliseconds (invariant I36).
 THREAD_BYTES = 256 * 1024
@@ -107,6 +107,10 @@ class Inference:
         answering = self._complete_parsed(call, dialect, request, body, idle)
         del request, body
         await answering
+
+    def count(self, call: Call, dialect: ClientDialect, service: Service) -> None:
+        """It is a request as one for one token would be, of which none comes. Raises RateLimited."""
+        self._gateway.count(call.exchange, call.principal, service, dialect, room=1)
 
     def _complete_parsed(
         self, call: Call, dialect: ClientDialect, request: ChatRequest, body: bytes, idle: Idle | None
