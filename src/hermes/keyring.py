@@ -7,7 +7,7 @@ same operations serve the admin API and, where no Hermes runs, the command line.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import time
@@ -61,11 +61,21 @@ class Entry(Struct, frozen=True):
 
 
 class Keyring:
-    """Operations take what the path names, what the body says, and who asks; they return what is answered."""
+    """Operations take what the path names, what the body says, and who asks; they return what is answered.
 
-    def __init__(self, people: Authenticator, store: Store, wall_clock: Callable[[], float] = time) -> None:
+    `send_away` is told of keys that let in nobody any more, by their ids.
+    """
+
+    def __init__(
+        self,
+        people: Authenticator,
+        store: Store,
+        wall_clock: Callable[[], float] = time,
+        send_away: Callable[[Collection[str]], None] | None = None,
+    ) -> None:
         self._people = people
         self._store = store
+        self._send_away = send_away
         self._wall_clock = wall_clock
         self._static: Mapping[bytes, Principal] = {}
         self._principal: Made = _nobody
@@ -110,7 +120,10 @@ class Keyring:
         principals = {under(self._pepper, known): principal for known, principal in self._static.items()}
         for stored in self._let_in.values():
             principals |= stored
+        before = self._people.table
         self._people.table = Table(principals, self._pepper, closed=bool(self._static or self._pepper))
+        if self._send_away is not None and (gone := before.ids() - self._people.table.ids()):
+            self._send_away(gone)
 
     # --- operations -------------------------------------------------------------------------------------------------
 

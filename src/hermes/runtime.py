@@ -98,7 +98,7 @@ class Runtime:
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
         self.store = Store(composition.state_dir(config.server, os.environ))
         self.people = Authenticator({}, first.anonymous, first.issuers)
-        self.keyring = Keyring(self.people, self.store)
+        self.keyring = Keyring(self.people, self.store, send_away=lambda keys: self.runs.send_away(keys))
         self.keyring.adopt(first.static_keys, first.stored_keys)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)

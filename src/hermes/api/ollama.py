@@ -1,8 +1,8 @@
 """Ollama's native routes, for clients that know nothing else: what they ask is answered from all backends together.
 
 A request for nothing but the model (no messages, no prompt) loads it, for anybody, as a request for one token would:
-by the same rules and limits, and of class `batch`. With `keep_alive: 0` it takes the model away from everybody, so that is an
-operator's to ask.
+by the same rules and limits, and of class `batch`. With `keep_alive: 0` it takes the model away from everybody, so that
+is an operator's to ask.
 """
 
 from collections.abc import Awaitable
