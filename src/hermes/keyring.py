@@ -81,6 +81,7 @@ class Keyring:
         self._principal: Made = _nobody
         self._stored: dict[str, Entry] = {}
         self._let_in: dict[str, dict[bytes, Principal]] = {}  # by stored key
+        self._names: dict[str, str] = {}  # of all that were ever stored
         self._pepper = b""
 
     def adopt(self, static: Mapping[bytes, Principal], principal: Made) -> None:
@@ -93,13 +94,17 @@ class Keyring:
         """Whether a key is stored, or ever was."""
         return bool(self._pepper)
 
+    def names(self) -> Mapping[str, str]:
+        """What people call keys, by their ids: those of the configuration by whom they act for."""
+        return {key.key_id: key.tenant for key in self._static.values()} | self._names
+
     def load(self) -> None:
         """Read what is stored, before anybody is let in. Raises StorageError."""
         if self._store.folder is None:
             return
         seasoning = pepper.read(self._store.folder)
         if self._store.exists:
-            self._pepper, entries = self._store.database().submit(self._all).result()
+            self._pepper, entries, self._names = self._store.database().submit(self._all).result()
             self._stored = {entry.key.id: entry for entry in entries}
             self._read_anew()
         elif seasoning is not None:
@@ -220,6 +225,7 @@ class Keyring:
         """Changes come here in the order in which they were committed."""
         self._pepper = seasoning
         self._stored[entry.key.id] = entry
+        self._names[entry.key.id] = entry.key.fields.name
         self._let_in[entry.key.id] = self._by(entry)
         self._publish()
 
@@ -245,12 +251,13 @@ class Keyring:
             raise StorageError(f"{path} is not the one that the stored keys were made with. {_PUT_BACK}")
         return found
 
-    def _all(self, connection: "Connection") -> tuple[bytes, tuple[Entry, ...]]:
-        """The pepper, none where there never was a key, and what is known of those that are not revoked."""
+    def _all(self, connection: "Connection") -> tuple[bytes, tuple[Entry, ...], dict[str, str]]:
+        """The pepper, none where there never was a key; what is known of those that are not revoked; all names."""
         if (mark := keys.mark(connection)) is None:
-            return b"", ()
-        valid = [key for key in keys.list_all(connection) if key.revoked_at is None]
-        return self._checked(mark), tuple(_entry(connection, key) for key in valid)
+            return b"", (), {}
+        found = keys.list_all(connection)
+        valid = tuple(_entry(connection, key) for key in found if key.revoked_at is None)
+        return self._checked(mark), valid, {key.id: key.fields.name for key in found}
 
 
 def _entry(connection: "Connection", key: Key) -> Entry:

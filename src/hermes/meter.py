@@ -19,7 +19,8 @@ from hermes.policy.limits import Budget, Moment, day_of
 from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
-from hermes.storage.ledger import Ledger, Use
+from hermes.storage.ledger import Ledger
+from hermes.storage.usage import Use
 
 # Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
 CHARACTERS = 4

@@ -160,7 +160,7 @@ class Runtime:
             self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
         )
         ollama = Ollama(inference, models)
-        usage = Usage(self.meter.ledger)
+        usage = Usage(self.meter.ledger, self.keyring.names)
         self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
