@@ -131,4 +131,11 @@ CREATE TRIGGER idempotency_goes AFTER DELETE ON idempotency BEGIN
 END
 """
 
-MIGRATIONS: tuple[str, ...] = (KEYS, LEDGER, IDEMPOTENCY, HELD_BY_OWNER)
+# Of each key the current secret, and any number of those before that are still good.
+OLD_SECRETS = """
+DROP INDEX secrets_of_a_key;
+CREATE UNIQUE INDEX current_secret_of_a_key ON secrets (key) WHERE until IS NULL;
+CREATE INDEX secrets_of_a_key ON secrets (key)
+"""
+
+MIGRATIONS: tuple[str, ...] = (KEYS, LEDGER, IDEMPOTENCY, HELD_BY_OWNER, OLD_SECRETS)
