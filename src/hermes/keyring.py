@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 # What begins so is a key of ours: for those who look for leaked ones.
 PREFIX = "sk-hermes-"
 DAY_S = 86400
+WATCH_EVERY_S = 2.0
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -83,6 +84,7 @@ class Keyring:
         self._let_in: dict[str, dict[bytes, Principal]] = {}  # by stored key
         self._names: dict[str, str] = {}  # of all that were ever stored
         self._pepper = b""
+        self._found = False  # a key that somebody else has made
 
     def adopt(self, static: Mapping[bytes, Principal], principal: Made) -> None:
         """These are the keys of the configuration, by their SHA-256, and so stored ones are read, from now on."""
@@ -126,9 +128,30 @@ class Keyring:
         for stored in self._let_in.values():
             principals |= stored
         before = self._people.table
-        self._people.table = Table(principals, self._pepper, closed=bool(self._static or self._pepper))
+        self._people.table = Table(principals, self._pepper, closed=bool(self._static or self._pepper or self._found))
         if self._send_away is not None and (gone := before.ids() - self._people.table.ids()):
             self._send_away(gone)
+
+    async def watch(self) -> None:
+        """While everybody is let in: whether somebody else makes the first key in this folder, which closes the door.
+
+        The command line does where no admin socket answers it. Another Hermes may, and then holds the database: its
+        keys cannot be read here, so nobody is let in any more.
+        """
+        while self._people.open and (folder := self._store.folder) is not None:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self._store.is_open or not (folder / pepper.NAME).exists():
+                continue
+            self._found = True
+            self._publish()
+            await asyncio.sleep(WATCH_EVERY_S)  # whoever makes it is done by then
+            try:
+                await asyncio.to_thread(self._store.database)
+                self.load()
+            except StorageError as error:
+                log.error("somebody else has made a key in %s: from now on nobody is let in here. %s", folder, error)
+            else:
+                log.info(_CLOSED)
 
     # --- operations -------------------------------------------------------------------------------------------------
 
@@ -140,7 +163,9 @@ class Keyring:
         def work(connection: "Connection") -> Key:
             return keys.create(connection, given, digest(secret.encode(), self._seasoning(connection)), self._now())
 
-        return await self._change("made", "", work, by, secret)
+        is_first = self._people.open
+        told = await self._change("made", "", work, by, secret)
+        return {**told, "first": True} if is_first else told
 
     async def list(self, named: str, asked: Told, by: Principal) -> Told:
         found: list[Told] = []
@@ -223,11 +248,14 @@ class Keyring:
 
     def _replace(self, entry: Entry, seasoning: bytes) -> None:
         """Changes come here in the order in which they were committed."""
+        was_open = self._people.open
         self._pepper = seasoning
         self._stored[entry.key.id] = entry
         self._names[entry.key.id] = entry.key.fields.name
         self._let_in[entry.key.id] = self._by(entry)
         self._publish()
+        if was_open:
+            log.info(_CLOSED)
 
     # --- in the database's thread -----------------------------------------------------------------------------------
 
@@ -258,6 +286,9 @@ class Keyring:
         found = keys.list_all(connection)
         valid = tuple(_entry(connection, key) for key in found if key.revoked_at is None)
         return self._checked(mark), valid, {key.id: key.fields.name for key in found}
+
+
+_CLOSED = "there is a key: from now on every request needs one"
 
 
 def _entry(connection: "Connection", key: Key) -> Entry:

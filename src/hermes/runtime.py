@@ -193,6 +193,7 @@ class Runtime:
         if self.people.issuers is not None:
             self.people.issuers.start(self._loop)
         self._begin(self.fleet.run(self._watchdog.watch), "fleet")
+        self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
         config, listeners = self.config, self._listeners

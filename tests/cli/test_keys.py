@@ -45,6 +45,7 @@ async def test_the_running_server_makes_and_revokes_them_at_once(keys: Run, tmp_
         made = await asyncio.to_thread(keys, "create", "editor", "--models", "gemma*,phi", "--rpm", "60")
         assert made.exit_code == 0 and re.fullmatch(SECRET + "\n", made.stdout)
         assert "(editor): this is shown only once" in made.stderr and "no server" not in made.stderr
+        assert "from now on every request needs one" in made.stderr
         secret = made.stdout.strip()
         assert await status(gateway, secret) == 200
         told = await asyncio.to_thread(keys, "rotate", "editor", "--grace", "0")
@@ -62,7 +63,11 @@ async def test_the_running_server_makes_and_revokes_them_at_once(keys: Run, tmp_
 @scenario
 async def test_without_a_server_the_file_is_changed_for_the_next_one(keys: Run, tmp_path: Path) -> None:
     made = await asyncio.to_thread(keys, "create", "editor", "--json")
-    assert "no server answers" in made.stderr and str(tmp_path / "state" / ADMIN_SOCKET) in made.stderr
+    assert (
+        json.loads(made.stdout)["first"]
+        and "no server answers" in made.stderr
+        and str(tmp_path / "state" / ADMIN_SOCKET) in made.stderr
+    )
     async with ollama() as backend, hermes(backend, **kept(tmp_path / "state")) as gateway:
         assert await status(gateway, json.loads(made.stdout)["key"]) == 200
         assert await status(gateway, "other") == 401

@@ -68,9 +68,7 @@ def test_rotating_keeps_old_secrets_until_the_grace_of_each_is_over(connection: 
     assert keys.rotate(connection, id, DIGESTS[2], 400, 250).old_until == 400
     assert good(connection) == {(DIGESTS[0], 300), (DIGESTS[1], 400), (DIGESTS[2], None)}
     assert [key.old_until for key in keys.list_all(connection)] == [400]
-    assert (
-        keys.rotate(connection, id, DIGESTS[3], 390, 300).old_until == 390
-    )  # none is good for longer than is said now
+    assert keys.rotate(connection, id, DIGESTS[3], 390, 300).old_until == 390, "none is good longer than is said now"
     assert good(connection) == {(DIGESTS[1], 390), (DIGESTS[2], 390), (DIGESTS[3], None)}
     assert keys.rotate(connection, id, DIGESTS[4], 301, 301).old_until is None
     assert good(connection) == {(DIGESTS[4], None)}

@@ -64,7 +64,10 @@ def create(name: str, as_json: bool, path: str | None, **said: Any) -> None:
     hermes keys create ops --admin --expires 90d
     """
     told = ask(path, "create", asked={"name": name, **_asked(said)})
-    _hand_over(told, as_json, f"made {told['id']} ({told['name']}): this is shown only once")
+    words = f"made {told['id']} ({told['name']}): this is shown only once"
+    if told.get("first"):
+        words += "\nthis is the first key: from now on every request needs one"
+    _hand_over(told, as_json, words)
 
 
 @command.command("list")
