@@ -14,7 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import asdict, fields
 
 from hermes.auth import Authenticator, Table, digest, under
@@ -156,7 +156,7 @@ class Keyring:
     # --- operations -------------------------------------------------------------------------------------------------
 
     async def create(self, named: str, asked: Told, by: Principal) -> Told:
-        given = _read_as(Fields, asked, {"user": asked["name"]} if "name" in asked else {})
+        given = _read_as(Fields, asked, {"name": asked["name"], "user": asked["name"]} if "name" in asked else {})
         self._check(given, by)
         secret = new_secret()
 
@@ -331,14 +331,19 @@ def _tell(key: Key) -> Told:
 
 
 def _read_as(kind: type[S], asked: Told, before: Told | None = None) -> S:
-    """What `asked` comes to, over what was `before`. Raises BadRequest, which names the field."""
+    """What `asked` comes to, over what was `before`; null is what is so where nothing is said.
+
+    Raises BadRequest, which names the field.
+    """
     known = {field.name: field.type for field in fields(kind)}
     for name in asked:
         if name not in known:
             words = f"`{name[:200]}` is not known; there are: {', '.join(known)}"
             raise BadRequest(words, code="unknown_parameter", param=name[:200])
+    usual = {field.name: field.default for field in fields(kind) if field.default is not NODEFAULT}
+    said = {name: usual.get(name) if value is None else value for name, value in asked.items()}
     try:
-        return convert({**(before or {}), **asked}, kind)
+        return convert({**(before or {}), **said}, kind)
     except BadRequest as error:
         if error.code != BadRequest.code or error.param is None:
             raise

@@ -103,6 +103,28 @@ async def test_what_is_changed_of_a_key_counts_at_once(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_null_takes_back_what_was_said(tmp_path: Path) -> None:
+    said = {
+        "models": ["gemma*"],
+        "rpm": 1,
+        "weight": 2,
+        "max_class": "batch",
+        "expires_at": 4_000_000_000,
+        "admin": True,
+    }
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)):
+        id, _ = await made(tmp_path, "editor")
+        await made(tmp_path, "bounded", **said)
+        plain, bounded = [(await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/{each}")).json for each in (id, "bounded")]
+        assert all(bounded[name] == value for name, value in said.items())
+        reply = await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/bounded", dict.fromkeys(said), method="PATCH")
+        assert reply.status == 200 and {name: reply.json[name] for name in said} == {name: plain[name] for name in said}
+        for name in ("name", "user"):
+            reply = await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/bounded", {name: None}, method="PATCH")
+            assert (reply.status, reply.error["code"]) == (400, "invalid_type")
+
+
+@scenario
 async def test_what_is_said_of_a_key_is_who_it_lets_in(tmp_path: Path) -> None:
     said = {
         "user": "team", "admin": True, "metrics": True, "models": ["gemma*"], "rpm": 1, "tpm": 2, "concurrency": 3,

@@ -114,7 +114,9 @@ def test_what_is_said_is_what_is_listed_and_shown(keys: Run) -> None:
         "--class",
         "none",
         "--expires",
-        "never",
+        "none",
+        "--weight",
+        "none",
         "--no-admin",
     )
     assert keys("update", "editor", "--name", "writer", *cleared).exit_code == 0
@@ -124,7 +126,16 @@ def test_what_is_said_is_what_is_listed_and_shown(keys: Run) -> None:
         for name in ("admin", "models", "rpm", "daily_tokens", "monthly_tokens", "max_class", "expires_at")
         if told[name]
     ]
-    assert (told["tpm"], told["usual_class"], told["metrics"]) == (1500, "batch", True)
+    assert (told["tpm"], told["usual_class"], told["metrics"], told["weight"]) == (1500, "batch", True, 1.0)
+
+
+def test_that_a_key_has_expired_is_seen(keys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys("create", "editor", "--expires", "1h")
+    assert "; " not in keys("list").stdout and "  expires 2" in keys("list").stdout
+    assert "over" not in keys("show", "editor").stdout
+    later = now() + 3601
+    monkeypatch.setattr("hermes.cli.amounts.now_s", lambda: later)
+    assert "  expired 2" in keys("list").stdout and "UTC, which is over" in keys("show", "editor").stdout
 
 
 def test_those_that_were_revoked_are_listed_where_that_is_asked_for(keys: Run) -> None:
@@ -139,6 +150,8 @@ def test_those_that_were_revoked_are_listed_where_that_is_asked_for(keys: Run) -
     ("arguments", "code", "words"),
     [
         (["create", "a b"], 1, "`name` must be a name of letters"),
+        (["create", ""], 1, "`name` must be a name of letters"),
+        (["create", "a", "--weight", "much"], 2, "not a number such as 2"),
         (["create", "a", "--models", "a b"], 1, "model names"),
         (["create", "a", "--rpm", "many"], 2, "not a number such as"),
         (["create", "a", "--budget", "1M/week"], 2, "not a budget such as"),
@@ -159,6 +172,12 @@ def test_what_cannot_be_is_told_and_makes_nothing(
     result = keys(*arguments)
     assert result.exit_code == code and words in result.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_a_name_cannot_be_taken_away(keys: Run) -> None:
+    keys("create", "editor")
+    result = keys("update", "editor", "--name", "", "--rpm", "5")
+    assert result.exit_code == 1 and "`name` must be" in result.stderr
 
 
 def test_where_nothing_is_stored_that_is_said(keys: Run) -> None:

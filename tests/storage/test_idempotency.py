@@ -11,6 +11,7 @@ from hermes.storage.database import NAME, Database
 from hermes.storage.idempotency import MAX_ANSWER_BYTES, TTL_S, Kept, Name, Record, Records
 from hermes.storage.schema import MIGRATIONS
 from tests.fakes.gateway import scenario
+from tests.support import run
 
 NOW = 1_800_000_000.0
 ANSWER = Kept(b"Hello", 7, 3)
@@ -158,21 +159,29 @@ async def test_an_answer_that_would_put_out_many_others_is_not_kept(tmp_path: Pa
     opened.close()
 
 
-@scenario
-async def test_who_cannot_be_promised_anything_is_told_so_and_the_file_is_tried_again() -> None:
-    """I32"""
-    tried = 0
+def test_who_cannot_be_promised_anything_is_told_so_and_the_file_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I32: the log tells it once, until it is well again."""
 
-    def refuse() -> Database:
-        nonlocal tried
-        tried += 1
-        raise StorageError("no room")
+    async def ask() -> None:
+        opened = Opened(tmp_path)
+        missing = [1, 2]
 
-    records = Records(refuse)
-    for _ in range(2):
-        with pytest.raises(NotStored):
-            await records.begin(name(), b"asked", NOW)
-    assert tried == 2
+        def refuse() -> Database:
+            if missing:
+                raise StorageError(f"no room for {missing.pop(0)}")
+            return opened.open()
+
+        records = Records(refuse)
+        for _ in range(2):
+            with pytest.raises(NotStored):
+                await records.begin(name(), b"asked", NOW)
+        await records.begin(name(), b"asked", NOW)
+        opened.close()
+
+    run(ask(), may_log_errors=True)
+    assert "no room for 1" in caplog.text and "no room for 2" not in caplog.text
 
 
 @scenario

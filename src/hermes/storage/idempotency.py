@@ -5,6 +5,7 @@ there is no room for all, it is whoever has most of them who loses his oldest: n
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import sqlite3
 
     from hermes.storage.database import Database
+
+log = logging.getLogger(__name__)
 
 TTL_S = 24 * 3600.0
 MAX_RECORDS = 10_000
@@ -55,6 +58,7 @@ class Records:
         self._open = database
         self._database: Database | None = None
         self._opening = asyncio.Lock()
+        self._is_well = True  # so far as is known
 
     async def begin(self, name: Name, asked: bytes, now: float) -> Record:
         """The record of this name, made where there is none. Raises NotStored."""
@@ -77,9 +81,14 @@ class Records:
             async with self._opening:
                 if self._database is None:
                     self._database = await asyncio.to_thread(self._open)
-            return await self._database.run(work)
+            done = await self._database.run(work)
         except StorageError as error:
+            if self._is_well:  # else it was told before
+                log.error("requests with an idempotency key are refused until answers can be kept: %s", error)
+            self._is_well = False
             raise NotStored("what an idempotency key promises cannot be kept now; try again") from error
+        self._is_well = True
+        return done
 
 
 # --- in the database's thread -----------------------------------------------------------------------------------------
