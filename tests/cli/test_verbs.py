@@ -202,7 +202,7 @@ def test_check_tells_what_tokens_need_that_is_not_installed(verb: Run, monkeypat
     monkeypatch.delitem(sys.modules, "hermes.oidc.keys", raising=False)
     result = verb("check", HERMES_JWT=issuer(jwks_url="https://sso/keys"))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'hermes-sidecar[jwt]'" in result.stderr
+    assert "pip install 'PyJWT[crypto]'" in result.stderr
 
 
 def test_check_tells_roles_that_nobody_gets(verb: Run, tmp_path: Path) -> None:

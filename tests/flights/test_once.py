@@ -14,7 +14,7 @@ from hermes.storage import idempotency
 from hermes.storage.database import NAME
 from tests.fakes.backend import DONE, FakeOllama, Then, ollama, play
 from tests.fakes.gateway import CHAT, WHOLE, Hermes, bearer, chat, hermes, hold_slot, key, scenario
-from tests.support import until
+from tests.support import run, until
 
 AGAIN = {"x-stainless-retry-count": "1"}
 
@@ -173,21 +173,22 @@ async def test_the_answer_is_on_the_disk_before_it_is_sent(tmp_path: Path) -> No
         assert b"a prompt of mine" not in everything and b"a-key-of-mine" not in everything
 
 
-@scenario
-async def test_what_cannot_be_kept_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_kept_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """I32"""
-    async with kept(tmp_path) as (backend, gateway):
-        assert (await gateway.ask(CHAT, chat(), once("first"))).status == 200
-        database = gateway.runtime.store.database()
 
-        async def fail(work: object) -> None:
-            raise StorageError("the disk is full")
+    async def fail(work: object) -> None:
+        raise StorageError("the disk is full")
 
-        monkeypatch.setattr(database, "run", fail)
-        reply = await gateway.ask(CHAT, chat(), once())
-        assert (reply.status, reply.error["code"]) == (503, "not_stored")
-        assert len(backend.asked) == 1  # nothing was begun that could not be promised
-        assert (await gateway.ask(CHAT, chat())).status == 200
+    async def ask() -> None:
+        async with kept(tmp_path) as (backend, gateway):
+            assert (await gateway.ask(CHAT, chat(), once("first"))).status == 200
+            monkeypatch.setattr(gateway.runtime.store.database(), "run", fail)
+            reply = await gateway.ask(CHAT, chat(), once())
+            assert (reply.status, reply.error["code"]) == (503, "not_stored")
+            assert len(backend.asked) == 1  # nothing was begun that could not be promised
+            assert (await gateway.ask(CHAT, chat())).status == 200
+
+    run(ask(), may_log_errors=True)
 
 
 @scenario

@@ -138,8 +138,13 @@ class Flights:
                 await give(asked, route, packed, now)
             else:
                 await self._share(asked, route, key, joins=terms.max_age_s > 0)
+        except GatewayError:
+            if not exchange.begun:
+                exchange.reuse = ""  # no answer, so nothing is told of where it came from
+            raise
         finally:
-            self._metrics.cache.add((service.model, exchange.reuse))
+            if exchange.reuse:
+                self._metrics.cache.add((service.model, exchange.reuse))
 
     def _note(self, asked: Asked, route: Route) -> None:
         """What the gateway notes of those it is asked for."""
