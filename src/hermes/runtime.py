@@ -351,6 +351,8 @@ class Runtime:
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         self._inference.adopt(composition.caches(config))
+        self.shelf.adopt(config.cache.max_bytes, config.cache.ttl_s)
+        self._flights.scope = config.cache.scope
         gateway.retries.adopt(new.retries)
         self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())

@@ -184,18 +184,33 @@ async def test_an_answer_that_was_kept_under_an_idempotency_key_is_a_request_too
 
 @scenario
 async def test_a_reload_is_heard_of_where_answers_are_given_again() -> None:
-    """I34: whether there is a cache, and which lines are left out; its size takes a restart."""
-    async with ollama() as backend, hermes(backend) as gateway:
-        assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
-        attempt = await gateway.reload(backend, **ON, volatile_lines=["Time:"], cache={"ttl_s": 7})
-        assert attempt.needs_restart == ("cache.ttl_s",)
-        told = []
-        for time in ("Time: 1\nHi", "Time: 2\nHi"):
-            messages = [{"role": "system", "content": time}, {"role": "user", "content": "Hi"}]
-            told.append((await gateway.ask(CHAT, greedy(messages=messages))).headers["x-hermes-cache"])
-        assert told == ["miss", "hit"]
-        await gateway.reload(backend)
-        assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
+    """I34: whether there is a cache, which lines are left out, how much there is room for, how long, and for whom."""
+    keys = [key("ann"), key("bob")]
+    async with ollama() as backend, hermes(backend, keys=keys) as gateway:
+
+        async def said(user: str = "ann", time: str = "") -> str:
+            messages = [{"role": "system", "content": f"Time: {time}\nHi"}, {"role": "user", "content": "Hi"}]
+            reply = await gateway.ask(CHAT, greedy(messages=messages), bearer(user))
+            return reply.headers.get("x-hermes-cache", "")
+
+        assert await said() == ""
+        for cache, told in (
+            ({}, ["miss", "hit", "miss"]),  # bob's own
+            ({"scope": "all"}, ["miss", "hit", "hit"]),
+            ({"scope": "key"}, ["hit", "hit", "hit"]),
+            ({"ttl_s": 0.001}, ["miss", "miss", "miss"]),
+            ({"max_bytes": 1}, ["miss", "miss", "miss"]),
+            ({}, ["miss", "hit", "miss"]),
+        ):
+            attempt = await gateway.reload(backend, **ON, keys=keys, volatile_lines=["Time:"], cache=cache)
+            assert attempt.needs_restart == ()
+            heard = []
+            for user, time in (("ann", "1"), ("ann", "2"), ("bob", "3")):
+                heard.append(await said(user, time))
+                await asyncio.sleep(0.002)
+            assert heard == told, cache
+        await gateway.reload(backend, keys=keys)
+        assert await said() == ""
 
 
 @scenario

@@ -41,7 +41,7 @@ Scope = Literal["key", "tenant", "all"]
 
 
 class Flights:
-    """`shelf` has the answers that were given."""
+    """`shelf` has the answers that were given. Those that were given in another `scope` are nobody's."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Flights:
         self._retries = retries
         self._shelf = shelf
         self._metrics = metrics
-        self._scope = scope
+        self.scope = scope
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
 
@@ -157,9 +157,9 @@ class Flights:
 
     def _owner(self, principal: Principal) -> str:
         """Who is given what was said to whom: never what another model said in its place, who may not use that."""
-        if self._scope == "key":
+        if self.scope == "key":
             return "key " + principal.key_id
-        return "\n".join(("tenant " + principal.tenant if self._scope == "tenant" else "", *principal.models))
+        return "\n".join(("tenant " + principal.tenant if self.scope == "tenant" else "", *principal.models))
 
     async def _share(self, asked: Asked, route: Route, key: bytes, *, joins: bool) -> None:
         """Answer by a run that has begun, or by a new one. Who began it is charged for it, all others for a request."""
