@@ -126,10 +126,10 @@ class Gateway:
                     ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
-                if (meter := self._meter) is not None and (
-                    principal.counted or route.service.allowance is not UNBOUNDED
-                ):
-                    waits = meter.reserve(exchange, principal, route.service, dialect, ticket, sampling.max_tokens)
+                if principal.counted or route.service.allowance is not UNBOUNDED:
+                    waits = self._meter.reserve(
+                        exchange, principal, route.service, dialect, ticket, sampling.max_tokens
+                    )
                     if waits is not None:
                         await waits
                 id, created_at = exchange.request_id, int(exchange.created_at)

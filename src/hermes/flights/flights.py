@@ -7,13 +7,13 @@ counts tokens sees that none were spent.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from functools import partial
 from typing import Literal
 
+from msgspec.structs import replace
+
 from hermes.attempt import LONG_BYTES
-from hermes.chat import ChatRequest, Embeddings, EmbedRequest
-from hermes.dialects import ClientDialect, EmbedDialect
+from hermes.chat import ChatRequest, Embeddings
 from hermes.errors import (
     BackendTimeout,
     DeadlineUnreachable,
@@ -22,18 +22,16 @@ from hermes.errors import (
     QuotaExceeded,
     RateLimited,
 )
-from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
 from hermes.flights.caller import Caller, give
 from hermes.flights.flight import Flight
 from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
-from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy import cache, volatile
 from hermes.policy.cache import Shelf
-from hermes.policy.claim import NO_CLAIM, NO_REUSE, Claim
+from hermes.policy.claim import NO_REUSE
 from hermes.principal import Principal
 from hermes.router import Route
 
@@ -62,36 +60,11 @@ class Flights:
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
 
-    def complete(
-        self,
-        exchange: Exchange,
-        principal: Principal,
-        dialect: ClientDialect,
-        request: ChatRequest,
-        response: Response,
-        size_bytes: int,
-        prompt_bytes: int,
-        claim: Claim = NO_CLAIM,
-    ) -> Awaitable[None]:
-        """As the gateway does."""
-        if lines := self._gateway.volatile_lines:  # before it is told from others
-            request = volatile.without(request, lines)
-        return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, prompt_bytes, claim))
-
-    def embed(
-        self,
-        exchange: Exchange,
-        principal: Principal,
-        dialect: EmbedDialect,
-        request: EmbedRequest,
-        response: Response,
-        size_bytes: int,
-        claim: Claim = NO_CLAIM,
-    ) -> Awaitable[None]:
-        """The same for embeddings."""
-        return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, size_bytes, claim))
-
-    async def _answer(self, asked: Asked) -> None:
+    async def answer(self, asked: Asked) -> None:
+        """As the gateway would, or better. Raises what it raises."""
+        if isinstance(asked.request, ChatRequest) and (lines := self._gateway.volatile_lines):
+            # Before it is told from others.
+            asked = replace(asked, request=volatile.without(asked.request, lines))
         reuse, router = asked.claim.reuse or NO_REUSE, self._gateway.router
         if asked.principal.models:
             router.check_allowed(asked.principal, asked.request.model)
