@@ -98,7 +98,7 @@ class Runtime:
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
         self.store = Store(composition.state_dir(config.server, os.environ))
         self.people = Authenticator({}, first.anonymous, first.issuers)
-        self.keyring = Keyring(self.people, self.store)
+        self.keyring = Keyring(self.people, self.store, send_away=lambda keys: self.runs.send_away(keys))
         self.keyring.adopt(first.static_keys, first.stored_keys)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)
@@ -160,7 +160,7 @@ class Runtime:
             self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
         )
         ollama = Ollama(inference, models)
-        usage = Usage(self.meter.ledger)
+        usage = Usage(self.meter.ledger, self.keyring.names)
         self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
@@ -193,6 +193,7 @@ class Runtime:
         if self.people.issuers is not None:
             self.people.issuers.start(self._loop)
         self._begin(self.fleet.run(self._watchdog.watch), "fleet")
+        self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
         config, listeners = self.config, self._listeners
@@ -350,6 +351,8 @@ class Runtime:
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         self._inference.adopt(composition.caches(config))
+        self.shelf.adopt(config.cache.max_bytes, config.cache.ttl_s)
+        self._flights.scope = config.cache.scope
         gateway.retries.adopt(new.retries)
         self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())

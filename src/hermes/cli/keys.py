@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hermes.cli.amounts import BUDGET, COUNT, DURATION, MOMENT, shown
+from hermes.cli.amounts import BUDGET, COUNT, DURATION, MOMENT, WEIGHT, is_over, shown
 from hermes.cli.options import config_option, fail, say
 from hermes.cli.reach import ask, folder
 from hermes.errors import StorageError
@@ -28,7 +28,7 @@ _FIELDS = (
     click.option("--budget", type=BUDGET, multiple=True, help="Tokens in a day or month: 1M/day, 20M/month."),
     click.option("--class", "max_class", type=_CLASS, help="No request of it is of a higher class."),
     click.option("--usual-class", type=_CLASS, help="The class of requests that do not say."),
-    click.option("--weight", type=float, help="Its user's share beside other users. Default: 1."),
+    click.option("--weight", type=WEIGHT, help="Its user's share beside other users. Default: 1."),
     click.option("--expires", type=MOMENT, help="When it ends: 30d, 2027-01-31, never."),
     click.option("--admin/--no-admin", default=None, help="An operator's key."),
     click.option("--metrics/--no-metrics", default=None, help="It may read /metrics."),
@@ -64,7 +64,10 @@ def create(name: str, as_json: bool, path: str | None, **said: Any) -> None:
     hermes keys create ops --admin --expires 90d
     """
     told = ask(path, "create", asked={"name": name, **_asked(said)})
-    _hand_over(told, as_json, f"made {told['id']} ({told['name']}): this is shown only once")
+    words = f"made {told['id']} ({told['name']}): this is shown only once"
+    if told.get("first"):
+        words += "\nthis is the first key: from now on every request needs one"
+    _hand_over(told, as_json, words)
 
 
 @command.command("list")
@@ -106,7 +109,7 @@ def update(key: str, name: str | None, as_json: bool, path: str | None, **said: 
     \b
     hermes keys update editor --rpm 120 --budget none
     """
-    asked = _asked(said) | ({"name": name} if name else {})
+    asked = _asked(said) | ({} if name is None else {"name": name})
     if not asked:
         raise click.UsageError("nothing to change: say what, for instance --rpm 60")
     _print(ask(path, "update", key, asked), as_json)
@@ -166,13 +169,13 @@ def backup(file: Path, path: str | None) -> None:
 def _asked(said: dict[str, Any]) -> dict[str, Any]:
     """As the API has it: only what was said."""
     asked: dict[str, Any] = {}
-    for name in ("user", "admin", "metrics", "weight"):
+    for name in ("user", "admin", "metrics"):
         if said[name] is not None:
             asked[name] = said[name]
     for name in ("max_class", "usual_class"):
         if said[name] is not None:
             asked[name] = None if said[name] == "none" else said[name]
-    for name in ("rpm", "tpm", "concurrency"):
+    for name in ("rpm", "tpm", "concurrency", "weight"):
         if said[name] is not None:
             (asked[name],) = said[name]
     for (budget,) in said["budget"]:
@@ -208,7 +211,7 @@ def _lines(key: dict[str, Any]) -> Iterator[str]:
         if name == "object" or (value is None and name in ("revoked_at", "old_until")):
             continue
         if name in _TIMES:
-            value = shown(value)
+            value = shown(value) + (", which is over" if name == "expires_at" and is_over(value) else "")
         elif name == "models":
             value = ", ".join(value) or "all"
         yield f"{name.replace('_', ' '):15} {'yes' if value is True else 'no' if value is False else value or '-'}"
@@ -223,5 +226,8 @@ def _brief(key: dict[str, Any]) -> str:
     parts += [f"{name.replace('_', ' ')} {key[name]}" for name in bounds if key[name] is not None]
     if key["weight"] != 1:
         parts.append(f"weight {key['weight']:g}")
-    parts += [f"{name.removesuffix('_at')} {shown(key[name])}" for name in _TIMES[1:3] if key[name] is not None]
+    if (ends := key["expires_at"]) is not None:
+        parts.append(f"{'expired' if is_over(ends) else 'expires'} {shown(ends)}")
+    if key["revoked_at"] is not None:
+        parts.append(f"revoked {shown(key['revoked_at'])}")
     return "; ".join(parts)

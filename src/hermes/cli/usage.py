@@ -12,8 +12,8 @@ from hermes.cli.remote import get, json_option, url_option
 
 
 @click.command("usage")
-@click.option("--key", help="Of this key alone, by its id.")
-@click.option("--model", help="Of this model alone.")
+@click.option("--key", help="Of this key alone, by its id or name.")
+@click.option("--model", help="Of this model alone, with its tag or without.")
 @click.option("--since", metavar="DAY", help="From this day on, as in 2026-11-22.  [default: the first of this month]")
 @json_option
 @url_option
@@ -35,7 +35,8 @@ def _lines(usage: dict[str, Any]) -> Iterator[str]:
     if usage["has_more"]:
         yield f"... and more: these are the last {len(usage['data'])} rows"
     for row in usage["data"]:
-        yield f"{row['day']}  {row['key']}  {row['model']}  {_told(row)}"
+        key = f"{row['key']} ({row['name']})" if row["name"] else row["key"]
+        yield f"{row['day']}  {key}  {row['model']}  {_told(row)}"
 
 
 def _told(use: dict[str, int]) -> str:
