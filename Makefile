@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -78,6 +78,11 @@ reloads: $(DEV_READY)
 # Killed, and its power cut, while keys are changed and used: is all there that was acknowledged, and soon?
 kills: $(DEV_READY)
 	HERMES_KILLS=200 HERMES_POWER_CUTS=100 $(BIN)/python -m pytest -s -rs tests/keys
+
+# The Dockerfile's steps without Docker, by root: IMAGE_PYTHON is one that every user may run.
+IMAGE_PYTHON ?= /usr/bin/python3
+image: $(DEV_READY)
+	HERMES_IMAGE=$(IMAGE_PYTHON) $(BIN)/python -m pytest tests/deploy/test_image.py
 
 bench: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py

@@ -51,6 +51,7 @@ from hermes.keyring import OPERATOR, Keyring
 from hermes.listeners import Listeners
 from hermes.meter import Meter
 from hermes.metrics import Metrics
+from hermes.notify import Notify
 from hermes.policy.cache import Shelf
 from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
@@ -68,6 +69,8 @@ log = logging.getLogger(__name__)
 
 # How long what is cut may take to say so and to be gone.
 CUT_S = 1.0
+# And how long, at most, the last of what is to be kept may take to be written.
+LAST_S = 15.0
 # For a look at backends that a change of the configuration brings, before it is in force.
 LOOK_S = 2.0
 
@@ -82,6 +85,7 @@ class Runtime:
         tick_s: float = TICK_S,
         source: Source | None = None,
         reload_asked: asyncio.Event | None = None,
+        notify: Notify | None = None,
     ) -> None:
         self._loop = loop
         self.metrics = Metrics()
@@ -120,6 +124,8 @@ class Runtime:
         self._flights = Flights(self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, once)
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
+        self._notify = notify or Notify({})
+        self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
         self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop)
         self.api = self._api()
@@ -204,6 +210,14 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
+        self._notify.guard(self._loop)
+        self._notify.ready(self._status())
+
+    def _status(self) -> str:
+        return f"listens on {self.address}"
+
+    def _tell_of_reload(self, begins: bool) -> None:
+        self._notify.reloading() if begins else self._notify.ready(self._status())
 
     def _load_keys(self) -> None:
         try:
@@ -222,9 +236,10 @@ class Runtime:
 
         Until they have, and the grace is over, readiness and what operators look at go on being answered.
         """
+        server = self.config.server
+        self._notify.stopping(server.drain_timeout_s + LAST_S)
         self._listeners.begin_closing()
         self.admission.close()
-        server = self.config.server
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
         hurry = self._loop.create_task(now.wait(), name="hurry")
         hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
@@ -258,6 +273,7 @@ class Runtime:
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
             self._access_log.close()
+        self._notify.close()
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(work, name=name)

@@ -78,6 +78,7 @@ VERBS = [
     "drain",
     "reload",
     "keys",
+    "service",
     "ask",
     "version",
 ]

@@ -23,6 +23,7 @@ _VERBS = (
     "drain",
     "reload",
     "keys",
+    "service",
     "ask",
     "version",
 )

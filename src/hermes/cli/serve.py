@@ -15,6 +15,7 @@ from hermes.cli.options import config_option, fail, is_taken, load_or_exit
 from hermes.config import Config, Server
 from hermes.config.load import Source
 from hermes.errors import ConfigError
+from hermes.notify import Notify
 from hermes.policy.routing import candidates
 from hermes.runtime import Runtime, on_signals
 
@@ -65,7 +66,7 @@ async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bo
         if (instead := await stand_in(config, only_if_needed=not simulate)) is not None:
             source.change = instead.instead
             config = instead.instead(config)
-    runtime = Runtime(config, loop, source=source, reload_asked=reload)
+    runtime = Runtime(config, loop, source=source, reload_asked=reload, notify=Notify(os.environ))
     try:
         await runtime.start()
         _greet(runtime, simulated=instead is not None)
