@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
+.PHONY: run test check format reference chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -26,6 +26,10 @@ check: $(DEV_READY)
 format: $(DEV_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What docs/ repeats of the code, anew.
+reference: $(RUN_READY)
+	PYTHONPATH=src:. $(BIN)/python -m docs.make
 
 # 10,000 clients, a third of which leave, in front of three faulty backends; `make test` lets 300 loose. A thousand at once against limits for few.
 chaos: $(DEV_READY)
