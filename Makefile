@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format reference chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
+.PHONY: run test check format reference chaos fuzz schemathesis real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -43,6 +43,13 @@ fuzz: $(RUN_READY)
 	$(VENV)-fuzz/bin/python -m pip install -q -r tests/hostile/requirements.txt
 	for target in heads bodies keys configuration; do \
 	  PYTHONPATH=src $(VENV)-fuzz/bin/python -m tests.hostile $$target $(FUZZ_SECONDS) $(VENV)-fuzz/$$target || exit 1; done
+
+# Requests drawn from docs/openapi.json: does each answer keep to it?
+SCHEMATHESIS_SECONDS ?= 300
+schemathesis: $(RUN_READY)
+	test -x $(VENV)-schemathesis/bin/pip || $(PYTHON) -m venv $(VENV)-schemathesis
+	$(VENV)-schemathesis/bin/python -m pip install -q -r tests/contract/requirements.txt
+	$(BIN)/python -m tests.contract $(CURDIR)/$(VENV)-schemathesis/bin/schemathesis $(SCHEMATHESIS_SECONDS)
 
 # Against an Ollama that runs already and has the model.
 OLLAMA_URL ?= http://127.0.0.1:11434
@@ -114,4 +121,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis build dist benchmarks/results

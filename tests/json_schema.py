@@ -19,7 +19,7 @@ _BOUNDS = {
 }
 KNOWN = {"$schema", "$ref", "type", "enum", "const", "pattern", "properties", "required", "additionalProperties"} | {
     *("propertyNames", "items", "minItems", "anyOf", "oneOf", "allOf", "title", "description", "default", "examples"),
-    *("format", "contentMediaType"),
+    *("format", "maxItems", "minLength"),
     *_BOUNDS,
 }
 
