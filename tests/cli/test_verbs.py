@@ -69,6 +69,7 @@ VERBS = [
     "sim",
     "replay",
     "check",
+    "config",
     "status",
     "queue",
     "why",

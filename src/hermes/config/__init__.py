@@ -1,7 +1,7 @@
 """What can be configured: one frozen `Config`, the same whether a key came from a file, a variable or a flag.
 
-Importing this reads nothing; `config.load` makes a Config. Each key is explained in docs/configuration.md, which is
-checked against these types.
+Importing this reads nothing; `config.load` makes a Config. Each key is explained in `meanings.toml`, of which,
+with these types, docs/configuration.md and the editors' schema are made.
 """
 
 from typing import Literal
