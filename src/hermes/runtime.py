@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes import composition, gauges
+from hermes import aliases, composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
@@ -90,7 +90,7 @@ class Runtime:
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
-        self._deadlines = Deadlines(loop, tick_s)
+        self._deadlines = Deadlines(loop, tick_s, self.metrics.loop_lag.child(()))
         self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # before `stay_on`
         self.config = config
         self._door = Door((), Cors(), instance=os.urandom(8).hex())
@@ -136,6 +136,7 @@ class Runtime:
         self._last_call: asyncio.TimerHandle | None = None
         self.address = self.admin_address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.shelf)
+        aliases.show(self.metrics, self.scheduler)
 
     # --- composing --------------------------------------------------------------------------------------------------
 

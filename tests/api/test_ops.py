@@ -99,7 +99,7 @@ async def test_status_shows_what_runs_and_waits() -> None:
         assert status["models"]["gemma:latest"]["queued"] == 1
         values = await scrape(gateway)
         assert values["hermes_requests_active", (("model", "gemma:latest"),)] == 1
-        assert values["hermes_requests_queued", (("model", "gemma:latest"),)] == 1
+        assert values["hermes_requests_queued", (("class", "normal"), ("model", "gemma:latest"))] == 1
         for call in calls:
             call.leave()
 
@@ -143,9 +143,9 @@ async def test_metrics_count_requests_tokens_and_times_per_model() -> None:
         values = await scrape(gateway)
         model = ("model", "gemma")
         assert values["hermes_tokens_total", (("kind", "completion"), model)] == 6
-        assert values["hermes_queue_wait_seconds_count", (model,)] == 2
-        assert values["hermes_time_to_first_token_seconds_count", (model,)] == 2
-        assert values["hermes_request_duration_seconds_count", (model, ("outcome", "ok"))] == 2
+        assert values["hermes_queue_wait_seconds_count", (("class", "normal"), model)] == 2
+        assert values["hermes_time_to_first_token_seconds_count", (model, ("route", CHAT))] == 1  # the stream's
+        assert values["hermes_request_duration_seconds_count", (model, ("outcome", "ok"), ("route", CHAT))] == 1
         finished = (("model", "gemma"), ("outcome", "ok"), ("route", "/v1/llm/{model}"))
         assert values["hermes_requests_total", finished] == 1
         # A name that nobody serves is no label (I27).
