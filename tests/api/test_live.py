@@ -84,7 +84,7 @@ async def test_the_state_comes_at_once_and_again_and_again() -> None:
                 each["request_id"] for each in listed
             ]
             status = (await gateway.ask("/v1/status")).json
-            assert state.keys() == {*status, "at", "queue", "rates"}
+            assert state.keys() == {*status, "at", "you", "queue", "rates"}
             assert state["backends"] == status["backends"] and state["models"] == status["models"]
             calls.pop().leave()
             while state["queue"]["lines"][0]["waiting"] == 2:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from hermes.api.hour import Hour
 from hermes.api.ops import Ops
 from hermes.api.queue import Queue
 from hermes.api.routes import Call, content_line
@@ -18,7 +19,6 @@ from hermes.auth import Authenticator, Table
 from hermes.dialects import sse
 from hermes.errors import Draining, Overloaded
 from hermes.exchange import Journal
-from hermes.history import SPAN_S, History
 from hermes.http.response import Response
 from hermes.principal import Principal
 from hermes.record import Record
@@ -55,7 +55,7 @@ class Live:
     def __init__(
         self,
         journal: Journal,
-        history: History,
+        hour: Hour,
         queue: Queue,
         ops: Ops,
         people: Authenticator,
@@ -63,7 +63,7 @@ class Live:
         unix: Callable[[], float],
     ) -> None:
         self._journal = journal
-        self._history = history
+        self._hour = hour
         self._queue = queue
         self._ops = ops
         self._people = people
@@ -135,19 +135,15 @@ class Live:
         listener.response.write(state)
 
     def _state(self, principal: Principal) -> dict[str, object]:
-        told = {"at": round(self._unix(), 3), **self._ops.told(principal), "queue": self._queue.told(principal, LISTED)}
+        told: dict[str, object] = {
+            "at": round(self._unix(), 3),
+            "you": {"user": principal.tenant, "admin": principal.admin},
+            **self._ops.told(principal),
+            "queue": self._queue.told(principal, LISTED),
+        }
         if principal.admin:
-            told["rates"] = self._rates()
+            told["rates"] = self._hour.rates()
         return told
-
-    def _rates(self) -> dict[str, object]:
-        """Per second, in the last half minute and what there is of the present one; by model, and of all."""
-        now = self._unix()
-        since = (now // SPAN_S - 1) * SPAN_S
-        models = self._history.counted(since)
-        rates = {model: {name: _rate(count, now - since) for name, count in of.items()} for model, of in models.items()}
-        every = {name: _rate(sum(of[name] for of in models.values()), now - since) for name in _NAMES}
-        return {**every, "models": rates}
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -183,13 +179,6 @@ class Live:
 
     def _may_see(self, principal: Principal, record: Record) -> bool:
         return self._queue.may_see(principal, record.user, record.model)
-
-
-_NAMES = ("requests", "failed", "tokens_in", "tokens_out")
-
-
-def _rate(count: int, seconds: float) -> float:
-    return round(count / seconds, 3)
 
 
 def _let_go(listener: _Listener) -> None:

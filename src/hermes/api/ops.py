@@ -19,7 +19,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
-from hermes.policy.ticket import Occupancy
+from hermes.policy.ticket import Change, Occupancy
 from hermes.principal import Principal
 from hermes.reload import Attempt
 from hermes.router import Router
@@ -161,9 +161,13 @@ class Ops:
         if health := [_health(name, each, now) for name, each in backend.breakers.items() if seen(name)]:
             told["health"] = health
         changes = (each for each in self._scheduler.changes() if each.backend == backend.name and seen(each.model))
-        if changing := [tell_change(each, seen) for each in changes]:
+        if changing := [tell_change(each, seen) | {"for_ms": _age_ms(each, now)} for each in changes]:
             told["changes"] = changing
         return told
+
+
+def _age_ms(change: Change, now: float) -> int:
+    return round((now - (change.loading_since or change.decided_at)) * 1000)
 
 
 def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:

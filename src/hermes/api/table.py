@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from hermes.api.hour import Hour
 from hermes.api.inference import Inference
 from hermes.api.live import Live
 from hermes.api.models import Models
@@ -22,6 +23,7 @@ def routes(
     ops: Ops,
     queue: Queue,
     live: Live,
+    hour: Hour,
     ollama: Ollama,
     usage: Usage,
     openai: ClientDialect,
@@ -60,6 +62,7 @@ def routes(
         Route("DELETE", "/v1/queue/{request_id}", "user", openai, queue.cancel),
         Route("GET", "/v1/usage", "user", openai, usage.list),
         Route("GET", "/v1/events", "user", openai, live.events, quiet=True),
+        Route("GET", "/v1/history", "user", openai, hour.get, quiet=True),
         Route("GET", "/v1/requests", "user", openai, queue.recent),
         Route("GET", "/v1/requests/{request_id}", "user", openai, queue.past),
         Route("POST", "/v1/backends/{backend}/drain", "admin", openai, ops.drain),
