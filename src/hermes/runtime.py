@@ -16,11 +16,13 @@ from hermes import aliases, composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
-from hermes.api import admin
+from hermes.api import admin, dashboard
 from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
+from hermes.api.hour import Hour
 from hermes.api.inference import Inference
+from hermes.api.live import Live
 from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
@@ -46,6 +48,7 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
+from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
 from hermes.listeners import Listeners
@@ -90,6 +93,8 @@ class Runtime:
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
+        self.history = History()
+        self.journal.sinks.append(self.history.add)
         self._deadlines = Deadlines(loop, tick_s, self.metrics.loop_lag.child(()))
         self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # before `stay_on`
         self.config = config
@@ -162,24 +167,32 @@ class Runtime:
         )
         prompt, anthropic = Prompt(), Anthropic()
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
+        wall = time.time  # noqa: TID251 - of records, and when keys end
+        hour = Hour(self.history, self.fleet, models, self.router, self._loop.time, wall)
+        live = self._live = Live(self.journal, hour, queue, ops, self.people, self._loop, wall)
         dialects = openai, Completions(), Responses(), prompt, anthropic
         inference = self._inference = Inference(
             self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
         )
         ollama = Ollama(inference, models)
-        usage = Usage(self.meter.ledger, self.keyring.names)
-        self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
+        usage = Usage(self.meter.ledger, self.people, self.keyring.names)
+        self._routes = tuple(
+            routes(inference, models, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic)
+        )
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return self._app(self._table(), self.people, areas)
 
     def _table(self) -> RouteTable:
-        return RouteTable((*self._routes, *(self._managing if self.config.server.ollama_management else ())))
+        more = self._managing if self.config.server.ollama_management else ()
+        page = dashboard.pages(self._openai) if composition.shows_dashboard_to_clients(self.config) else ()
+        return RouteTable((*self._routes, *more, *page))
 
     def _admin_api(self, people: Authenticator) -> Api:
-        return self._app(
-            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics)), people, {}
-        )
+        said = self.config.admin
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics)
+        shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
+        return self._app(RouteTable((*routes, *shown)), people, {})
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
         clock, left = self._loop.time, self._come_again.left
@@ -240,6 +253,7 @@ class Runtime:
         server = self.config.server
         self._notify.stopping(server.drain_timeout_s + LAST_S)
         self._listeners.begin_closing()
+        self._live.close()
         self.admission.close()
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
         hurry = self._loop.create_task(now.wait(), name="hurry")

@@ -19,7 +19,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
-from hermes.policy.ticket import Occupancy
+from hermes.policy.ticket import Change, Occupancy
 from hermes.principal import Principal
 from hermes.reload import Attempt
 from hermes.router import Router
@@ -93,10 +93,14 @@ class Ops:
     async def status(self, call: Call) -> None:
         """All there is to see, the backends as they are now (or, where they do not answer, as last seen)."""
         await self._fleet.refresh(STATUS_PATIENCE_S)
+        call.reply(_json(self.told(call.principal)))
+
+    def told(self, principal: Principal) -> dict[str, object]:
+        """The same, as it was seen last."""
         state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
-        scheduler, principal = self._scheduler, call.principal
+        scheduler = self._scheduler
         seen = self._models.seen(principal)
-        status = {
+        status: dict[str, object] = {
             "status": state,
             "version": __version__,
             "uptime_s": round(self._clock() - self._started_at, 3),
@@ -116,8 +120,8 @@ class Ops:
             "cgroup": machine.cgroup(),
         }
         if (last := self._reloaded()) is not None:
-            status["reload"] = last if call.principal.admin else replace(last, error="", needs_restart=())
-        call.reply(_json(status))
+            status["reload"] = last if principal.admin else replace(last, error="", needs_restart=())
+        return status
 
     async def reload(self, call: Call) -> None:
         """The configuration is read anew. Answered when it is in force; raises why it is not."""
@@ -157,9 +161,13 @@ class Ops:
         if health := [_health(name, each, now) for name, each in backend.breakers.items() if seen(name)]:
             told["health"] = health
         changes = (each for each in self._scheduler.changes() if each.backend == backend.name and seen(each.model))
-        if changing := [tell_change(each, seen) for each in changes]:
+        if changing := [tell_change(each, seen) | {"for_ms": _age_ms(each, now)} for each in changes]:
             told["changes"] = changing
         return told
+
+
+def _age_ms(change: Change, now: float) -> int:
+    return round((now - (change.loading_since or change.decided_at)) * 1000)
 
 
 def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:
