@@ -56,6 +56,9 @@ url_option = click.option(
     help="The server; also unix:///path.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it is.")
+json_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the server's lines of JSON as they come."
+)
 model_argument = click.argument("model", callback=_model)
 
 
@@ -73,7 +76,10 @@ def get(url: str, path: str, method: str = "GET", body: dict[str, Any] | None = 
 
 
 def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """POST, then the answer's JSON lines as they come. Exits with a message on an error, mid-stream too."""
+    """POST, then the answer's JSON lines as they come, to the one that is `done`.
+
+    Exits with a message on an error, mid-stream too, and where the end is missing.
+    """
     try:
         with _answer(url, "POST", path, body) as answer:
             for line in answer:
@@ -81,8 +87,11 @@ def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]
                 if "error" in event:
                     fail(_told(event), 1)
                 yield event
+                if event.get("done"):
+                    return
     except (OSError, HTTPException, ValueError) as error:
         fail(f"the answer broke off: {error}", 1)
+    fail("the answer ended before it was complete", 1)
 
 
 @contextmanager
