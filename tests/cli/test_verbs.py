@@ -9,63 +9,25 @@ import socket
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
-from datetime import UTC, datetime
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import yaml
 from click import Context, Group
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from hermes import __version__
 from hermes.cli import cli
-from hermes.cli.options import Failed, gib, plain, say
-from hermes.cli.ps import processor
-from hermes.cli.ps import until as until_when
-from hermes.config import files
+from hermes.cli.options import gib
 from hermes.config.commands import filled
+from tests.cli.verbs import Run, ask
 from tests.fakes.backend import Done, FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
-from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, hold_slot, key, scenario, serving
+from tests.fakes.gateway import CHAT, bearer, chat, hermes, hold_slot, key, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
 from tests.http.peers import background
 from tests.http.test_origin import Authority
 from tests.support import until
-
-# What may be set where the tests run.
-FOREIGN = [
-    "PORT",
-    "HERMES_SERVER__PORT",
-    "OLLAMA_URL",
-    "OLLAMA_HOST",
-    "OLLAMA_NUM_PARALLEL",
-    "LLM_BACKEND",
-    "LLM_BACKEND_URL",
-]
-FOREIGN += ["MAX_CONCURRENT", "API_KEYS_JSON", "HERMES_CONFIG", "HERMES_URL", "HERMES_API_KEY"]
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command line in an empty folder."""
-    monkeypatch.setattr(files, "SYSTEM_DIR", tmp_path / "etc")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str | bytes = "", **environ: str) -> Result:
-        own = {**dict.fromkeys(FOREIGN), "XDG_CONFIG_HOME": str(tmp_path), **environ}
-        return CliRunner().invoke(cli, arguments, input=stdin, env=own)
-
-    return run
-
-
-async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **environ: str) -> Result:
-    """The same against a gateway of this process's own."""
-    url = f"http://127.0.0.1:{gateway.port}"
-    return await asyncio.to_thread(verb, *arguments, stdin=stdin, HERMES_URL=url, **environ)
-
 
 ROOT = Path(__file__).parents[2]
 VERBS = [
@@ -73,6 +35,7 @@ VERBS = [
     "sim",
     "replay",
     "check",
+    "doctor",
     "status",
     "queue",
     "why",
@@ -683,91 +646,6 @@ async def test_pull_and_ask_print_the_lines_of_json_that_come(verb: Run) -> None
         pulls(backend, LAYER, {"error": "digest mismatch"})
         result = await ask(verb, gateway, "pull", "phi", "--json")
         assert (result.exit_code, len(result.stdout.splitlines())) == (1, 1)
-
-
-# --- load, unload, ps, cancel -----------------------------------------------------------------------------------------
-
-
-@scenario
-async def test_load_and_unload_say_where_and_ps_shows_what_is_in_memory(verb: Run) -> None:
-    async with ollama() as backend, hermes(backends=[{"name": "b0", "url": backend.url, "slots": 2}]) as gateway:
-        assert (await ask(verb, gateway, "load", "gemma")).stdout == "gemma is loaded on b0\n"
-        free = asyncio.Event()
-        runs = await hold_slot(gateway, backend, free)
-        rows = [line.split("  ") for line in (await ask(verb, gateway, "ps")).stdout.splitlines()]
-        assert [[cell.strip() for cell in row if cell] for row in rows] == [
-            ["MODEL", "BACKEND", "MEMORY", "PROCESSOR", "SLOTS", "UNTIL"],
-            ["gemma:latest", "b0", "2.00 GiB", "50%/50% CPU/GPU", "1 of 2", "in use"],
-        ]
-        (told,) = json.loads((await ask(verb, gateway, "ps", "--json")).stdout)
-        assert (told["model"], told["running"], told["slots"]) == ("gemma:latest", 1, 2)
-        told = (await ask(verb, gateway, "unload", "gemma")).stdout
-        assert told == "gemma is let go from b0, 1 running on it end first\n"
-        free.set()
-        assert (await runs.reply()).status == 200
-        await until(lambda: not gateway.runtime.scheduler.where("gemma:latest"))
-        assert (await ask(verb, gateway, "unload", "gemma")).stdout == "gemma is not loaded\n"
-        assert json.loads((await ask(verb, gateway, "unload", "gemma", "--json")).stdout)["unloading"] == []
-
-
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("model", "told"),
-    [
-        ({"running": 1, "expires_at": "2026-11-22T12:05:00Z"}, "in use"),
-        ({"expires_at": "2026-11-22T12:05:00Z"}, "in 5 min"),
-        ({"expires_at": "2026-11-22T14:00:30.5+02:00"}, "in 30 s"),
-        ({"expires_at": "2026-11-22T11:59:00Z"}, "in 0 s"),
-        ({"expires_at": "2318-11-22T12:00:00Z"}, "for ever"),
-        ({"expires_at": ""}, "-"),
-        ({"expires_at": "2026-11-22T12:05:00"}, "-"),
-    ],
-)
-def test_ps_tells_when_a_backend_lets_a_model_go(model: dict[str, object], told: str) -> None:
-    assert until_when(model, NOW) == told
-
-
-@pytest.mark.parametrize(("on_gpu", "told"), [(4, "100% GPU"), (0, "100% CPU"), (3, "25%/75% CPU/GPU")])
-def test_ps_tells_how_much_of_a_model_is_on_the_gpu(on_gpu: int, told: str) -> None:
-    assert processor({"size_bytes": 4, "vram_bytes": on_gpu}) == told
-
-
-@scenario
-async def test_cancel_sends_a_request_away_and_says_whose_it_was(verb: Run) -> None:
-    async with ollama() as backend, hermes(backend) as gateway:
-        runs = await hold_slot(gateway, backend, headers={"x-request-id": "job-1"})
-        result = await ask(verb, gateway, "cancel", "job-1")
-        assert (result.exit_code, result.stdout) == (0, "job-1 of anonymous for gemma:latest is cancelled\n")
-        assert (await runs.reply()).status == 499
-        again = await ask(verb, gateway, "cancel", "job-1")
-        assert (again.exit_code, "there is no request 'job-1'" in again.stderr) == (1, True)
-
-
-# --- what is shown on a terminal --------------------------------------------------------------------------------------
-
-
-def test_others_words_do_not_drive_the_terminal() -> None:
-    """Names, answers and errors come from clients and backends (A4, A6)."""
-    hostile = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\ud800"
-    shown = plain(f"a\tb\n{hostile}")
-    assert shown.startswith("a\tb\n") and shown.endswith("evil\ufffd")
-    assert not {"\x1b", "\x07", "\r", "\x9b", "\u202e", "\ud800"} & set(shown)
-
-
-def test_a_terminal_gets_plain_text_and_a_pipe_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_terminal, told in ((True, "a\ufffdb\n"), (False, "a\rb\n")):
-        stdout = StringIO()
-        monkeypatch.setattr(stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
-        monkeypatch.setattr(sys, "stdout", stdout)
-        say("a\rb")
-        assert stdout.getvalue() == told
-
-
-def test_an_error_does_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    Failed("it said \x1b[2J", 1).show()
-    assert capsys.readouterr().err == "hermes: it said \ufffd[2J\n"
 
 
 # --- drain ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ _VERBS = (
     "sim",
     "replay",
     "check",
+    "doctor",
     "status",
     "queue",
     "why",
