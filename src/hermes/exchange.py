@@ -253,4 +253,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         ticket.found if ticket is not None and exchange.attempts else "",
         exchange.asked,
         exchange.reuse,
+        0 if ticket is None else int(ticket.load_s * 1000),
     )

@@ -21,6 +21,7 @@ from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
 from hermes.api.inference import Inference
+from hermes.api.live import Live
 from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
@@ -46,6 +47,7 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
+from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
 from hermes.listeners import Listeners
@@ -86,6 +88,8 @@ class Runtime:
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
+        self.history = History()
+        self.journal.sinks.append(self.history.add)
         self._deadlines = Deadlines(loop, tick_s)
         self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # before `stay_on`
         self.config = config
@@ -155,13 +159,15 @@ class Runtime:
         )
         prompt, anthropic = Prompt(), Anthropic()
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
+        wall = time.time  # noqa: TID251 - of records, and when keys end
+        live = self._live = Live(self.journal, self.history, queue, ops, self.people, self._loop, wall)
         dialects = openai, Completions(), Responses(), prompt, anthropic
         inference = self._inference = Inference(
             self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
         )
         ollama = Ollama(inference, models)
         usage = Usage(self.meter.ledger)
-        self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
+        self._routes = tuple(routes(inference, models, ops, queue, live, ollama, usage, openai, prompt, anthropic))
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return self._app(self._table(), self.people, areas)
@@ -222,6 +228,7 @@ class Runtime:
         Until they have, and the grace is over, readiness and what operators look at go on being answered.
         """
         self._listeners.begin_closing()
+        self._live.close()
         self.admission.close()
         server = self.config.server
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)

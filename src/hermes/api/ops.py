@@ -93,10 +93,14 @@ class Ops:
     async def status(self, call: Call) -> None:
         """All there is to see, the backends as they are now (or, where they do not answer, as last seen)."""
         await self._fleet.refresh(STATUS_PATIENCE_S)
+        call.reply(_json(self.told(call.principal)))
+
+    def told(self, principal: Principal) -> dict[str, object]:
+        """The same, as it was seen last."""
         state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
-        scheduler, principal = self._scheduler, call.principal
+        scheduler = self._scheduler
         seen = self._models.seen(principal)
-        status = {
+        status: dict[str, object] = {
             "status": state,
             "version": __version__,
             "uptime_s": round(self._clock() - self._started_at, 3),
@@ -116,8 +120,8 @@ class Ops:
             "cgroup": machine.cgroup(),
         }
         if (last := self._reloaded()) is not None:
-            status["reload"] = last if call.principal.admin else replace(last, error="", needs_restart=())
-        call.reply(_json(status))
+            status["reload"] = last if principal.admin else replace(last, error="", needs_restart=())
+        return status
 
     async def reload(self, call: Call) -> None:
         """The configuration is read anew. Answered when it is in force; raises why it is not."""

@@ -25,10 +25,10 @@ class Usage:
 
     async def list(self, call: Call) -> None:
         """By day, key and model, since the first of this month or the day that is asked for."""
-        since = _asked(call, "since") or day_of(call.exchange.created_at)[:7] + "-01"
+        since = call.query("since") or day_of(call.exchange.created_at)[:7] + "-01"
         if not _DAY(since):
             raise BadRequest("`since` is a day such as 2026-11-22", param="since")
-        key, model = _asked(call, "key"), _asked(call, "model")
+        key, model = call.query("key"), call.query("model")
         if not call.principal.admin:
             if key not in (None, call.principal.key_id):
                 raise BadRequest("`key` is not yours", param="key")
@@ -52,13 +52,6 @@ class Usage:
             "has_more": len(told) < len(rows),
         }
         call.reply(_json(body))
-
-
-def _asked(call: Call, name: str) -> str | None:
-    said = call.request.head.query_values(name)
-    if len(said) > 1:
-        raise BadRequest(f"`{name}` is said more than once", param=name)
-    return said[0] if said else None
 
 
 def _tell(use: Use) -> dict[str, int]:
