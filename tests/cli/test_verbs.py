@@ -39,6 +39,7 @@ VERBS = [
     "status",
     "queue",
     "why",
+    "logs",
     "usage",
     "models",
     "ps",

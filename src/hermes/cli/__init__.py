@@ -18,6 +18,7 @@ _VERBS = (
     "status",
     "queue",
     "why",
+    "logs",
     "usage",
     "models",
     "ps",

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from hermes.cli.options import fail
+from hermes.cli.options import Failed, fail
 from hermes.config.notation import parse_url
 from hermes.config.rules import is_loopback
 from hermes.errors import BadRequest
@@ -94,14 +94,43 @@ def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]
     fail("the answer ended before it was complete", 1)
 
 
+def events(url: str, path: str, silence_s: float) -> Iterator[tuple[str, Any]]:
+    """Server-sent events as they come, name and JSON, until the stream ends.
+
+    Exits with a message on an error, and where nothing comes for so long.
+    """
+    try:
+        with _answer(url, "GET", path, None, silence_s) as answer:
+            name = ""
+            for line in answer:
+                field, _, value = line.decode().rstrip("\r\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+    except (OSError, HTTPException, ValueError) as error:
+        fail(f"the connection to {url} was lost: {error}", 3)
+
+
+class Refused(Failed):
+    """The server said no, with this status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, 1)
+        self.status = status
+
+
 @contextmanager
-def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> Iterator[HTTPResponse]:
+def _answer(
+    url: str, method: str, path: str, body: dict[str, Any] | None, silence_s: float | None = None
+) -> Iterator[HTTPResponse]:
+    """`silence_s`: for how long nothing may come; None: a model may take its time."""
     with ExitStack() as stack:
         try:
             connection = _connection(url)
             stack.callback(connection.close)
             connection.connect()
-            connection.sock.settimeout(None)  # a model may take its time
+            connection.sock.settimeout(silence_s)
             connection.request(method, path, None if body is None else json.dumps(body), _headers())
             response = stack.enter_context(connection.getresponse())
         except ssl.SSLCertVerificationError as error:
@@ -111,7 +140,7 @@ def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> It
             hint = ". Start one with: hermes serve; if it listens elsewhere, say so by --url" if _is_here(url) else ""
             fail(f"no Hermes answers at {url}: {error}{hint}", 3)
         if response.status >= 400:
-            fail(_refusal(response), 1)
+            raise Refused(_refusal(response), response.status)
         yield response
 
 
