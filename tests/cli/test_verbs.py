@@ -38,6 +38,7 @@ VERBS = [
     "doctor",
     "status",
     "queue",
+    "top",
     "why",
     "logs",
     "usage",

@@ -139,6 +139,7 @@ class Ops:
         service = self._router.catalog.service(name)
         asked = name if service is None else service.backend_model
         told: dict[str, object] = {
+            "backend_model": asked,
             "active": load.running,
             "queued": load.waiting,
             "max_concurrency": bounds.max_concurrency,

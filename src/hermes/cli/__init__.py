@@ -17,6 +17,7 @@ _VERBS = (
     "doctor",
     "status",
     "queue",
+    "top",
     "why",
     "logs",
     "usage",

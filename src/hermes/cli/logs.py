@@ -1,7 +1,6 @@
 """`hermes logs`: the requests that are over, and each as it ends."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,14 +9,12 @@ from urllib.parse import urlencode
 
 import click
 
-from hermes.cli.options import Failed, say, seconds
-from hermes.cli.remote import Refused, events, get, json_lines_option, url_option
+from hermes.cli.feed import LOST, follow
+from hermes.cli.options import say, seconds
+from hermes.cli.remote import get, json_lines_option, url_option
 
-# What the server lists at most, and hears of at most in a second.
+# What the server lists at most.
 _MOST = 1000
-# A look at everything comes once a second.
-SILENCE_S = 15.0
-AGAIN_S = 1.0
 
 
 @click.command("logs")
@@ -59,27 +56,21 @@ def _follow(url: str, wanted: dict[str, str], count: int) -> Iterator[dict[str, 
     """The last ones, then each as it ends. After a lost connection first those that have ended meanwhile."""
     known: deque[dict[str, Any]] = deque(maxlen=2 * _MOST)
     most: int | None = count  # then all that are not known
-    while True:
-        try:
-            stream = events(url, "/v1/events", SILENCE_S)
-            next(stream, None)  # a look at everything: from now on none is missed
+    listed = False
+    for name, told in follow(url):
+        if name == LOST:
+            click.echo(f"hermes: {told}. Trying again", err=True)
+            listed = False
+        elif not listed:  # from now on none is missed
             ended = [record for record in _last(url, wanted, _MOST) if record not in known]
             known.extend(ended)
             yield from ended if most is None else ended[len(ended) - min(most, len(ended)) :]
-            most = None
-            for name, told in stream:
-                if name == "missed":
-                    click.echo(f"hermes: {told['requests']} more have ended: too many at once to be told", err=True)
-                elif name == "request" and _matters(told) and wanted.items() <= told.items() and told not in known:
-                    known.append(told)
-                    yield told
-            why = f"{url} has ended the stream"
-        except Failed as error:
-            if most is not None or (isinstance(error, Refused) and error.status < 500):
-                raise
-            why = error.message
-        click.echo(f"hermes: {why}. Trying again", err=True)
-        time.sleep(AGAIN_S)
+            listed, most = True, None
+        elif name == "missed":
+            click.echo(f"hermes: {told['requests']} more have ended: too many at once to be told", err=True)
+        elif name == "request" and _matters(told) and wanted.items() <= told.items() and told not in known:
+            known.append(told)
+            yield told
 
 
 def _matters(record: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """`hermes status`: what the running server is doing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -61,7 +61,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             yield f"model {name}: {model['active']} running, {model['queued']} of {model['queue_limit']} waiting"
 
 
-def changes(backend: dict[str, Any]) -> Iterator[str]:
+def changes(backend: Mapping[str, Any]) -> Iterator[str]:
     """What is on its way into a backend's memory, and what goes for it."""
     for change in backend.get("changes", ()):
         verb = "loading" if change["loading"] else "about to load"
