@@ -14,54 +14,20 @@ from pathlib import Path
 import pytest
 import yaml
 from click import Context, Group
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from hermes import __version__
 from hermes.cli import cli
 from hermes.cli.options import gib
-from hermes.config import files
 from hermes.config.commands import filled
+from tests.cli.verbs import Run, ask
 from tests.fakes.backend import Done, FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
-from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, hold_slot, key, scenario, serving
+from tests.fakes.gateway import CHAT, bearer, chat, hermes, hold_slot, key, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
 from tests.http.peers import background
 from tests.http.test_origin import Authority
 from tests.support import until
-
-# What may be set where the tests run.
-FOREIGN = [
-    "PORT",
-    "HERMES_SERVER__PORT",
-    "OLLAMA_URL",
-    "OLLAMA_HOST",
-    "OLLAMA_NUM_PARALLEL",
-    "LLM_BACKEND",
-    "LLM_BACKEND_URL",
-]
-FOREIGN += ["MAX_CONCURRENT", "API_KEYS_JSON", "HERMES_CONFIG", "HERMES_URL", "HERMES_API_KEY"]
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command line in an empty folder."""
-    monkeypatch.setattr(files, "SYSTEM_DIR", tmp_path / "etc")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str | bytes = "", **environ: str) -> Result:
-        own = {**dict.fromkeys(FOREIGN), "XDG_CONFIG_HOME": str(tmp_path), **environ}
-        return CliRunner().invoke(cli, arguments, input=stdin, env=own)
-
-    return run
-
-
-async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **environ: str) -> Result:
-    """The same against a gateway of this process's own."""
-    url = f"http://127.0.0.1:{gateway.port}"
-    return await asyncio.to_thread(verb, *arguments, stdin=stdin, HERMES_URL=url, **environ)
-
 
 ROOT = Path(__file__).parents[2]
 VERBS = [
@@ -70,12 +36,19 @@ VERBS = [
     "replay",
     "check",
     "config",
+    "doctor",
     "status",
     "queue",
+    "top",
     "why",
+    "logs",
     "usage",
     "models",
+    "ps",
     "pull",
+    "load",
+    "unload",
+    "cancel",
     "drain",
     "reload",
     "keys",
@@ -112,6 +85,17 @@ def test_the_help_of_every_verb_has_an_example_that_could_be_typed(verb: Run, na
     assert examples
     for example in examples:
         assert set(re.findall(r"(?<=\s)--[a-z-]+", example)) <= options(name), example
+
+
+# They run until they are stopped.
+SERVE = {"serve", "sim"}
+
+
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in SERVE])
+def test_every_verb_that_tells_something_can_tell_it_as_json(name: str) -> None:
+    command = cli.get_command(Context(cli), name)
+    commands = command.commands.values() if isinstance(command, Group) else [command]
+    assert all(any("--json" in parameter.opts for parameter in each.params) for each in commands if each)
 
 
 def test_help_lists_the_verbs(verb: Run) -> None:
@@ -650,6 +634,22 @@ async def test_pull_fails_with_1_at_once_or_later(verb: Run) -> None:
         pulls(backend, LAYER, {"error": "digest mismatch"})
         result = await ask(verb, gateway, "pull", "phi")
         assert result.exit_code == 1 and "digest mismatch" in result.stderr
+
+
+@scenario
+async def test_pull_and_ask_print_the_lines_of_json_that_come(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        pulls(backend, LAYER, {"status": "success"})
+        backend.models.append(model("phi:latest"))
+        result = await ask(verb, gateway, "pull", "phi", "--no-load", "--json")
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        assert (result.exit_code, told[0], told[-1]) == (0, LAYER, {"done": True, "model": "phi", "loaded": False})
+        result = await ask(verb, gateway, "ask", "gemma", "Hi", "--json")
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        assert ("".join(line.get("delta", "") for line in told), told[-1]["done"]) == ("Hello", True)
+        pulls(backend, LAYER, {"error": "digest mismatch"})
+        result = await ask(verb, gateway, "pull", "phi", "--json")
+        assert (result.exit_code, len(result.stdout.splitlines())) == (1, 1)
 
 
 # --- drain ------------------------------------------------------------------------------------------------------------

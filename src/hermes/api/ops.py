@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
@@ -139,6 +139,7 @@ class Ops:
         service = self._router.catalog.service(name)
         asked = name if service is None else service.backend_model
         told: dict[str, object] = {
+            "backend_model": asked,
             "active": load.running,
             "queued": load.waiting,
             "max_concurrency": bounds.max_concurrency,
@@ -154,6 +155,13 @@ class Ops:
 
     def _backend(self, backend: Backend, principal: Principal, seen: Callable[[str], bool]) -> dict[str, object]:
         told = _backend(backend, seen)
+        used = {
+            each.model: {"running": each.running, "slots": each.slots}
+            for each in self._scheduler.in_memory(backend.name)
+        }
+        told["loaded"] = [
+            asdict(model) | used.get(model.name, {}) for model in backend.inventory.loaded if seen(model.name)
+        ]
         if isinstance(backend.driver, Managed):
             processes = backend.driver.told(principal.admin)
             told["processes"] = [process for process in processes if seen(str(process["model"]))]
@@ -192,7 +200,6 @@ def _backend(backend: Backend, seen: Callable[[str], bool]) -> dict[str, object]
         "simulated": backend.simulated,
         "memory": {"bytes": backend.room.capacity_bytes, "source": backend.room.source},
         "models": sum(map(seen, backend.inventory.models)),
-        "loaded": [model for model in backend.inventory.loaded if seen(model.name)],
     }
     if pulling := {name: each.percent for name, each in backend.pulling.items() if seen(name)}:
         told["pulling"] = [{"model": name, "percent": percent} for name, percent in pulling.items()]

@@ -1,6 +1,5 @@
 """`hermes keys`: who may call, and how much."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import click
 
 from hermes.cli.amounts import BUDGET, COUNT, DURATION, MOMENT, WEIGHT, is_over, shown
-from hermes.cli.options import config_option, fail, say
+from hermes.cli.options import columns, config_option, fail, say, say_json
 from hermes.cli.reach import ask, folder
 from hermes.errors import StorageError
 from hermes.principal import CLASS_NAMES
@@ -79,13 +78,10 @@ def list_(everything: bool, as_json: bool, path: str | None) -> None:
     told = ask(path, "list")
     found = [key for key in told["data"] if everything or key["revoked_at"] is None]
     if as_json:
-        say(json.dumps({**told, "data": found}, indent=2))
+        say_json({**told, "data": found})
         return
     rows = [("ID", "NAME", "USER", "WHAT"), *((key["id"], key["name"], key["user"], _brief(key)) for key in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
-        say("  ".join((*cells, row[3])).rstrip())
+    say("\n".join(columns(rows)))
 
 
 @command.command("show")
@@ -141,13 +137,17 @@ def rotate(key: str, grace: tuple[int], as_json: bool, path: str | None) -> None
 def revoke(key: str, as_json: bool, path: str | None) -> None:
     """Make a key void, at once and for ever."""
     told = ask(path, "revoke", key)
-    say(json.dumps(told, indent=2) if as_json else f"{told['id']} ({told['name']}) is revoked")
+    if as_json:
+        say_json(told)
+    else:
+        say(f"{told['id']} ({told['name']}) is revoked")
 
 
 @command.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_json_option
 @config_option
-def backup(file: Path, path: str | None) -> None:
+def backup(file: Path, as_json: bool, path: str | None) -> None:
     """Copy the database to FILE, also while it is in use. The pepper is another file: keep a copy of that too.
 
     \b
@@ -160,7 +160,10 @@ def backup(file: Path, path: str | None) -> None:
         backup(kept, file)
     except StorageError as error:
         fail(str(error), 1)
-    say(f"{file} is a copy of the database in {kept}")
+    if as_json:
+        say_json({"file": str(file), "state_dir": str(kept)})
+    else:
+        say(f"{file} is a copy of the database in {kept}")
 
 
 # --- what was said ----------------------------------------------------------------------------------------------------
@@ -193,14 +196,17 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
 def _hand_over(told: dict[str, Any], as_json: bool, words: str) -> None:
     """The secret alone goes to the standard output, for whoever wants to catch it."""
     if as_json:
-        say(json.dumps(told, indent=2))
+        say_json(told)
         return
     click.echo(words, err=True)
     say(told["key"])
 
 
 def _print(told: dict[str, Any], as_json: bool) -> None:
-    say(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told)))
+    if as_json:
+        say_json(told)
+    else:
+        say("\n".join(_lines(told)))
 
 
 _TIMES = ("created_at", "expires_at", "revoked_at", "old_until")

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from hermes.cli.options import fail
+from hermes.cli.options import Failed, fail
 from hermes.config.notation import parse_url
 from hermes.config.rules import is_loopback
 from hermes.errors import BadRequest
@@ -56,6 +56,9 @@ url_option = click.option(
     help="The server; also unix:///path.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it is.")
+json_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the server's lines of JSON as they come."
+)
 model_argument = click.argument("model", callback=_model)
 
 
@@ -73,7 +76,10 @@ def get(url: str, path: str, method: str = "GET", body: dict[str, Any] | None = 
 
 
 def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """POST, then the answer's JSON lines as they come. Exits with a message on an error, mid-stream too."""
+    """POST, then the answer's JSON lines as they come, to the one that is `done`.
+
+    Exits with a message on an error, mid-stream too, and where the end is missing.
+    """
     try:
         with _answer(url, "POST", path, body) as answer:
             for line in answer:
@@ -81,18 +87,50 @@ def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]
                 if "error" in event:
                     fail(_told(event), 1)
                 yield event
+                if event.get("done"):
+                    return
     except (OSError, HTTPException, ValueError) as error:
         fail(f"the answer broke off: {error}", 1)
+    fail("the answer ended before it was complete", 1)
+
+
+def events(url: str, path: str, silence_s: float) -> Iterator[tuple[str, Any]]:
+    """Server-sent events as they come, name and JSON, until the stream ends.
+
+    Exits with a message on an error, and where nothing comes for so long.
+    """
+    try:
+        with _answer(url, "GET", path, None, silence_s) as answer:
+            name = ""
+            for line in answer:
+                field, _, value = line.decode().rstrip("\r\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+    except (OSError, HTTPException, ValueError) as error:
+        fail(f"the connection to {url} was lost: {error}", 3)
+
+
+class Refused(Failed):
+    """The server said no, with this status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, 1)
+        self.status = status
 
 
 @contextmanager
-def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> Iterator[HTTPResponse]:
+def _answer(
+    url: str, method: str, path: str, body: dict[str, Any] | None, silence_s: float | None = None
+) -> Iterator[HTTPResponse]:
+    """`silence_s`: for how long nothing may come; None: a model may take its time."""
     with ExitStack() as stack:
         try:
             connection = _connection(url)
             stack.callback(connection.close)
             connection.connect()
-            connection.sock.settimeout(None)  # a model may take its time
+            connection.sock.settimeout(silence_s)
             connection.request(method, path, None if body is None else json.dumps(body), _headers())
             response = stack.enter_context(connection.getresponse())
         except ssl.SSLCertVerificationError as error:
@@ -102,7 +140,7 @@ def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> It
             hint = ". Start one with: hermes serve; if it listens elsewhere, say so by --url" if _is_here(url) else ""
             fail(f"no Hermes answers at {url}: {error}{hint}", 3)
         if response.status >= 400:
-            fail(_refusal(response), 1)
+            raise Refused(_refusal(response), response.status)
         yield response
 
 

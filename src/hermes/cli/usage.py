@@ -1,13 +1,12 @@
 """`hermes usage`: who has used what."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -27,7 +26,10 @@ def command(key: str | None, model: str | None, since: str | None, as_json: bool
     """
     asked = {name: value for name, value in (("key", key), ("model", model), ("since", since)) if value is not None}
     usage = get(url, "/v1/usage" + (f"?{urlencode(asked)}" if asked else ""))
-    say(json.dumps(usage, indent=2) if as_json else "\n".join(_lines(usage)))
+    if as_json:
+        say_json(usage)
+    else:
+        say("\n".join(_lines(usage)))
 
 
 def _lines(usage: dict[str, Any]) -> Iterator[str]:

@@ -35,6 +35,7 @@ from hermes.policy.ticket import (
     Changed,
     Decision,
     Expire,
+    InMemory,
     ModelBounds,
     Occupancy,
     Phase,
@@ -563,6 +564,10 @@ class Scheduler:
         station = self._stations.get(resident)
         stays = station.stays.values() if station is not None else ()
         return {stay.backend: len(stay.running) for stay in stays if stay.up}
+
+    def in_memory(self, backend: str) -> Iterator[InMemory]:
+        """What a backend has loaded, and how much there is to do for it."""
+        return (model for model in self._residency.in_memory() if model.backend == backend)
 
     def running_on(self, backend: str) -> int:
         site = self._residency.sites.get(backend)
