@@ -114,7 +114,7 @@ class Ops:
                 "connections": self._connections(),
             },
             "backends": [self._backend(backend, principal, seen) for backend in self._fleet.backends.values()],
-            "models": {name: self._model(name) for name in sorted(self._known(principal))},
+            "models": {name: self._model(name, principal) for name in sorted(self._known(principal))},
             "process": machine.process(),
             "machine": machine.machine(),
             "cgroup": machine.cgroup(),
@@ -133,13 +133,12 @@ class Ops:
         asked = (name for name in scheduler.models() if catalog.service(name) or scheduler.occupancy(name) != _IDLE)
         return {name for name in {*catalog.listed, *asked} if catalog.allows(principal, name)}
 
-    def _model(self, name: str) -> dict[str, object]:
+    def _model(self, name: str, principal: Principal) -> dict[str, object]:
         load, bounds = self._scheduler.occupancy(name), self._scheduler.bounds(name)
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
         service = self._router.catalog.service(name)
         asked = name if service is None else service.backend_model
         told: dict[str, object] = {
-            "backend_model": asked,
             "active": load.running,
             "queued": load.waiting,
             "max_concurrency": bounds.max_concurrency,
@@ -147,6 +146,8 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
+        if principal.admin:  # others may not use it by that name
+            told["backend_model"] = asked
         if found := self._scheduler.concurrency(name):
             told["adaptive"] = {
                 backend: {"limit": known.limit, "cap": known.cap, "why": known.why} for backend, known in found.items()
