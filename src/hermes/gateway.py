@@ -231,7 +231,7 @@ class Gateway:
             urgency(claim, request.service_tier, principal, service.highest),
             request.priority,
             principal.weight,
-            prompt_tokens=int(prompt_bytes * route.tokens_per_byte.value),
+            prompt_tokens=round(prompt_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
             place=exchange.place,
         )

@@ -6,21 +6,18 @@ same operations serve the admin API and, where no Hermes runs, the command line.
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import time
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-from msgspec import NODEFAULT, Meta, Struct
-from msgspec.structs import asdict, fields
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from hermes.auth import Authenticator, Table, digest, under
-from hermes.config.schema import describe
-from hermes.dialects.strict import convert
 from hermes.errors import BadRequest, Forbidden, KeyNotFound, NotStored, StorageError
+from hermes.keyring.words import Rotation, Told, new_secret, read_as, tell
 from hermes.policy import rights
 from hermes.principal import Principal
 from hermes.storage import keys, pepper
@@ -34,24 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What begins so is a key of ours: for those who look for leaked ones.
-PREFIX = "sk-hermes-"
-DAY_S = 86400
 WATCH_EVERY_S = 2.0
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Struct)
-Told = dict[str, Any]
 Made = Callable[[Key, int | None], Principal]
 """From a key, and until when the secret is good, to whom it lets in."""
-
-
-class _Rotation(Struct):
-    grace_s: Annotated[int, Meta(ge=0, le=90 * DAY_S, description="a number of seconds, at most 90 days")] = DAY_S
-
-
-# Every key that a body may hold.
-ASKED = frozenset((*Fields.__struct_fields__, *_Rotation.__struct_fields__))
 
 
 class Entry(Struct, frozen=True):
@@ -156,7 +140,7 @@ class Keyring:
     # --- operations -------------------------------------------------------------------------------------------------
 
     async def create(self, named: str, asked: Told, by: Principal) -> Told:
-        given = _read_as(Fields, asked, {"name": asked["name"], "user": asked["name"]} if "name" in asked else {})
+        given = read_as(Fields, asked, {"name": asked["name"], "user": asked["name"]} if "name" in asked else {})
         self._check(given, by)
         secret = new_secret()
 
@@ -170,23 +154,23 @@ class Keyring:
     async def list(self, named: str, asked: Told, by: Principal) -> Told:
         found: list[Told] = []
         if self._store.exists:
-            found = await self._read("", lambda connection: [_tell(key) for key in keys.list_all(connection)])
+            found = await self._read("", lambda connection: [tell(key) for key in keys.list_all(connection)])
         return {"object": "list", "data": found}
 
     async def show(self, named: str, asked: Told, by: Principal) -> Told:
-        return _tell(await self._read(named, lambda connection: keys.find(connection, named)))
+        return tell(await self._read(named, lambda connection: keys.find(connection, named)))
 
     async def update(self, named: str, asked: Told, by: Principal) -> Told:
         def work(connection: "Connection") -> Key:
             key = keys.find(connection, named)
-            given = _read_as(Fields, asked, asdict(key.fields))
+            given = read_as(Fields, asked, asdict(key.fields))
             self._check(given, by, anew="expires_at" in asked)
             return keys.update(connection, key.id, given)
 
         return await self._change("changed", named, work, by)
 
     async def rotate(self, named: str, asked: Told, by: Principal) -> Told:
-        grace_s, secret = _read_as(_Rotation, asked).grace_s, new_secret()
+        grace_s, secret = read_as(Rotation, asked).grace_s, new_secret()
 
         def work(connection: "Connection") -> Key:
             now = self._now()
@@ -238,7 +222,7 @@ class Keyring:
             done.add_done_callback(committed)
             key = (await asyncio.wrap_future(done))[0].key
         log.info("key %s (%s) %s by %s", key.id, key.fields.name, verb, by.key_id)
-        return _tell(key) | ({"key": secret} if secret else {})
+        return tell(key) | ({"key": secret} if secret else {})
 
     async def _database(self, named: str) -> "Database":
         """None is made only to look for a key in it."""
@@ -309,46 +293,6 @@ def _honestly() -> Iterator[None]:
 
 
 _PUT_BACK = "Put it back from a backup (docs/keys.md)"
-
-
-def new_secret() -> str:
-    """256 random bits."""
-    number, letters = int.from_bytes(secrets.token_bytes(32), "big"), ""
-    while len(letters) < _LENGTH:
-        number, digit = divmod(number, len(_ALPHABET))
-        letters += _ALPHABET[digit]
-    return PREFIX + letters
-
-
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_LENGTH = 43  # 62^43 > 2^256
-
-
-def _tell(key: Key) -> Told:
-    """As it is answered: never a secret, nor what is known of one."""
-    told = msgspec.to_builtins(key)
-    return {"object": "key", "id": told.pop("id"), **told.pop("fields"), **told}
-
-
-def _read_as(kind: type[S], asked: Told, before: Told | None = None) -> S:
-    """What `asked` comes to, over what was `before`; null is what is so where nothing is said.
-
-    Raises BadRequest, which names the field.
-    """
-    known = {field.name: field.type for field in fields(kind)}
-    for name in asked:
-        if name not in known:
-            words = f"`{name[:200]}` is not known; there are: {', '.join(known)}"
-            raise BadRequest(words, code="unknown_parameter", param=name[:200])
-    usual = {field.name: field.default for field in fields(kind) if field.default is not NODEFAULT}
-    said = {name: usual.get(name) if value is None else value for name, value in asked.items()}
-    try:
-        return convert({**(before or {}), **said}, kind)
-    except BadRequest as error:
-        if error.code != BadRequest.code or error.param is None:
-            raise
-        wanted = describe(known[error.param.partition("[")[0]])
-        raise BadRequest(f"`{error.param}` must be {wanted}", param=error.param) from None
 
 
 # Whoever may open the admin socket, or the file itself.
