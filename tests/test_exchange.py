@@ -140,6 +140,15 @@ def test_what_never_ran_has_no_times_of_a_run() -> None:
     assert books.metrics.duration.series["", "m", "queue_full"].total == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("attempts", "counted"), [(0, 1), (1, 0)])
+def test_refused_is_what_no_backend_was_asked_for(attempts: int, counted: int) -> None:
+    books = Books()
+    exchange = run(books, Outcome.NO_BACKEND)
+    exchange.attempts, exchange.code = attempts, "no_backend"
+    books.journal.close(exchange, 103.0)
+    assert sum(books.metrics.refused.read().values()) == counted
+
+
 def test_quiet_requests_are_counted_and_not_recorded() -> None:
     books = Books()
     exchange = books.begin()

@@ -51,6 +51,7 @@ from hermes.gateway import Gateway
 from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
+from hermes.lines import are_read, as_json, as_text
 from hermes.listeners import Listeners
 from hermes.meter import Meter
 from hermes.metrics import Metrics
@@ -342,7 +343,8 @@ class Runtime:
         if self._access_log is not None:
             self._access_log.turn_to(fd)
             return
-        self._access_log = AccessLog(fd, self._loop, self.metrics)
+        lines = as_text if are_read(self.config.logging.format, os.isatty(fd)) else as_json
+        self._access_log = AccessLog(fd, self._loop, self.metrics, lines)
         self.journal.sinks.append(self._access_log)
 
     # --- another configuration --------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from hermes.cli.log import tell
 from tests.fakes.backend import Asked, answer, fail, ollama
 from tests.fakes.gateway import PROMPT, prompt, scenario
 from tests.fakes.process import COMMAND, SOURCES, serve
+from tests.http.peers import connect
 from tests.support import until
 
 
@@ -117,6 +118,11 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
     process = await asyncio.create_subprocess_exec(*COMMAND, "serve", stderr=its, cwd=tmp_path, env=environ)
     try:
         await until(lambda: says("try: curl"), limit_s=10)
+        [port] = re.findall(rb"listens on http://127.0.0.1:(\d+)", said)
+        peer = await connect(int(port))
+        await peer.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: says("Z  200  ok  GET  /v1/models  "), limit_s=10)
+        peer.close()
         process.terminate()
         await until(lambda: says("draining"), limit_s=10)
         async with asyncio.timeout(10):

@@ -46,7 +46,7 @@ def command(
         path, os.environ, {"server.host": host, "server.port": port, "server.insecure": insecure}, Path.cwd()
     )
     config = load_or_exit(source)
-    log_to_stderr(config.logging.level)
+    log_to_stderr(config.logging.level, config.logging.format)
     try:
         clean = run(_serve(config, source, simulate, or_simulate))
     except ConfigError as error:

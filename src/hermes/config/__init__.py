@@ -417,10 +417,11 @@ class Cache(Struct, frozen=True):
 
 
 class Logging(Struct, frozen=True):
-    """Logs are JSON lines. `access_log`: stderr, off, or a file."""
+    """`access_log`: stderr, off, or a file. `format`: auto is lines to read on a terminal, else JSON."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: AccessLog = "stderr"
+    format: Literal["auto", "json", "human"] = "auto"
 
 
 class Config(Struct, frozen=True):
