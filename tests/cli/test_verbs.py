@@ -68,6 +68,7 @@ VERBS = [
     "serve",
     "sim",
     "replay",
+    "bench",
     "check",
     "status",
     "queue",
