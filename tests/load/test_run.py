@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from itertools import count, islice
+from random import Random
 from typing import Any
 
 import pytest
@@ -114,6 +115,14 @@ async def test_a_closed_loop_never_has_more_under_way_than_connections() -> None
 
 
 @scenario
+async def test_a_connection_asks_again_after_a_pause_for_thought() -> None:
+    thought = Random(0)
+    pauses_s = sum(thought.expovariate(1 / 0.01) for _ in range(5))
+    figures = await found(at_once, islice(asked(), 6), connections=1, think_s=0.01, setting={"arrivals": "closed"})
+    assert figures.all.answered == 6 and figures.window_s >= pauses_s - 0.005
+
+
+@scenario
 async def test_an_open_loop_sends_though_nothing_is_answered() -> None:
     async with serving(never) as served:
         plan = islice(asked(arrivals.constant(1000)), 50)
@@ -176,7 +185,7 @@ async def test_what_fails_is_counted_by_kind_and_not_timed(handler: Handler, str
     figures = await found(handler, islice(asked(), 3), connections=1, streams=streams, read=True)
     assert figures.all.errors == {kind: 3}
     assert figures.all.times.keys() <= {"itl"}
-    assert figures.warnings == ["nothing was answered"]
+    assert "nothing was answered" in figures.warnings
 
 
 @scenario
@@ -184,7 +193,7 @@ async def test_an_answer_that_does_not_come_in_time_counts_with_the_time_it_was_
     figures = await found(never, islice(asked(), 1), connections=1, timeout_s=0.01)
     assert figures.all.errors == {"timeout": 1}
     assert figures.all.times["e2e"].least >= 0.01
-    assert figures.warnings[0].startswith("1 answers did not come in time")
+    assert any(warning.startswith("1 answers did not come in time") for warning in figures.warnings)
 
 
 @scenario
