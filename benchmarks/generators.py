@@ -252,7 +252,7 @@ def _as_text(found: dict[str, Any], rounds: int, others: float) -> str:
 def _beside(found: dict[str, Any]) -> list[str]:
     off = ", ".join(f"{name} {100 * value:+.1f} %" for name, value in found["off"].items())
     return [
-        f"{found['connections']} connections; nginx's peak with as many, without that wait: {found['nginx_peak']:,.0f}/s",
+        f"{found['connections']} connections; nginx's peak with as many, but no wait: {found['nginx_peak']:,.0f}/s",
         *(f"  {name:7} {_line(figures)}" for name, figures in found["medians"].items()),
         f"  off     {off}: {'met' if found['is_met'] else 'MISSED'}",
     ]

@@ -84,10 +84,10 @@ async def test_tenants_and_classes_ask_with_their_keys_which_are_told_nowhere(ve
 
 
 @scenario
-async def test_a_log_is_asked_again_with_its_models_lengths_and_tenants(verb: Run, tmp_path: Path) -> None:
+async def test_a_log_is_asked_again_with_its_models_lengths_and_classes(verb: Run, tmp_path: Path) -> None:
     lines = [
-        {"created_at": 100.0 + number / 100, "model": model, "user": user, "tokens_in": 9, "tokens_out": 5 + number}
-        for number, (model, user) in enumerate((("gemma", "ann"), ("phi", "ben"), ("gemma", "ann")))
+        {"created_at": 100.0 + number / 100, "model": model, "class": said, "tokens_in": 9, "tokens_out": 5 + number}
+        for number, (model, said) in enumerate((("gemma", "batch"), ("phi", "interactive"), ("gemma", "batch")))
     ]
     (tmp_path / "access.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
     async with ollama("gemma:latest", "phi:latest") as backend, hermes(backend) as gateway:
@@ -96,7 +96,8 @@ async def test_a_log_is_asked_again_with_its_models_lengths_and_tenants(verb: Ru
         asked = [each.body for each in backend.asked if each.path == "/api/chat"]
         assert [one["options"]["num_predict"] for one in asked] == [5, 6, 7]
         assert [len(one["messages"][0]["content"].split()) for one in asked] == [9, 9, 9]
-        assert found["setting"]["arrivals"] == "trace"
+        assert [record.urgency for record in gateway.records] == ["batch", "interactive", "batch"]
+        assert (found["setting"]["arrivals"], found["setting"]["models"]) == ("trace", ["gemma", "phi"])
 
 
 @scenario

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,9 @@ def filled() -> Figures:
     for number in range(100):
         over(tally, number / 10, 0.5 + number / 100)
     over(tally, 3.0, 1.0, EVIL)
-    return figures(
-        tally, Strain(Histogram()), {"url": "http://box/<i>", "arrivals": "poisson", "rate": 10.0}, None, False
-    )
+    setting: dict[str, Any] = {"models": ["gemma", "qwen3"], "url": "http://box/<i>", "api": "openai"}
+    setting |= {"arrivals": "poisson", "rate": 10.0}
+    return figures(tally, Strain(Histogram()), setting, None, False)
 
 
 class Balanced(HTMLParser):
@@ -72,8 +73,9 @@ def test_a_run_in_which_nothing_happened_has_a_page_and_a_table_too() -> None:
 
 def test_the_table_says_how_it_was_asked_what_came_and_how_good_that_was() -> None:
     lines = table(filled()).splitlines()
-    assert lines[0] == "open loop: Poisson arrivals, 10/s; times count from when a request was due"
-    assert lines[1] == "101 requests in 11.4 s: 100 answered, 0 left, 1 failed"
+    assert lines[0] == "gemma, qwen3 at http://box/<i>, openai"
+    assert lines[1] == "open loop: Poisson arrivals, 10/s; times count from when a request was due"
+    assert lines[2] == "101 requests in 11.4 s: 100 answered, 0 left, 1 failed"
     assert any(line.startswith("goodput: ") and "50.5 % of requests (e2e <= 1.00 s)" in line for line in lines)
     times = next(line for line in lines if line.startswith("end to end"))
     assert re.split("  +", times)[1:] == ["995 ms", "990 ms", "1.39 s", "1.44 s", "1.48 s", "1.49 s", "1.49 s"]

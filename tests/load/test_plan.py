@@ -79,12 +79,12 @@ def test_a_seed_draws_the_same_again_and_more_tenants_change_nothing_else() -> N
 
 
 def test_a_trace_says_what_it_knows_and_the_command_line_the_rest() -> None:
-    trace = [Recorded(10, 5, "a", "ann"), Recorded(20, 0, "b", "ben"), Recorded(30, 7, "a", "ann")]
+    trace = [Recorded(10, 5, "a", "ann", "batch"), Recorded(20, 0, "b", "ben"), Recorded(30, 7, "a", "ann")]
     asked = list(plan(Mix({"": 1.0}, {"": 1.0}, None, None, tenants=2), iter([0.0, 1.0, 2.0]), trace))
-    assert [(one.at_s, one.tokens_in, one.tokens_out, one.model, one.tenant) for one in asked] == [
-        (0.0, 10, 5, "a", 0),
-        (1.0, 20, 1, "b", 1),  # an answer of no tokens cannot be asked for
-        (2.0, 30, 7, "a", 0),
+    assert [(one.at_s, one.tokens_in, one.tokens_out, one.model, one.tenant, one.urgency) for one in asked] == [
+        (0.0, 10, 5, "a", 0, "batch"),
+        (1.0, 20, 1, "b", 1, ""),  # an answer of no tokens cannot be asked for
+        (2.0, 30, 7, "a", 0, ""),
     ]
     longer = islice(plan(MIX, None, [Recorded(10, 5)]), 3)
     assert [(one.model, one.tokens_in, one.at_s) for one in longer] == [("gemma", 200, None)] * 3

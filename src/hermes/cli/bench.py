@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hermes.cli import bench_job
 from hermes.cli import bench_options as options
-from hermes.cli.bench_options import Span, Tokens
+from hermes.cli.bench_options import Span
 from hermes.cli.loop import run
 from hermes.cli.options import fail, say
 from hermes.cli.remote import url_option
@@ -46,8 +46,18 @@ _WRITTEN = click.Path(dir_okay=False, path_type=Path)
 @click.option("--warmup", type=Span(), default="0", metavar="T", help="Before, sent but not counted.")
 @click.option("--think", type=Span(), default="0", metavar="T", help="Mean pause before a connection asks again.")
 @click.option("--timeout", type=Span(), default="2m", show_default=True, metavar="T", help="For each answer.")
-@click.option("--prompt", type=Tokens(), help="200, 50-400, or lognormal:200,900 (median, p95).  [default: 200]")
-@click.option("--output", type=Tokens(), help="The longest answer, written the same way.  [default: 100]")
+@click.option(
+    "--prompt",
+    metavar="TOKENS",
+    callback=options.tokens,
+    help="200, 50-400, or lognormal:200,900 (median, p95).  [default: 200]",
+)
+@click.option(
+    "--output",
+    metavar="TOKENS",
+    callback=options.tokens,
+    help="The longest answer, written the same way.  [default: 100]",
+)
 @click.option("--streamed", type=_SHARE, default=1.0, show_default=True, metavar="X", help="The share of streams.")
 @click.option("--cancel", type=_SHARE, default=0.0, metavar="X", help="The share of clients that leave, in any phase.")
 @click.option("--class", "classes", multiple=True, metavar="NAME[=X]", callback=options.shares, help="x-hermes-class.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from random import Random
 from typing import Any
@@ -70,8 +71,8 @@ def _lines(given: Given, api: str) -> list[Recorded]:
 
 def _mix(given: Given, api: str) -> Mix:
     def lengths(option: str, usual: str) -> Lengths | None:
-        found: Lengths | None = given[option]
-        return found or (None if given["trace"] else parse(usual))
+        text = given[option] or (None if given["trace"] else usual)
+        return parse(text) if text else None
 
     return Mix(
         given["models"] or {"": 1.0},
@@ -102,10 +103,10 @@ def _render(name: str, given: Given) -> Render:
     api, extra, own = APIS[name], given["extra"], given["headers"]
     prompts = Prompts(given["seed"], given["alike"])
     of_keys = [header_lines([("authorization", f"Bearer {key}")] if key else []) for key in given["keys"].values()]
-    of_classes = {name: header_lines([("x-hermes-class", name)]) for name in given["classes"]} | {"": b""}
+    of_class = cache(lambda name: header_lines([("x-hermes-class", name)] if name else []))
 
     def render(asked: Asked) -> Request:
-        headers = own + of_keys[asked.tenant] + of_classes[asked.urgency]
+        headers = own + of_keys[asked.tenant] + of_class(asked.urgency)
         content = body(api, asked, prompts.text(asked), extra)
         return Request("POST", api.target(asked.model), content, headers, asked.streamed)
 
@@ -126,11 +127,25 @@ def _without_path(url: str) -> str:
 
 def _setting(api: str, how: str, given: Given) -> dict[str, Any]:
     """As the report tells it; no key."""
-    same = ("url", "rate", "connections", "requests", "models", "classes", "streamed", "cancel", "alike", "seed")
+    models = given["models"] or dict.fromkeys(line.model for _, line in given["trace"] if line.model)
+    same = (
+        "url",
+        "rate",
+        "connections",
+        "requests",
+        "prompt",
+        "output",
+        "classes",
+        "streamed",
+        "cancel",
+        "alike",
+        "seed",
+    )
     return {
         "version": __version__,
         "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "api": api,
+        "models": list(models),
         "arrivals": how,
         "tenants": [name for name in given["keys"] if name],
         **{name: given[name] for name in same},

@@ -12,7 +12,7 @@ from hermes.cli.amounts import span_s
 from hermes.cli.options import fail
 from hermes.errors import BadRequest
 from hermes.http.wire import render_headers
-from hermes.load.lengths import Lengths, parse
+from hermes.load.lengths import parse
 from hermes.load.plan import Recorded, Shares
 from hermes.load.tally import MEASURES
 from hermes.policy.routing import check_model_name
@@ -29,14 +29,14 @@ class Span(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not a time such as 250ms, 1.5s or 2m", param, ctx)
 
 
-class Tokens(click.ParamType):  # type: ignore[type-arg]
-    name = "tokens"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Lengths:
-        try:
-            return parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def tokens(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """As it was written, which is how the report tells it."""
+    try:
+        if text is not None:
+            parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 def shares(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Shares:
@@ -129,4 +129,4 @@ def trace(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> 
         raise click.BadParameter(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    return [(one.at_s, Recorded(one.tokens_in, one.tokens_out, one.model, one.tenant)) for one in found]
+    return [(one.at_s, Recorded(one.tokens_in, one.tokens_out, one.model, one.tenant, one.urgency)) for one in found]

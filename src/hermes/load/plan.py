@@ -36,6 +36,7 @@ class Recorded(Struct, frozen=True, gc=False):
     tokens_out: int
     model: str = ""
     tenant: str = ""
+    urgency: str = ""
 
 
 Shares = dict[str, float]
@@ -64,7 +65,7 @@ def plan(
     times: Iterator[float | None] = iter(arrivals) if arrivals is not None else repeat(None)
     for number, (at_s, line) in enumerate(zip(times, lines, strict=False)):
         tenant = draws["tenant"].randrange(mix.tenants)
-        drawn = next(models)
+        drawn, drawn_class = next(models), next(classes)
         yield Asked(
             number,
             at_s,
@@ -72,7 +73,7 @@ def plan(
             mix.tokens_in(draws["in"]) if mix.tokens_in else line.tokens_in,
             mix.tokens_out(draws["out"]) if mix.tokens_out else max(1, line.tokens_out),
             tenants[line.tenant] % mix.tenants if line.tenant else tenant,
-            next(classes),
+            line.urgency or drawn_class,
             draws["stream"].random() < mix.streamed,
             _leaving(mix.leaving, draws["leave"]),
         )

@@ -28,7 +28,9 @@ def table(found: Figures) -> str:
 
 def summary(found: Figures) -> list[str]:
     whole, own = found.all, found.generator
+    asked = f"{', '.join(found.setting.get('models', ()))} at {found.setting.get('url', '')}".removeprefix(" at ")
     lines = [
+        f"{asked}, {found.setting.get('api', '')}",
         _how(found.setting),
         f"{whole.asked:,} requests in {found.window_s:.1f} s: {whole.answered:,} answered, {whole.left:,} left, "
         f"{sum(whole.errors.values()):,} failed",
