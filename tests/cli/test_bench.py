@@ -1,6 +1,7 @@
 """`hermes bench` as it is typed: against a whole Hermes, and what it makes of options that do not fit together."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,14 @@ async def test_where_nothing_is_answered_it_says_why_and_exits_with_1(verb: Run)
         result = await ask(verb, gateway, "bench", "nobody", "-n", "3")
         assert result.exit_code == 1
         assert "3  404 model_not_found" in result.stdout and "WARNING: nothing was answered" in result.stdout
+
+
+def test_where_nobody_is_it_says_so_at_once_and_exits_with_3(verb: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    result = verb("bench", "gemma", "--url", url)
+    assert result.exit_code == 3
+    assert f"no server answers at {url}" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_an_error_inside_of_a_stream_has_its_name(line: bytes, kind: str) -> Non
     [
         (b'{"error": {"message": "m", "type": "rate_limit_error", "code": "queue_full"}}', "429 queue_full"),
         (b'{"error": "busy", "code": "queue_full"}', "429 queue_full"),
+        (b'{"error": {"code": 429, "message": "m", "type": "busy"}}', "429 busy"),  # as llama.cpp says it
         (b'{"error": "busy"}', "429"),
         (b"<html>", "429"),
         (b"[" * 100_000, "429"),

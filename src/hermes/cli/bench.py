@@ -1,10 +1,11 @@
 """`hermes bench`: load for a server, and what came of it."""
 
+import asyncio
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
@@ -108,6 +109,7 @@ def _let_open_files() -> None:
 async def _shown(job: Job) -> Figures:
     """With a bar on the terminal, if there is one."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    await _knock(job)
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
         if not progress.console.is_terminal:
             return await carry_out(job)
@@ -119,3 +121,16 @@ async def _shown(job: Job) -> Figures:
             progress.update(bar, description=told, completed=passed_s if lasts_s else tally.ended, refresh=True)
 
         return await carry_out(job, show)
+
+
+class _Knock(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+async def _knock(job: Job) -> None:
+    """Exits with a message where nobody is there at all: 30 seconds of refused connections tell no more."""
+    try:
+        await job.origin.connect(_Knock)
+    except OSError as error:
+        fail(f"no server answers at {job.origin.url}: {error.strerror or error}. Another one is named by --url", 3)

@@ -159,11 +159,9 @@ class Reading:
 
 def kind_of(error: Any) -> str:
     """A short name of an error that a server told, in whichever form: its code, else its type."""
-    if isinstance(error, dict):
-        found = error.get("code") or error.get("type")
-        if isinstance(found, str) and len(found) <= 60 and found.isprintable():
-            return found
-    return "error"
+    told = (error.get("code"), error.get("type")) if isinstance(error, dict) else ()
+    names = (name for name in told if isinstance(name, str) and len(name) <= 60 and name.isprintable())
+    return next(filter(None, names), "error")
 
 
 def kind_of_refusal(status: int, body: bytes) -> str:

@@ -77,6 +77,7 @@ class Load:
         Cancelled, it ends at once: what is under way is counted as `unanswered`.
         """
         watch = self._loop.create_task(self._watch(tally))
+        began_at, began_cpu_s = now(), time.process_time()
         try:
             async with asyncio.TaskGroup() as group:
                 if self._connections is None:
@@ -86,6 +87,8 @@ class Load:
                         group.create_task(self._send_in_turn(plan, tally, think_s, Random(number)))
         finally:
             watch.cancel()
+            self.strain.cpu = (time.process_time() - began_cpu_s) / (now() - began_at)
+            self.strain.cpu_most = max(self.strain.cpu, self.strain.cpu_most)
             self._pool.close()
 
     async def _send_all(self, plan: Iterator[Asked], tally: Tally, group: asyncio.TaskGroup) -> None:
@@ -167,8 +170,7 @@ class Load:
 
     async def _watch(self, tally: Tally) -> None:
         """How late the loop is, and how busy the process; and how far, for whoever is shown that."""
-        began_at, began_cpu_s = now(), time.process_time()
-        since, cpu_s = began_at, began_cpu_s
+        since, cpu_s = now(), time.process_time()
         for turn in count():
             if self._show and turn % _LOOKS == 0:
                 self._show(tally, now() - tally.began_at)
@@ -179,7 +181,6 @@ class Load:
             if after - since >= 1.0:
                 used_s = time.process_time()
                 self.strain.cpu_most = max(self.strain.cpu_most, (used_s - cpu_s) / (after - since))
-                self.strain.cpu = (used_s - began_cpu_s) / (after - began_at)
                 since, cpu_s = after, used_s
 
 

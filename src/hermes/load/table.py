@@ -16,7 +16,7 @@ _Rows = list[list[str]]
 
 
 def table(found: Figures) -> str:
-    lines = [*summary(found), "", *_aligned(times(found.all))]
+    lines = [*summary(found), *(["", *_aligned(times(found.all))] if found.all.times else [])]
     for kind, by in found.by.items():
         lines += ["", *_aligned(groups(kind, by, bool(found.slo)))]
     if found.all.errors:
