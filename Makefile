@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -104,6 +104,10 @@ bench-peers: $(RUN_READY)
 # Over llama-servers that it starts: LLAMA_SERVER is the program, GGUF a model for it.
 bench-affinity: $(RUN_READY)
 	$(BIN)/python benchmarks/affinity.py "$(LLAMA_SERVER)" "$(GGUF)"
+
+# The load generator itself: beside wrk, beside a stall that is known, with 2,000 streams.
+bench-wrk: $(RUN_READY)
+	$(BIN)/python benchmarks/generators.py
 
 # Resolve the ranges of pyproject.toml anew, with hashes.
 lock: $(DEV_READY)

@@ -34,6 +34,7 @@ VERBS = [
     "serve",
     "sim",
     "replay",
+    "bench",
     "check",
     "config",
     "doctor",

@@ -13,6 +13,7 @@ _VERBS = (
     "serve",
     "sim",
     "replay",
+    "bench",
     "check",
     "config",
     "doctor",
