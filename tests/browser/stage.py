@@ -115,7 +115,7 @@ def stage(folder: Path, **sections: Any) -> Iterator[Stage]:
     config = {
         "server": {"port": port, "state_dir": str(folder / "state")},
         "backends": [
-            {"name": "gpu0", "url": f"http://127.0.0.1:{well}", "memory": "16GiB", "slots": 2},
+            {"name": "gpu0", "url": f"http://127.0.0.1:{well}", "memory": "20GiB", "slots": 2},
             {"name": "gpu1", "url": f"http://127.0.0.1:{ill}", "memory": "8GiB", "slots": 2},
             {"name": "gpu2", "url": f"http://127.0.0.1:{free_port()}"},
         ],
@@ -125,7 +125,7 @@ def stage(folder: Path, **sections: Any) -> Iterator[Stage]:
     file.write_text(json.dumps(config))
     with contextlib.ExitStack() as stack:
         run = stack.enter_context
-        run(program("sim", "--port", str(well), "--memory", "16GiB", *models, log=folder / "gpu0.log"))
+        run(program("sim", "--port", str(well), "--memory", "20GiB", *models, log=folder / "gpu0.log"))
         llama = "llama3.2=4GiB,load=1,decode=80,slots=2"
         run(program("sim", "--port", str(ill), "--memory", "8GiB", "--model", llama, *faults, log=folder / "gpu1.log"))
         run(program("serve", "--config", str(file), log=folder / "hermes.log"))

@@ -87,7 +87,7 @@ export function recentRow() {
   const bar = h("div.timeline", {}, ...Object.values(bars));
   const [took, tokens, outcome] = [h("td.num"), h("td.num.muted"), h("td.outcome")];
   const row = h(
-    "tr.row",
+    "tr.request",
     { tabIndex: 0 },
     when,
     h("td.clip", {}, dot, model),
@@ -121,7 +121,7 @@ export function recentRow() {
     update(told) {
       if (record) return; // what is over does not change
       record = told;
-      say(when, clock(told.created_at));
+      say(when, clock(told.created_at + told.duration_ms / 1000));
       dot.className = `dot ${colour(told.model || "?")}`;
       say(model, short(told.model || "–"));
       say(user, [told.user, told.class].filter(Boolean).join(" · "));
