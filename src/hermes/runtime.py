@@ -169,7 +169,9 @@ class Runtime:
         )
         ollama = Ollama(inference, models)
         usage = Usage(self.meter.ledger, self.people)
-        self._routes = tuple(routes(inference, models, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic))
+        self._routes = tuple(
+            routes(inference, models, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic)
+        )
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return self._app(self._table(), self.people, areas)

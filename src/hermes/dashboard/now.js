@@ -49,7 +49,7 @@ export class Now {
         h(
           "div",
           {},
-          panel(
+          queuePanel(
             "Queue",
             "by model and class",
             h(
@@ -128,6 +128,12 @@ export class Now {
     say(this.figures[name], value);
     say(this.figures[`${name}-note`], note ?? "");
   }
+}
+
+function queuePanel(...parts) {
+  const node = panel(...parts);
+  node.classList.add("queue");
+  return node;
 }
 
 const head = (title, index) => h(index > 1 ? "th.num" : "th", {}, title);

@@ -72,11 +72,11 @@ export class Requests {
 
 const NAMES = { wait: "waited", load: "its model was loaded", prefill: "the prompt was read", decode: "the answer was written" };
 
-/** Milliseconds of each part. Of a whole answer nobody knows when its first token came. */
+/** Milliseconds of each part. Of an answer that came whole nobody knows when it was begun. */
 export function parts(record) {
   const queue = record.queue_ms ?? record.duration_ms;
   const load = Math.min(record.load_ms ?? 0, queue);
-  const prefill = record.ttft_ms === undefined ? 0 : Math.max(0, record.ttft_ms - queue);
+  const prefill = record.stream && record.ttft_ms ? Math.max(0, record.ttft_ms - queue) : 0;
   return { wait: queue - load, load, prefill, decode: Math.max(0, record.duration_ms - queue - prefill) };
 }
 

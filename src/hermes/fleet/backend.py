@@ -10,8 +10,8 @@ from hermes.errors import BackendError, BackendUnreachable
 from hermes.fleet import memory
 from hermes.fleet.download import Download
 from hermes.fleet.driver import Driver
-from hermes.fleet.moves import moves
 from hermes.fleet.inventory import Inventory, LoadedModel
+from hermes.fleet.moves import moves
 from hermes.policy.breaker import STUCK, Breaker
 from hermes.policy.ticket import BackendFacts
 
