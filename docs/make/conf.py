@@ -9,7 +9,7 @@ extensions = ["myst_parser"]
 root_doc = "index"
 exclude_patterns = ["make"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header", "misc.highlighting_failure"]  # pages may begin below the first level; JSON with dots
+suppress_warnings = ["misc.highlighting_failure"]  # answers with dots in them
 html_theme = "furo"
 html_title = "Hermes"
 html_show_sphinx = html_show_copyright = html_copy_source = False
