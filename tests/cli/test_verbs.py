@@ -70,6 +70,7 @@ VERBS = [
     "replay",
     "check",
     "config",
+    "import",
     "status",
     "queue",
     "why",

@@ -15,6 +15,7 @@ _VERBS = (
     "replay",
     "check",
     "config",
+    "import",
     "status",
     "queue",
     "why",
@@ -28,6 +29,8 @@ _VERBS = (
     "version",
 )
 
+_FILES = {"import": "importing"}  # a word of Python's
+
 
 class _Verbs(click.Group):
     """Loads a verb's module only when it is used: `hermes serve` does not pay for progress bars."""
@@ -38,7 +41,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command = import_module(f"hermes.cli.{cmd_name}").command
+        command = import_module(f"hermes.cli.{_FILES.get(cmd_name, cmd_name)}").command
         assert isinstance(command, click.Command)
         return command
 
