@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -26,6 +26,12 @@ check: $(DEV_READY)
 format: $(DEV_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site, in build/site: a page that is not well formed, a link that leads nowhere or asks another host ends it.
+docs:
+	test -x $(VENV)-docs/bin/sphinx-build || $(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install -q --require-hashes -r docs/make/requirements.lock
+	$(VENV)-docs/bin/sphinx-build -q -W --keep-going -c docs/make docs build/site
 
 # What docs/ repeats of the code, anew.
 reference: $(RUN_READY)
@@ -137,4 +143,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis $(VENV)-browser build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis $(VENV)-browser $(VENV)-docs build dist benchmarks/results
