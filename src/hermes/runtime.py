@@ -238,7 +238,8 @@ class Runtime:
         try:
             self.keyring.load()
         except StorageError as error:
-            raise ConfigError(f"{error}. Without any stored keys: server.state_dir: off") from error
+            own = ". Give this one a server.state_dir of its own" if error.in_use else ""
+            raise ConfigError(f"{error}{own}. Without any stored keys: server.state_dir: off") from error
         check_bind(self.config, stored=self.keyring.used)
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> bool:

@@ -78,6 +78,21 @@ async def test_cancel_sends_a_request_away_and_says_whose_it_was(verb: Run) -> N
         assert (again.exit_code, "there is no request 'job-1'" in again.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["load", "gemma"], "Set HERMES_API_KEY to an operator's key; hermes keys create NAME --admin makes one"),
+        (["cancel", "nobody"], "See what runs with: hermes queue"),
+        (["ask", "nobody", "Hi"], "See what there is with: hermes models"),
+    ],
+)
+@scenario
+async def test_a_no_says_what_to_do_next(verb: Run, arguments: list[str], hint: str) -> None:
+    async with ollama() as backend, hermes(backend, keys=[key("ann")]) as gateway:
+        refused = await ask(verb, gateway, *arguments, HERMES_API_KEY="sk-ann")
+        assert (refused.exit_code, refused.stderr.rstrip().endswith(hint)) == (1, True), refused.stderr
+
+
 # --- logs -------------------------------------------------------------------------------------------------------------
 
 

@@ -113,6 +113,13 @@ def test_the_readme_lists_the_verbs() -> None:
     assert sorted(name for row in rows for name in re.findall(r"`hermes (\w+)", row)) == sorted(VERBS)
 
 
+def test_the_page_of_the_command_line_has_a_section_with_an_example_for_each_verb() -> None:
+    sections = re.split(r"^### `hermes (\w+)`\n", PAGES["cli.md"], flags=re.MULTILINE)[1:]
+    assert sorted(sections[::2]) == sorted(VERBS)
+    for name, text in zip(sections[::2], sections[1::2], strict=True):
+        assert re.search(rf"^\$ (?:.*\| )?hermes {name}\b", text, re.MULTILINE), name
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_what_the_pages_say_to_type_exists(page: str) -> None:
     for name, rest in re.findall(r"(?:[`$ /]|^)hermes ([a-z]+)((?: [^`\n]*)?)[`\n]", PAGES[page], re.MULTILINE):

@@ -72,7 +72,7 @@ def get(url: str, path: str, method: str = "GET", body: dict[str, Any] | None = 
         with _answer(url, method, path, body) as answer:
             return json.load(answer)
     except (OSError, HTTPException, ValueError) as error:
-        fail(f"what answers at {url} is no Hermes: {error}", 1)
+        fail(f"what answers at {url} is no Hermes: {error}. {_ELSEWHERE}", 1)
 
 
 def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -90,8 +90,11 @@ def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]
                 if event.get("done"):
                     return
     except (OSError, HTTPException, ValueError) as error:
-        fail(f"the answer broke off: {error}", 1)
-    fail("the answer ended before it was complete", 1)
+        fail(f"the answer broke off: {error}. {_WHY}", 1)
+    fail(f"the answer ended before it was complete. {_WHY}", 1)
+
+
+_WHY = "See why with: hermes logs"
 
 
 def events(url: str, path: str, silence_s: float) -> Iterator[tuple[str, Any]]:
@@ -137,10 +140,14 @@ def _answer(
             hint = "SSL_CERT_FILE=FILE names the authority that signed it"
             fail(f"the certificate of {url} is not to be trusted: {error.verify_message}. {hint}", 3)
         except (OSError, HTTPException, ValueError) as error:
-            hint = ". Start one with: hermes serve; if it listens elsewhere, say so by --url" if _is_here(url) else ""
-            fail(f"no Hermes answers at {url}: {error}{hint}", 3)
+            hint = (
+                "Start one with: hermes serve; if it listens elsewhere, say so by --url"
+                if _is_here(url)
+                else _ELSEWHERE
+            )
+            fail(f"no Hermes answers at {url}: {error}. {hint}", 3)
         if response.status >= 400:
-            raise Refused(_refusal(response), response.status)
+            raise Refused(_refusal(url, response), response.status)
         yield response
 
 
@@ -175,17 +182,23 @@ def _headers() -> dict[str, str]:
 
 _HINTS = {
     "invalid_api_key": ". Set HERMES_API_KEY to a key that the server knows",
+    "key_expired": ". Set HERMES_API_KEY to one that is good; an operator makes it with: hermes keys rotate",
+    "admin_only": ". Set HERMES_API_KEY to an operator's key; hermes keys create NAME --admin makes one",
+    "request_not_found": ". See what runs with: hermes queue",
     "model_not_found": ". See what there is with: hermes models",
     "no_backend": ". See how they are with: hermes status",
     "load_failed": ". See why with: hermes status",
 }
 
 
-def _refusal(response: HTTPResponse) -> str:
+_ELSEWHERE = "Where Hermes is, say by --url or HERMES_URL"
+
+
+def _refusal(url: str, response: HTTPResponse) -> str:
     try:
         answer = json.load(response)
     except ValueError:
-        return f"{response.reason} (HTTP {response.status})"
+        return f"what answers at {url} is no Hermes: {response.reason} (HTTP {response.status}). {_ELSEWHERE}"
     return f"{_told(answer)} (HTTP {response.status}){_HINTS.get(str(_error(answer).get('code')), '')}"
 
 
