@@ -64,6 +64,7 @@ class Reload(Generic[S]):
         self._take = take
         self._beside = beside  # other files that count
         self._counted = metrics.reloads
+        self._counted.child(("refused",))  # from 0 on, so that the first one is an increase
         self._turn = asyncio.Lock()
         self._seen = self._look()
         self.last: Attempt | None = None

@@ -62,8 +62,10 @@ def read_text(path: Path) -> str:
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than 1 MiB")
         return data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}; --config, or HERMES_CONFIG, names another") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}; whoever runs Hermes has to be able to read it") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
     except ValueError:

@@ -38,15 +38,15 @@ class Source:
 
     def __init__(self, path: str | None, environ: Mapping[str, str], overrides: Mapping[str, Any], cwd: Path) -> None:
         self._asked = path, environ, overrides, cwd
-        self._file: Path | None = None
+        self.file: Path | None = None  # that it was read from; None: there was none, or it was not read yet
         self.change: Callable[[Config], Config] = lambda config: config  # whatever else a start would make of it
 
     def read(self) -> Config:
         """Raises ConfigError, one line per problem."""
         loaded = resolve(*self._asked)
-        if self._file not in (None, loaded.file):
-            raise ConfigError(f"{self._file}: no such file any more; a restart would do without it")
-        self._file = loaded.file
+        if self.file not in (None, loaded.file):
+            raise ConfigError(f"{self.file}: no such file any more; a restart would do without it")
+        self.file = loaded.file
         return self.change(loaded.config)
 
     def files(self) -> Iterator[Path]:
