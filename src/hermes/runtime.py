@@ -149,6 +149,7 @@ class Runtime:
         self._before = before
         self._restart_asked = restart_asked or asyncio.Event()
         self._relays: list[asyncio.Server] = []
+        self._guests: asyncio.Task[None] | None = None
         self.leaving: Leaving | None = None
         self._gone = asyncio.Event()  # another process goes on
         self._access_log: AccessLog | None = None
@@ -244,7 +245,7 @@ class Runtime:
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
         if self._before is not None:
             self._relays = await listeners.open_for_relays(self._before.paths)
-            self._begin(self._host(self._before), "guests")
+            self._guests = self._loop.create_task(self._host(self._before), name="guests")
         self._begin(self._restart(), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())
@@ -308,7 +309,7 @@ class Runtime:
         self.api.cutting = True
         await self._listeners.drain(0)
         await self.runs.close()
-        for task in list(self._tasks):
+        for task in [*self._tasks, *((self._guests,) if self._guests is not None else ())]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -436,6 +437,9 @@ class Runtime:
         if self._keeper is not None:
             self._keeper.stop()
         self._begin(self.leaving.watch(), "successor")
+        self._live.close()
+        if self._guests is not None:  # what the process before this one has, is passed on from here
+            await asyncio.wait((self._guests,))
         await self._listeners.empty()
 
     # --- another configuration --------------------------------------------------------------------------------------

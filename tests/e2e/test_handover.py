@@ -47,9 +47,10 @@ class Line(Served):
         call.peer.close()
         return reply
 
-    async def until_queued(self, number: int) -> None:
+    async def until_queued(self, number: int, user: str = "") -> None:
+        headers = bearer(user) if user else {}
         async with asyncio.timeout(5.0):
-            while (await self.ask("/v1/status")).json["requests"]["queued"] != number:  # noqa: ASYNC110
+            while (await self.ask("/v1/status", None, headers)).json["requests"]["queued"] != number:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     async def replace(self) -> None:
@@ -282,6 +283,39 @@ async def test_limits_and_what_is_reserved_pass_over(tmp_path: Path) -> None:
             # of each answer the backend says that it took seven tokens and three
             assert database.execute("SELECT sum(requests), sum(prompt_tokens) FROM usage").fetchone() == (4, 28)
             assert database.execute("SELECT tokens FROM budgets").fetchall() == [(40,)]
+
+
+@scenario
+async def test_what_runs_outlives_several_restarts_and_counts_through_all(tmp_path: Path) -> None:
+    """I1, I6: what the first runs and has wait is passed on by the second to the third."""
+    environ = {**ONE, **KEYS, "HERMES_LIMITS__MODES": '{"concurrency": "reject"}'}
+    environ["HERMES_KEYS"] = json.dumps([key("ann", concurrency=1), key("ben")])
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await hermes.open(CHAT, chat(stream=True), bearer("ann"))
+        assert await runs.head() == 200
+        waits = []
+        for number in range(3):
+            waits.append(await hermes.open(CHAT, chat(str(number)), bearer("ben")))
+            await hermes.until_queued(number + 1, "ben")
+            if number < 2:
+                await hermes.replace()
+        refused = await hermes.ask(PROMPT, prompt(), bearer("ann"))
+        assert refused.status == 429 and "requests at once" in refused.error["message"]
+        assert len(backend.asked) == 1
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        for waiting in waits:
+            assert (await waiting.reply()).status == 200
+            waiting.peer.close()
+        runs.peer.close()
+        for _ in range(2):
+            await hermes.alone()
+        assert [asked.body["messages"][-1]["content"] for asked in backend.asked] == ["Hi", "0", "1", "2"]
+        assert backend.most_running == 1
+        assert (await hermes.ask(PROMPT, prompt(), bearer("ann"))).status == 200
+        await hermes.finish()
 
 
 @scenario
