@@ -1,13 +1,12 @@
 """`hermes restart`: have another process go on, without anybody noticing."""
 
-import json
 import os
 from pathlib import Path
 
 import click
 
 from hermes import composition
-from hermes.cli.options import config_option, fail, load_or_exit, say
+from hermes.cli.options import config_option, fail, load_or_exit, say, say_json
 from hermes.cli.remote import get, json_option
 from hermes.config.load import Source
 
@@ -29,4 +28,7 @@ def command(path: str | None, as_json: bool) -> None:
     if socket is None:
         fail("it has no admin.unix_socket by which to ask for that; send it SIGUSR2", 2)
     told = get(f"unix://{socket}", "/admin/restart", "POST")
-    say(json.dumps(told) if as_json else f"process {told['pid']} goes on")
+    if as_json:
+        say_json(told)
+    else:
+        say(f"process {told['pid']} goes on")

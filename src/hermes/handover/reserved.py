@@ -14,7 +14,6 @@ from hermes.meter import Charge, Meter
 from hermes.policy.limiter import Hold, Limiter, Modes
 from hermes.policy.limits import Moment, Settle
 
-
 _UNLIMITED = Modes(rpm="off", tpm="off", daily_tokens="off", monthly_tokens="off", concurrency="off")
 
 
