@@ -54,7 +54,7 @@ class NewProcess:
 
 
 def restart(gateway: Hermes) -> "asyncio.Task[int]":
-    return asyncio.get_running_loop().create_task(gateway.runtime.restart())
+    return asyncio.get_running_loop().create_task(gateway.runtime.succession.restart())
 
 
 @pytest.mark.parametrize("after", [Greeting, State], ids=["before it is ready", "with all that it was passed"])
@@ -140,7 +140,7 @@ async def test_only_one_restart_is_under_way(monkeypatch: pytest.MonkeyPatch) ->
         told = restart(gateway)
         await new.is_greeted()
         with pytest.raises(RestartFailed, match="under way"):
-            await gateway.runtime.restart()
+            await gateway.runtime.succession.restart()
         new.channel.close()
         with pytest.raises(RestartFailed):
             await told

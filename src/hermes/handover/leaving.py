@@ -14,23 +14,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-
 from hermes import __version__
-from hermes.admission import Admission
 from hermes.errors import RestartFailed, StorageError
-from hermes.exchange import Journal
-from hermes.fleet.fleet import Fleet
 from hermes.handover import VARIABLE
 from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, State, Taken
 from hermes.handover.elsewhere import Elsewhere
+from hermes.handover.parts import Parts
 from hermes.handover.relay import Relay
 from hermes.handover.reserved import Passed
-from hermes.http.wire import Deadlines
-from hermes.listeners import Listeners
-from hermes.meter import Meter
 from hermes.policy.ticket import Phase
-from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -43,31 +35,17 @@ VERSION = f"{__version__} {sys.version}"
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID")
 
 
-class Parts(Struct, frozen=True):
-    """What is handed over, or has to do with it."""
-
-    listeners: Listeners
-    admission: Admission
-    meter: Meter
-    journal: Journal
-    fleet: Fleet
-    store: Store
-    deadlines: Deadlines
-
-
 class Leaving:
     """`pid` is that of who goes on, once that is settled and `gone` set. `why_not`: why nothing can be passed on."""
 
     def __init__(
         self,
         parts: Parts,
-        said: dict[str, Any],
         why_not: Callable[[], str],
         gone: asyncio.Event,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.pid = 0
-        self._said = said
         self._gone = gone
         self._why_not = why_not
         self._parts = parts
@@ -116,7 +94,7 @@ class Leaving:
         self._ready, self._taken = asyncio.Event(), asyncio.Event()
         try:
             fds = [fd for each in sockets.values() for fd in each] + ([] if lock is None else [lock])
-            process = start(theirs.fileno(), fds, self._said)
+            process = start(theirs.fileno(), fds, parts.said)
         finally:
             theirs.close()
         channel = self._channel = await Channel.on(ours, self._hear)
