@@ -134,6 +134,32 @@ async def test_who_waits_is_told_when_the_new_one_is_gone_too(monkeypatch: pytes
 
 
 @scenario
+async def test_one_that_cannot_even_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> None:
+        raise FileNotFoundError("no such program")
+
+    monkeypatch.setattr(leaving, "start", start)
+    async with ollama() as backend, hermes(backend) as gateway:
+        for _ in range(2):
+            with pytest.raises(RestartFailed, match="no such program"):
+                await gateway.runtime.succession.restart()
+        assert (await gateway.ask(PROMPT, prompt())).status == 200
+
+
+@scenario
+async def test_who_asked_for_it_need_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = restart(gateway)
+        await new.is_passed_all()
+        told.cancel()
+        new.channel.tell(Taken())
+        await gateway.runtime.succession.gone.wait()
+        assert gateway.runtime.succession.pid == new.pid
+        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+
+
+@scenario
 async def test_only_one_restart_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     new = NewProcess(monkeypatch)
     async with ollama() as backend, hermes(backend) as gateway:

@@ -103,4 +103,4 @@ class Succession:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         if self._leaving is not None:
-            self._leaving.close()
+            await self._leaving.close()
