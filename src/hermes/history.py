@@ -6,8 +6,10 @@ each span: 67 KiB in an hour, and as many models as are told apart 2.2 MiB at mo
 
 from array import array
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
+from operator import attrgetter
 from typing import TypeAlias
 
 from hermes.errors import Outcome
@@ -32,7 +34,9 @@ TIMES = {"wait": _WAITS, "ttft": _TTFTS}
 
 Counts: TypeAlias = "array[int]"
 """Of one model in one span."""
-_WELL = frozenset((Outcome.OK, Outcome.CLIENT_GONE, Outcome.CANCELLED))
+_WELL = (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CANCELLED)
+_outcome, _tokens_in, _tokens_out = attrgetter("outcome"), attrgetter("tokens_in"), attrgetter("tokens_out")
+_wait, _ttft = attrgetter("queue_ms"), attrgetter("ttft_ms")
 
 
 class History:
@@ -96,36 +100,41 @@ class History:
                 yield from ((number, model, counts) for model, counts in models.items())
 
     def _sort_in(self) -> None:
+        """Those of one model and span together, in C as far as it goes: 0.6 us for each."""
+        groups: defaultdict[tuple[int, str], list[Record]] = defaultdict(list)
         for record in self._new:
-            if not record.urgency:  # it did not ask for tokens
-                continue
-            ended_at = record.created_at + record.duration_ms / 1000
-            number = self._at = int(ended_at // SPAN_S)
-            counts = self._of(number, record.model)
-            counts[_REQUESTS] += 1
-            if record.outcome not in _WELL:
-                counts[_FAILED] += 1
-            if (queue_ms := record.queue_ms) is not None:
-                counts[_WAITS + bisect_right(BOUNDS, queue_ms)] += 1
-                counts[_IN] += record.tokens_in
-                began_at = record.created_at + (record.ttft_ms or queue_ms) / 1000
-                if record.ttft_ms is not None:
-                    counts[_TTFTS + bisect_right(BOUNDS, record.ttft_ms)] += 1
-                if began_at >= number * SPAN_S:
-                    counts[_OUT] += record.tokens_out
-                else:
-                    self._spread(record.model, record.tokens_out, began_at, ended_at)
+            if record.urgency:  # it asked for tokens
+                ended_at = record.created_at + record.duration_ms / 1000
+                groups[int(ended_at // SPAN_S), record.model].append(record)
         self._new.clear()
+        for (number, model), group in groups.items():
+            self._at = number
+            counts = self._of(number, model)
+            counts[_REQUESTS] += len(group)
+            counts[_FAILED] += len(group) - sum(map(list(map(_outcome, group)).count, _WELL))
+            counts[_IN] += sum(map(_tokens_in, group))
+            counts[_OUT] += sum(map(_tokens_out, group))
+            for start, time in ((_WAITS, _wait), (_TTFTS, _ttft)):
+                known = [ms for ms in map(time, group) if ms is not None]
+                for cell, times in Counter(map(bisect_right, repeat(BOUNDS), known)).items():
+                    counts[start + cell] += times
+            began = number * SPAN_S
+            for record in group:
+                if record.created_at < began and record.tokens_out:
+                    self._spread(record, counts)
 
-    def _spread(self, model: str, tokens: int, began_at: float, ended_at: float) -> None:
-        """A long answer was written in all the spans that it took, as far as they are remembered."""
-        last, left = int(ended_at // SPAN_S), tokens
+    def _spread(self, record: Record, counts: Counts) -> None:
+        """A long answer was written in all the spans that it took, as far as they are remembered. `counts` of the last
+        has all of it so far.
+        """
+        ended_at = record.created_at + record.duration_ms / 1000
+        began_at = record.created_at + (record.ttft_ms or record.queue_ms or 0) / 1000
+        last = int(ended_at // SPAN_S)
         for number in range(max(int(began_at // SPAN_S), last - SPANS + 1), last):
-            part = (number + 1) * SPAN_S - max(began_at, number * SPAN_S)
-            share = min(left, round(tokens * part / (ended_at - began_at)))
-            self._of(number, model)[_OUT] += share
-            left -= share
-        self._of(last, model)[_OUT] += left
+            part = ((number + 1) * SPAN_S - max(began_at, number * SPAN_S)) / (ended_at - began_at)
+            share = int(record.tokens_out * part)
+            self._of(number, record.model)[_OUT] += share
+            counts[_OUT] -= share
 
     def _of(self, number: int, model: str) -> Counts:
         models = self._spans.get(number)
