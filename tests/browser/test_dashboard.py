@@ -22,7 +22,7 @@ LIMIT_S = 20.0
 SWAPPING = {"gemma": 5, "qwen3": 3, "mistral": 2, "llama3.2": 2}
 WATCHING = """
 window.violations = [];
-addEventListener("securitypolicyviolation", ({ violatedDirective: by, blockedURI: what }) => violations.push(by + what));
+addEventListener("securitypolicyviolation", ({ violatedDirective: by, blockedURI: of }) => violations.push(by + of));
 """
 # What the browser says of answers that are meant so: a key is asked for; a pull that fails breaks off.
 MEANT = ("401 (Unauthorized)", "/pull - Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING")
