@@ -18,6 +18,14 @@ webdriver = pytest.importorskip("selenium.webdriver")
 SHOTS = Path(__file__).with_name("shots")
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 DRIVER = os.environ.get("CHROMEDRIVER", "/usr/bin/chromedriver")
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--lang=en",
+)
 LIMIT_S = 20.0
 SWAPPING = {"gemma": 5, "qwen3": 3, "mistral": 2, "llama3.2": 2}
 WATCHING = """
@@ -36,7 +44,7 @@ class Browser:
     def __init__(self, url: str) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--lang=en"):
+        for argument in ARGUMENTS:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
@@ -285,6 +293,7 @@ def test_under_load_nothing_jumps_overflows_or_complains_and_this_is_how_it_look
     for _ in range(20):
         time.sleep(0.1)
         assert places() == before, "what is below moves when what is above changes"
+    page.until(lambda: "in place of" in " ".join(page.texts(".notes")), "no swap is seen")
     page.shoot("light")
     page.look(1400, 1100, dark=True)
     page.shoot("dark")
