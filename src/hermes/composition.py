@@ -188,7 +188,9 @@ def check_issuer(issuer: settings.Issuer) -> None:
     try:
         from hermes.oidc.keys import read_set
     except ImportError:
-        raise ConfigError("jwt: tokens need more than is installed: pip install 'hermes-sidecar[jwt]'") from None
+        raise ConfigError(
+            "jwt: tokens need more than is installed: pip install 'PyJWT[crypto]' (docs/jwt.md)"
+        ) from None
     try:
         if issuer.jwks_url is not None:
             source.origin(issuer.jwks_url, issuer.ca_file)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
@@ -114,7 +114,7 @@ class Ops:
                 "connections": self._connections(),
             },
             "backends": [self._backend(backend, principal, seen) for backend in self._fleet.backends.values()],
-            "models": {name: self._model(name) for name in sorted(self._known(principal))},
+            "models": {name: self._model(name, principal) for name in sorted(self._known(principal))},
             "process": machine.process(),
             "machine": machine.machine(),
             "cgroup": machine.cgroup(),
@@ -133,7 +133,7 @@ class Ops:
         asked = (name for name in scheduler.models() if catalog.service(name) or scheduler.occupancy(name) != _IDLE)
         return {name for name in {*catalog.listed, *asked} if catalog.allows(principal, name)}
 
-    def _model(self, name: str) -> dict[str, object]:
+    def _model(self, name: str, principal: Principal) -> dict[str, object]:
         load, bounds = self._scheduler.occupancy(name), self._scheduler.bounds(name)
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
         service = self._router.catalog.service(name)
@@ -146,6 +146,8 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
+        if principal.admin:  # others may not use it by that name
+            told["backend_model"] = asked
         if found := self._scheduler.concurrency(name):
             told["adaptive"] = {
                 backend: {"limit": known.limit, "cap": known.cap, "why": known.why} for backend, known in found.items()
@@ -154,6 +156,13 @@ class Ops:
 
     def _backend(self, backend: Backend, principal: Principal, seen: Callable[[str], bool]) -> dict[str, object]:
         told = _backend(backend, seen)
+        used = {
+            each.model: {"running": each.running, "slots": each.slots}
+            for each in self._scheduler.in_memory(backend.name)
+        }
+        told["loaded"] = [
+            asdict(model) | used.get(model.name, {}) for model in backend.inventory.loaded if seen(model.name)
+        ]
         if isinstance(backend.driver, Managed):
             processes = backend.driver.told(principal.admin)
             told["processes"] = [process for process in processes if seen(str(process["model"]))]
@@ -192,7 +201,6 @@ def _backend(backend: Backend, seen: Callable[[str], bool]) -> dict[str, object]
         "simulated": backend.simulated,
         "memory": {"bytes": backend.room.capacity_bytes, "source": backend.room.source},
         "models": sum(map(seen, backend.inventory.models)),
-        "loaded": [model for model in backend.inventory.loaded if seen(model.name)],
     }
     if pulling := {name: each.percent for name, each in backend.pulling.items() if seen(name)}:
         told["pulling"] = [{"model": name, "percent": percent} for name, percent in pulling.items()]

@@ -1,7 +1,7 @@
 """What can be configured: one frozen `Config`, the same whether a key came from a file, a variable or a flag.
 
-Importing this reads nothing; `config.load` makes a Config. Each key is explained in docs/configuration.md, which is
-checked against these types.
+Importing this reads nothing; `config.load` makes a Config. Each key is explained in `meanings.toml`, of which,
+with these types, docs/configuration.md and the editors' schema are made.
 """
 
 from typing import Literal
@@ -417,10 +417,11 @@ class Cache(Struct, frozen=True):
 
 
 class Logging(Struct, frozen=True):
-    """Logs are JSON lines. `access_log`: stderr, off, or a file."""
+    """`access_log`: stderr, off, or a file. `format`: auto is lines to read on a terminal, else JSON."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: AccessLog = "stderr"
+    format: Literal["auto", "json", "human"] = "auto"
 
 
 class Config(Struct, frozen=True):
