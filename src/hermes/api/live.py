@@ -85,8 +85,8 @@ class Live:
         call.response.start(200, _HEAD + call.exchange.id_line())
         if call.exchange.method != "HEAD":
             listener = _Listener(call.response, call.principal, self._people.table, self._loop.create_future())
-            self._join(listener)
             try:
+                self._join(listener)
                 await listener.over
             finally:
                 self._leave(listener)
