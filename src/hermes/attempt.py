@@ -27,7 +27,7 @@ from hermes.chat import (
     collect,
 )
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, EmbedDialect, Encoder, Meta
-from hermes.errors import BackendBusy, BackendError, BackendTimeout, Dismissed, Draining, GatewayError
+from hermes.errors import BackendBusy, BackendError, BackendTimeout, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.fleet.driver import Server
 from hermes.http.client import ENOUGH, ClientConnection
@@ -127,7 +127,7 @@ def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None
     """
     response = job.response
     if isinstance(job, Job) and response.started and not (response.ended or response.gone):
-        told = Dismissed("the request was sent away") if job.exchange.dismissed else _told(error)
+        told = job.exchange.dismissed or _told(error)
         response.break_off((encoder or job.dialect.encoder(job.request, job.meta)).fail(told))
 
 

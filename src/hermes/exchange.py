@@ -11,7 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, EmbedRequest, Usage
-from hermes.errors import Outcome
+from hermes.errors import Dismissed, GatewayError, Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.past import Past
 from hermes.policy.estimates import Outlook
@@ -89,7 +89,7 @@ class Exchange(Struct, eq=False, gc=False):
     over: Event | None = None  # set when it has ended, where another try waits for that
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
-    dismissed: bool = False
+    dismissed: GatewayError | None = None  # why it was sent away
     asked: str = ""  # the model that its client asked for, where another answers instead
     fallbacks: tuple[str, ...] | None = None  # those that still might; None: nobody had to ask so far
     asking: Asking | None = None  # a backend, since the last attempt began
@@ -116,13 +116,19 @@ class Exchange(Struct, eq=False, gc=False):
             queue_s = 0.0
         return {"queue_ms": round(queue_s * 1000, 3), "total_ms": round(total_s * 1000, 3)}
 
-    def dismiss(self) -> bool:
+    def dismiss(self, why: GatewayError | None = None) -> bool:
         """Send it away, whatever it is at. False: it has had its answer."""
         if self.cancel is None:
             return False
-        self.dismissed = True
+        self.dismissed = why or Dismissed("the request was sent away")
         self.cancel()
         return True
+
+    def uncharge(self) -> None:
+        """It begins anew: what was reserved for it is given back."""
+        if self.charge is not None:
+            self.charge.give_back()
+            self.charge = None
 
     def forget_attempt(self) -> None:
         """Nothing of it has gone out, and its connection may be somebody else's by now."""
@@ -324,4 +330,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         ticket.found if ticket is not None and exchange.attempts else "",
         exchange.asked,
         exchange.reuse,
+        0 if ticket is None else int(ticket.load_s * 1000),
     )

@@ -230,7 +230,7 @@ class Metrics:
         )
         self.cache = Counter(
             "hermes_cache_requests",
-            "Requests for models with a cache: answered without a run of their own (hit), by one (miss), or past it.",
+            "Answers of models with a cache: without a run of their own (hit), by one (miss), or past it.",
             ("model", "result"),
         )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Of `server`, what cannot change while it runs; nor can whether it speaks TLS.
 FIXED = ("host", "port", "unix_socket", "state_dir", "cpu_affinity")
-# And all of these.
-SECTIONS = ("admin", "cache")
+# And all of this.
+SECTIONS = ("admin",)
 
 
 class Snapshot(Struct, frozen=True):

@@ -60,7 +60,9 @@ async def test_status_shows_the_backends_the_models_and_the_machine() -> None:
         assert (memory["name"], memory["size_bytes"], memory["vram_bytes"]) == ("gemma:latest", 2 << 30, 1 << 30)
         model = status["models"]["gemma"]
         assert model.pop("reloads_avoided") == 0
-        assert model == {"active": 0, "queued": 0, "max_concurrency": 2, "queue_limit": 5, "slots": {"b0": 2}}
+        slots = {"b0": 2}
+        assert model.pop("backend_model") == "gemma"
+        assert model == {"active": 0, "queued": 0, "max_concurrency": 2, "queue_limit": 5, "slots": slots}
         assert status["process"]["pid"] == os.getpid()
         assert status["process"]["rss_bytes"] > 1 << 20
         assert status["machine"]["memory_total_bytes"] > status["machine"]["memory_available_bytes"] > 0
