@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity bench-wrk lock clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs handover clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -27,6 +27,16 @@ format: $(DEV_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The site, in build/site: a page that is not well formed, a link that leads nowhere or asks another host ends it.
+docs:
+	test -x $(VENV)-docs/bin/sphinx-build || $(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install -q --require-hashes -r docs/make/requirements.lock
+	$(VENV)-docs/bin/sphinx-build -q -W --keep-going -c docs/make docs build/site
+
+# What docs/ repeats of the code, anew.
+reference: $(RUN_READY)
+	PYTHONPATH=src:. $(BIN)/python -m docs.make
+
 # 10,000 clients, a third of which leave, in front of three faulty backends; `make test` lets 300 loose. A thousand at once against limits for few.
 chaos: $(DEV_READY)
 	HERMES_CHAOS_REQUESTS=10000 HERMES_AT_ONCE=1000 HERMES_KILLS=6 $(BIN)/python -m pytest -s tests/chaos tests/e2e/test_limits.py
@@ -39,6 +49,13 @@ fuzz: $(RUN_READY)
 	$(VENV)-fuzz/bin/python -m pip install -q -r tests/hostile/requirements.txt
 	for target in heads bodies keys configuration; do \
 	  PYTHONPATH=src $(VENV)-fuzz/bin/python -m tests.hostile $$target $(FUZZ_SECONDS) $(VENV)-fuzz/$$target || exit 1; done
+
+# Requests drawn from docs/openapi.json: does each answer keep to it?
+SCHEMATHESIS_SECONDS ?= 300
+schemathesis: $(RUN_READY)
+	test -x $(VENV)-schemathesis/bin/pip || $(PYTHON) -m venv $(VENV)-schemathesis
+	$(VENV)-schemathesis/bin/python -m pip install -q -r tests/contract/requirements.txt
+	$(BIN)/python -m tests.contract $(CURDIR)/$(VENV)-schemathesis/bin/schemathesis $(SCHEMATHESIS_SECONDS)
 
 # Against an Ollama that runs already and has the model.
 OLLAMA_URL ?= http://127.0.0.1:11434
@@ -68,6 +85,13 @@ conformance: $(RUN_READY)
 	$(BIN)/python -m tests.conformance $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) \
 	  $(if $(LLAMA_ROUTER),--llama-router $(LLAMA_ROUTER)) $(if $(OLLAMA),--ollama $(OLLAMA))
 
+# The dashboard in a headless Chromium; screenshots in tests/browser/shots.
+browser: $(RUN_READY)
+	test -x $(VENV)-browser/bin/pip || $(PYTHON) -m venv $(VENV)-browser
+	$(VENV)-browser/bin/python -m pip install -q -r requirements.lock
+	$(VENV)-browser/bin/python -m pip install -q -r tests/browser/requirements.txt
+	HERMES_BROWSER=1 $(VENV)-browser/bin/python -m pytest -rs tests/browser
+
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
 
@@ -78,6 +102,15 @@ reloads: $(DEV_READY)
 # Killed, and its power cut, while keys are changed and used: is all there that was acknowledged, and soon?
 kills: $(DEV_READY)
 	HERMES_KILLS=200 HERMES_POWER_CUTS=100 $(BIN)/python -m pytest -s -rs tests/keys
+
+# Three restarts under 10,000 requests: another process goes on, and none fails.
+handover: $(DEV_READY)
+	HERMES_HANDOVER=10000 $(BIN)/python -m pytest -s tests/e2e/test_handover.py
+
+# The Dockerfile's steps without Docker, by root: IMAGE_PYTHON is one that every user may run.
+IMAGE_PYTHON ?= /usr/bin/python3
+image: $(DEV_READY)
+	HERMES_IMAGE=$(IMAGE_PYTHON) $(BIN)/python -m pytest tests/deploy/test_image.py
 
 bench: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py
@@ -114,4 +147,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis $(VENV)-browser $(VENV)-docs build dist benchmarks/results

@@ -5,22 +5,25 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from hermes import composition, gauges
+from hermes import aliases, composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
-from hermes.api import admin
+from hermes.api import admin, dashboard
 from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
+from hermes.api.hour import Hour
 from hermes.api.inference import Inference
+from hermes.api.live import Live
 from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
@@ -37,7 +40,7 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import ConfigError, Draining, StorageError
+from hermes.errors import BackendNotFound, ConfigError, Draining, GatewayError, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
@@ -46,11 +49,16 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
+from hermes.handover.leaving import Leaving, Parts
+from hermes.handover.taking import Taking
+from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
+from hermes.lines import are_read, as_json, as_text
 from hermes.listeners import Listeners
 from hermes.meter import Meter
 from hermes.metrics import Metrics
+from hermes.notify import Notify
 from hermes.policy.cache import Shelf
 from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
@@ -68,6 +76,8 @@ log = logging.getLogger(__name__)
 
 # How long what is cut may take to say so and to be gone.
 CUT_S = 1.0
+# And how long, at most, the last of what is to be kept may take to be written.
+LAST_S = 15.0
 # For a look at backends that a change of the configuration brings, before it is in force.
 LOOK_S = 2.0
 
@@ -82,11 +92,17 @@ class Runtime:
         tick_s: float = TICK_S,
         source: Source | None = None,
         reload_asked: asyncio.Event | None = None,
+        notify: Notify | None = None,
+        restart_asked: asyncio.Event | None = None,
+        sockets: Mapping[str, list[socket.socket]] | None = None,
+        before: Taking | None = None,
     ) -> None:
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
-        self._deadlines = Deadlines(loop, tick_s)
+        self.history = History()
+        self.journal.sinks.append(self.history.add)
+        self._deadlines = Deadlines(loop, tick_s, self.metrics.loop_lag.child(()))
         self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # before `stay_on`
         self.config = config
         self._door = Door((), Cors(), instance=os.urandom(8).hex())
@@ -96,9 +112,9 @@ class Runtime:
         for name, bounds in scheduled.models.items():
             self.scheduler.configure(name, bounds)
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
-        self.store = Store(composition.state_dir(config.server, os.environ))
+        self.store = Store(composition.state_dir(config.server, os.environ), before.lock if before else None)
         self.people = Authenticator({}, first.anonymous, first.issuers)
-        self.keyring = Keyring(self.people, self.store)
+        self.keyring = Keyring(self.people, self.store, send_away=lambda keys: self.runs.send_away(keys))
         self.keyring.adopt(first.static_keys, first.stored_keys)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)
@@ -120,16 +136,34 @@ class Runtime:
         self._flights = Flights(self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, once)
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
+        self._notify = notify or Notify({})
+        self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
-        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop)
+        bound = before.sockets if before is not None else sockets or {}
+        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound)
         self.api = self._api()
         self.server = self._listeners.server(self.api)
+        self._before = before
+        self._restart_asked = restart_asked or asyncio.Event()
+        self._relays: list[asyncio.Server] = []
+        parts = Parts(
+            self._listeners,
+            self.admission,
+            self.meter,
+            self.journal,
+            self.fleet,
+            self.store,
+            self._deadlines,
+            self._why_not,
+        )
+        self.leaving = Leaving(parts, loop)
         self._access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
         self._last_call: asyncio.TimerHandle | None = None
         self.address = self.admin_address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.shelf)
+        aliases.show(self.metrics, self.scheduler)
 
     # --- composing --------------------------------------------------------------------------------------------------
 
@@ -155,24 +189,32 @@ class Runtime:
         )
         prompt, anthropic = Prompt(), Anthropic()
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
+        wall = time.time  # noqa: TID251 - of records, and when keys end
+        hour = Hour(self.history, self.fleet, models, self.router, self._loop.time, wall)
+        live = self._live = Live(self.journal, hour, queue, ops, self.people, self._loop, wall)
         dialects = openai, Completions(), Responses(), prompt, anthropic
         inference = self._inference = Inference(
             self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
         )
         ollama = Ollama(inference, models)
-        usage = Usage(self.meter.ledger)
-        self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
+        usage = Usage(self.meter.ledger, self.people, self.keyring.names)
+        self._routes = tuple(
+            routes(inference, models, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic)
+        )
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return self._app(self._table(), self.people, areas)
 
     def _table(self) -> RouteTable:
-        return RouteTable((*self._routes, *(self._managing if self.config.server.ollama_management else ())))
+        more = self._managing if self.config.server.ollama_management else ()
+        page = dashboard.pages(self._openai) if composition.shows_dashboard_to_clients(self.config) else ()
+        return RouteTable((*self._routes, *more, *page))
 
     def _admin_api(self, people: Authenticator) -> Api:
-        return self._app(
-            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics)), people, {}
-        )
+        said = self.config.admin
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.leaving)
+        shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
+        return self._app(RouteTable((*routes, *shown)), people, {})
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
         clock, left = self._loop.time, self._come_again.left
@@ -193,8 +235,11 @@ class Runtime:
         if self.people.issuers is not None:
             self.people.issuers.start(self._loop)
         self._begin(self.fleet.run(self._watchdog.watch), "fleet")
+        self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
+        if self._before is not None:
+            await self._take_over(self._before)
         config, listeners = self.config, self._listeners
         self.address = await listeners.open_for_clients(self.server, config.server)
         if path := composition.admin_socket(config, os.environ):
@@ -203,27 +248,51 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
+        if self._before is not None:
+            self._relays = await listeners.open_for_relays(self._before.paths)
+            self._begin(self._host(self._before), "guests")
+        self._begin(self._restart(), "restart")
+        self._notify.guard(self._loop)
+        self._notify.ready(self._status())
+
+    def _status(self) -> str:
+        return f"listens on {self.address}"
+
+    def _tell_of_reload(self, begins: bool) -> None:
+        self._notify.reloading() if begins else self._notify.ready(self._status())
 
     def _load_keys(self) -> None:
         try:
             self.keyring.load()
         except StorageError as error:
-            raise ConfigError(f"{error}. Without any stored keys: server.state_dir: off") from error
+            own = ". Give this one a server.state_dir of its own" if error.in_use else ""
+            raise ConfigError(f"{error}{own}. Without any stored keys: server.state_dir: off") from error
         check_bind(self.config, stored=self.keyring.used)
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> bool:
-        """Serve until `stop`, then drain; `now` ends the draining. True if no request was cut (invariant I33)."""
-        await stop.wait()
-        return await self.drain(now)
+        """Serve until `stop`, then drain; `now` ends the draining. True if no request was cut (invariant I33).
+
+        Where another process goes on, until the last connection here is closed.
+        """
+        left = self._loop.create_task(self._leave(), name="leave")
+        stopped = self._loop.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait((left, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return True if left.done() else await self.drain(now)
+        finally:
+            left.cancel()
+            stopped.cancel()
 
     async def drain(self, now: asyncio.Event) -> bool:
         """Readiness fails, the queue is sent away, running requests finish until the deadline or `now`.
 
         Until they have, and the grace is over, readiness and what operators look at go on being answered.
         """
-        self._listeners.begin_closing()
-        self.admission.close()
         server = self.config.server
+        self._notify.stopping(server.drain_timeout_s + LAST_S)
+        self._listeners.begin_closing()
+        self._live.close()
+        self.admission.close()
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
         hurry = self._loop.create_task(now.wait(), name="hurry")
         hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
@@ -253,10 +322,12 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
+        self.leaving.close()
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
             self._access_log.close()
+        self._notify.close()
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(work, name=name)
@@ -310,8 +381,55 @@ class Runtime:
         if self._access_log is not None:
             self._access_log.turn_to(fd)
             return
-        self._access_log = AccessLog(fd, self._loop, self.metrics)
+        lines = as_text if are_read(self.config.logging.format, os.isatty(fd)) else as_json
+        self._access_log = AccessLog(fd, self._loop, self.metrics, lines)
         self.journal.sinks.append(self._access_log)
+
+    # --- another process --------------------------------------------------------------------------------------------
+
+    async def _take_over(self, before: Taking) -> None:
+        """What the process before this one has. Raises ConfigError."""
+        await self.fleet.refresh(LOOK_S)
+        state = await before.state()
+        self._load_keys()  # some may have been made while we started
+        if state is not None:
+            for name in state.drained:
+                with contextlib.suppress(BackendNotFound):
+                    self.fleet.drain(name, True)
+            before.take(state, self.admission, self.meter)
+
+    async def _host(self, before: Taking) -> None:
+        await before.host()
+        for relay in self._relays:
+            relay.close()
+
+    async def _restart(self) -> None:
+        """Whenever a signal asks for it."""
+        while True:
+            await self._restart_asked.wait()
+            self._restart_asked.clear()
+            try:
+                await self.leaving()
+            except GatewayError as error:
+                log.error("not restarted: %s", error)
+
+    def _why_not(self) -> str:
+        if self.api.draining:
+            return "this server is shutting down"
+        if any(backend.command for backend in self.config.backends):
+            return "servers that Hermes itself runs cannot be handed over: stop it, and start it anew"
+        if composition.is_simulated(self.config):
+            return "the simulated server ends with the process that has it"
+        return ""
+
+    async def _leave(self) -> None:
+        """Another process goes on: wait until nothing is left to be done here."""
+        await self.leaving.gone.wait()
+        self._notify.tell(f"MAINPID={self.leaving.pid}")
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._begin(self.leaving.watch(), "successor")
+        await self._listeners.empty()
 
     # --- another configuration --------------------------------------------------------------------------------------
 
@@ -350,6 +468,8 @@ class Runtime:
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         self._inference.adopt(composition.caches(config))
+        self.shelf.adopt(config.cache.max_bytes, config.cache.ttl_s)
+        self._flights.scope = config.cache.scope
         gateway.retries.adopt(new.retries)
         self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())
@@ -401,10 +521,14 @@ class _Unchanged(Struct, frozen=True):
 
 
 def on_signals(
-    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, now: asyncio.Event, reload: asyncio.Event | None = None
+    loop: asyncio.AbstractEventLoop,
+    stop: asyncio.Event,
+    now: asyncio.Event,
+    reload: asyncio.Event | None = None,
+    restart: asyncio.Event | None = None,
 ) -> None:
-    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGHUP sets `reload`; where it means that the terminal
-    is gone which we were started from, it is as a SIGTERM.
+    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGUSR2 sets `restart`, SIGHUP `reload`;
+    where it means that the terminal is gone which we were started from, it is as a SIGTERM.
     """
     had_terminal = os.isatty(2)
 
@@ -422,3 +546,5 @@ def on_signals(
             reload.set()
 
     loop.add_signal_handler(signal.SIGHUP, hung_up)
+    if restart is not None:
+        loop.add_signal_handler(signal.SIGUSR2, restart.set)

@@ -1,81 +1,42 @@
 """docs/configuration.md, checked against the types in both directions; and what `dump` writes reads back."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import msgspec
 import pytest
-from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo, fields
 
+from docs.make import configuration
 from hermes.chat import Sampling
-from hermes.config import Backend, Claims, Config, Cors, Defaults, Key, LoadOptions, Model, Modes, Params, Server, Tls
+from hermes.config import Backend, Config, Defaults, Key, Model, Params, Server, Tls
 from hermes.config.dump import dump
 from hermes.config.environment import OTHER_NAMES
-from hermes.config.kinds import Bytes
 from hermes.config.load import Loaded
-from hermes.config.notation import format_size
-from hermes.config.schema import is_struct, meta, optional, settings, variable
+from hermes.config.schema import meta, optional, settings, variable
 from hermes.dialects import prompt_request
 from hermes.principal import ANONYMOUS
 
 Settle = Callable[..., Loaded]
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]
-REFERENCE = PAGE.split("## Familiar names")[0]
-KEY_ROWS = {row[0].strip("`"): row[1:] for row in ROWS if row[0].strip("`") in REFERENCE and len(row) > 3}
 
 
-def leaves(kind: Any, above: str) -> Iterator[tuple[str, FieldInfo, bool]]:
-    """Every documented key below a struct: its path on the page, its field, whether it has its own variable."""
-    for field in fields(kind):
-        path, inner = f"{above}{field.name}", optional(field.type)[0]
-        in_list = any(mark in path for mark in ("[]", "<name>"))
-        items = [item for item in get_args(inner) if is_struct(item)] if get_origin(inner) in (tuple, dict) else []
-        if items:
-            yield from leaves(items[0], path + (".<name>." if get_origin(inner) is dict else "[]."))
-            continue
-        section = is_struct(inner) and above in ("", "scheduling.")
-        if not section:
-            yield path, field, not in_list
-        if is_struct(inner):
-            yield from leaves(inner, path + ".")
+def test_the_page_has_every_key_as_the_code_has_it() -> None:
+    """Made by `make reference`: what a key takes, its default and its meaning stand in the code, once."""
+    assert configuration.page(PAGE) == PAGE
 
 
-LEAVES = {path: (field, own) for path, field, own in leaves(Config, "")}
+def test_every_section_has_its_table() -> None:
+    named = [name for names in re.findall(r"<!-- keys: (.*?) -->", PAGE) for name in names.split()]
+    assert sorted(named) == sorted(Config.__struct_fields__)
+    assert len([*configuration.rows(named)]) > 180
 
 
-def default_on_page(path: str, field: FieldInfo) -> str:
-    if path.startswith("models.<name>.") and path.removeprefix("models.<name>.") in Defaults.__struct_fields__:
-        return "from `defaults`"
-    if field.default is NODEFAULT:
-        return "required" if field.default_factory is NODEFAULT else "empty"
-    if field.default in ((), Params(), LoadOptions(), Cors(), Claims(), Modes()):
-        return "empty"
-    if field.default is None:
-        return "none"
-    if isinstance(field.default, tuple):
-        return f"`{', '.join(field.default)}`"
-    size = optional(field.type)[0] == Bytes
-    text = format_size(field.default) if size else field.default
-    return f"`{str(text).lower() if isinstance(text, bool) else text}`"
-
-
-def test_every_key_is_on_the_page_and_every_key_on_the_page_exists() -> None:
-    assert list(KEY_ROWS) and set(KEY_ROWS) == set(LEAVES)
-
-
-@pytest.mark.parametrize("path", LEAVES)
-def test_the_page_has_each_keys_default_and_variable(path: str) -> None:
-    field, own = LEAVES[path]
-    row = KEY_ROWS[path]
-    assert row[-2] == default_on_page(path, field)
-    assert len(row) == (4 if own else 3)
-    if own:
-        assert row[0] == f"`{variable(tuple(path.split('.')))}`"
-    assert row[-1]
+def test_what_was_changed_by_hand_is_made_anew() -> None:
+    assert configuration.page(PAGE.replace("| `4000` |", "| `4001` |")) == PAGE
+    assert configuration.page(re.sub(r"^\| `server.port.*\n", "", PAGE, flags=re.MULTILINE)) == PAGE
 
 
 def test_the_page_names_no_variable_that_does_not_exist() -> None:
@@ -87,7 +48,7 @@ def test_the_page_names_no_variable_that_does_not_exist() -> None:
 
 def test_the_page_shows_what_can_be_loaded(settle: Settle) -> None:
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         settle(example)
 

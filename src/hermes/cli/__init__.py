@@ -15,18 +15,31 @@ _VERBS = (
     "replay",
     "bench",
     "check",
+    "config",
+    "doctor",
+    "import",
     "status",
     "queue",
+    "top",
     "why",
+    "logs",
     "usage",
     "models",
+    "ps",
     "pull",
+    "load",
+    "unload",
+    "cancel",
     "drain",
     "reload",
     "keys",
+    "restart",
+    "service",
     "ask",
     "version",
 )
+
+_FILES = {"import": "importing"}  # a word of Python's
 
 
 class _Verbs(click.Group):
@@ -38,7 +51,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command = import_module(f"hermes.cli.{cmd_name}").command
+        command = import_module(f"hermes.cli.{_FILES.get(cmd_name, cmd_name)}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -17,21 +17,22 @@ def dump(config: Config) -> dict[str, Any]:
 
 
 def _struct(value: Struct) -> dict[str, Any]:
-    plain = {field.name: _plain(getattr(value, field.name), field.type) for field in fields(value)}
+    told = {field.name: plain(getattr(value, field.name), field.type) for field in fields(value)}
     if isinstance(value, Key):
-        plain["sha256"] = value.key_id + MASK
-    return plain
+        told["sha256"] = value.key_id + MASK
+    return told
 
 
-def _plain(value: Any, kind: Any) -> Any:
+def plain(value: Any, kind: Any) -> Any:
+    """As a file would say it, where `kind` is what the key holds."""
     if isinstance(value, Struct):
         return _struct(value)
     if isinstance(value, Secret):
         return MASK
     if isinstance(value, Mapping):
-        return {name: _plain(item, None) for name, item in value.items()}
+        return {name: plain(item, None) for name, item in value.items()}
     if isinstance(value, tuple):
-        return [_plain(item, None) for item in value]
+        return [plain(item, None) for item in value]
     if optional(kind)[0] in (Bytes, Cost) and isinstance(value, int):
         return format_size(value)
     if optional(kind)[0] is Moment and value is not None:

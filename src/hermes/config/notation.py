@@ -10,6 +10,15 @@ MAX_SECONDS = 31_536_000  # a year: more is a slip of the pen, and timers take i
 # In a command and its url: the free port that was found for it.
 PORT = "${PORT}"
 
+# The texts that the readers below take, as JSON Schema's patterns for editors (ECMA 262): no less than they do.
+_SIZE = r"[0-9]+(\.[0-9]+)? ?(([kKmMgGtT][iI]?)?[bB])?"
+SIZE = rf"^\s*{_SIZE}\s*$"
+COST = rf"^(low|medium|high|\s*{_SIZE}\s*)$"
+TIME = r"^\s*[0-9]+(\.[0-9]+)? ?([mM]?[sS]|[mMhH])?\s*$"
+MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?$"
+URL = r"^(https?|(http\+)?unix)://[^\s?#@]+$"
+HEX64 = "^[0-9A-Fa-f]{64}$"
+
 # A bare "24G" means 10^9 to some and 2^30 to others: not accepted.
 _SIZES = {"b": 1}
 _SIZES |= {f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)}
