@@ -48,12 +48,12 @@ def routes() -> Iterator[tuple[Route, bool]]:
     """Each route there is, and whether it is the admin listener's alone."""
     thing = cast(Any, _Anything())
     shared = [
-        *table.routes(*[thing] * 5, thing, OpenAI(), Prompt(), Anthropic()),
+        *table.routes(*[thing] * 8, OpenAI(), Prompt(), Anthropic()),
         *Management(thing, thing, thing).routes(),
     ]
     yield from ((route, False) for route in shared)
     known = {(route.method, route.path) for route in shared}
-    for route in admin.routes(thing, thing, OpenAI(), metrics=True):
+    for route in admin.routes(thing, thing, OpenAI(), metrics=True, restart=thing):
         if (route.method, route.path) not in known:
             yield route, True
 

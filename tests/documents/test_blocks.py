@@ -97,8 +97,15 @@ OURS = [
 
 
 @pytest.mark.parametrize(("where", "words"), OURS, ids=[f"{where} {' '.join(words)}" for where, words in OURS])
-def test_a_command_of_ours_is_taken_by_its_parser(where: str, words: list[str], tmp_path: Path) -> None:
-    parsed(words)
+def test_a_command_of_ours_is_taken_by_its_parser(
+    where: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (trace := tmp_path / "trace.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,9,9\n")
+    for word in words:
+        if word.endswith(".yaml"):  # which is there where it is typed
+            Path(word).touch()
+    parsed([str(trace) if word.endswith((".csv", ".log")) else word for word in words])
 
 
 INLINE = list(inline())
