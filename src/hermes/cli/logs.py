@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import click
 
 from hermes.cli.feed import LOST, follow
-from hermes.cli.options import say, seconds
+from hermes.cli.options import flat, say, seconds
 from hermes.cli.remote import get, json_lines_option, url_option
 
 # What the server lists at most.
@@ -92,4 +92,4 @@ def line(record: dict[str, Any]) -> str:
         times.append(f"{record.get('tokens_in', 0)} + {record.get('tokens_out', 0)} tokens")
     who = record.get("user") or "-"
     shown = f"{ended_at:%H:%M:%S}  {record['status']} {how:12}  {who:12}  {what:20}  {', '.join(times)}"
-    return f"{shown}  {record['request_id']}"
+    return flat(f"{shown}  {record['request_id']}")

@@ -73,11 +73,16 @@ def plain(text: str) -> str:
     return _DRIVES.sub("\ufffd", text)
 
 
+def flat(text: str) -> str:
+    """The same on one line, so that a name cannot pretend to be the next one."""
+    return plain(text).replace("\n", " ").replace("\t", " ")
+
+
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Lines of a table, each column as wide as what is in it."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     for row in rows:
-        yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield flat("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def seconds(ms: int) -> str:
