@@ -14,7 +14,7 @@ from hermes.cli.options import gib
 from hermes.config import Backend, Config
 from hermes.config.kinds import BackendKind
 from hermes.config.rules import is_loopback
-from hermes.errors import ConfigError, GatewayError
+from hermes.errors import BackendTimeout, BackendUnreachable, ConfigError, GatewayError
 from hermes.fleet import memory
 from hermes.fleet.inventory import Inventory
 from hermes.http.wire import Deadlines
@@ -88,8 +88,10 @@ async def _backend(backend: Backend) -> list[Finding]:
     what, url = f"backend {backend.name}", backend.url
     try:
         has = await _inventory(backend)
-    except (GatewayError, ConfigError) as error:
+    except (BackendUnreachable, BackendTimeout) as error:
         return [Finding(what, "problem", f"{backend.kind} at {url}: {error}", _what_to_start(backend))]
+    except (GatewayError, ConfigError) as error:
+        return [Finding(what, "problem", f"{backend.kind} at {url}: {error}", "mend its kind, url or api_key")]
     told = f"{f'{backend.kind} {has.version}'.rstrip()} at {url}: {_count(has)}"
     found = [Finding(what, "ok", told)]
     if not has.models:

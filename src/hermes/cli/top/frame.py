@@ -67,7 +67,7 @@ def _body(sight: Sight, view: View, width: int, room: int | None) -> Iterator[Te
         yield from lines
     yield _row(width, *_model_cells("MODEL", "IN", "MEMORY", "RUN", ("INT", "NORM", "BATCH"), "NEXT", "LAST", _TITLE))
     yield from models
-    yield _row(width, *_request_cells("REQUEST FOR", "USER", "CLASS", "", "ID", _TITLE))
+    yield _row(width, *_request_cells("REQUEST FOR", "USER", "CLASS", "STATE", "ID", _TITLE))
     yield from requests or [_row(width, ("nothing runs or waits", 0, "dim"))]
 
 
