@@ -156,6 +156,17 @@ async def test_followed_logs_go_on_after_the_connection_was_lost_and_miss_nothin
             assert (await line_of(process.stdout)).endswith("two")
 
 
+def test_what_ends_while_the_last_ones_are_listed_is_told_once(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = ({**OVER, "request_id": name} for name in ("r0", "r1"))
+    monkeypatch.setattr("hermes.cli.logs.follow", lambda url: [("state", {}), ("request", first), ("request", second)])
+    monkeypatch.setattr("hermes.cli.logs.get", lambda url, path: {"data": [first]})
+    told = verb("logs", "--follow").stdout.splitlines()
+    assert [line.split()[-1] for line in told] == ["r0", "r1"]
+
+
+OVER = {"created_at": 0.0, "duration_ms": 1, "outcome": "ok", "status": 200, "class": "normal", "model": "gemma"}
+
+
 @scenario
 async def test_following_nobody_ends_with_3_and_following_without_a_key_with_1(verb: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -145,7 +145,8 @@ async def test_a_lost_connection_is_told_and_made_again_and_a_key_that_is_gone_e
 
 
 @scenario
-async def test_it_is_drawn_anew_when_the_terminal_has_another_size() -> None:
+async def test_it_is_drawn_anew_when_the_terminal_has_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "EVERY_S", 60.0)
     async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
         await terminal.shows("nothing runs or waits")
         fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))
