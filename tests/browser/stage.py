@@ -21,6 +21,7 @@ SRC = Path(__file__).parents[2] / "src"
 # Three models on a server that holds two of them; another one that fails; a third that is not there.
 MODELS = ("gemma=8GiB,load=3,prefill=1500,decode=45,slots=2", "qwen3=6GiB,load=2,prefill=2500,decode=60,slots=2")
 SWAPPED = ("mistral=7GiB,load=2.5,prefill=2000,decode=55,slots=2",)
+START_S = 30.0
 FAULTS = ("error-line;after=2=0.3", "busy=0.2", "reset=0.1")
 
 
@@ -90,7 +91,8 @@ class Stage:
 
 @contextlib.contextmanager
 def program(*arguments: str, log: Path) -> Iterator[None]:
-    environ = {**os.environ, "PYTHONPATH": str(SRC)}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("HERMES_")}
+    environ = {**ours, "PYTHONPATH": str(SRC)}
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "hermes", *arguments], env=environ, stdout=out, stderr=subprocess.STDOUT
@@ -115,7 +117,7 @@ def stage(folder: Path, **sections: Any) -> Iterator[Stage]:
     config = {
         "server": {"port": port, "state_dir": str(folder / "state")},
         "backends": [
-            {"name": "gpu0", "url": f"http://127.0.0.1:{well}", "memory": "16GiB", "slots": 2},
+            {"name": "gpu0", "url": f"http://127.0.0.1:{well}", "memory": "20GiB", "slots": 2},
             {"name": "gpu1", "url": f"http://127.0.0.1:{ill}", "memory": "8GiB", "slots": 2},
             {"name": "gpu2", "url": f"http://127.0.0.1:{free_port()}"},
         ],
@@ -125,23 +127,23 @@ def stage(folder: Path, **sections: Any) -> Iterator[Stage]:
     file.write_text(json.dumps(config))
     with contextlib.ExitStack() as stack:
         run = stack.enter_context
-        run(program("sim", "--port", str(well), "--memory", "16GiB", *models, log=folder / "gpu0.log"))
+        run(program("sim", "--port", str(well), "--memory", "20GiB", *models, log=folder / "gpu0.log"))
         llama = "llama3.2=4GiB,load=1,decode=80,slots=2"
         run(program("sim", "--port", str(ill), "--memory", "8GiB", "--model", llama, *faults, log=folder / "gpu1.log"))
         run(program("serve", "--config", str(file), log=folder / "hermes.log"))
         found = Stage(port)
-        _await(lambda: found.ask("/readyz") == {"status": "ok", "ready": True})
+        _await(lambda: found.ask("/readyz") == {"status": "ok", "ready": True}, folder)
         try:
             yield found
         finally:
             found.rest()
 
 
-def _await(condition: Any, limit_s: float = 15.0) -> None:
-    until = time.monotonic() + limit_s
+def _await(condition: Any, folder: Path) -> None:
+    until = time.monotonic() + START_S
     while True:
         with contextlib.suppress(OSError):
             if condition():
                 return
-        assert time.monotonic() < until, "it did not come up"
+        assert time.monotonic() < until, [log.read_text() for log in folder.glob("*.log")]
         time.sleep(0.05)

@@ -57,7 +57,7 @@ def main(schemathesis: str, seconds: str = "300") -> int:
 def _run(schemathesis: str, seconds: str, port: int, *more: str) -> int:
     command = [schemathesis, "run", str(ROOT / "docs" / "openapi.json"), "--url", f"http://127.0.0.1:{port}", *more]
     command += ["-c", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--no-color"]
-    command += ["-H", f"x-api-key: {KEY}", "--max-time", seconds, "--warnings", "off", "-w", "2"]
+    command += ["-H", f"x-api-key: {KEY}", "--max-time", seconds, "--warnings", "off"]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(Path(__file__).parent)}
     return subprocess.run(command, env=environment, cwd=tempfile.gettempdir()).returncode
 

@@ -1,6 +1,5 @@
 """The dashboard: a page that holds nothing secret, and asks as anybody may; who asks is found out there."""
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +30,7 @@ _LINES = render_headers(
         (b"cache-control", b"no-cache"),  # kept, and asked about each time: a new version is seen at once
     )
 )
-# What it asks besides.
+# What it asks besides, and what the same view in a terminal does.
 ASKS = frozenset(
     (
         "/v1/status",
@@ -46,8 +45,6 @@ ASKS = frozenset(
         "/v1/llm/{model}/pull",
         "/v1/llm/{model}/load",
         "/v1/llm/{model}/unload",
-        "/v1/backends/{backend}/drain",
-        "/v1/backends/{backend}/resume",
         "/v1/chat/completions",
     )
 )
@@ -68,7 +65,7 @@ def pages(dialect: ClientDialect) -> Iterator[Route]:
 
 def _give(file: Path) -> Handler:
     async def give(call: Call) -> None:
-        body = await asyncio.to_thread(file.read_bytes)  # seldom: not worth its memory
+        body = file.read_bytes()  # noqa: ASYNC240 - some KiB, seldom: neither a thread nor memory is worth it
         tag = b'"%b"' % sha256(body).hexdigest()[:32].encode("ascii")
         lines = b"%b%betag: %b\r\n" % (_LINES, call.exchange.id_line(), tag)
         if call.request.headers.get(b"if-none-match") == tag:

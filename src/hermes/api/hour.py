@@ -37,7 +37,7 @@ class Hour:
     async def get(self, call: Call) -> None:
         """To operators all; to others what came into memory and went, of the models that they may use."""
         now, principal, model = self._unix(), call.principal, call.query("model")
-        told: dict[str, object] = {"span_s": SPAN_S, "from": self._history.first(now)}
+        told: dict[str, object] = {"at": round(now, 3), "span_s": SPAN_S, "from": self._history.first(now)}
         told["moves"] = list(self._moves(self._models.seen(principal)))
         if principal.admin:
             allows = self._router.catalog.allows

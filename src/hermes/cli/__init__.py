@@ -13,9 +13,11 @@ _VERBS = (
     "serve",
     "sim",
     "replay",
+    "bench",
     "check",
     "config",
     "doctor",
+    "import",
     "status",
     "queue",
     "top",
@@ -36,6 +38,8 @@ _VERBS = (
     "version",
 )
 
+_FILES = {"import": "importing"}  # a word of Python's
+
 
 class _Verbs(click.Group):
     """Loads a verb's module only when it is used: `hermes serve` does not pay for progress bars."""
@@ -46,7 +50,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command = import_module(f"hermes.cli.{cmd_name}").command
+        command = import_module(f"hermes.cli.{_FILES.get(cmd_name, cmd_name)}").command
         assert isinstance(command, click.Command)
         return command
 

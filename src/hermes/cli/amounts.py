@@ -12,6 +12,7 @@ _PERIODS = {"day": "daily_tokens", "month": "monthly_tokens"}
 
 _count = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?([kmg]?)", re.ASCII | re.IGNORECASE).fullmatch
 _duration = re.compile(r"(\d{1,9})([smhdw])", re.ASCII).fullmatch
+_span = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII).fullmatch
 
 NONE = "none"
 
@@ -52,6 +53,15 @@ def duration_s(text: str) -> int:
 def weight(text: str) -> float | None:
     """`2`, `0.5`; `none` is as any other's. Raises ValueError."""
     return None if text == NONE else float(text)
+
+
+def span_s(text: str) -> float:
+    """`250ms`, `1.5s`, `2m`, `1h`, as something takes; `0`. Raises ValueError."""
+    if text == "0":
+        return 0.0
+    if (found := _span(text)) is None:
+        raise ValueError(text)
+    return float(found[1]) * (0.001 if found[2] == "ms" else _SECONDS[found[2]])
 
 
 def moment(text: str) -> int | None:

@@ -1,7 +1,7 @@
 // Charts of the last hour: an area for each model, or a line for each percentile. The legend tells the last values, or
 // those under the pointer.
 
-import { clock, h, say, svg } from "./dom.js";
+import { axis, clock, h, say, svg } from "./dom.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -23,26 +23,31 @@ export class Chart {
     const box = h("div.plot", {}, this.plot, this.top, this.mark);
     box.addEventListener("pointermove", (event) => this.point(event, box));
     box.addEventListener("pointerleave", () => this.leave());
+    this.axis = axis();
     this.node = h(
       "figure.chart",
       {},
       h("figcaption", {}, title, this.when),
       box,
-      h("div.axis", {}, h("span", {}, "an hour ago"), h("span", {}, "30 min"), h("span", {}, "now")),
+      this.axis.node,
       this.legend,
     );
     this.series = [];
   }
 
   /** `series`: name, colour and a value for each span, null where there is none. */
-  draw(told, series) {
-    this.told = told;
-    this.series = series.filter(({ values }) => values.some((value) => value));
-    const count = series[0]?.values.length ?? 0;
+  draw(told, series, seconds) {
+    this.axis.show(seconds);
+    const count = Math.round(seconds / told.span_s);
+    this.until = told.from + (series[0]?.values.length ?? 0) * told.span_s;
+    this.span = told.span_s;
+    this.series = series
+      .map((each) => ({ ...each, values: each.values.slice(-count) }))
+      .filter(({ values }) => values.some((value) => value !== null && value !== 0));
     const sums = Array.from({ length: count }, (_, at) => this.series.reduce((sum, { values }) => sum + values[at], 0));
     const most = nice(Math.max(0, ...(this.stacked ? sums : this.series.flatMap(({ values }) => values))));
     say(this.top, this.series.length ? this.tell(most) : "");
-    const x = (at) => ((at + 0.5) / count) * WIDTH;
+    const x = (at) => (at / count) * WIDTH;
     const y = (value) => HEIGHT - (value / most) * (HEIGHT - 6);
     const lines = [0.5, 1].map((part) =>
       svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: y(part * most), y2: y(part * most) }),
@@ -58,8 +63,9 @@ export class Chart {
     return this.series.map(({ colour, values }) => {
       const floor = values.map((_, at) => below[at] ?? 0);
       values.forEach((value, at) => (below[at] = floor[at] + value));
-      const up = values.map((_, at) => `${x(at)},${y(below[at])}`);
-      const down = floor.map((value, at) => `${x(at)},${y(value)}`).reverse();
+      const step = (value, at) => [`${x(at)},${y(value)}`, `${x(at + 1)},${y(value)}`];
+      const up = below.flatMap(step);
+      const down = floor.flatMap(step).reverse();
       return svg("polygon", { class: `area ${colour}`, points: [...up, ...down].join(" ") });
     });
   }
@@ -72,7 +78,7 @@ export class Chart {
         if (value === null) part = [];
         else {
           if (part.length === 0) parts.push(part);
-          part.push(`${x(at)},${y(value)}`);
+          part.push(`${x(at + 0.5)},${y(value)}`);
         }
       });
       return parts.map((points) =>
@@ -91,7 +97,8 @@ export class Chart {
       return h("li", {}, h(`span.dot.${colour}`), `${name} `, h("b", {}, words));
     });
     this.legend.replaceChildren(...(told.length ? told : [h("li", {}, "nothing yet")]));
-    say(this.when, at === null ? "" : clock(this.told.from + at * this.told.span_s));
+    const back = (this.series[0]?.values.length ?? 0) - at;
+    say(this.when, at === null ? "" : clock(this.until - back * this.span));
   }
 
   point(event, box) {
@@ -106,7 +113,7 @@ export class Chart {
 
   leave() {
     this.mark.hidden = true;
-    if (this.told) this.show(null);
+    this.show(null);
   }
 }
 

@@ -101,6 +101,25 @@ export function short(model) {
   return model.replace(/:latest$/, "");
 }
 
+const STEP_S = 600;
+const HOUR_S = 3600;
+
+/** How much of the last hour is worth showing, in seconds: all of it, or what there is since the start. */
+export function stretch(uptime) {
+  return Math.min(HOUR_S, Math.ceil((uptime + 1) / STEP_S) * STEP_S);
+}
+
+/** Below a chart: from when on, and its middle. */
+export function axis() {
+  const [from, middle] = [h("span"), h("span")];
+  const node = h("div.axis", {}, from, middle, h("span", {}, "now"));
+  const show = (seconds) => {
+    say(from, seconds === HOUR_S ? "an hour ago" : `${seconds / 60} min ago`);
+    say(middle, `${seconds / 120} min`);
+  };
+  return { node, show };
+}
+
 // --- colours ---------------------------------------------------------------------------------------------------------
 
 const colours = new Map();

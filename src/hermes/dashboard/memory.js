@@ -1,8 +1,6 @@
 // What is in the memory of each backend, as a stack, and when it came and went in the last hour.
 
-import { bytes, clock, colour, duration, each, h, say, short } from "./dom.js";
-
-const HOUR_S = 3600;
+import { axis, bytes, clock, colour, duration, each, h, say, short, stretch } from "./dom.js";
 
 export class Memory {
   constructor() {
@@ -10,10 +8,12 @@ export class Memory {
     this.moves = [];
     this.backends = [];
     this.now = 0;
+    this.seconds = 0;
   }
 
   state(state) {
     this.now = state.at;
+    this.seconds = stretch(state.uptime_s);
     this.backends = state.backends;
     each(this.node, state.backends, (backend) => backend.name, backendRow);
     this.showTimes();
@@ -27,7 +27,8 @@ export class Memory {
   showTimes() {
     for (const backend of this.backends) {
       const row = this.node.known.get(backend.name);
-      row.times(stays(backend, this.moves.filter((move) => move.backend === backend.name), this.now), this.now);
+      const moves = this.moves.filter((move) => move.backend === backend.name);
+      row.times(stays(backend, moves, this.now, this.seconds), this.now, this.seconds);
     }
   }
 }
@@ -40,7 +41,7 @@ function backendRow(backend) {
   const legend = h("ul.legend");
   const notes = h("ul.notes");
   const times = h("div.times");
-  const axis = h("div.axis", {}, h("span", {}, "an hour ago"), h("span", {}, "30 min"), h("span", {}, "now"));
+  const below = axis();
   const node = h(
     "article.backend",
     {},
@@ -49,7 +50,7 @@ function backendRow(backend) {
     legend,
     notes,
     times,
-    axis,
+    below.node,
   );
   return {
     node,
@@ -68,10 +69,11 @@ function backendRow(backend) {
       each(legend, told.loaded, (model) => model.name, (model) => stackWord(model, size));
       each(notes, remarks(told), (note) => note.key, () => noteRow());
     },
-    times(rows, now) {
-      axis.hidden = rows.length === 0;
+    times(rows, now, seconds) {
+      below.node.hidden = rows.length === 0;
+      below.show(seconds);
       each(times, rows, (row) => row.model, (row) => timeRow(row));
-      for (const row of rows) times.known.get(row.model).draw(row, now);
+      for (const row of rows) times.known.get(row.model).draw(row, now, seconds);
     },
   };
 }
@@ -113,6 +115,7 @@ function remarks(backend) {
   if (backend.error) note("error", backend.error, "bad");
   if (backend.pressed) note("pressed", backend.pressed, "bad");
   for (const { model, state, why, retry_in_s: wait, limit } of backend.health ?? []) {
+    if (state === "closed" && !limit) continue; // well again
     const then = wait !== undefined ? `, tried again in ${duration(wait * 1000)}` : limit ? `, ${limit} at once` : "";
     note(`health ${model}`, `${model === "*" ? "all models" : short(model)}: ${state}${why ? `, ${why}` : ""}${then}`, "bad");
   }
@@ -125,7 +128,7 @@ function remarks(backend) {
 // --- an hour ---------------------------------------------------------------------------------------------------------
 
 /** By model: when it was loading (`from` to `until`) and in memory; until null: it still is. */
-function stays(backend, moves, now) {
+function stays(backend, moves, now, seconds) {
   const rows = new Map();
   const row = (model) => rows.get(model) ?? rows.set(model, { model, bars: [] }).get(model);
   const last = (model) => row(model).bars.findLast((bar) => bar.kind === "in" && bar.until === null);
@@ -141,14 +144,14 @@ function stays(backend, moves, now) {
     } else {
       const bar = last(model);
       if (bar) bar.until = at;
-      else bars.push({ kind: "in", from: now - HOUR_S, until: at });
+      else bars.push({ kind: "in", from: now - seconds, until: at });
     }
   }
   for (const { name } of backend.loaded) if (!last(name)) row(name).bars.push({ kind: "in", from: now, until: null });
   for (const { model, loading, for_ms: ms } of backend.changes ?? []) {
     if (loading) row(model).bars.push({ kind: "load", from: now - ms / 1000, until: now });
   }
-  const seen = ({ until }) => until === null || until > now - HOUR_S;
+  const seen = ({ until }) => until === null || until > now - seconds;
   return [...rows.values()]
     .map((each) => ({ ...each, bars: each.bars.filter(seen) }))
     .filter((each) => each.bars.length)
@@ -161,9 +164,9 @@ function timeRow({ model }) {
   return {
     node,
     update() {},
-    draw(row, now) {
+    draw(row, now, seconds) {
       each(bars, row.bars, (bar) => `${bar.kind} ${bar.from.toFixed(0)}`, (bar) => barOf(bar, model));
-      for (const bar of row.bars) bars.known.get(`${bar.kind} ${bar.from.toFixed(0)}`).draw(bar, now);
+      for (const bar of row.bars) bars.known.get(`${bar.kind} ${bar.from.toFixed(0)}`).draw(bar, now, seconds);
     },
   };
 }
@@ -175,8 +178,8 @@ function barOf(bar, model) {
   return {
     node,
     update() {},
-    draw({ kind, from, until }, now) {
-      const place = (at) => Math.max(0, Math.min(100, (1 - (now - at) / HOUR_S) * 100));
+    draw({ kind, from, until }, now, seconds) {
+      const place = (at) => Math.max(0, Math.min(100, (1 - (now - at) / seconds) * 100));
       const [left, right] = [place(from), place(until ?? now)];
       node.style.left = `${left}%`;
       node.style.width = `${right - left}%`;

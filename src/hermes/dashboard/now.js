@@ -2,7 +2,7 @@
 
 import { send } from "./api.js";
 import { Chart, latest } from "./charts.js";
-import { colour, duration, each, fail, h, panel, rate, say, short } from "./dom.js";
+import { colour, duration, each, fail, h, panel, rate, say, short, stretch } from "./dom.js";
 import { Memory } from "./memory.js";
 import { recentRow } from "./requests.js";
 
@@ -13,6 +13,7 @@ export class Now {
   constructor(root) {
     this.root = root;
     this.figures = {};
+    this.uptime = 0;
     const figure = (name, title) => {
       const value = (this.figures[name] = h("strong", {}, "–"));
       const note = (this.figures[`${name}-note`] = h("small", {}, ""));
@@ -48,7 +49,7 @@ export class Now {
         h(
           "div",
           {},
-          panel(
+          queuePanel(
             "Queue",
             "by model and class",
             h(
@@ -69,6 +70,7 @@ export class Now {
 
   state(state) {
     const { requests, rates, queue, models } = state;
+    this.uptime = state.uptime_s;
     const free = requests.max_concurrent ? `of ${requests.max_concurrent}` : "";
     this.figure("running", requests.active, free);
     this.figure("waiting", requests.queued, requests.queued ? `of ${requests.queue_total}` : "");
@@ -85,18 +87,22 @@ export class Now {
     this.memory.history(told);
     this.hour.parentNode.hidden = !told.models;
     if (!told.models) return;
-    const per = (list) => list.map((n) => n / told.span_s);
+    const seconds = stretch(this.uptime);
+    const passed = (list) => Math.max(1, told.at - told.from - (list.length - 1) * told.span_s); // of the present span
+    const per = (list) => list.map((n, at) => n / (at < list.length - 1 ? told.span_s : passed(list)));
     const names = Object.keys(told.models).sort();
     this.charts.tokens.draw(
       told,
       names.map((name) => ({ name: short(name), colour: colour(name), values: per(told.models[name].tokens_out) })),
+      seconds,
     );
     for (const name of ["wait", "ttft"]) {
       const { p50, p95 } = told[`${name}_ms`];
-      this.charts[name].draw(told, [
+      const lines = [
         { name: "p50", colour: "half", values: p50 },
         { name: "p95", colour: "most", values: p95 },
-      ]);
+      ];
+      this.charts[name].draw(told, lines, seconds);
       this.figure(name, duration(latest(p50)), latest(p95) === null ? "" : `p95 ${duration(latest(p95))}`);
     }
   }
@@ -122,6 +128,12 @@ export class Now {
     say(this.figures[name], value);
     say(this.figures[`${name}-note`], note ?? "");
   }
+}
+
+function queuePanel(...parts) {
+  const node = panel(...parts);
+  node.classList.add("queue");
+  return node;
 }
 
 const head = (title, index) => h(index > 1 ? "th.num" : "th", {}, title);

@@ -72,11 +72,11 @@ export class Requests {
 
 const NAMES = { wait: "waited", load: "its model was loaded", prefill: "the prompt was read", decode: "the answer was written" };
 
-/** Milliseconds of each part. Of a whole answer nobody knows when its first token came. */
+/** Milliseconds of each part. Of an answer that came whole nobody knows when it was begun. */
 export function parts(record) {
   const queue = record.queue_ms ?? record.duration_ms;
   const load = Math.min(record.load_ms ?? 0, queue);
-  const prefill = record.ttft_ms === undefined ? 0 : Math.max(0, record.ttft_ms - queue);
+  const prefill = record.stream && record.ttft_ms ? Math.max(0, record.ttft_ms - queue) : 0;
   return { wait: queue - load, load, prefill, decode: Math.max(0, record.duration_ms - queue - prefill) };
 }
 
@@ -87,7 +87,7 @@ export function recentRow() {
   const bar = h("div.timeline", {}, ...Object.values(bars));
   const [took, tokens, outcome] = [h("td.num"), h("td.num.muted"), h("td.outcome")];
   const row = h(
-    "tr.row",
+    "tr.request",
     { tabIndex: 0 },
     when,
     h("td.clip", {}, dot, model),
@@ -121,7 +121,7 @@ export function recentRow() {
     update(told) {
       if (record) return; // what is over does not change
       record = told;
-      say(when, clock(told.created_at));
+      say(when, clock(told.created_at + told.duration_ms / 1000));
       dot.className = `dot ${colour(told.model || "?")}`;
       say(model, short(told.model || "–"));
       say(user, [told.user, told.class].filter(Boolean).join(" · "));

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 class Arrival(Struct, frozen=True, gc=False):
-    """`model` and `tenant` are "" where the trace does not tell."""
+    """`model`, `tenant` and `urgency` (its class) are "" where the trace does not tell."""
 
     at_s: float
     tokens_in: int
     tokens_out: int
     model: str = ""
     tenant: str = ""
+    urgency: str = ""
 
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0)]
@@ -35,6 +36,7 @@ class _Line(Struct):
     cache: str = ""
     tokens_in: _Tokens = 0
     tokens_out: _Tokens = 0
+    urgency: str = field(default="", name="class")
 
 
 def read_trace(path: Path) -> list[Arrival]:
@@ -87,4 +89,5 @@ def _read_log(lines: Iterable[str]) -> Iterable[Arrival]:
             raise ValueError(f"line {number}: {error}") from error
         has_run = line.model and line.cache != "hit" and line.tokens_in + line.tokens_out > 0
         if line.created_at is not None and has_run:
-            yield Arrival(line.created_at, line.tokens_in, line.tokens_out, line.model, line.user or line.key_id)
+            who = line.user or line.key_id
+            yield Arrival(line.created_at, line.tokens_in, line.tokens_out, line.model, who, line.urgency)
