@@ -84,7 +84,7 @@ def test_a_wide_name_takes_its_place_and_no_more() -> None:
 
 def test_the_hostile_name_of_a_user_does_not_drive_the_terminal() -> None:
     hostile = Request("r1", "gemma", "normal", "\x1b[2J\x1b]0;x\x07\r\n\u202e", False, "runs")
-    assert "\ufffd[2J\ufffd]0;x" in drawn(sight(requests=(hostile,)))[9]
+    assert r"\x1b[2J\x" in drawn(sight(requests=(hostile,)))[9]
 
 
 def test_the_end_of_an_id_that_we_made_is_shown_because_its_beginning_is_that_of_all() -> None:
