@@ -25,7 +25,7 @@ class NewProcess:
         self._end: socket.socket | None = None
         monkeypatch.setattr(leaving, "start", self._start)
 
-    def _start(self, end: int, fds: object) -> "NewProcess":
+    def _start(self, end: int, fds: object, said: object) -> "NewProcess":
         self._end = socket.socket(fileno=os.dup(end))
         return self
 
@@ -54,7 +54,7 @@ class NewProcess:
 
 
 def restart(gateway: Hermes) -> "asyncio.Task[int]":
-    return asyncio.get_running_loop().create_task(gateway.runtime.leaving())
+    return asyncio.get_running_loop().create_task(gateway.runtime.restart())
 
 
 @pytest.mark.parametrize("after", [Greeting, State], ids=["before it is ready", "with all that it was passed"])
@@ -140,7 +140,7 @@ async def test_only_one_restart_is_under_way(monkeypatch: pytest.MonkeyPatch) ->
         told = restart(gateway)
         await new.is_greeted()
         with pytest.raises(RestartFailed, match="under way"):
-            await gateway.runtime.leaving()
+            await gateway.runtime.restart()
         new.channel.close()
         with pytest.raises(RestartFailed):
             await told

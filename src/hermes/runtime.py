@@ -5,17 +5,17 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from hermes import aliases, composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
+from hermes.activation import NOTHING, Activated
 from hermes.admission import Admission
 from hermes.api import admin, dashboard
 from hermes.api.app import Api
@@ -49,8 +49,6 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
-from hermes.handover.leaving import Leaving, Parts
-from hermes.handover.taking import Taking
 from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
@@ -71,6 +69,10 @@ from hermes.storage.idempotency import Records
 from hermes.storage.learned import Keeper, State
 from hermes.storage.ledger import Ledger
 from hermes.storage.store import Store
+
+if TYPE_CHECKING:
+    from hermes.handover.leaving import Leaving
+    from hermes.handover.taking import Taking
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +96,8 @@ class Runtime:
         reload_asked: asyncio.Event | None = None,
         notify: Notify | None = None,
         restart_asked: asyncio.Event | None = None,
-        sockets: Mapping[str, list[socket.socket]] | None = None,
-        before: Taking | None = None,
+        given: Activated = NOTHING,
+        before: "Taking | None" = None,
     ) -> None:
         self._loop = loop
         self.metrics = Metrics()
@@ -139,24 +141,17 @@ class Runtime:
         self._notify = notify or Notify({})
         self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
-        bound = before.sockets if before is not None else sockets or {}
-        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound)
+        self._given = given
+        bound, files = (before.sockets, before.files) if before is not None else (given.sockets, [])
+        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files)
         self.api = self._api()
         self.server = self._listeners.server(self.api)
         self._before = before
         self._restart_asked = restart_asked or asyncio.Event()
         self._relays: list[asyncio.Server] = []
-        parts = Parts(
-            self._listeners,
-            self.admission,
-            self.meter,
-            self.journal,
-            self.fleet,
-            self.store,
-            self._deadlines,
-            self._why_not,
-        )
-        self.leaving = Leaving(parts, loop)
+        self._guests: asyncio.Task[None] | None = None
+        self.leaving: Leaving | None = None
+        self._gone = asyncio.Event()  # another process goes on
         self._access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
@@ -212,7 +207,7 @@ class Runtime:
 
     def _admin_api(self, people: Authenticator) -> Api:
         said = self.config.admin
-        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.leaving)
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.restart)
         shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
         return self._app(RouteTable((*routes, *shown)), people, {})
 
@@ -250,7 +245,7 @@ class Runtime:
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
         if self._before is not None:
             self._relays = await listeners.open_for_relays(self._before.paths)
-            self._begin(self._host(self._before), "guests")
+            self._guests = self._loop.create_task(self._host(self._before), name="guests")
         self._begin(self._restart(), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())
@@ -314,7 +309,7 @@ class Runtime:
         self.api.cutting = True
         await self._listeners.drain(0)
         await self.runs.close()
-        for task in list(self._tasks):
+        for task in [*self._tasks, *((self._guests,) if self._guests is not None else ())]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -322,7 +317,8 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
-        self.leaving.close()
+        if self.leaving is not None:
+            self.leaving.close()
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
@@ -387,7 +383,7 @@ class Runtime:
 
     # --- another process --------------------------------------------------------------------------------------------
 
-    async def _take_over(self, before: Taking) -> None:
+    async def _take_over(self, before: "Taking") -> None:
         """What the process before this one has. Raises ConfigError."""
         await self.fleet.refresh(LOOK_S)
         state = await before.state()
@@ -398,10 +394,21 @@ class Runtime:
                     self.fleet.drain(name, True)
             before.take(state, self.admission, self.meter)
 
-    async def _host(self, before: Taking) -> None:
+    async def _host(self, before: "Taking") -> None:
         await before.host()
         for relay in self._relays:
             relay.close()
+
+    async def restart(self) -> int:
+        """Have another process go on. Returns its pid. Raises RestartFailed; then everything is as it was."""
+        if self.leaving is None:
+            from hermes.handover.leaving import Leaving, Parts
+
+            parts = Parts(
+                self._listeners, self.admission, self.meter, self.journal, self.fleet, self.store, self._deadlines
+            )
+            self.leaving = Leaving(parts, self._given.said, self._why_not, self._gone, self._loop)
+        return await self.leaving()
 
     async def _restart(self) -> None:
         """Whenever a signal asks for it."""
@@ -409,7 +416,7 @@ class Runtime:
             await self._restart_asked.wait()
             self._restart_asked.clear()
             try:
-                await self.leaving()
+                await self.restart()
             except GatewayError as error:
                 log.error("not restarted: %s", error)
 
@@ -424,11 +431,15 @@ class Runtime:
 
     async def _leave(self) -> None:
         """Another process goes on: wait until nothing is left to be done here."""
-        await self.leaving.gone.wait()
+        await self._gone.wait()
+        assert self.leaving is not None
         self._notify.tell(f"MAINPID={self.leaving.pid}")
         if self._keeper is not None:
             self._keeper.stop()
         self._begin(self.leaving.watch(), "successor")
+        self._live.close()
+        if self._guests is not None:  # what the process before this one has, is passed on from here
+            await asyncio.wait((self._guests,))
         await self._listeners.empty()
 
     # --- another configuration --------------------------------------------------------------------------------------

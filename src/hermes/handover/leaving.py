@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -19,6 +21,7 @@ from hermes.admission import Admission
 from hermes.errors import RestartFailed, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
+from hermes.handover import VARIABLE
 from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, State, Taken
 from hermes.handover.elsewhere import Elsewhere
 from hermes.handover.relay import Relay
@@ -31,7 +34,6 @@ from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "HERMES_HANDOVER"
 # From the start of the new one until it is ready, and from what it is passed until it has taken it.
 START_S = 60.0
 TAKE_S = 10.0
@@ -51,15 +53,23 @@ class Parts(Struct, frozen=True):
     fleet: Fleet
     store: Store
     deadlines: Deadlines
-    why_not: Callable[[], str]  # a reason why nothing can be handed over now
 
 
 class Leaving:
-    """`pid` is that of who goes on, once that is settled; `gone` is set then."""
+    """`pid` is that of who goes on, once that is settled and `gone` set. `why_not`: why nothing can be passed on."""
 
-    def __init__(self, parts: Parts, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        said: dict[str, Any],
+        why_not: Callable[[], str],
+        gone: asyncio.Event,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.pid = 0
-        self.gone = asyncio.Event()
+        self._said = said
+        self._gone = gone
+        self._why_not = why_not
         self._parts = parts
         self._loop = loop
         self._turn = asyncio.Lock()
@@ -74,7 +84,7 @@ class Leaving:
         """
         if self._turn.locked() or self.pid:
             raise RestartFailed("a restart is under way")
-        if why := self._parts.why_not():
+        if why := self._why_not():
             raise RestartFailed(why)
         async with self._turn:
             folder = Path(tempfile.mkdtemp(prefix="hermes-"))  # for this user alone
@@ -106,12 +116,12 @@ class Leaving:
         self._ready, self._taken = asyncio.Event(), asyncio.Event()
         try:
             fds = [fd for each in sockets.values() for fd in each] + ([] if lock is None else [lock])
-            process = start(theirs.fileno(), fds)
+            process = start(theirs.fileno(), fds, self._said)
         finally:
             theirs.close()
         channel = self._channel = await Channel.on(ours, self._hear)
         try:
-            channel.tell(Greeting(VERSION, places, lock))
+            channel.tell(Greeting(VERSION, places, parts.listeners.files(), lock))
             await self._heard(self._ready, START_S, process)
             await self._pass_on({place: path for place, (_, path) in places.items()}, process)
         except BaseException:
@@ -120,7 +130,7 @@ class Leaving:
                 process.terminate()
             raise
         self.pid = process.pid
-        self.gone.set()
+        self._gone.set()
         log.info("process %d goes on; this one ends what it has begun", process.pid)
         return process.pid
 
@@ -178,11 +188,14 @@ class Leaving:
                 raise ValueError(f"the new process has no say in this: {message}")
 
 
-def start(channel: int, fds: Iterable[int]) -> "subprocess.Popen[bytes]":
-    """Another process of the command that this one was started by, with these descriptors."""
+def start(channel: int, fds: Iterable[int], said: dict[str, Any]) -> "subprocess.Popen[bytes]":
+    """Another process of the command that this one was started by, with these descriptors.
+
+    `said`: what it is told of its configuration.
+    """
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     return subprocess.Popen(  # noqa: S603 - what we were started by
         [sys.executable, *sys.orig_argv[1:]],
-        env={**environ, VARIABLE: str(channel)},
+        env={**environ, VARIABLE: json.dumps((channel, said))},
         pass_fds=(channel, *fds),
     )
