@@ -45,11 +45,16 @@ LLAMASWAP = """
 healthCheckTimeout: 500
 logLevel: info
 globalTTL: 60
-macros: {server: "llama-server --port ${PORT} ${flags}", flags: "-ngl 99"}
+macros:
+  flags: "-ngl 99"
+  server: |
+    # of last week
+    llama-server --port ${PORT}
+      ${flags}
 models:
   qwen:
     cmd: |
-      # the good one
+      # the good one: ${server}
       ${server} \\
         --model models/qwen3-8b.gguf
     aliases: [gpt-4o-mini, "not a name"]
