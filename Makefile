@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format docs reference chaos fuzz schemathesis real-ollama real-llamacpp corpus conformance imitations nightly reloads kills bench bench-peers bench-affinity lock clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -85,6 +85,13 @@ conformance: $(RUN_READY)
 	$(BIN)/python -m tests.conformance $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) \
 	  $(if $(LLAMA_ROUTER),--llama-router $(LLAMA_ROUTER)) $(if $(OLLAMA),--ollama $(OLLAMA))
 
+# The dashboard in a headless Chromium; screenshots in tests/browser/shots.
+browser: $(RUN_READY)
+	test -x $(VENV)-browser/bin/pip || $(PYTHON) -m venv $(VENV)-browser
+	$(VENV)-browser/bin/python -m pip install -q -r requirements.lock
+	$(VENV)-browser/bin/python -m pip install -q -r tests/browser/requirements.txt
+	HERMES_BROWSER=1 $(VENV)-browser/bin/python -m pytest -rs tests/browser
+
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
 
@@ -96,6 +103,11 @@ reloads: $(DEV_READY)
 kills: $(DEV_READY)
 	HERMES_KILLS=200 HERMES_POWER_CUTS=100 $(BIN)/python -m pytest -s -rs tests/keys
 
+# The Dockerfile's steps without Docker, by root: IMAGE_PYTHON is one that every user may run.
+IMAGE_PYTHON ?= /usr/bin/python3
+image: $(DEV_READY)
+	HERMES_IMAGE=$(IMAGE_PYTHON) $(BIN)/python -m pytest tests/deploy/test_image.py
+
 bench: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py
 
@@ -105,6 +117,10 @@ bench-peers: $(RUN_READY)
 # Over llama-servers that it starts: LLAMA_SERVER is the program, GGUF a model for it.
 bench-affinity: $(RUN_READY)
 	$(BIN)/python benchmarks/affinity.py "$(LLAMA_SERVER)" "$(GGUF)"
+
+# The load generator itself: beside wrk, beside a stall that is known, with 2,000 streams.
+bench-wrk: $(RUN_READY)
+	$(BIN)/python benchmarks/generators.py
 
 # Resolve the ranges of pyproject.toml anew, with hashes.
 lock: $(DEV_READY)
@@ -127,4 +143,4 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis $(VENV)-docs build dist benchmarks/results
+	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis $(VENV)-browser $(VENV)-docs build dist benchmarks/results

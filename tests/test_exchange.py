@@ -2,12 +2,16 @@
 
 import pytest
 from msgspec import json
+from msgspec.structs import replace
 
 from hermes.chat import Usage
 from hermes.errors import Outcome
 from hermes.exchange import Exchange, Journal
-from hermes.metrics import Metrics
+from hermes.metrics import MAX_TENANTS, Metrics
+from hermes.policy.ticket import Ticket
 from hermes.record import Record
+
+ROUTE = "/v1/llm/{model}"
 
 
 class Books:
@@ -31,10 +35,11 @@ class Books:
 def run(books: Books, outcome: Outcome = Outcome.OK, model: str = "m") -> Exchange:
     """One that got its answer."""
     exchange = books.begin()
-    exchange.route, exchange.model, exchange.backend, exchange.key_id = "/v1/llm/{model}", model, "gpu0", "k1"
+    exchange.route, exchange.model, exchange.backend, exchange.key_id = ROUTE, model, "gpu0", "k1"
     exchange.stream, exchange.attempts, exchange.status, exchange.outcome = True, 2, 200, outcome
     exchange.queue_s, exchange.ttft_s = 0.25, 1.5
     exchange.usage = Usage(prompt_tokens=7, completion_tokens=11)
+    exchange.ticket = Ticket(model, model, "ann", ("gpu0",), 1, 100.0, 200.0)
     return exchange
 
 
@@ -46,7 +51,7 @@ def test_closing_emits_the_one_record() -> None:
     assert record == Record(
         created_at=int(exchange.created_at * 1000) / 1000,
         request_id="r1",
-        route="/v1/llm/{model}",
+        route=ROUTE,
         method="POST",
         outcome=Outcome.OK,
         status=200,
@@ -60,6 +65,9 @@ def test_closing_emits_the_one_record() -> None:
         ttft_ms=1500,
         tokens_in=7,
         tokens_out=11,
+        user="ann",
+        urgency="normal",
+        loaded="hit",
     )
 
 
@@ -72,7 +80,7 @@ def test_closing_twice_is_counted_and_changes_nothing() -> None:
     books.journal.close(exchange, 104.0)
     assert len(books.records) == 1
     assert books.metrics.double_close.read() == {(): 1.0}
-    assert books.metrics.finished.read() == {("/v1/llm/{model}", "m", "ok"): 1.0}
+    assert books.metrics.finished.read() == {(ROUTE, "m", "ok"): 1.0}
     assert books.journal.open == 0
 
 
@@ -88,7 +96,7 @@ def test_the_accepted_are_the_ended_and_those_in_flight(outcome: Outcome, model:
     for exchange in open_ones:
         books.journal.close(exchange, 103.0)
         assert len(set(books.balance())) == 1
-    assert books.metrics.finished.read() == {("/v1/llm/{model}", model, outcome.value): 3.0}
+    assert books.metrics.finished.read() == {(ROUTE, model, outcome.value): 3.0}
     assert books.journal.open == 0
 
 
@@ -96,10 +104,29 @@ def test_what_a_run_took_is_measured_per_model() -> None:
     books = Books()
     books.journal.close(run(books), 103.0)
     metrics = books.metrics
-    assert metrics.queue_wait.series["m",].total == pytest.approx(0.25)
-    assert metrics.ttft.series["m",].total == pytest.approx(1.5)
-    assert metrics.duration.series["m", "ok"].total == pytest.approx(3.0)
+    assert metrics.queue_wait.series["m", "normal"].total == pytest.approx(0.25)
+    assert metrics.ttft.series[ROUTE, "m"].total == pytest.approx(1.5)
+    assert metrics.token_time.series[ROUTE, "m"].total == pytest.approx(0.15)
+    assert metrics.duration.series[ROUTE, "m", "ok"].total == pytest.approx(3.0)
     assert metrics.tokens.read() == {("m", "prompt"): 7.0, ("m", "completion"): 11.0}
+
+
+def test_tenants_are_told_up_to_a_number_and_those_of_tokens_by_a_hash() -> None:
+    """I27."""
+    books = Books()
+    for number in range(MAX_TENANTS + 5):
+        exchange = run(books)
+        exchange.key_id = f"k{number}"
+        exchange.ticket = replace(exchange.ticket, tenant=f"user{number}")
+        books.journal.close(exchange, 103.0)
+    told = books.metrics.tenant_tokens.read()
+    assert len(told) == 2 * MAX_TENANTS + 1
+    assert told["other", "other"] == 5 * (7 + 11)
+    books = Books()
+    exchange = run(books)
+    exchange.key_id, exchange.ticket = "jwt:corp:0123456789ab", replace(exchange.ticket, tenant="corp:ann@example.com")
+    books.journal.close(exchange, 103.0)
+    assert {tenant for tenant, _ in books.metrics.tenant_tokens.read()} == {"jwt:corp:0123456789ab"}
 
 
 def test_what_never_ran_has_no_times_of_a_run() -> None:
@@ -109,8 +136,17 @@ def test_what_never_ran_has_no_times_of_a_run() -> None:
     books.journal.close(exchange, 100.5)
     [record] = books.records
     assert (record.queue_ms, record.ttft_ms, record.attempts, record.code) == (None, None, 0, "queue_full")
-    assert [sum(buckets.counts) for buckets in books.metrics.queue_wait.series.values()] == [0]
-    assert books.metrics.duration.series["m", "queue_full"].total == pytest.approx(0.5)
+    assert not any(sum(buckets.counts) for buckets in books.metrics.queue_wait.series.values())
+    assert books.metrics.duration.series["", "m", "queue_full"].total == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("attempts", "counted"), [(0, 1), (1, 0)])
+def test_refused_is_what_no_backend_was_asked_for(attempts: int, counted: int) -> None:
+    books = Books()
+    exchange = run(books, Outcome.NO_BACKEND)
+    exchange.attempts, exchange.code = attempts, "no_backend"
+    books.journal.close(exchange, 103.0)
+    assert sum(books.metrics.refused.read().values()) == counted
 
 
 def test_quiet_requests_are_counted_and_not_recorded() -> None:
@@ -157,5 +193,5 @@ def test_a_record_has_no_place_for_what_was_said() -> None:
     assert Record.__struct_fields__ == (
         "created_at", "request_id", "route", "method", "outcome", "status", "duration_ms", "code", "key_id", "model",
         "backend", "stream", "attempts", "queue_ms", "ttft_ms", "tokens_in", "tokens_out",
-        "user", "urgency", "loaded", "asked", "cache",
+        "user", "urgency", "loaded", "asked", "cache", "load_ms",
     )  # fmt: skip

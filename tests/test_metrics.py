@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from prometheus_client import Histogram as Reference
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermes import config
+from hermes.errors import Outcome
 from hermes.metrics import MAX_SERIES, SECONDS, Counter, Histogram, Metrics, render
+from hermes.record import Record
 from hermes.runtime import Runtime
 from tests.simulation.loop import VirtualLoop
 
@@ -90,7 +93,8 @@ def test_buckets_are_those_of_prometheus(values: list[float]) -> None:
         reference.labels("m").observe(value)
         metrics.ttft.observe(("m",), value)
     expected = {key: value for key, value in samples(generate_latest(registry)).items() if "_created" not in key[0]}
-    told = samples(render([family for family in metrics.snapshot() if family.name == "hermes_ttft_seconds"]))
+    rendered = samples(render([family for family in metrics.snapshot() if family.name == "hermes_ttft_seconds"]))
+    told = {key: value for key, value in rendered.items() if key[0].startswith("hermes_")}
     assert told.keys() == expected.keys()
     assert all(told[key] == pytest.approx(expected[key]) for key in told)
 
@@ -143,14 +147,27 @@ def test_no_metric_says_its_name_twice_and_all_say_what_they_are() -> None:
         assert isinstance(family, Histogram) == family.name.endswith("_seconds")
 
 
-def test_the_api_page_lists_every_metric_with_its_labels(loop: VirtualLoop) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
-    rows = re.findall(r"^\| (`hermes_.*?`) \|(.*?)\|", page, re.MULTILINE)
-    listed = {
-        name.removesuffix("_total"): tuple(re.findall(r"\w+", labels))
-        for names, labels in rows
-        for name in re.findall(r"`(\w+)`", names)
-    }
+def test_the_page_lists_every_metric_with_its_type_and_labels(loop: VirtualLoop) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text().partition("## The access log")[0]
+    rows = re.findall(r"^\| `([\w:]+)` \| (\w+) \|(.*?)\|", page, re.MULTILINE)
+    listed = {(name, kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
     # Without keys or limits there is nothing to count of them.
-    families = Runtime(config.Config(keys=(config.Key("ann", "0" * 64),)), loop).metrics.families()
-    assert listed == {family.name: family.labels for family in families}
+    runtime = Runtime(config.Config(keys=(config.Key("ann", "0" * 64),)), loop)
+    kinds = {family.name: family.type for family in runtime.metrics.snapshot()}
+    assert len(listed) == len(rows) == len(kinds), "one is told twice"
+    assert listed == {
+        (f"{family.name}_total" if kinds[family.name] == "counter" else family.name, kinds[family.name], family.labels)
+        for family in runtime.metrics.families()
+    }
+
+
+# --- the log's schema -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_field_of_the_access_log_and_every_outcome() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text().partition("## The access log")[2]
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE)
+    kinds = {float: "number", int: "integer", bool: "boolean", str: "string", Outcome: "string", int | None: "integer"}
+    fields = msgspec.structs.fields(Record)
+    assert listed == [(field.encode_name, kinds[field.type]) for field in fields]
+    assert set(re.findall(r"`(\w+)`", page.partition("Outcomes:")[2])) == set(Outcome)

@@ -52,6 +52,27 @@ def test_a_part_of_an_id_is_nobody_s() -> None:
     assert not [*past.of("")] and not [*past.of("r")] and not [*past.of("gemma")] and not [*past.of("\udcff")]
 
 
+def test_the_newest_come_first_and_only_those_that_are_wanted() -> None:
+    count = 3 * PACKED_TOGETHER + 5
+    past = remembering(count)
+    told = [record for records in past.newest({}) for record in records]
+    assert told == [record(f"r{number}", number) for number in reversed(range(count))]
+    assert told == [record for records in past.newest({"model": "gemma", "user": "ann"}) for record in records]
+    assert [each.request_id for records in past.newest({"request_id": "r7"}) for each in records] == ["r7"]
+    assert not any(past.newest({"model": "gem"})) and not any(past.newest({"outcome": "denied"}))
+
+
+def test_what_ends_while_they_are_told_does_not_change_what_is_told() -> None:
+    """I36: a few at a time, others run in between."""
+    past, told = remembering(2 * PACKED_TOGETHER + 5), []
+    for records in past.newest({}):
+        assert len(records) <= PACKED_TOGETHER
+        told += [each.tokens_in for each in records]
+        for number in range(PACKED_TOGETHER):
+            past.add(record("late", number), None)
+    assert told == [*reversed(range(2 * PACKED_TOGETHER + 5))]
+
+
 def test_ten_thousand_take_little() -> None:
     past = remembering(REMEMBERED)
     assert sum(map(sys.getsizeof, past._pieces)) / REMEMBERED < 200

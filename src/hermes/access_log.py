@@ -1,4 +1,4 @@
-"""The access log: records as JSON lines, written in groups by a thread, so a stalled pipe never stalls the event loop.
+"""The access log: a line for each record, written in groups by a thread, so a stalled pipe never stalls the event loop.
 
 What waits for the thread is bounded; past that, lines are dropped and counted (invariant I4). One record is one line,
 whatever happens to the lines around it (I28).
@@ -10,10 +10,9 @@ import select
 import threading
 from collections import deque
 
-import msgspec
-from msgspec import Struct
-
+from hermes.lines import Lines, as_json
 from hermes.metrics import Metrics
+from hermes.record import Record
 
 MAX_WAITING_LINES = 10_000
 GROUP_S = 0.2
@@ -22,12 +21,13 @@ GROUP_S = 0.2
 class AccessLog:
     """A sink of records. `close` writes what is left."""
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, metrics: Metrics, lines: Lines = as_json) -> None:
         self._fd = fd
         self._loop = loop
         self._metrics = metrics
-        self._records: list[Struct] = []
-        self._groups: deque[list[Struct] | int] = deque()  # or another file
+        self._lines = lines
+        self._records: list[Record] = []
+        self._groups: deque[list[Record] | int] = deque()  # or another file
         self._handed_over = 0  # records; written by the loop alone
         self._written = 0  # records; written by the thread alone
         self._torn = False  # the last line written has no end
@@ -36,7 +36,7 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write_groups, name="access-log", daemon=True)
         self._thread.start()
 
-    def __call__(self, record: Struct) -> None:
+    def __call__(self, record: Record) -> None:
         if len(self._records) + self._handed_over - self._written >= MAX_WAITING_LINES:
             self._metrics.log_dropped.add(())
             return
@@ -69,7 +69,6 @@ class AccessLog:
         self._wake.release()
 
     def _write_groups(self) -> None:
-        encode_lines = msgspec.json.Encoder().encode_lines
         while True:
             self._wake.acquire()
             group = self._groups.popleft()
@@ -80,7 +79,7 @@ class AccessLog:
                 continue
             if not group:
                 return
-            self._write(encode_lines(group))
+            self._write(self._lines(group))
             self._written += len(group)
 
     def _write(self, lines: bytes) -> None:

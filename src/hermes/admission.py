@@ -6,6 +6,7 @@ to the scheduler synchronously (invariant I2).
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from types import TracebackType
 from typing import Protocol
 
@@ -178,6 +179,7 @@ class Lease(Struct, frozen=True, eq=False):
         return self.admission.done if waiter is None else self._wait(waiter)
 
     async def _wait(self, waiter: asyncio.Future[Admit | Reject | Expire]) -> None:
+        since = monotonic()
         try:
             if self.listener is not None:
                 await self._keep_telling(waiter, self.listener)
@@ -187,6 +189,7 @@ class Lease(Struct, frozen=True, eq=False):
             self.admission.leave(self.ticket)
             raise
         finally:
+            self.ticket.waited_s += monotonic() - since
             self.admission.forget(self.ticket)
 
     async def _keep_telling(self, waiter: asyncio.Future[Admit | Reject | Expire], listener: Listener) -> None:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from time import monotonic
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,7 +27,7 @@ from hermes.chat import (
     collect,
 )
 from hermes.dialects import BackendDialect, ClientDialect, Decoder, EmbedDialect, Encoder, Meta
-from hermes.errors import BackendBusy, BackendError, BackendTimeout, Dismissed, Draining, GatewayError
+from hermes.errors import BackendBusy, BackendError, BackendTimeout, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.fleet.driver import Server
 from hermes.http.client import ENOUGH, ClientConnection
@@ -88,6 +89,7 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
     asking = pool.exchange("POST", path, body, headers=job.exchange.forwarded, whole=whole, deadline=job.deadline)
     job.exchange.asking = asking
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
+    sent_at = monotonic()
     async with asking as answer:
         if answer.status != 200:
             error = spoken.error(answer.status, await answer.read_all(MAX_ERROR_BYTES, job.deadline))
@@ -95,20 +97,27 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
                 error.retry_after_s = _retry_after_s(answer.headers)
             raise error
         if isinstance(job, EmbedJob):
+            job.exchange.backend_s = monotonic() - sent_at
             await _answer_embedded(job, answer.take_body(), spoken, ticket, pool.loop.time())
             return
         if job.request.stream:
             await _Stream(job, answer, spoken, ticket, pool.loop.time).run()
+            job.exchange.backend_s = monotonic() - sent_at
             return
         if gathers:
             decoder = spoken.decoder(job.request, job.exchange.request_id)
-            said = collect(await _gather(asking, answer, decoder, job.deadline))
+            events = await _gather(asking, answer, decoder, job.deadline)
+            job.exchange.backend_s = monotonic() - sent_at
+            said = collect(events)
         else:
+            job.exchange.backend_s = monotonic() - sent_at
             said = spoken.whole(answer.take_body(), job.request, job.exchange.request_id)
         _answer_whole(job, said, spoken, ticket, pool.loop.time())
         if gathers:
             job.exchange.cancel = None  # what is still to be done is no business of the client's
+            answered_at = monotonic()
             await _let_end(answer, pool.loop.time)
+            job.exchange.backend_s += monotonic() - answered_at
 
 
 def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None = None) -> None:
@@ -118,7 +127,7 @@ def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None
     """
     response = job.response
     if isinstance(job, Job) and response.started and not (response.ended or response.gone):
-        told = Dismissed("the request was sent away") if job.exchange.dismissed else _told(error)
+        told = job.exchange.dismissed or _told(error)
         response.break_off((encoder or job.dialect.encoder(job.request, job.meta)).fail(told))
 
 

@@ -63,6 +63,10 @@ class Table(Struct, frozen=True):
     pepper: bytes = b""
     closed: bool = True
 
+    def ids(self) -> set[str]:
+        """Of the keys that let somebody in."""
+        return {principal.key_id for principal in self.principals.values()}
+
 
 def digest(credential: bytes, pepper: bytes) -> bytes:
     return under(pepper, sha256(credential).digest())

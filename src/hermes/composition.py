@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from hermes import config as settings
 from hermes import drivers
 from hermes.chat import Sampling
+from hermes.config.rules import is_loopback
 from hermes.errors import ConfigError
 from hermes.fleet.backend import Backend
 from hermes.fleet.managed import Managed
@@ -187,7 +188,9 @@ def check_issuer(issuer: settings.Issuer) -> None:
     try:
         from hermes.oidc.keys import read_set
     except ImportError:
-        raise ConfigError("jwt: tokens need more than is installed: pip install 'hermes-sidecar[jwt]'") from None
+        raise ConfigError(
+            "jwt: tokens need more than is installed: pip install 'PyJWT[crypto]' (docs/jwt.md)"
+        ) from None
     try:
         if issuer.jwks_url is not None:
             source.origin(issuer.jwks_url, issuer.ca_file)
@@ -359,6 +362,12 @@ def admin_socket(config: settings.Config, environ: Mapping[str, str]) -> Path | 
         return None if config.admin.unix_socket == "off" else Path(config.admin.unix_socket)
     folder = state_dir(config.server, environ)
     return None if folder is None else folder / ADMIN_SOCKET
+
+
+def shows_dashboard_to_clients(config: settings.Config) -> bool:
+    """Only where nobody but this machine can come, and there is no place of the operators' own for it."""
+    server, admin = config.server, config.admin
+    return admin.dashboard and admin.port is None and (server.unix_socket is not None or is_loopback(server.host))
 
 
 def is_simulated(config: settings.Config) -> bool:

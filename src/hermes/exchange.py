@@ -10,18 +10,32 @@ from typing import Protocol
 from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, EmbedRequest, Usage
-from hermes.errors import Outcome
+from hermes.errors import Dismissed, GatewayError, Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.past import Past
 from hermes.policy.estimates import Outlook
 from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket
-from hermes.principal import CLASS_NAMES
+from hermes.principal import CLASS_NAMES, Class
 from hermes.record import Record
 
 Sink = Callable[[Record], None]
 
 _NO_USAGE = Usage()
+_OK = Outcome.OK
+_LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))
+_REFUSED = frozenset(
+    (
+        Outcome.DENIED,
+        Outcome.LIMITED,
+        Outcome.QUEUE_FULL,
+        Outcome.DEADLINE_REFUSED,
+        Outcome.QUEUE_TIMEOUT,
+        Outcome.NO_BACKEND,
+        Outcome.SHED,
+        Outcome.DRAINED,
+    )
+)
 
 
 class Asking(Protocol):
@@ -55,6 +69,8 @@ class Exchange(Struct, eq=False, gc=False):
     arrived_at: float
     created_at: float
     route: str = ""
+    began_at: float = 0.0  # by a finer clock than the loop's
+    backend_s: float | None = None  # from asking it to having all of its answer, by the same
     also_id: bytes = b""  # another header in which its client looks for its id
     more_lines: bytes = b""  # of the head of every answer to it
     key_id: str = ""
@@ -72,7 +88,7 @@ class Exchange(Struct, eq=False, gc=False):
     over: Event | None = None  # set when it has ended, where another try waits for that
     ticket: Ticket | None = None
     cancel: Callable[[], None] | None = None  # cancels who answers it, while there is something to cancel
-    dismissed: bool = False
+    dismissed: GatewayError | None = None  # why it was sent away
     asked: str = ""  # the model that its client asked for, where another answers instead
     fallbacks: tuple[str, ...] | None = None  # those that still might; None: nobody had to ask so far
     asking: Asking | None = None  # a backend, since the last attempt began
@@ -99,13 +115,19 @@ class Exchange(Struct, eq=False, gc=False):
             queue_s = 0.0
         return {"queue_ms": round(queue_s * 1000, 3), "total_ms": round(total_s * 1000, 3)}
 
-    def dismiss(self) -> bool:
+    def dismiss(self, why: GatewayError | None = None) -> bool:
         """Send it away, whatever it is at. False: it has had its answer."""
         if self.cancel is None:
             return False
-        self.dismissed = True
+        self.dismissed = why or Dismissed("the request was sent away")
         self.cancel()
         return True
+
+    def uncharge(self) -> None:
+        """It begins anew: what was reserved for it is given back."""
+        if self.charge is not None:
+            self.charge.give_back()
+            self.charge = None
 
     def forget_attempt(self) -> None:
         """Nothing of it has gone out, and its connection may be somebody else's by now."""
@@ -123,14 +145,29 @@ class Exchange(Struct, eq=False, gc=False):
 
 
 class _Tally(Struct):
-    """The series that a request of one route, model and outcome counts on."""
+    """The series that a request of one route, model, outcome and class counts on, streamed or whole."""
 
     finished: Cell
     duration: Buckets
     queue_wait: Buckets
     ttft: Buckets
+    token_time: Buckets
     tokens_in: Cell
     tokens_out: Cell
+
+
+# What is never observed: the wait of what has no ticket, the first token of a whole answer.
+_NEVER = Buckets(())
+
+
+class _Spender(Struct):
+    """The series that the tokens of one key count on."""
+
+    tokens_in: Cell
+    tokens_out: Cell
+
+
+_Key = tuple[str, str, Outcome, Class | None, bool]
 
 
 class Journal:
@@ -143,7 +180,9 @@ class Journal:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._accepted = metrics.accepted.child(())
-        self._tallies: dict[tuple[str, str, Outcome], _Tally] = {}
+        self._overhead = metrics.overhead.child(())
+        self._tallies: dict[_Key, _Tally] = {}
+        self._spenders: dict[str, _Spender] = {}  # by key id
         self.sinks: list[Sink] = []
         self.exchanges: dict[Exchange, None] = {}
         self.past = Past()
@@ -165,7 +204,7 @@ class Journal:
         """`request_id`: the client's own; "" makes one."""
         self._count += 1
         self._accepted.value += 1
-        exchange = Exchange(request_id or f"{self._prefix}{self._count}", method, arrived_at, time())
+        exchange = Exchange(request_id or f"{self._prefix}{self._count}", method, arrived_at, time(), "", monotonic())
         self.exchanges[exchange] = None
         return exchange
 
@@ -186,6 +225,8 @@ class Journal:
             self._count_run(exchange, duration_s)
         else:
             self._metrics.finished.add((exchange.route, "", exchange.outcome))
+        if exchange.outcome is not _OK:
+            self._count_unserved(exchange)
         if not exchange.quiet:
             record = _record(exchange, duration_s)
             for sink in self.sinks:
@@ -194,38 +235,72 @@ class Journal:
                 self.past.add(record, ticket.why)
 
     def _count_run(self, exchange: Exchange, duration_s: float) -> None:
-        key = exchange.route, exchange.model, exchange.outcome
+        ticket, queue_s, usage = exchange.ticket, exchange.queue_s, exchange.usage
+        urgency = ticket.urgency if ticket is not None else None
+        key = exchange.route, exchange.model, exchange.outcome, urgency, exchange.stream
         tally = self._tallies.get(key) or self._tally(key)
-        queue_s, ttft_s, usage = exchange.queue_s, exchange.ttft_s, exchange.usage
         tally.finished.value += 1
         tally.duration.observe(duration_s)
         if queue_s is not None:
             tally.queue_wait.observe(queue_s)
-            if exchange.attempts == 1 and (ticket := exchange.ticket) is not None and ticket.told is not None:
-                self._judge(ticket.told, queue_s, exchange.model)
-        if ttft_s is not None:
-            tally.ttft.observe(ttft_s)
+            if exchange.attempts == 1 and ticket is not None:
+                if exchange.backend_s is not None:
+                    self._overhead.observe(monotonic() - exchange.began_at - ticket.waited_s - exchange.backend_s)
+                if ticket.told is not None:
+                    self._judge(ticket.told, queue_s, exchange.model)
+        if exchange.stream and exchange.ttft_s is not None:
+            tally.ttft.observe(exchange.ttft_s)
+            if usage.completion_tokens > 1 and exchange.outcome is _OK and not exchange.free:
+                tally.token_time.observe((duration_s - exchange.ttft_s) / (usage.completion_tokens - 1))
         if not exchange.free:
             tally.tokens_in.value += usage.prompt_tokens
             tally.tokens_out.value += usage.completion_tokens
+            spender = self._spenders.get(exchange.key_id) or self._spender(exchange)
+            spender.tokens_in.value += usage.prompt_tokens
+            spender.tokens_out.value += usage.completion_tokens
+
+    def _count_unserved(self, exchange: Exchange) -> None:
+        if exchange.outcome in _LEFT:
+            self._metrics.cancelled.add((exchange.model, _phase(exchange)))
+        elif exchange.outcome in _REFUSED and not exchange.attempts:
+            self._metrics.refused.add((exchange.model, exchange.code or exchange.outcome))
 
     def _judge(self, told: Outlook, queue_s: float, model: str) -> None:
         self._metrics.prediction_error.observe((model,), abs(told.eta_s - queue_s))
         self._metrics.predictions.add((model, "yes" if queue_s <= told.eta_high_s else "no"))
 
-    def _tally(self, key: tuple[str, str, Outcome]) -> _Tally:
-        metrics, (_, model, outcome) = self._metrics, key
+    def _tally(self, key: _Key) -> _Tally:
+        metrics, (route, model, outcome, urgency, stream) = self._metrics, key
         tally = _Tally(
-            metrics.finished.child(key),
-            metrics.duration.child((model, outcome)),
-            metrics.queue_wait.child((model,)),
-            metrics.ttft.child((model,)),
+            metrics.finished.child((route, model, outcome)),
+            metrics.duration.child((route, model, outcome)),
+            _NEVER if urgency is None else metrics.queue_wait.child((model, CLASS_NAMES[urgency])),
+            metrics.ttft.child((route, model)) if stream else _NEVER,
+            metrics.token_time.child((route, model)) if stream else _NEVER,
             metrics.tokens.child((model, "prompt")),
             metrics.tokens.child((model, "completion")),
         )
         if len(self._tallies) < MAX_SERIES:
             self._tallies[key] = tally
         return tally
+
+    def _spender(self, exchange: Exchange) -> _Spender:
+        """Who has a token is told as in the log, by a hash: a subject may be somebody's address (invariant I27)."""
+        key_id, ticket, tokens = exchange.key_id, exchange.ticket, self._metrics.tenant_tokens
+        tenant = key_id if ticket is None or key_id.startswith("jwt:") else ticket.tenant
+        spender = _Spender(tokens.child((tenant, "prompt")), tokens.child((tenant, "completion")))
+        if len(self._spenders) < MAX_SERIES:
+            self._spenders[key_id] = spender
+        return spender
+
+
+def _phase(exchange: Exchange) -> str:
+    """How far it had got: whether a backend was at it, and whether any of the answer had gone out."""
+    if exchange.begun:
+        return "streaming"
+    if exchange.attempts:
+        return "running"
+    return "received" if exchange.ticket is None else "queued"
 
 
 def _record(exchange: Exchange, duration_s: float) -> Record:
@@ -253,4 +328,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         ticket.found if ticket is not None and exchange.attempts else "",
         exchange.asked,
         exchange.reuse,
+        0 if ticket is None else int(ticket.load_s * 1000),
     )

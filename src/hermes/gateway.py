@@ -126,10 +126,10 @@ class Gateway:
                     ticket.prefix = affinity.prefix(ticket.resident, ticket.tenant, session, request.messages)
                 sampling = fill_in(request.sampling, route.filling)
                 filled = request if sampling is request.sampling else replace(request, sampling=sampling)
-                if (meter := self._meter) is not None and (
-                    principal.counted or route.service.allowance is not UNBOUNDED
-                ):
-                    waits = meter.reserve(exchange, principal, route.service, dialect, ticket, sampling.max_tokens)
+                if principal.counted or route.service.allowance is not UNBOUNDED:
+                    waits = self._meter.reserve(
+                        exchange, principal, route.service, dialect, ticket, sampling.max_tokens
+                    )
                     if waits is not None:
                         await waits
                 id, created_at = exchange.request_id, int(exchange.created_at)
@@ -175,10 +175,12 @@ class Gateway:
         job = EmbedJob(exchange, route.service, meta, response, ticket.deadline, size_bytes, dialect, request)
         await self._serve(job, ticket, None)
 
-    def count(self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect) -> None:
-        """It is answered without a run of its own. Raises RateLimited."""
-        if self._meter is not None and (principal.counted or service.allowance is not UNBOUNDED):
-            self._meter.count(exchange, principal, service, dialect)
+    def count(
+        self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect, room: int = 0
+    ) -> None:
+        """It is answered without a run of its own, where there is `room` for so many tokens. Raises RateLimited."""
+        if principal.counted or service.allowance is not UNBOUNDED:
+            self._meter.count(exchange, principal, service, dialect, room)
 
     async def _serve(self, job: Job | EmbedJob, ticket: Ticket, heart: Heart | None) -> None:
         """Wait for a turn, and try; again where that may help."""
@@ -229,7 +231,7 @@ class Gateway:
             urgency(claim, request.service_tier, principal, service.highest),
             request.priority,
             principal.weight,
-            prompt_tokens=int(prompt_bytes * route.tokens_per_byte.value),
+            prompt_tokens=round(prompt_bytes * route.tokens_per_byte.value),
             whole=not request.stream,
             place=exchange.place,
         )

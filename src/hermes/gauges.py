@@ -1,13 +1,17 @@
 """What is read at each scrape, from whoever knows it: the gauges, and what the server counts by itself."""
 
+import sys
+
+from hermes import __version__
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.http.server import Server
-from hermes.metrics import Metrics
+from hermes.metrics import Labels, Metrics
 from hermes.policy.breaker import CLOSED
 from hermes.policy.cache import Shelf
 from hermes.policy.scheduler import Scheduler
+from hermes.principal import CLASS_NAMES, CLASSES
 
 
 def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet, server: Server, shelf: Shelf) -> None:
@@ -16,11 +20,18 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     gauge("hermes_requests_active", "Requests that hold a slot.", ("model",), lambda: {
         (name,): float(scheduler.occupancy(name).running) for name in names()
     })  # fmt: skip
-    gauge("hermes_requests_queued", "Requests that wait for a slot.", ("model",), lambda: {
-        (name,): float(scheduler.occupancy(name).waiting) for name in names()
+    gauge("hermes_requests_queued", "Requests that wait for a slot.", ("model", "class"), lambda: _queued(scheduler))
+    gauge("hermes_queue_limit", "So many may wait for a model.", ("model",), lambda: {
+        (name,): float(scheduler.bounds(name).queue_limit) for name in names()
+    })  # fmt: skip
+    gauge("hermes_queue_limit_overall", "So many may wait in all.", (), lambda: {
+        (): float(scheduler.whole.queue_tickets)
     })  # fmt: skip
     gauge("hermes_queued_bytes", "Bytes of request bodies that wait.", (), lambda: {
         (): float(scheduler.waiting_bytes)
+    })  # fmt: skip
+    gauge("hermes_queue_limit_bytes", "So many bytes of request bodies may wait.", (), lambda: {
+        (): float(scheduler.whole.queue_bytes)
     })  # fmt: skip
     gauge("hermes_requests_in_flight", "Requests taken in and not ended.", (), lambda: {
         (): float(journal.open)
@@ -58,6 +69,15 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
             for name, backend in fleet.backends.items() for model, terms in backend.driver.terms.items()
         },
     )  # fmt: skip
+    metrics.counter("hermes_model_swaps", "Loads for which other models had to go.", ("backend", "model"), lambda: {
+        key: float(swaps.count) for key, swaps in scheduler.swaps().items()
+    })  # fmt: skip
+    metrics.counter(
+        "hermes_model_swap_seconds",
+        "How long those took, from the decision on: until others had ended what they ran included.",
+        ("backend", "model"),
+        lambda: {key: swaps.took_s for key, swaps in scheduler.swaps().items()},
+    )
     metrics.counter("hermes_process_restarts", "Processes that ended, started again.", ("backend", "model"), lambda: {
         (name, model): float(restarts)
         for name, backend in fleet.backends.items() if isinstance(backend.driver, Managed)
@@ -66,7 +86,22 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     gauge("hermes_model_concurrency_limit", "Runs let at once, where that adapts.", ("backend", "model"), lambda: {
         (backend, model): float(limit) for backend, model, limit in scheduler.limits()
     })  # fmt: skip
+    gauge("hermes_backend_memory_bytes", "Room for models, where it is known.", ("backend",), lambda: {
+        (name,): float(room)
+        for name, backend in fleet.backends.items() if (room := backend.room.capacity_bytes) is not None
+    })  # fmt: skip
     gauge("hermes_model_loaded_bytes", "Memory of the models a backend has loaded.", ("backend", "model"), lambda: {
         (name, model.name): float(model.size_bytes)
         for name, backend in fleet.backends.items() for model in backend.inventory.loaded
     })  # fmt: skip
+    version = __version__, ".".join(map(str, sys.version_info[:3]))
+    gauge("hermes_build_info", "Always 1; what runs here.", ("version", "python"), lambda: {version: 1.0})
+
+
+def _queued(scheduler: Scheduler) -> dict[Labels, float]:
+    waiting = scheduler.waiting_by_class()
+    return {
+        (name, CLASS_NAMES[urgency]): float(waiting[name, urgency])
+        for name in scheduler.models()
+        for urgency in CLASSES
+    }

@@ -53,13 +53,13 @@ class Listeners:
     async def open_for_clients(self, server: Server, said: settings.Server) -> str:
         """Returns the address. Raises ConfigError (in use)."""
         if said.unix_socket is None:
-            return await self._open(server, said.host, said.port)
-        await _bound(server.listen_unix(said.unix_socket), said.unix_socket)
+            return await self._open(server, said.host, said.port, "--port or PORT")
+        await _bound(server.listen_unix(said.unix_socket), said.unix_socket, "server.unix_socket")
         return f"unix:{said.unix_socket}"
 
     async def open_for_operators(self, api: Api, host: str, port: int) -> str:
         """The same for an address of theirs."""
-        return await self._open(self.server(api), host, port)
+        return await self._open(self.server(api), host, port, "admin.port")
 
     async def open_for_owner(self, api: Api, path: Path, asked_for: bool) -> None:
         """A socket for whoever may open it. Where nobody has asked for it, one that cannot be is only a warning."""
@@ -67,15 +67,15 @@ class Listeners:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             await self.server(api).listen_unix(str(path), _OWNER_ONLY)
         except OSError as error:
-            why = f"cannot listen on {path}: {error}"
+            why = f"cannot listen on {path}: {error}; make its folder writable, or set server.state_dir to another"
             if error.errno == errno.EADDRINUSE:
                 why = f"another Hermes listens on {path}: give this one a server.state_dir of its own"
             if asked_for:
                 raise ConfigError(f"admin.unix_socket: {why}") from error
             log.warning("keys that are made while this Hermes runs do not hold here: %s", why)
 
-    async def _open(self, server: Server, host: str, port: int) -> str:
-        taken = await _bound(server.listen(host, port, self._tls), f"{host}:{port}")
+    async def _open(self, server: Server, host: str, port: int, setting: str) -> str:
+        taken = await _bound(server.listen(host, port, self._tls), f"{host}:{port}", setting)
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{taken}"
 
     # --- closing ----------------------------------------------------------------------------------------------------
@@ -101,8 +101,21 @@ class Listeners:
             server.abort()
 
 
-async def _bound(listening: Coroutine[Any, Any, Any], where: str) -> Any:
+async def _bound(listening: Coroutine[Any, Any, Any], where: str, setting: str) -> Any:
+    """`setting`: by which it could be elsewhere."""
     try:
         return await listening
     except OSError as error:
-        raise ConfigError(f"cannot listen on {where}: {error}") from error
+        raise ConfigError(f"cannot listen on {where}: {_why(error, setting)}") from error
+
+
+def _why(error: OSError, setting: str) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            taken = "it is in use" if setting == "server.unix_socket" else "the port is taken"
+            return f"{taken}; use {setting}, or stop what listens there"
+        case errno.EACCES | errno.EPERM:
+            return f"{error.strerror}, ports below 1024 are the system's and folders their owners'; use {setting}"
+        case errno.EADDRNOTAVAIL:
+            return f"{error.strerror}: this machine has no such address; 127.0.0.1 and 0.0.0.0 are there always"
+    return f"{error}; use {setting}"

@@ -49,6 +49,18 @@ def machine() -> dict[str, object]:
     return found
 
 
+def listens_everywhere(port: int) -> bool:
+    """Whether somebody here listens at this TCP port on every address, and so for other machines."""
+    for table in ("tcp", "tcp6"):
+        # proc(5): number, local address:port in hexadecimal, remote, state; 0A is LISTEN
+        for line in _read(f"/proc/self/net/{table}").splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, _, its = local.partition(":")
+            if state == "0A" and int(its, 16) == port and not address.strip("0"):
+                return True
+    return False
+
+
 def memory_bytes() -> int | None:
     """All of the machine's; None if that cannot be told."""
     try:

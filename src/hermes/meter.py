@@ -19,7 +19,8 @@ from hermes.policy.limits import Budget, Moment, day_of
 from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
-from hermes.storage.ledger import Ledger, Use
+from hermes.storage.ledger import Ledger
+from hermes.storage.usage import Use
 
 # Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
 CHARACTERS = 4
@@ -48,18 +49,21 @@ class Meter:
         another model, which cannot be served, is given back.
         """
         if exchange.charge is not None:
-            exchange.charge.give_back()
-            exchange.charge = None
+            exchange.uncharge()
         hold = self._hold(exchange, principal, service, dialect, ticket.prompt_tokens, most_output)
         ticket.caps = hold.party.caps
         hurries = ticket.deadline < ticket.arrived_at + service.timeout_s
         exchange.charge = Charge(self, hold, service.model, exchange.created_at, exchange.attempts, hurries)
         return self._write_ahead(hold.party.budgets) if hold.party.budgets else None
 
-    def count(self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect) -> None:
-        """Charge a request that is answered without a run: itself, and no tokens. Raises RateLimited."""
-        hold = self._hold(exchange, principal, service, dialect, 0, 0)
-        self.settle(hold, service.model, exchange.created_at, (0, 0))
+    def count(
+        self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect, room: int
+    ) -> None:
+        """Charge a request that is answered without a run: itself, and no tokens, though there has to be `room` for so
+        many. Raises RateLimited or QuotaExceeded.
+        """
+        hold = self._hold(exchange, principal, service, dialect, 0, room)
+        exchange.charge = Visit(self, hold, service.model, exchange.created_at)
 
     def _hold(
         self,
@@ -123,20 +127,30 @@ class Meter:
         return self.ledger.written() if waits else None
 
 
-class Charge(Struct, eq=False, gc=False):
-    """What one request has reserved. `attempts`: what it had made before, with another model. `hurries`: its client
-    gives it less time than it would have.
-    """
+class Visit(Struct, eq=False, gc=False):
+    """What a request has reserved that is answered without a run of its own: to be a request."""
 
     meter: Meter
     hold: Hold
     model: str
     created_at: float
-    attempts: int
-    hurries: bool
 
     def give_back(self) -> None:
         self.meter.settle(self.hold, self.model, self.created_at, None)
+
+    def close(self, exchange: Exchange) -> None:
+        """The request is over."""
+        given = exchange.begun or exchange.outcome is Outcome.OK
+        self.meter.settle(self.hold, self.model, self.created_at, (0, 0) if given else None)
+
+
+class Charge(Visit, eq=False, gc=False):
+    """What a run has reserved. `attempts`: what it had made before, with another model. `hurries`: its client gives it
+    less time than it would have.
+    """
+
+    attempts: int
+    hurries: bool
 
     def close(self, exchange: Exchange) -> None:
         """The request is over. What is charged is what is told of it from now on."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 MAX_SERIES = 1000
+# Tenants by name; what others use is told in one sum.
+MAX_TENANTS = 100
 
 Labels = tuple[str, ...]
 
@@ -24,17 +26,18 @@ class Cell:
 
 
 class Counter:
-    __slots__ = ("help", "labels", "name", "series")
+    __slots__ = ("help", "labels", "most", "name", "series")
 
-    def __init__(self, name: str, help: str, labels: Labels = ()) -> None:
+    def __init__(self, name: str, help: str, labels: Labels = (), most: int = MAX_SERIES) -> None:
         self.name = name
         self.help = help
         self.labels = labels
+        self.most = most
         self.series: dict[Labels, Cell] = {} if labels else {(): Cell()}
 
     def child(self, values: Labels) -> Cell:
         """The series with these label values, to be kept by whoever counts on it often."""
-        if values not in self.series and len(self.series) >= MAX_SERIES:
+        if values not in self.series and len(self.series) >= self.most:
             values = ("other",) * len(self.labels)
         return self.series.setdefault(values, Cell())
 
@@ -86,6 +89,11 @@ class Buckets:
             seen += count
             yield bound, float(seen)
 
+    def merge(self, other: "Buckets") -> None:
+        """Add what another of the same bounds has seen."""
+        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
 
 class Histogram:
     __slots__ = ("bounds", "help", "labels", "name", "series")
@@ -95,7 +103,7 @@ class Histogram:
         self.help = help
         self.labels = labels
         self.bounds = bounds
-        self.series: dict[Labels, Buckets] = {}
+        self.series: dict[Labels, Buckets] = {} if labels else {(): Buckets(bounds)}
 
     def child(self, values: Labels) -> Buckets:
         """The series with these label values, to be kept by whoever observes often."""
@@ -106,9 +114,28 @@ class Histogram:
     def observe(self, values: Labels, value: float) -> None:
         self.child(values).observe(value)
 
+    def read(self) -> dict[Labels, Buckets]:
+        return self.series
+
+
+class KeptHistogram:
+    """Read when scraped, of what others observe."""
+
+    __slots__ = ("help", "labels", "name", "read")
+
+    def __init__(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, Buckets]]) -> None:
+        self.name = name
+        self.help = help
+        self.labels = labels
+        self.read = read
+
 
 # 1 ms to 10 min: an admission is microseconds, a cold 70B load minutes.
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# What is short: 50 us to 2.5 s.
+SHORT = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+# The loop's clock knows nothing shorter.
+MILLISECONDS = SHORT[4:]
 
 
 class Metrics:
@@ -119,8 +146,19 @@ class Metrics:
         self.finished = Counter(
             "hermes_requests", "Requests ended, each with exactly one outcome.", ("route", "model", "outcome")
         )
+        self.refused = Counter(
+            "hermes_requests_refused", "Requests sent away before any backend was asked, by why.", ("model", "reason")
+        )
+        self.cancelled = Counter(
+            "hermes_requests_cancelled",
+            "Requests whose client left, or that were sent away, by how far they had got.",
+            ("model", "phase"),
+        )
         self.queue_wait = Histogram(
-            "hermes_queue_wait_seconds", "Seconds from arrival to a slot, of what got one.", ("model",), SECONDS
+            "hermes_queue_wait_seconds",
+            "Seconds from arrival to a slot, of what got one.",
+            ("model", "class"),
+            SECONDS,
         )
         self.prediction_error = Histogram(
             "hermes_queue_prediction_error_seconds",
@@ -132,12 +170,36 @@ class Metrics:
             "hermes_queue_predictions", "Waits by whether they were within the upper estimate.", ("model", "covered")
         )
         self.ttft = Histogram(
-            "hermes_time_to_first_token_seconds", "Seconds from arrival to the first content byte.", ("model",), SECONDS
+            "hermes_time_to_first_token_seconds",
+            "Seconds from arrival to the first content, of streams.",
+            ("route", "model"),
+            SECONDS,
+        )
+        self.token_time = Histogram(
+            "hermes_time_per_output_token_seconds",
+            "Seconds from one token to the next, the mean of each stream that ended well.",
+            ("route", "model"),
+            SHORT,
         )
         self.duration = Histogram(
-            "hermes_request_duration_seconds", "Seconds from arrival to the last byte.", ("model", "outcome"), SECONDS
+            "hermes_request_duration_seconds",
+            "Seconds from arrival to the last byte.",
+            ("route", "model", "outcome"),
+            SECONDS,
+        )
+        self.overhead = Histogram(
+            "hermes_overhead_seconds",
+            "What Hermes itself has added to a request: neither its wait in the queue nor its time at a backend.",
+            (),
+            SHORT,
+        )
+        self.loop_lag = Histogram(
+            "hermes_event_loop_lag_seconds", "How late the event loop came to what was due.", (), MILLISECONDS
         )
         self.tokens = Counter("hermes_tokens", "Tokens as backends counted them.", ("model", "kind"))
+        self.tenant_tokens = Counter(
+            "hermes_tenant_tokens", "The same by who asked for them.", ("tenant", "kind"), 2 * MAX_TENANTS
+        )
         self.attempts = Counter(
             "hermes_backend_attempts", "Attempts at backends, by how they ended.", ("backend", "result")
         )
@@ -168,14 +230,14 @@ class Metrics:
         )
         self.cache = Counter(
             "hermes_cache_requests",
-            "Requests for models with a cache: answered without a run of their own (hit), by one (miss), or past it.",
+            "Answers of models with a cache: without a run of their own (hit), by one (miss), or past it.",
             ("model", "result"),
         )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")
         self.reloads = Counter("hermes_config_reloads", "Times the configuration was read anew.", ("result",))
-        self.gauges: list[Gauge] = []
+        self.gauges: list[Gauge | KeptHistogram] = []
 
     def gauge(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
         self.gauges.append(Gauge(name, help, labels, read))
@@ -183,7 +245,10 @@ class Metrics:
     def counter(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
         self.gauges.append(KeptCounter(name, help, labels, read))
 
-    def families(self) -> Iterable[Counter | Gauge | Histogram]:
+    def histogram(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, Buckets]]) -> None:
+        self.gauges.append(KeptHistogram(name, help, labels, read))
+
+    def families(self) -> Iterable[Counter | Gauge | Histogram | KeptHistogram]:
         yield from (metric for metric in vars(self).values() if isinstance(metric, (Counter, Histogram)))
         yield from self.gauges
 
@@ -195,9 +260,9 @@ class Metrics:
         families: list[Any] = []
         for metric in self.families():
             family: Any
-            if isinstance(metric, Histogram):
+            if isinstance(metric, (Histogram, KeptHistogram)):
                 family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-                for values, buckets in metric.series.items():
+                for values, buckets in metric.read().items():
                     family.add_metric(values, list(buckets.cumulative()), buckets.total)
             else:
                 kind = CounterMetricFamily if isinstance(metric, (Counter, KeptCounter)) else GaugeMetricFamily
@@ -209,12 +274,13 @@ class Metrics:
 
 
 def render(families: list[Any]) -> bytes:
-    """The text exposition format, version 0.0.4."""
-    from prometheus_client import CollectorRegistry, generate_latest
+    """The text exposition format, version 0.0.4; with what Prometheus's clients tell of every process."""
+    from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry, generate_latest
 
     class Snapshot:
         def collect(self) -> Iterable[Any]:
-            return families
+            yield from families
+            yield from PROCESS_COLLECTOR.collect()
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Snapshot())

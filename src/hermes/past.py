@@ -1,7 +1,7 @@
 """The last requests that are over, for whoever asks what became of one."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from msgspec import Struct, convert, msgpack
@@ -54,8 +54,22 @@ class Past:
             if sought in piece:
                 for values, why in reversed(_unpack(piece)):
                     if values[_ID] == request_id:
-                        record = convert(dict(zip(_NAMES, values, strict=True)), Record)
-                        yield Finished(record, _unpack_why(why) if why else None)
+                        yield Finished(_record(values), _unpack_why(why) if why else None)
+
+    def newest(self, wanted: Mapping[str, str]) -> Iterator[list[Record]]:
+        """Those with these values, the last one first: a few at a time, as they were when the first were asked for, so
+        that others run in between (invariant I36).
+        """
+        loose, pieces = [record for record, _ in reversed(self._loose)], list(reversed(self._pieces))
+        yield [record for record in loose if all(getattr(record, name) == value for name, value in wanted.items())]
+        sought = [(_NAMES.index(name), value) for name, value in wanted.items()]
+        for piece in pieces:
+            rows = (values for values, _ in reversed(_unpack(piece)))
+            yield [_record(values) for values in rows if all(values[index] == value for index, value in sought)]
+
+
+def _record(values: tuple[object, ...]) -> Record:
+    return convert(dict(zip(_NAMES, values, strict=True)), Record)
 
 
 _NAMES = Record.__struct_encode_fields__

@@ -33,3 +33,4 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     loaded: str = ""  # its model was loaded (`hit`), had to be (`load`), or took another's place (`swap`)
     asked: str = ""  # the model that was asked for, where another answered
     cache: str = ""  # `hit`, `miss` or `bypass`, where its model has one
+    load_ms: int = 0  # of `queue_ms`: its model was being loaded

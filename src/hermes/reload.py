@@ -64,9 +64,11 @@ class Reload(Generic[S]):
         self._take = take
         self._beside = beside  # other files that count
         self._counted = metrics.reloads
+        self._counted.child(("refused",))  # from 0 on, so that the first one is an increase
         self._turn = asyncio.Lock()
         self._seen = self._look()
         self.last: Attempt | None = None
+        self.under_way: Callable[[bool], None] = lambda begins: None
         self.succeeded_at = _now().timestamp()  # a start is one, too
         metrics.gauge(
             "hermes_config_last_reload_success_timestamp_seconds",
@@ -79,12 +81,15 @@ class Reload(Generic[S]):
         """Read it and put it in force. Raises InvalidConfig, or Draining; then nothing has changed."""
         async with self._turn:
             self._seen = self._look()
+            self.under_way(True)
             try:
                 needs_restart = await self._take(await asyncio.to_thread(self._read))
             except (ConfigError, Draining) as error:
                 self._end(Attempt("refused", _now().isoformat(), str(error)))
                 log.warning("the configuration stays as it is (%s): %s", why, error)
                 raise error if isinstance(error, Draining) else InvalidConfig(str(error)) from error
+            finally:
+                self.under_way(False)
             self._end(done := Attempt("ok", _now().isoformat(), needs_restart=needs_restart))
             self.succeeded_at = _now().timestamp()
             log.info("the configuration was read anew (%s)", why)

@@ -139,4 +139,4 @@ class Router:
         if service is None or found is None or not (found.names or service.pulled):
             raise ModelNotFound(f"the model {model!r} is not served here", param="model")
         learned = self.prompts.get(found.resident)
-        return int(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))
+        return round(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))

@@ -12,15 +12,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes import composition, gauges
+from hermes import aliases, composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
 from hermes.admission import Admission
-from hermes.api import admin
+from hermes.api import admin, dashboard
 from hermes.api.app import Api
 from hermes.api.cors import Cors
 from hermes.api.door import Door
+from hermes.api.hour import Hour
 from hermes.api.inference import Inference
+from hermes.api.live import Live
 from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
@@ -46,11 +48,14 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
+from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
+from hermes.lines import are_read, as_json, as_text
 from hermes.listeners import Listeners
 from hermes.meter import Meter
 from hermes.metrics import Metrics
+from hermes.notify import Notify
 from hermes.policy.cache import Shelf
 from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
@@ -68,6 +73,8 @@ log = logging.getLogger(__name__)
 
 # How long what is cut may take to say so and to be gone.
 CUT_S = 1.0
+# And how long, at most, the last of what is to be kept may take to be written.
+LAST_S = 15.0
 # For a look at backends that a change of the configuration brings, before it is in force.
 LOOK_S = 2.0
 
@@ -82,11 +89,14 @@ class Runtime:
         tick_s: float = TICK_S,
         source: Source | None = None,
         reload_asked: asyncio.Event | None = None,
+        notify: Notify | None = None,
     ) -> None:
         self._loop = loop
         self.metrics = Metrics()
         self.journal = Journal(self.metrics)
-        self._deadlines = Deadlines(loop, tick_s)
+        self.history = History()
+        self.journal.sinks.append(self.history.add)
+        self._deadlines = Deadlines(loop, tick_s, self.metrics.loop_lag.child(()))
         self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # before `stay_on`
         self.config = config
         self._door = Door((), Cors(), instance=os.urandom(8).hex())
@@ -98,7 +108,7 @@ class Runtime:
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
         self.store = Store(composition.state_dir(config.server, os.environ))
         self.people = Authenticator({}, first.anonymous, first.issuers)
-        self.keyring = Keyring(self.people, self.store)
+        self.keyring = Keyring(self.people, self.store, send_away=lambda keys: self.runs.send_away(keys))
         self.keyring.adopt(first.static_keys, first.stored_keys)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)
@@ -120,6 +130,8 @@ class Runtime:
         self._flights = Flights(self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, once)
         self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
+        self._notify = notify or Notify({})
+        self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
         self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop)
         self.api = self._api()
@@ -130,6 +142,7 @@ class Runtime:
         self._last_call: asyncio.TimerHandle | None = None
         self.address = self.admin_address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.shelf)
+        aliases.show(self.metrics, self.scheduler)
 
     # --- composing --------------------------------------------------------------------------------------------------
 
@@ -155,24 +168,32 @@ class Runtime:
         )
         prompt, anthropic = Prompt(), Anthropic()
         queue = Queue(self.journal, self.scheduler, self.fleet, self.router, models, self._loop.time)
+        wall = time.time  # noqa: TID251 - of records, and when keys end
+        hour = Hour(self.history, self.fleet, models, self.router, self._loop.time, wall)
+        live = self._live = Live(self.journal, hour, queue, ops, self.people, self._loop, wall)
         dialects = openai, Completions(), Responses(), prompt, anthropic
         inference = self._inference = Inference(
             self._gateway, *dialects, self._flights, caches=composition.caches(self.config)
         )
         ollama = Ollama(inference, models)
-        usage = Usage(self.meter.ledger)
-        self._routes = tuple(routes(inference, models, ops, queue, ollama, usage, openai, prompt, anthropic))
+        usage = Usage(self.meter.ledger, self.people, self.keyring.names)
+        self._routes = tuple(
+            routes(inference, models, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic)
+        )
         self._managing = tuple(Management(self.fleet, self.router, ollama.dialect).routes())
         areas: dict[bytes, ClientDialect] = {b"/api/": ollama.dialect, b"/v1/messages": anthropic}
         return self._app(self._table(), self.people, areas)
 
     def _table(self) -> RouteTable:
-        return RouteTable((*self._routes, *(self._managing if self.config.server.ollama_management else ())))
+        more = self._managing if self.config.server.ollama_management else ()
+        page = dashboard.pages(self._openai) if composition.shows_dashboard_to_clients(self.config) else ()
+        return RouteTable((*self._routes, *more, *page))
 
     def _admin_api(self, people: Authenticator) -> Api:
-        return self._app(
-            RouteTable(admin.routes(self.keyring, self._ops, self._openai, self.config.admin.metrics)), people, {}
-        )
+        said = self.config.admin
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics)
+        shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
+        return self._app(RouteTable((*routes, *shown)), people, {})
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
         clock, left = self._loop.time, self._come_again.left
@@ -193,6 +214,7 @@ class Runtime:
         if self.people.issuers is not None:
             self.people.issuers.start(self._loop)
         self._begin(self.fleet.run(self._watchdog.watch), "fleet")
+        self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
         config, listeners = self.config, self._listeners
@@ -203,12 +225,21 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
+        self._notify.guard(self._loop)
+        self._notify.ready(self._status())
+
+    def _status(self) -> str:
+        return f"listens on {self.address}"
+
+    def _tell_of_reload(self, begins: bool) -> None:
+        self._notify.reloading() if begins else self._notify.ready(self._status())
 
     def _load_keys(self) -> None:
         try:
             self.keyring.load()
         except StorageError as error:
-            raise ConfigError(f"{error}. Without any stored keys: server.state_dir: off") from error
+            own = ". Give this one a server.state_dir of its own" if error.in_use else ""
+            raise ConfigError(f"{error}{own}. Without any stored keys: server.state_dir: off") from error
         check_bind(self.config, stored=self.keyring.used)
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> bool:
@@ -221,9 +252,11 @@ class Runtime:
 
         Until they have, and the grace is over, readiness and what operators look at go on being answered.
         """
-        self._listeners.begin_closing()
-        self.admission.close()
         server = self.config.server
+        self._notify.stopping(server.drain_timeout_s + LAST_S)
+        self._listeners.begin_closing()
+        self._live.close()
+        self.admission.close()
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
         hurry = self._loop.create_task(now.wait(), name="hurry")
         hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
@@ -257,6 +290,7 @@ class Runtime:
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
             self._access_log.close()
+        self._notify.close()
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(work, name=name)
@@ -310,7 +344,8 @@ class Runtime:
         if self._access_log is not None:
             self._access_log.turn_to(fd)
             return
-        self._access_log = AccessLog(fd, self._loop, self.metrics)
+        lines = as_text if are_read(self.config.logging.format, os.isatty(fd)) else as_json
+        self._access_log = AccessLog(fd, self._loop, self.metrics, lines)
         self.journal.sinks.append(self._access_log)
 
     # --- another configuration --------------------------------------------------------------------------------------
@@ -350,6 +385,8 @@ class Runtime:
         self._listeners.adopt(new.limits, new.tls)
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         self._inference.adopt(composition.caches(config))
+        self.shelf.adopt(config.cache.max_bytes, config.cache.ttl_s)
+        self._flights.scope = config.cache.scope
         gateway.retries.adopt(new.retries)
         self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())

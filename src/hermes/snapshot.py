@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Of `server`, what cannot change while it runs; nor can whether it speaks TLS.
 FIXED = ("host", "port", "unix_socket", "state_dir", "cpu_affinity")
-# And all of these.
-SECTIONS = ("admin", "cache")
+# And all of this.
+SECTIONS = ("admin",)
 
 
 class Snapshot(Struct, frozen=True):
@@ -94,8 +94,12 @@ def _kept(config: settings.Config, before: settings.Config) -> tuple[settings.Co
         needs_restart += [
             f"{section}.{key}" for key in was.__struct_fields__ if getattr(said, key) != getattr(was, key)
         ]
+    logging = config.logging
+    if logging.format != before.logging.format:
+        logging = replace(logging, format=before.logging.format)
+        needs_restart.append("logging.format")
     kept = {section: getattr(before, section) for section in SECTIONS}
-    return replace(config, server=server, **kept), tuple(needs_restart)
+    return replace(config, server=server, logging=logging, **kept), tuple(needs_restart)
 
 
 def moved(before: Catalog, after: Catalog, names: Iterable[str]) -> frozenset[str]:

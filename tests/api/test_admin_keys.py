@@ -9,15 +9,18 @@ from unittest.mock import patch
 import pytest
 
 from hermes import exchange
+from hermes.auth import Authenticator
 from hermes.composition import ADMIN_SOCKET
 from hermes.errors import ConfigError, InvalidConfig
 from hermes.exchange import time as wall_clock
+from hermes.keyring import OPERATOR, Keyring
 from hermes.principal import Class
 from hermes.storage import keys
+from hermes.storage.store import Store
 from tests.fakes.backend import ollama
 from tests.fakes.gateway import PROMPT, bearer, hermes, key, prompt, request_bytes, scenario
 from tests.fakes.owner import KEYS, ask, at_admin_port, kept, knock, made, names, shown, status
-from tests.support import until
+from tests.support import run, until
 
 # --- keys -------------------------------------------------------------------------------------------------------------
 
@@ -97,6 +100,28 @@ async def test_what_is_changed_of_a_key_counts_at_once(tmp_path: Path) -> None:
         assert changed.json["max_class"] == "batch"
         assert await status(gateway, secret, "/metrics") == 200
         assert (await gateway.ask(PROMPT + "/unload", {}, shown(secret))).status == 403
+
+
+@scenario
+async def test_null_takes_back_what_was_said(tmp_path: Path) -> None:
+    said = {
+        "models": ["gemma*"],
+        "rpm": 1,
+        "weight": 2,
+        "max_class": "batch",
+        "expires_at": 4_000_000_000,
+        "admin": True,
+    }
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)):
+        id, _ = await made(tmp_path, "editor")
+        await made(tmp_path, "bounded", **said)
+        plain, bounded = [(await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/{each}")).json for each in (id, "bounded")]
+        assert all(bounded[name] == value for name, value in said.items())
+        reply = await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/bounded", dict.fromkeys(said), method="PATCH")
+        assert reply.status == 200 and {name: reply.json[name] for name in said} == {name: plain[name] for name in said}
+        for name in ("name", "user"):
+            reply = await ask(tmp_path / ADMIN_SOCKET, f"{KEYS}/bounded", {name: None}, method="PATCH")
+            assert (reply.status, reply.error["code"]) == (400, "invalid_type")
 
 
 @scenario
@@ -317,6 +342,56 @@ async def test_no_reload_lets_everybody_in(tmp_path: Path) -> None:
         with pytest.raises(InvalidConfig, match="everybody would be let in"):
             await gateway.reload(backend)
         assert [await status(gateway, each) for each in ("sk-ann", "sk-bob")] == [200, 401]
+
+
+def test_whose_folder_another_hermes_makes_a_key_in_lets_nobody_in_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I17, I24: neither is refused at its start, since neither has keys."""
+    monkeypatch.setattr("hermes.keyring.WATCH_EVERY_S", 0.02)
+
+    async def go() -> None:
+        async with (
+            ollama() as backend,
+            hermes(backend, **kept(tmp_path)) as first,
+            hermes(backend, **kept(tmp_path)) as second,
+        ):
+            assert (await second.ask("/v1/models")).status == 200
+            _, secret = await made(tmp_path)
+            assert await status(first, secret) == 200
+            await until(lambda: not second.runtime.people.open)
+            assert (await second.ask("/v1/models")).status == await status(second, secret) == 401
+            await until(lambda: "nobody is let in here" in caplog.text)
+
+    run(go(), may_log_errors=True)
+
+
+@scenario
+async def test_a_key_that_is_made_in_the_file_meanwhile_closes_the_door_and_lets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command line makes it, where no admin socket answers."""
+    monkeypatch.setattr("hermes.keyring.WATCH_EVERY_S", 0.05)
+    async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
+        store = Store(tmp_path)
+        keyring = Keyring(Authenticator({}), store)
+        keyring.adopt({}, lambda key, until: OPERATOR)
+        secret = (await keyring.create("", {"name": "editor"}, OPERATOR))["key"]
+        store.close()
+        await until(lambda: gateway.runtime.keyring.used)
+        assert (await gateway.ask("/v1/models")).status == 401 and await status(gateway, secret) == 200
+
+
+@pytest.mark.parametrize("closed", [{"keys": [key("ops", admin=True)]}, {}])
+@scenario
+async def test_the_first_key_is_told_to_close_the_door(
+    tmp_path: Path, closed: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, **closed)):
+        first, second = [await ask(tmp_path / ADMIN_SOCKET, KEYS, {"name": name}) for name in ("one", "two")]
+    assert (first.json.get("first"), second.json.get("first")) == (None if closed else True, None)
+    assert ("from now on every request needs one" in caplog.text) == (not closed)
 
 
 @scenario

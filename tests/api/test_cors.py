@@ -1,10 +1,12 @@
 """Web pages: whose may ask, and read the answers (I22)."""
 
+from pathlib import Path
+
 import pytest
 
 from hermes.api.cors import EXPOSED
 from tests.fakes.backend import fail, ollama, play
-from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, bearer, hermes, key, prompt, scenario
+from tests.fakes.gateway import CHAT, PROMPT, STREAMS, WHOLE, bearer, chat, hermes, key, prompt, scenario
 
 PAGE = "https://ok.example"
 CORS = {"cors": {"origins": [PAGE, "app://obsidian.md"]}}
@@ -50,6 +52,19 @@ async def test_a_listed_page_reads_every_answer(path: str, body: dict[str, objec
                 name for name in reply.headers if name.startswith(("x-", "retry", "server-t")) or "request-id" in name
             }
             assert told - {"x-accel-buffering"} <= set(EXPOSED.split(", "))
+
+
+@scenario
+async def test_a_page_reads_whatever_an_answer_that_is_given_again_says_of_itself(tmp_path: Path) -> None:
+    server = {**CORS, "state_dir": str(tmp_path)}
+    ours = {"x-hermes-cache", "x-ratelimit-remaining-requests", "idempotent-replayed"}
+    sections = {"keys": [key("ann", rpm=9, tpm=999)], "defaults": {"cache": True}}
+    async with ollama() as backend, hermes(backend, server=server, **sections) as gateway:
+        seen: set[str] = set()
+        for more in ({}, {}, {"idempotency-key": "x"}, {"idempotency-key": "x"}):
+            reply = await gateway.ask(CHAT, chat(temperature=0), {"origin": PAGE, **bearer("ann"), **more})
+            seen |= {name for name in reply.headers if name.startswith(("x-hermes", "x-ratelimit", "idempotent"))}
+        assert ours <= seen <= set(EXPOSED.split(", "))
 
 
 @scenario

@@ -98,6 +98,22 @@ async def test_a_budget_is_charged_what_was_really_used_and_then_refused_until_t
 
 
 @scenario
+async def test_of_a_prompt_that_was_read_before_so_much_is_reserved_as_it_took() -> None:
+    """I31: a token less each time would let one request too many into a budget."""
+    async with ollama() as backend, hermes(backend, keys=[key("ann", daily_tokens=1000)]) as gateway:
+        free = asyncio.Event()
+        for _ in range(8):
+            assert (await gateway.ask(CHAT, chat("Tell me more.", max_tokens=3), ANN)).status == 200
+        before = used(gateway)
+        backend.scripts.append(play(free, "Hel", DONE))
+        call = await gateway.open(CHAT, chat("Tell me more.", max_tokens=3), ANN)
+        await backend.request(8)
+        assert used(gateway) - before == 10 == before / 8
+        free.set()
+        assert (await call.reply()).status == 200
+
+
+@scenario
 async def test_what_is_given_nothing_is_charged_nothing() -> None:
     """I6, I31"""
     mine = key("ann", rpm=5, daily_tokens=1000, tpm=1000)

@@ -22,7 +22,7 @@ from tests.fakes.backend import (
     ollama,
     play,
 )
-from tests.fakes.gateway import OLLAMA, Hermes, bearer, chat, hermes, hold_slot, key, scenario
+from tests.fakes.gateway import OLLAMA, PROMPT, Hermes, bearer, chat, hermes, hold_slot, key, prompt, scenario
 from tests.support import until
 
 ALIAS = {"fast": {"backend_model": "gemma3:12b", "backends": ["b0"]}}
@@ -184,6 +184,41 @@ async def test_nothing_to_embed_loads_the_model_too(path: str, answered: dict[st
             told = (await gateway.ask(path, {"model": "gemma"})).json
             assert {key: value for key, value in told.items() if key != "model"} == answered
             assert backend.orders == ["load gemma:latest"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [*((path, body) for path, body, _ in EMPTY), ("/api/embed", {}), ("/api/embeddings", {})]
+)
+@pytest.mark.parametrize("limit", [{"rpm": 1}, {"daily_tokens": 10}])
+@scenario
+async def test_to_load_a_model_is_a_request_that_limits_count(
+    path: str, body: dict[str, Any], limit: dict[str, int]
+) -> None:
+    """Who has used up what he may does not swap models for others."""
+    async with ollama("gemma:latest", "phi:latest") as backend:
+        backend.loaded = []
+        async with hermes(backend, keys=[key("ann", **limit), key("bob")]) as gateway:
+            reply = await gateway.ask(path, {"model": "gemma", **body}, bearer("bob"))
+            assert reply.status == 200
+            assert (await gateway.ask("/v1/usage", headers=bearer("bob"))).json["total"]["requests"] == 1
+            assert (await gateway.ask(PROMPT, prompt(), bearer("ann"))).status == 200  # 10 tokens
+            reply = await gateway.ask(path, {"model": "phi", **body}, bearer("ann"))
+            assert (reply.status, reply.json["code"]) in {
+                (429, "rate_limit_exceeded"),
+                (429, "insufficient_quota"),
+            }
+            assert backend.orders == ["load gemma:latest"]
+
+
+@scenario
+async def test_a_load_that_fails_is_no_request() -> None:
+    """I6"""
+    async with ollama() as backend:
+        backend.loaded = []
+        async with hermes(backend, keys=[key("ann", rpm=1)]) as gateway:
+            backend.management["/api/generate"] = fail(500, "CUDA error")
+            assert (await gateway.ask(OLLAMA, {"model": "gemma"}, bearer("ann"))).status == 503
+            assert (await gateway.ask("/v1/usage", headers=bearer("ann"))).json["total"]["requests"] == 0
 
 
 @pytest.mark.parametrize(("path", "body", "said"), EMPTY)

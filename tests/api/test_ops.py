@@ -60,7 +60,9 @@ async def test_status_shows_the_backends_the_models_and_the_machine() -> None:
         assert (memory["name"], memory["size_bytes"], memory["vram_bytes"]) == ("gemma:latest", 2 << 30, 1 << 30)
         model = status["models"]["gemma"]
         assert model.pop("reloads_avoided") == 0
-        assert model == {"active": 0, "queued": 0, "max_concurrency": 2, "queue_limit": 5, "slots": {"b0": 2}}
+        slots = {"b0": 2}
+        assert model.pop("backend_model") == "gemma"
+        assert model == {"active": 0, "queued": 0, "max_concurrency": 2, "queue_limit": 5, "slots": slots}
         assert status["process"]["pid"] == os.getpid()
         assert status["process"]["rss_bytes"] > 1 << 20
         assert status["machine"]["memory_total_bytes"] > status["machine"]["memory_available_bytes"] > 0
@@ -99,7 +101,7 @@ async def test_status_shows_what_runs_and_waits() -> None:
         assert status["models"]["gemma:latest"]["queued"] == 1
         values = await scrape(gateway)
         assert values["hermes_requests_active", (("model", "gemma:latest"),)] == 1
-        assert values["hermes_requests_queued", (("model", "gemma:latest"),)] == 1
+        assert values["hermes_requests_queued", (("class", "normal"), ("model", "gemma:latest"))] == 1
         for call in calls:
             call.leave()
 
@@ -143,9 +145,9 @@ async def test_metrics_count_requests_tokens_and_times_per_model() -> None:
         values = await scrape(gateway)
         model = ("model", "gemma")
         assert values["hermes_tokens_total", (("kind", "completion"), model)] == 6
-        assert values["hermes_queue_wait_seconds_count", (model,)] == 2
-        assert values["hermes_time_to_first_token_seconds_count", (model,)] == 2
-        assert values["hermes_request_duration_seconds_count", (model, ("outcome", "ok"))] == 2
+        assert values["hermes_queue_wait_seconds_count", (("class", "normal"), model)] == 2
+        assert values["hermes_time_to_first_token_seconds_count", (model, ("route", CHAT))] == 1  # the stream's
+        assert values["hermes_request_duration_seconds_count", (model, ("outcome", "ok"), ("route", CHAT))] == 1
         finished = (("model", "gemma"), ("outcome", "ok"), ("route", "/v1/llm/{model}"))
         assert values["hermes_requests_total", finished] == 1
         # A name that nobody serves is no label (I27).

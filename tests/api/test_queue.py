@@ -524,6 +524,48 @@ async def test_only_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @scenario
+async def test_the_last_that_are_over_are_told_the_last_one_first() -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        for number in range(5):
+            await gateway.ask(PROMPT, prompt(), named(f"r{number}"))
+        await gateway.ask("/v1/models")  # asks for no tokens
+        told = (await gateway.ask("/v1/requests?limit=3")).json
+        assert [each["request_id"] for each in told["data"]] == ["r4", "r3", "r2"] and told["has_more"] is True
+        told = (await gateway.ask("/v1/requests")).json
+        assert len(told["data"]) == 5 and told["has_more"] is False
+        record = (await gateway.ask("/v1/requests/r4")).json
+        assert told["data"][0] == {name: value for name, value in record.items() if name != "state"}
+        for query, count in (("model=gemma:latest", 5), ("model=qwen", 0), ("outcome=ok", 5), ("outcome=denied", 0)):
+            assert len((await gateway.ask(f"/v1/requests?{query}")).json["data"]) == count
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "²", "9" * 5000])
+@scenario
+async def test_a_limit_that_is_none_is_refused(limit: str) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        reply = await gateway.ask(f"/v1/requests?limit={quote(limit)}")
+        assert (reply.status, reply.error["param"]) == (400, "limit")
+        assert (await gateway.ask("/v1/requests?user=a&user=b")).error["param"] == "user"
+
+
+@scenario
+async def test_of_the_last_everybody_sees_his_own_and_operators_all() -> None:
+    """I21."""
+    async with ollama() as backend, hermes(backend, keys=[*KEYS, key("few", models=["qwen*"])]) as gateway:
+        for user in ("ann", "bob"):
+            await gateway.ask(PROMPT, prompt(), bearer(user))
+
+        async def users(who: str, query: str = "") -> list[str]:
+            reply = await gateway.ask(f"/v1/requests{query}", headers=bearer(who))
+            return [each["user"] for each in reply.json["data"]]
+
+        assert await users("ann") == await users("ann", "?user=ann") == ["ann"] and await users("bob") == ["bob"]
+        assert await users("ops") == ["bob", "ann"] and await users("ops", "?user=ann") == ["ann"]
+        assert await users("ann", "?user=bob") == await users("few") == []
+        assert (await gateway.ask("/v1/requests")).status == 401
+
+
+@scenario
 async def test_what_was_said_is_not_told() -> None:
     """I27."""
     async with ollama() as backend, hermes(backend, keys=KEYS) as gateway:

@@ -1,16 +1,23 @@
 """What was used, as it is told: one's own, everybody's to operators, after a restart too, and without a disk."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread, current_thread
 from typing import Any
 
 import pytest
 
+from hermes.api import usage
+from hermes.composition import ADMIN_SOCKET
 from hermes.errors import ConfigError, StorageError
+from hermes.storage import ledger
 from hermes.storage.database import Database
 from hermes.storage.schema import NAME
 from tests.fakes.backend import ollama
 from tests.fakes.gateway import CHAT, MESSAGES, Hermes, bearer, chat, hermes, key, scenario
+from tests.fakes.owner import KEYS as ADMIN_KEYS
+from tests.fakes.owner import ask, kept, made, shown
 from tests.support import run, until
 
 KEYS = [key("ann", rpm=2), key("bob"), key("ops", admin=True)]
@@ -133,6 +140,56 @@ def test_while_the_disk_is_full_requests_go_on_and_a_metric_tells(
             assert (await told(gateway, "ann"))["total"]["requests"] == 3
 
     run(go(), may_log_errors=True)
+
+
+@scenario
+async def test_nothing_is_read_or_rendered_on_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I36: there may be very many rows."""
+    threads: list[Thread] = []
+
+    def seen(work: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*args: Any) -> Any:
+            threads.append(current_thread())
+            return work(*args)
+
+        return note
+
+    monkeypatch.setattr("hermes.storage.ledger.read", seen(ledger.read))
+    monkeypatch.setattr("hermes.api.usage._render", seen(usage._render))
+    for folder in ("off", str(tmp_path)):
+        async with ollama() as backend, hermes(backend, keys=KEYS, server={"state_dir": folder}) as gateway:
+            await use(gateway)
+            assert (await told(gateway, "ann"))["total"]["requests"] == 2
+    assert len(threads) == 4 and current_thread() not in threads
+
+
+@scenario
+async def test_a_key_is_found_by_its_name_too_and_a_model_with_its_tag_or_without(tmp_path: Path) -> None:
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, keys=KEYS)) as gateway:
+        id, secret = await made(tmp_path, "editor")
+        await use(gateway)
+        assert (await gateway.ask(CHAT, chat(), shown(secret))).status == 200
+        (row,) = (await told(gateway, "ops", "?key=editor"))["data"]
+        assert (row["key"], row["name"]) == (id, "editor")
+        assert (await gateway.ask(f"{USAGE}?key=editor", headers=shown(secret))).json["data"] == [row]
+        assert (await gateway.ask(f"{USAGE}?key=ann", headers=shown(secret))).status == 400
+        assert (await ask(tmp_path / ADMIN_SOCKET, f"{ADMIN_KEYS}/{id}", method="DELETE")).status == 200
+        assert (await told(gateway, "ops", "?key=editor"))["data"] == [row]
+        assert {row["name"] for row in (await told(gateway, "ops"))["data"]} == {"ann", "bob", "editor"}
+        assert (await told(gateway, "ops", "?key=ann"))["total"]["requests"] == 2
+        for model in ("gemma", "gemma:latest"):
+            assert (await told(gateway, "ops", f"?model={model}"))["total"]["requests"] == 4
+    async with ollama() as backend, hermes(backend, **kept(tmp_path, keys=KEYS)) as gateway:
+        assert (await told(gateway, "ops", "?key=editor"))["total"]["requests"] == 1
+
+
+@pytest.mark.parametrize("listed", ["gemma", "gemma:latest"])
+@scenario
+async def test_a_model_that_is_listed_is_found_with_its_tag_or_without_too(listed: str) -> None:
+    async with ollama() as backend, hermes(backend, keys=KEYS, models={listed: {}}) as gateway:
+        assert (await gateway.ask(CHAT, chat(), bearer("ann"))).status == 200
+        for model in ("gemma", "gemma:latest"):
+            assert (await told(gateway, "ops", f"?model={model}"))["total"]["requests"] == 1
 
 
 @scenario

@@ -45,6 +45,7 @@ async def test_the_running_server_makes_and_revokes_them_at_once(keys: Run, tmp_
         made = await asyncio.to_thread(keys, "create", "editor", "--models", "gemma*,phi", "--rpm", "60")
         assert made.exit_code == 0 and re.fullmatch(SECRET + "\n", made.stdout)
         assert "(editor): this is shown only once" in made.stderr and "no server" not in made.stderr
+        assert "from now on every request needs one" in made.stderr
         secret = made.stdout.strip()
         assert await status(gateway, secret) == 200
         told = await asyncio.to_thread(keys, "rotate", "editor", "--grace", "0")
@@ -62,7 +63,11 @@ async def test_the_running_server_makes_and_revokes_them_at_once(keys: Run, tmp_
 @scenario
 async def test_without_a_server_the_file_is_changed_for_the_next_one(keys: Run, tmp_path: Path) -> None:
     made = await asyncio.to_thread(keys, "create", "editor", "--json")
-    assert "no server answers" in made.stderr and str(tmp_path / "state" / ADMIN_SOCKET) in made.stderr
+    assert (
+        json.loads(made.stdout)["first"]
+        and "no server answers" in made.stderr
+        and str(tmp_path / "state" / ADMIN_SOCKET) in made.stderr
+    )
     async with ollama() as backend, hermes(backend, **kept(tmp_path / "state")) as gateway:
         assert await status(gateway, json.loads(made.stdout)["key"]) == 200
         assert await status(gateway, "other") == 401
@@ -109,7 +114,9 @@ def test_what_is_said_is_what_is_listed_and_shown(keys: Run) -> None:
         "--class",
         "none",
         "--expires",
-        "never",
+        "none",
+        "--weight",
+        "none",
         "--no-admin",
     )
     assert keys("update", "editor", "--name", "writer", *cleared).exit_code == 0
@@ -119,7 +126,16 @@ def test_what_is_said_is_what_is_listed_and_shown(keys: Run) -> None:
         for name in ("admin", "models", "rpm", "daily_tokens", "monthly_tokens", "max_class", "expires_at")
         if told[name]
     ]
-    assert (told["tpm"], told["usual_class"], told["metrics"]) == (1500, "batch", True)
+    assert (told["tpm"], told["usual_class"], told["metrics"], told["weight"]) == (1500, "batch", True, 1.0)
+
+
+def test_that_a_key_has_expired_is_seen(keys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys("create", "editor", "--expires", "1h")
+    assert "; " not in keys("list").stdout and "  expires 2" in keys("list").stdout
+    assert "over" not in keys("show", "editor").stdout
+    later = now() + 3601
+    monkeypatch.setattr("hermes.cli.amounts.now_s", lambda: later)
+    assert "  expired 2" in keys("list").stdout and "UTC, which is over" in keys("show", "editor").stdout
 
 
 def test_those_that_were_revoked_are_listed_where_that_is_asked_for(keys: Run) -> None:
@@ -134,6 +150,8 @@ def test_those_that_were_revoked_are_listed_where_that_is_asked_for(keys: Run) -
     ("arguments", "code", "words"),
     [
         (["create", "a b"], 1, "`name` must be a name of letters"),
+        (["create", ""], 1, "`name` must be a name of letters"),
+        (["create", "a", "--weight", "much"], 2, "not a number such as 2"),
         (["create", "a", "--models", "a b"], 1, "model names"),
         (["create", "a", "--rpm", "many"], 2, "not a number such as"),
         (["create", "a", "--budget", "1M/week"], 2, "not a budget such as"),
@@ -154,6 +172,12 @@ def test_what_cannot_be_is_told_and_makes_nothing(
     result = keys(*arguments)
     assert result.exit_code == code and words in result.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_a_name_cannot_be_taken_away(keys: Run) -> None:
+    keys("create", "editor")
+    result = keys("update", "editor", "--name", "", "--rpm", "5")
+    assert result.exit_code == 1 and "`name` must be" in result.stderr
 
 
 def test_where_nothing_is_stored_that_is_said(keys: Run) -> None:

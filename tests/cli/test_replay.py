@@ -175,7 +175,7 @@ def test_a_picture_without_matplotlib_is_refused_in_one_line_that_names_the_extr
     monkeypatch.delitem(sys.modules, "hermes.simulator.replay.plot", raising=False)
     result = verb(trace, "--plot", tmp_path / "picture.svg")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "hermes: --plot needs matplotlib: pip install 'hermes-sidecar[plot]'\n"
+    assert result.stderr == "hermes: --plot needs matplotlib: pip install matplotlib\n"
 
 
 def test_a_picture_is_drawn_beside_what_is_printed(trace: Path, tmp_path: Path) -> None:

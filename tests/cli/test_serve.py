@@ -18,6 +18,7 @@ from hermes.cli.log import tell
 from tests.fakes.backend import Asked, answer, fail, ollama
 from tests.fakes.gateway import PROMPT, prompt, scenario
 from tests.fakes.process import COMMAND, SOURCES, serve
+from tests.http.peers import connect
 from tests.support import until
 
 
@@ -117,6 +118,11 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
     process = await asyncio.create_subprocess_exec(*COMMAND, "serve", stderr=its, cwd=tmp_path, env=environ)
     try:
         await until(lambda: says("try: curl"), limit_s=10)
+        [port] = re.findall(rb"listens on http://127.0.0.1:(\d+)", said)
+        peer = await connect(int(port))
+        await peer.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await until(lambda: says("Z  200  ok  GET  /v1/models  "), limit_s=10)
+        peer.close()
         process.terminate()
         await until(lambda: says("draining"), limit_s=10)
         async with asyncio.timeout(10):
@@ -129,7 +135,14 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         os.close(its)
     lines = said.decode().splitlines()
     assert any(line.startswith(f"Hermes {__version__} listens on http://127.0.0.1:") for line in lines)
-    assert "  backend ollama: ollama at http://127.0.0.1:1" in lines
+    address = lines[0].rpartition(" ")[2]
+    assert lines[1:6] == [
+        f"  OpenAI's SDKs {address}/v1",
+        f"  others        {address} (Ollama's and Anthropic's)",
+        "  configuration no file: as it is by default, and by variables and flags",
+        "  keys          none: whoever reaches it may ask; hermes keys create NAME makes the first",
+        "  backend       ollama, ollama at http://127.0.0.1:1",
+    ]
     (told,) = [line for line in lines if "draining" in line]
     assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:.]{12}Z INFO hermes.runtime: SIGTERM: draining; .*", told)
 
@@ -241,6 +254,19 @@ def test_a_port_in_use_is_refused_with_2(tmp_path: Path) -> None:
         f"hermes: cannot listen on 127.0.0.1:{port}: the port is taken; use --port or PORT, or stop what listens there"
     )
     assert told in done.stderr.splitlines()
+
+
+def test_an_admin_port_in_use_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = hermes_serve(tmp_path, "--port", "0", HERMES_ADMIN__PORT=str(port))
+    told = f"hermes: cannot listen on 127.0.0.1:{port}: the port is taken; use admin.port, or stop what listens there"
+    assert (done.returncode, told in done.stderr.splitlines()) == (2, True)
+
+
+def test_an_address_that_this_machine_has_not_is_told_with_those_that_it_has(tmp_path: Path) -> None:
+    done = hermes_serve(tmp_path, "--host", "192.0.2.1", "--insecure")
+    assert (done.returncode, "127.0.0.1 and 0.0.0.0 are there always" in done.stderr) == (2, True)
 
 
 def test_two_ways_to_simulate_are_one_too_many(tmp_path: Path) -> None:

@@ -14,72 +14,47 @@ from pathlib import Path
 import pytest
 import yaml
 from click import Context, Group
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from hermes import __version__
 from hermes.cli import cli
 from hermes.cli.options import gib
-from hermes.config import files
 from hermes.config.commands import filled
+from tests.cli.verbs import Run, ask
 from tests.fakes.backend import Done, FakeOllama, Script, Then, answer, fail, loaded, model, ollama, play
-from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, hold_slot, key, scenario, serving
+from tests.fakes.gateway import CHAT, bearer, chat, hermes, hold_slot, key, scenario, serving
 from tests.fakes.gateway import config as configured
 from tests.fakes.process import COMMAND, SOURCES
 from tests.http.peers import background
 from tests.http.test_origin import Authority
 from tests.support import until
 
-# What may be set where the tests run.
-FOREIGN = [
-    "PORT",
-    "HERMES_SERVER__PORT",
-    "OLLAMA_URL",
-    "OLLAMA_HOST",
-    "OLLAMA_NUM_PARALLEL",
-    "LLM_BACKEND",
-    "LLM_BACKEND_URL",
-]
-FOREIGN += ["MAX_CONCURRENT", "API_KEYS_JSON", "HERMES_CONFIG", "HERMES_URL", "HERMES_API_KEY"]
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command line in an empty folder."""
-    monkeypatch.setattr(files, "SYSTEM_DIR", tmp_path / "etc")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str | bytes = "", **environ: str) -> Result:
-        own = {**dict.fromkeys(FOREIGN), "XDG_CONFIG_HOME": str(tmp_path), **environ}
-        return CliRunner().invoke(cli, arguments, input=stdin, env=own)
-
-    return run
-
-
-async def ask(verb: Run, gateway: Hermes, *arguments: str, stdin: str = "", **environ: str) -> Result:
-    """The same against a gateway of this process's own."""
-    url = f"http://127.0.0.1:{gateway.port}"
-    return await asyncio.to_thread(verb, *arguments, stdin=stdin, HERMES_URL=url, **environ)
-
-
 ROOT = Path(__file__).parents[2]
 VERBS = [
     "serve",
     "sim",
     "replay",
+    "bench",
     "check",
     "config",
+    "doctor",
     "import",
     "status",
     "queue",
+    "top",
     "why",
+    "logs",
     "usage",
     "models",
+    "ps",
     "pull",
+    "load",
+    "unload",
+    "cancel",
     "drain",
     "reload",
     "keys",
+    "service",
     "ask",
     "version",
 ]
@@ -114,6 +89,17 @@ def test_the_help_of_every_verb_has_an_example_that_could_be_typed(verb: Run, na
         assert set(re.findall(r"(?<=\s)--[a-z-]+", example)) <= options(name), example
 
 
+# They run until they are stopped; what they write is a file of its own form.
+OTHERS = {"serve", "sim", "config", "import", "service"}
+
+
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in OTHERS])
+def test_every_verb_that_tells_something_can_tell_it_as_json(name: str) -> None:
+    command = cli.get_command(Context(cli), name)
+    commands = command.commands.values() if isinstance(command, Group) else [command]
+    assert all(any("--json" in parameter.opts for parameter in each.params) for each in commands if each)
+
+
 def test_help_lists_the_verbs(verb: Run) -> None:
     output = verb("--help").output
     assert all(f"\n  {name} " in output for name in VERBS)
@@ -125,6 +111,13 @@ PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((R
 def test_the_readme_lists_the_verbs() -> None:
     rows = [line.split("|")[1] for line in PAGES["README.md"].splitlines() if line.startswith("| `hermes ")]
     assert sorted(name for row in rows for name in re.findall(r"`hermes (\w+)", row)) == sorted(VERBS)
+
+
+def test_the_page_of_the_command_line_has_a_section_with_an_example_for_each_verb() -> None:
+    sections = re.split(r"^### `hermes (\w+)`\n", PAGES["cli.md"], flags=re.MULTILINE)[1:]
+    assert sorted(sections[::2]) == sorted(VERBS)
+    for name, text in zip(sections[::2], sections[1::2], strict=True):
+        assert re.search(rf"^\$ (?:.*\| )?hermes {name}\b", text, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -204,7 +197,7 @@ def test_check_tells_what_tokens_need_that_is_not_installed(verb: Run, monkeypat
     monkeypatch.delitem(sys.modules, "hermes.oidc.keys", raising=False)
     result = verb("check", HERMES_JWT=issuer(jwks_url="https://sso/keys"))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'hermes-sidecar[jwt]'" in result.stderr
+    assert "pip install 'PyJWT[crypto]'" in result.stderr
 
 
 def test_check_tells_roles_that_nobody_gets(verb: Run, tmp_path: Path) -> None:
@@ -652,6 +645,22 @@ async def test_pull_fails_with_1_at_once_or_later(verb: Run) -> None:
         assert result.exit_code == 1 and "digest mismatch" in result.stderr
 
 
+@scenario
+async def test_pull_and_ask_print_the_lines_of_json_that_come(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        pulls(backend, LAYER, {"status": "success"})
+        backend.models.append(model("phi:latest"))
+        result = await ask(verb, gateway, "pull", "phi", "--no-load", "--json")
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        assert (result.exit_code, told[0], told[-1]) == (0, LAYER, {"done": True, "model": "phi", "loaded": False})
+        result = await ask(verb, gateway, "ask", "gemma", "Hi", "--json")
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        assert ("".join(line.get("delta", "") for line in told), told[-1]["done"]) == ("Hello", True)
+        pulls(backend, LAYER, {"error": "digest mismatch"})
+        result = await ask(verb, gateway, "pull", "phi", "--json")
+        assert (result.exit_code, len(result.stdout.splitlines())) == (1, 1)
+
+
 # --- drain ------------------------------------------------------------------------------------------------------------
 
 
@@ -695,8 +704,8 @@ async def test_usage_shows_who_has_used_what(verb: Run) -> None:
         shown = (await ask(verb, gateway, "usage", HERMES_API_KEY="sk-ops")).output
         first, row = shown.splitlines()
         assert re.fullmatch(r"since \d{4}-\d{2}-01: 1 requests, 7 \+ 3 = 10 tokens, 1 refused", first)
-        assert row.split("  ")[1:] == [key("ann")["sha256"][:12], "gemma:latest", first.partition(": ")[2]]
-        told = await ask(verb, gateway, "usage", "--json", "--model", "gemma:latest", HERMES_API_KEY="sk-ops")
+        assert row.split("  ")[1:] == [f"{key('ann')['sha256'][:12]} (ann)", "gemma:latest", first.partition(": ")[2]]
+        told = await ask(verb, gateway, "usage", "--json", "--model", "gemma", "--key", "ann", HERMES_API_KEY="sk-ops")
         assert json.loads(told.output)["total"]["requests"] == 1
         wrong = await ask(verb, gateway, "usage", "--since", "today", HERMES_API_KEY="sk-ops")
         assert wrong.exit_code == 1 and "2026-11-22" in wrong.output

@@ -121,10 +121,12 @@ async def test_what_is_found_out_only_when_it_is_tried_changes_nothing_either(se
 async def test_what_needs_a_restart_is_told_and_the_rest_is_taken() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         port = gateway.runtime.config.server.port
-        done = await gateway.reload(backend, server={"port": 1, "drain_timeout_s": 7}, limits={"queue_total": 9})
-        assert done.needs_restart == ("server.port",)
-        server = gateway.runtime.config.server
-        assert (server.port, server.drain_timeout_s) == (port, 7)
+        logging = {"access_log": "off", "format": "human"}
+        server = {"port": 1, "drain_timeout_s": 7}
+        done = await gateway.reload(backend, server=server, limits={"queue_total": 9}, logging=logging)
+        assert done.needs_restart == ("server.port", "logging.format")
+        taken = gateway.runtime.config
+        assert (taken.server.port, taken.server.drain_timeout_s, taken.logging.format) == (port, 7, "auto")
         assert (await gateway.ask("/v1/status")).json["requests"]["queue_total"] == 9
         assert (await gateway.reload(backend)).needs_restart == ()
 

@@ -53,6 +53,10 @@ async def test_what_is_loaded_is_what_was_decided_and_nothing_is_evicted_besides
         assert simulator.stats.unloads == len(decided) - len(loads) == len(loads) - 1
         assert simulator.stats.aborted_loads == 0
         assert all(simulator.stats.model(name).running.most <= 2 for name in ("one", "two"))
+        swaps, took_s = (gateway.counted(f"hermes_model_{name}_total") for name in ("swaps", "swap_seconds"))
+        assert sum(swaps.values()) == len(loads) - 1  # the first took nobody's place
+        loading_s = 2.0 / 100.0
+        assert all(took_s[model] >= loading_s * count for model, count in swaps.items())
 
 
 @scenario

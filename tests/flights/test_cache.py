@@ -51,6 +51,19 @@ async def test_the_second_answer_is_the_first_and_costs_no_run() -> None:
         assert gateway.counted("hermes_cache_bytes")[()] > 300
 
 
+@scenario
+async def test_an_error_says_nothing_of_the_cache() -> None:
+    sections = {"keys": [key("ann", rpm=2)], "limits": {"max_attempts": 1}}
+    async with ollama() as backend, hermes(backend, **ON, **sections) as gateway:
+        backend.scripts.append(fail(500, "CUDA error"))
+        replies = [await gateway.ask(CHAT, greedy(), bearer("ann")) for _ in range(3)]
+        replies += [await gateway.ask(CHAT, chat(text), bearer("ann")) for text in ("Ho", "He")]
+        assert [reply.status for reply in replies] == [502, 200, 200, 429, 429]
+        told = [reply.headers.get("x-hermes-cache", "") for reply in replies]
+        assert told == [record.cache for record in gateway.records] == ["", "miss", "hit", "", ""]
+        assert said(gateway) == {"miss": 1.0, "hit": 1.0}
+
+
 @pytest.mark.parametrize(("path", "body"), [*WHOLE, *STREAMS])
 @scenario
 async def test_every_dialect_gives_an_answer_again_as_it_gave_it(path: str, body: dict[str, Any]) -> None:

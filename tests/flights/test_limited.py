@@ -76,6 +76,47 @@ async def test_a_refusal_of_who_began_is_not_the_next_ones() -> None:
         assert len(backend.asked) == 2 and open_holds(gateway) == 0
 
 
+@scenario
+async def test_who_joins_a_run_that_is_refused_later_runs_anew_and_is_one_request() -> None:
+    """I6: ann's run goes on with a model that she may not use any more; that is nothing to bob."""
+    keys = [key("ann", per_model={"phi*": {"rpm": 1}}), key("bob", rpm=1)]
+    sections = {"models": {"gemma": {"fallback": ["phi"]}}, "keys": keys, "limits": {"max_attempts": 1}}
+    async with (
+        ollama("gemma:latest", "phi:latest") as backend,
+        hermes(backend, **ON, **sections, cache={"scope": "all"}) as gateway,
+    ):
+        assert (await gateway.ask(CHAT, chat(model="phi"), ANN)).status == 200
+        free = asyncio.Event()
+        backend.scripts.append(play(free, {"error": "out of memory"}))
+        ann = await gateway.open(CHAT, greedy(), ANN)
+        await backend.request(1)
+        bob = await gateway.open(CHAT, greedy(), BOB)
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
+        free.set()
+        assert ((await ann.reply()).status, (await bob.reply()).status) == (429, 200)
+        await gateway.settle()
+        used = await total(gateway, BOB)
+        assert (used["requests"], used["prompt_tokens"], used["refused"]) == (1, 7, 0) and open_holds(gateway) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@scenario
+async def test_who_joins_a_run_that_comes_to_nothing_is_not_counted(stream: bool) -> None:
+    """I6: as one who runs by himself is not."""
+    keys = [key("ann"), key("bob", rpm=1)]
+    sections = {"keys": keys, "limits": {"max_attempts": 1}, "cache": {"scope": "all"}}
+    async with ollama() as backend, hermes(backend, **ON, **sections) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, {"error": "out of memory"}))
+        calls = [await gateway.open(CHAT, greedy(stream=stream), ANN)]
+        await backend.request(0)
+        calls.append(await gateway.open(CHAT, greedy(stream=stream), BOB))
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
+        free.set()
+        assert [(await call.reply()).status for call in calls] == [502, 502]
+        assert (await gateway.ask(CHAT, greedy(stream=stream), BOB)).status == 200
+
+
 @pytest.mark.parametrize("then", [Then.CUT, Then.STALL])
 @scenario
 async def test_what_a_run_has_reserved_is_settled_however_it_ends(then: Then) -> None:
@@ -143,18 +184,33 @@ async def test_an_answer_that_was_kept_under_an_idempotency_key_is_a_request_too
 
 @scenario
 async def test_a_reload_is_heard_of_where_answers_are_given_again() -> None:
-    """I34: whether there is a cache, and which lines are left out; its size takes a restart."""
-    async with ollama() as backend, hermes(backend) as gateway:
-        assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
-        attempt = await gateway.reload(backend, **ON, volatile_lines=["Time:"], cache={"ttl_s": 7})
-        assert attempt.needs_restart == ("cache.ttl_s",)
-        told = []
-        for time in ("Time: 1\nHi", "Time: 2\nHi"):
-            messages = [{"role": "system", "content": time}, {"role": "user", "content": "Hi"}]
-            told.append((await gateway.ask(CHAT, greedy(messages=messages))).headers["x-hermes-cache"])
-        assert told == ["miss", "hit"]
-        await gateway.reload(backend)
-        assert "x-hermes-cache" not in (await gateway.ask(CHAT, greedy())).headers
+    """I34: whether there is a cache, which lines are left out, how much there is room for, how long, and for whom."""
+    keys = [key("ann"), key("bob")]
+    async with ollama() as backend, hermes(backend, keys=keys) as gateway:
+
+        async def said(user: str = "ann", time: str = "") -> str:
+            messages = [{"role": "system", "content": f"Time: {time}\nHi"}, {"role": "user", "content": "Hi"}]
+            reply = await gateway.ask(CHAT, greedy(messages=messages), bearer(user))
+            return reply.headers.get("x-hermes-cache", "")
+
+        assert await said() == ""
+        for cache, told in (
+            ({}, ["miss", "hit", "miss"]),  # bob's own
+            ({"scope": "all"}, ["miss", "hit", "hit"]),
+            ({"scope": "key"}, ["hit", "hit", "hit"]),
+            ({"ttl_s": 0.001}, ["miss", "miss", "miss"]),
+            ({"max_bytes": 1}, ["miss", "miss", "miss"]),
+            ({}, ["miss", "hit", "miss"]),
+        ):
+            attempt = await gateway.reload(backend, **ON, keys=keys, volatile_lines=["Time:"], cache=cache)
+            assert attempt.needs_restart == ()
+            heard = []
+            for user, time in (("ann", "1"), ("ann", "2"), ("bob", "3")):
+                heard.append(await said(user, time))
+                await asyncio.sleep(0.002)
+            assert heard == told, cache
+        await gateway.reload(backend, keys=keys)
+        assert await said() == ""
 
 
 @scenario

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from hermes.errors import StorageError
+from hermes.storage import idempotency
 from hermes.storage.database import NAME
 from tests.fakes.backend import DONE, FakeOllama, Then, ollama, play
 from tests.fakes.gateway import CHAT, WHOLE, Hermes, bearer, chat, hermes, hold_slot, key, scenario
-from tests.support import until
+from tests.support import run, until
 
 AGAIN = {"x-stainless-retry-count": "1"}
 
@@ -116,13 +117,33 @@ async def test_once_its_caller_is_gone_the_run_waits_for_another_and_then_ends(t
 
 
 @scenario
-async def test_what_failed_has_no_outcome_and_runs_anew(tmp_path: Path) -> None:
+async def test_what_failed_has_no_outcome_and_leaves_no_record(tmp_path: Path) -> None:
     async with kept(tmp_path, limits={"max_attempts": 1}) as (backend, gateway):
         backend.scripts.append(play("Hel", then=Then.CUT))
         assert (await gateway.ask(CHAT, chat(), once())).status == 502
-        assert (await gateway.ask(CHAT, chat("Ho"), once())).status == 422  # the key is used all the same
         assert (await gateway.ask(CHAT, chat(), once())).status == 200
         assert len(backend.asked) == 2
+        backend.scripts.append(play("Hel", then=Then.CUT))
+        assert (await gateway.ask(CHAT, chat(), once("def"))).status == 502
+        assert (await gateway.ask(CHAT, chat("Ho"), once("def"))).status == 200  # the key was not used up
+
+
+@scenario
+async def test_who_is_refused_pushes_out_nobodys_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21, I6: a refusal leaves nothing behind."""
+    monkeypatch.setattr(idempotency, "MAX_RECORDS", 5)
+    keys = [key("ann"), key("bob", rpm=1)]
+    async with kept(tmp_path, keys=keys) as (_, gateway):
+        for number in range(3):
+            assert (await gateway.ask(CHAT, chat(), once(f"a{number}", **bearer("ann")))).status == 200
+        statuses = [
+            (await gateway.ask(CHAT, chat(), once(f"b{number}", **bearer("bob")))).status for number in range(9)
+        ]
+        assert statuses == [200] + [429] * 8
+        again = [await gateway.ask(CHAT, chat(), once(f"a{number}", **bearer("ann"))) for number in range(3)]
+        assert ["idempotent-replayed" in reply.headers for reply in again] == [True] * 3
+        stored = sqlite3.connect(tmp_path / NAME).execute("SELECT count(*) FROM idempotency").fetchone()
+        assert stored == (4,)
 
 
 @scenario
@@ -152,21 +173,22 @@ async def test_the_answer_is_on_the_disk_before_it_is_sent(tmp_path: Path) -> No
         assert b"a prompt of mine" not in everything and b"a-key-of-mine" not in everything
 
 
-@scenario
-async def test_what_cannot_be_kept_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_kept_is_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """I32"""
-    async with kept(tmp_path) as (backend, gateway):
-        assert (await gateway.ask(CHAT, chat(), once("first"))).status == 200
-        database = gateway.runtime.store.database()
 
-        async def fail(work: object) -> None:
-            raise StorageError("the disk is full")
+    async def fail(work: object) -> None:
+        raise StorageError("the disk is full")
 
-        monkeypatch.setattr(database, "run", fail)
-        reply = await gateway.ask(CHAT, chat(), once())
-        assert (reply.status, reply.error["code"]) == (503, "not_stored")
-        assert len(backend.asked) == 1  # nothing was begun that could not be promised
-        assert (await gateway.ask(CHAT, chat())).status == 200
+    async def ask() -> None:
+        async with kept(tmp_path) as (backend, gateway):
+            assert (await gateway.ask(CHAT, chat(), once("first"))).status == 200
+            monkeypatch.setattr(gateway.runtime.store.database(), "run", fail)
+            reply = await gateway.ask(CHAT, chat(), once())
+            assert (reply.status, reply.error["code"]) == (503, "not_stored")
+            assert len(backend.asked) == 1  # nothing was begun that could not be promised
+            assert (await gateway.ask(CHAT, chat())).status == 200
+
+    run(ask(), may_log_errors=True)
 
 
 @scenario

@@ -1,6 +1,7 @@
 """Whoever is slow is dropped, and whoever is not slow is not (invariants I10, I13; the clock is the test's)."""
 
 import asyncio
+import time
 from contextlib import suppress
 
 import pytest
@@ -10,6 +11,7 @@ from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.unsent import count_unsent
 from hermes.http.wire import NEVER, Deadlines
+from hermes.metrics import Buckets
 from tests.http.peers import HOST, Handler, Served, connect, echo, serving
 from tests.support import run, until
 
@@ -455,6 +457,26 @@ def test_one_failing_deadline_does_not_end_the_others() -> None:
             deadlines.unwatch(watched)
 
     run(scenario(), may_log_errors=True)
+
+
+def test_how_late_the_loop_is_shows_in_its_ticks() -> None:
+    """I36."""
+
+    class Watched:
+        deadline = NEVER
+
+        def expire(self, now: float) -> None: ...
+
+    async def scenario() -> None:
+        lag = Buckets((0.02,))
+        deadlines = Deadlines(asyncio.get_running_loop(), 0.001, lag)
+        deadlines.watch(watched := Watched())
+        asyncio.get_running_loop().call_soon(time.sleep, 0.03)
+        await until(lambda: lag.counts[1] == 1)
+        deadlines.unwatch(watched)
+        assert lag.total > 0.02
+
+    run(scenario())
 
 
 def test_an_idle_process_has_no_timer() -> None:

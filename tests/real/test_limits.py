@@ -132,10 +132,10 @@ async def test_who_comes_second_waits_here_and_then_gets_its_answer(tmp_path: Pa
         async with asyncio.timeout(10.0):
             while await home.hermes.queued() != 1:
                 pass
-        assert await home.metric(f'hermes_requests_queued{{model="{RESIDENT}"}}') == 1
+        assert await home.metric(f'hermes_requests_queued{{class="normal",model="{RESIDENT}"}}') == 1
         assert await home.metric(f'hermes_requests_active{{model="{RESIDENT}"}}') == 1
         assert (between.now, between.asked) == (1, 2)
         first.leave()
         reply = await second.reply()
         assert reply.status == 200 and reply.json["timings"]["queue_ms"] > 0
-        assert await home.metric(f'hermes_requests_queued{{model="{RESIDENT}"}}') == 0
+        assert await home.metric(f'hermes_requests_queued{{class="normal",model="{RESIDENT}"}}') == 0

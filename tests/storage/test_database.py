@@ -113,6 +113,20 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path, migrations: tuple[str
     again.close()
 
 
+def test_a_file_that_cannot_be_written_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr("hermes.storage.database._prepare", refuse)
+    with pytest.raises(StorageError, match=r"readonly database[.] Who runs Hermes .* server[.]state_dir"):
+        Database(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"Not a directory[.] Who runs Hermes"):
+        Database(tmp_path / "file" / "state")
+
+
 def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     Database(tmp_path, (*TABLE, "CREATE TABLE more (word TEXT) STRICT")).close()
     with pytest.raises(StorageError, match="later version"):

@@ -12,13 +12,15 @@ from hermes.errors import StorageError
 from hermes.policy.limits import BLOCKS, Budget, Moment
 from hermes.storage import ledger as module
 from hermes.storage.database import Database
-from hermes.storage.ledger import OTHER, Batch, Ledger, Use
+from hermes.storage.ledger import OTHER, Batch, Ledger
 from hermes.storage.schema import NAME
 from hermes.storage.store import Store
+from hermes.storage.usage import Key, Use, Used, Wanted
 from tests.fakes.gateway import scenario
 from tests.support import run, until
 
 DAY = "2026-11-22"
+ANN, GEMMA = frozenset(["ann"]), frozenset(["gemma", "gemma:latest"])
 NOON = Moment(0.0, 1795348800.0)
 
 
@@ -31,6 +33,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(folder: Path | None) -> tuple[Ledger, Store]:
     store = Store(folder)
     return Ledger(store, asyncio.get_running_loop()), store
+
+
+async def told(ledger: Ledger, since: str, **more: Any) -> dict[Key, Use]:
+    """All rows, which add up."""
+    used = await ledger.usage(Wanted(since, **more))
+    total = Use()
+    for use in used.rows.values():
+        total.add(use)
+    assert used.total == total and not used.has_more
+    return used.rows
 
 
 def on_disk(folder: Path) -> dict[tuple[str, str, str], tuple[int, ...]]:
@@ -68,7 +80,7 @@ class Disk:
 async def test_nothing_is_opened_before_there_is_something_to_write(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     ledger, store = opened(folder)
-    assert await ledger.usage(DAY) == {} == await ledger.earlier(DAY)
+    assert await told(ledger, DAY) == {} == await ledger.earlier(DAY)
     await ledger.close()
     store.close()
     assert not store.exists and not await asyncio.to_thread(folder.exists)
@@ -92,16 +104,16 @@ def test_what_was_counted_is_on_the_disk_soon_and_there_after_a_restart(tmp_path
     async def read() -> None:
         ledger, store = opened(tmp_path)
         ledger.add("2026-11-23", "ann", "phi", Use(1, 2, 3))
-        found = await ledger.usage(DAY)
+        found = await told(ledger, DAY)
         assert found == {
             (DAY, "ann", "gemma"): Use(4, 31, 16, 3),
             ("2026-11-23", "ann", "phi"): Use(1, 2, 3),
             ("2026-11-23", "bob", "phi"): Use(refused=1),
         }
         assert list(found) == sorted(found)
-        assert (await ledger.usage("2026-11-23")).keys() == found.keys() - {(DAY, "ann", "gemma")}
-        assert (await ledger.usage(DAY, key="bob")).keys() == {("2026-11-23", "bob", "phi")}
-        assert (await ledger.usage(DAY, key="ann", model="gemma")).keys() == {(DAY, "ann", "gemma")}
+        assert (await told(ledger, "2026-11-23")).keys() == found.keys() - {(DAY, "ann", "gemma")}
+        assert (await told(ledger, DAY, keys=frozenset(["bob", "cid"]))).keys() == {("2026-11-23", "bob", "phi")}
+        assert (await told(ledger, DAY, keys=ANN, models=GEMMA)).keys() == {(DAY, "ann", "gemma")}
         await ledger.close()
         store.close()
 
@@ -142,7 +154,7 @@ def test_what_is_kept_is_bounded_and_no_count_is_lost(tmp_path: Path, monkeypatc
         for number in range(10):
             ledger.add(DAY, f"key{number}", "gemma", Use(1, 2, 3))
         assert ledger.unwritten == 4
-        assert (await ledger.usage(DAY))[DAY, OTHER, OTHER] == Use(7, 14, 21)
+        assert (await told(ledger, DAY))[DAY, OTHER, OTHER] == Use(7, 14, 21)
         await ledger.close()
         store.close()
 
@@ -158,7 +170,7 @@ async def test_without_a_folder_it_is_in_memory() -> None:
     ledger.claim("key ann", budget.period, budget.claim() or 0, budget)
     assert budget.written >= budget.used
     await ledger.written()
-    assert await ledger.usage(DAY) == {(DAY, "ann", "gemma"): Use(1, 10, 5)}
+    assert await told(ledger, DAY) == {(DAY, "ann", "gemma"): Use(1, 10, 5)}
     await ledger.close()
     store.close()
 
@@ -171,7 +183,7 @@ def test_what_is_on_its_way_to_the_disk_is_told_once(tmp_path: Path, monkeypatch
         disk.state = "hanging"
         ledger.add(DAY, "ann", "gemma", Use(1, 10, 5))
         await until(lambda: disk.tries)
-        asking = asyncio.get_running_loop().create_task(ledger.usage(DAY))
+        asking = asyncio.get_running_loop().create_task(told(ledger, DAY))
         await asyncio.sleep(0)
         ledger.add(DAY, "ann", "gemma", Use(1, 1, 1))
         disk.state = "well"
@@ -181,6 +193,56 @@ def test_what_is_on_its_way_to_the_disk_is_told_once(tmp_path: Path, monkeypatch
         store.close()
 
     ask()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_of_very_many_rows_the_last_are_told_and_all_are_in_the_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr("hermes.storage.usage.MOST_ROWS", 4)
+
+    @scenario
+    async def ask() -> None:
+        ledger, store = opened(tmp_path if kept else None)
+        for number in range(8):
+            ledger.add(DAY, f"key{number}", "gemma", Use(1, 2, 3))
+        if kept:
+            await until(lambda: not ledger.unwritten)
+        for number in (0, 6, 9):  # before the last, one of them, and after
+            ledger.add(DAY, f"key{number}", "gemma", Use(1, 2, 3))
+        used = await ledger.usage(Wanted(DAY))
+        once, twice = Use(1, 2, 3), Use(2, 4, 6)
+        last = {"key5": once, "key6": twice, "key7": once, "key9": once}
+        assert used == Used(Use(11, 22, 33), {(DAY, key, "gemma"): use for key, use in last.items()}, has_more=True)
+        assert list(used.rows) == sorted(used.rows)
+        await ledger.close()
+        store.close()
+
+    ask()
+
+
+def test_a_disk_that_does_not_answer_holds_up_no_reader_and_no_end_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I32, I33"""
+    monkeypatch.setattr(module, "LAST_WRITE_S", 0.05)
+
+    async def wait() -> None:
+        ledger, store = opened(tmp_path)
+        disk = Disk(monkeypatch)
+        disk.state = "hanging"
+        ledger.add(DAY, "ann", "gemma", Use(1, 10, 5))
+        await until(lambda: disk.tries)
+        async with asyncio.timeout(1):
+            with pytest.raises(StorageError, match="does not answer"):
+                await ledger.usage(Wanted(DAY))
+            await ledger.close()
+        disk.goes_on.set()
+        assert ledger._writing is not None
+        await ledger._writing
+        store.close()
+
+    run(wait(), may_log_errors=True)
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from hermes.api.ops import Ops
 from hermes.api.routes import Call, Handler, Route
 from hermes.dialects import ClientDialect
 from hermes.dialects.strict import parse_object
-from hermes.keyring import ASKED, Keyring
+from hermes.keyring import Keyring
+from hermes.keyring.words import ASKED
 from hermes.principal import Principal
 
 _json = msgspec.json.Encoder().encode

@@ -13,7 +13,7 @@ from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator, Table
 from hermes.dialects import ClientDialect
-from hermes.errors import Dismissed, Draining, Forbidden, GatewayError, Outcome
+from hermes.errors import Draining, Forbidden, GatewayError, Outcome
 from hermes.exchange import Exchange, Journal
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
@@ -112,8 +112,8 @@ class Api:
             self._refuse(GatewayError("internal error; the log has its cause"), response, exchange, dialect)
         except asyncio.CancelledError:
             self._left(exchange)
-            if exchange.dismissed:
-                self._refuse(Dismissed("the request was sent away"), response, exchange, dialect)
+            if exchange.dismissed is not None:
+                self._refuse(exchange.dismissed, response, exchange, dialect)
                 return
             # Who cancelled? The client by leaving, or we at the end of a drain.
             exchange.outcome = Outcome.DRAINED if self.cutting else Outcome.CLIENT_GONE

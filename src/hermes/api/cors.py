@@ -16,8 +16,8 @@ from hermes.http.request import Head
 _LIMITS = [(what, which) for which in ("requests", "tokens") for what in ("limit", "remaining", "reset")]
 EXPOSED = ", ".join(
     (
-        "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, server-timing, x-hermes-backend",
-        "x-hermes-cache, x-hermes-eta-ms, x-hermes-loaded, x-hermes-model-served, x-hermes-queue-ms",
+        "x-request-id, request-id, idempotent-replayed, retry-after, retry-after-ms, x-should-retry, server-timing",
+        "x-hermes-backend, x-hermes-cache, x-hermes-eta-ms, x-hermes-loaded, x-hermes-model-served, x-hermes-queue-ms",
         "x-hermes-queue-position",
         *(f"x-ratelimit-{what}-{which}" for what, which in _LIMITS),
         *(f"anthropic-ratelimit-{which}-{what}" for what, which in _LIMITS),

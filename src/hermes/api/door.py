@@ -1,7 +1,8 @@
 """The door: what is refused before anybody asks who is there.
 
 A web page can make its visitor's browser send requests to loopback; it cannot choose their Host (other than by a name
-of its own that resolves here: DNS rebinding) nor leave out their Origin. So both are checked, on every path (I22).
+of its own that resolves here: DNS rebinding) nor leave out their Origin. So both are checked, on every path (I22): the
+Host is one of ours, and the Origin is that Host or one that is let in.
 """
 
 import re
@@ -44,7 +45,7 @@ class Door:
         host = headers.get(b"host", b"")
         if host not in self._known:
             self._check_host(host)
-        if b"origin" in headers and not self.cors.admits(headers[b"origin"]):
+        if b"origin" in headers and not (_is_own(headers[b"origin"], host) or self.cors.admits(headers[b"origin"])):
             raise Forbidden(
                 "requests from this web origin are not allowed; an operator can list it in server.cors.origins",
                 code="origin_not_allowed",
@@ -77,6 +78,14 @@ class Door:
         hops = [hop.strip() for hop in value.split(b",")]
         if self._instance in hops or len(hops) > MAX_HOPS:
             raise LoopDetected("this request has been here before: a backend's URL points back at Hermes")
+
+
+def _is_own(origin: bytes, host: bytes) -> bool:
+    """Whether a page is from where it asks, the dashboard that is: its Host, which is one of ours, is its origin too.
+
+    Without regard to the scheme: somebody else's TLS may be in front of us.
+    """
+    return origin.partition(b"://")[2].lower() == host.lower()
 
 
 def host_name(host: str) -> str:

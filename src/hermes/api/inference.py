@@ -7,9 +7,10 @@ from hermes.api.routes import Call
 from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
 from hermes.errors import BadRequest, RequestNotFound
+from hermes.flights.asked import Asked
 from hermes.flights.flights import Flights
 from hermes.gateway import Gateway
-from hermes.policy.routing import check_model_name
+from hermes.policy.routing import Service, check_model_name
 
 # Above this, parsing could hold the event loop up for more than a few milliseconds (invariant I36).
 THREAD_BYTES = 256 * 1024
@@ -46,7 +47,7 @@ class Inference:
 
     def adopt(self, caches: bool) -> None:
         """Whether a model has a cache. Who has nothing to do with others goes straight to the line."""
-        self._line: Gateway | Flights = self._flights if caches else self._gateway
+        self._caches = caches
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self.complete(call, self._chat, None)
@@ -97,8 +98,11 @@ class Inference:
         if idle is not None and not request.texts:
             await idle(call, request)
             return
-        line = self._line if call.claim.reuse is None else self._flights
-        await line.embed(call.exchange, call.principal, dialect, request, call.response, size, call.claim)
+        who = call.exchange, call.principal, dialect, request, call.response, size
+        if self._caches or call.claim.reuse is not None:
+            await self._flights.answer(Asked(*who, size, call.claim))
+        else:
+            await self._gateway.embed(*who, call.claim)
 
     async def _complete_large(
         self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None
@@ -108,14 +112,20 @@ class Inference:
         del request, body
         await answering
 
+    def count(self, call: Call, dialect: ClientDialect, service: Service) -> None:
+        """It is a request as one for one token would be, of which none comes. Raises RateLimited."""
+        self._gateway.count(call.exchange, call.principal, service, dialect, room=1)
+
     def _complete_parsed(
         self, call: Call, dialect: ClientDialect, request: ChatRequest, body: bytes, idle: Idle | None
     ) -> Awaitable[None]:
         if idle is not None and not request.messages:
             return idle(call, request)
         size, length = _size_bytes(request, body), _prompt_bytes(request, body)
-        line = self._line if call.claim.reuse is None else self._flights
-        return line.complete(call.exchange, call.principal, dialect, request, call.response, size, length, call.claim)
+        asked = call.exchange, call.principal, dialect, request, call.response, size, length, call.claim
+        if self._caches or call.claim.reuse is not None:
+            return self._flights.answer(Asked(*asked))
+        return self._gateway.complete(*asked)
 
 
 def _size_bytes(request: ChatRequest, body: bytes) -> int:

@@ -133,7 +133,7 @@ class Models:
                     await progress.tell(line)
             if wanted.load:
                 await progress.tell(PullProgress(status="loading"))
-                await self._bring(service, self._found(service), call.principal)
+                await self.bring(service, self._found(service), call.principal)
                 await pulls.backend.look(LOOK_TIMEOUT_S)
             progress.end({"done": True, "model": call.model, "loaded": wanted.load})
 
@@ -156,16 +156,16 @@ class Models:
         for backend, model in wanted:
             await self.look()
             try:
-                await self._bring(Service(model, model), Candidates((backend,), model), ANONYMOUS)
+                await self.bring(Service(model, model), Candidates((backend,), model), ANONYMOUS)
             except GatewayError as error:
                 log.warning("%s was not loaded at the start: %s", model, error.message)
 
     async def load(self, call: Call) -> None:
         """Bring a model into memory; answered when it is there."""
         assert call.model is not None
-        service, found = await self._known(call, call.model)
+        service, found = await self.known(call, call.model)
         self._fleet.loading(found.names)
-        await self._bring(service, found, call.principal)
+        await self.bring(service, found, call.principal)
         call.reply(_json({"model": service.model, "loaded": sorted(self._admission.scheduler.where(found.resident))}))
 
     async def unload(self, call: Call) -> None:
@@ -175,20 +175,15 @@ class Models:
         told = {"model": service.model, "unloading": sorted(where), "active": sum(where.values())}
         call.reply(_json(told), status=202 if where else 200)
 
-    async def bring(self, call: Call, model: str) -> None:
-        """Have a model loaded for who calls. What loads by itself when it is asked counts as loaded."""
-        service, found = await self._known(call, model)
-        await self._bring(service, found, call.principal)
-
     async def let_go(self, call: Call, model: str) -> tuple[Service, Mapping[str, int]]:
         """Have a model unloaded. Tells where it was, and how much runs on it there."""
-        service, found = await self._known(call, model)
+        service, found = await self.known(call, model)
         self._fleet.loading(found.names)
         where = self._admission.scheduler.where(found.resident)
         self._admission.unload(found.resident)
         return service, where
 
-    async def _known(self, call: Call, model: str) -> tuple[Service, Candidates]:
+    async def known(self, call: Call, model: str) -> tuple[Service, Candidates]:
         """The model of this name, and who has it. Raises ModelNotAllowed, ModelNotFound or NoBackend."""
         self._router.catalog.check_allowed(call.principal, model)
         service = self._service(model)
@@ -212,7 +207,7 @@ class Models:
             raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
         return found
 
-    async def _bring(self, service: Service, found: Candidates, principal: Principal) -> None:
+    async def bring(self, service: Service, found: Candidates, principal: Principal) -> None:
         """Have it loaded unless it is, by the rules for requests: as one that waits for it, and then asks for nothing.
 
         It has as much patience as a load may take, and the rights of what nobody waits for.

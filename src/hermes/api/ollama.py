@@ -1,8 +1,8 @@
 """Ollama's native routes, for clients that know nothing else: what they ask is answered from all backends together.
 
 A request for nothing but the model (no messages, no prompt) loads it, for anybody, as a request for one token would:
-by the same rules and of class `batch`. With `keep_alive: 0` it takes the model away from everybody, so that is an
-operator's to ask.
+by the same rules and limits, and of class `batch`. With `keep_alive: 0` it takes the model away from everybody, so that
+is an operator's to ask.
 """
 
 from collections.abc import Awaitable
@@ -61,7 +61,9 @@ class Ollama:
             await self._models.let_go(call, name)
             reason = "unload"
         else:
-            await self._models.bring(call, name)
+            service, found = await self._models.known(call, name)
+            self._inference.count(call, dialect, service)
+            await self._models.bring(service, found, call.principal)
             reason = "load"
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         if isinstance(request, ChatRequest):

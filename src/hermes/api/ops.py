@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from hermes import __version__, machine, metrics
 from hermes.admission import Admission
@@ -19,7 +19,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
-from hermes.policy.ticket import Occupancy
+from hermes.policy.ticket import Change, Occupancy
 from hermes.principal import Principal
 from hermes.reload import Attempt
 from hermes.router import Router
@@ -93,10 +93,14 @@ class Ops:
     async def status(self, call: Call) -> None:
         """All there is to see, the backends as they are now (or, where they do not answer, as last seen)."""
         await self._fleet.refresh(STATUS_PATIENCE_S)
+        call.reply(_json(self.told(call.principal)))
+
+    def told(self, principal: Principal) -> dict[str, object]:
+        """The same, as it was seen last."""
         state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
-        scheduler, principal = self._scheduler, call.principal
+        scheduler = self._scheduler
         seen = self._models.seen(principal)
-        status = {
+        status: dict[str, object] = {
             "status": state,
             "version": __version__,
             "uptime_s": round(self._clock() - self._started_at, 3),
@@ -110,14 +114,14 @@ class Ops:
                 "connections": self._connections(),
             },
             "backends": [self._backend(backend, principal, seen) for backend in self._fleet.backends.values()],
-            "models": {name: self._model(name) for name in sorted(self._known(principal))},
+            "models": {name: self._model(name, principal) for name in sorted(self._known(principal))},
             "process": machine.process(),
             "machine": machine.machine(),
             "cgroup": machine.cgroup(),
         }
         if (last := self._reloaded()) is not None:
-            status["reload"] = last if call.principal.admin else replace(last, error="", needs_restart=())
-        call.reply(_json(status))
+            status["reload"] = last if principal.admin else replace(last, error="", needs_restart=())
+        return status
 
     async def reload(self, call: Call) -> None:
         """The configuration is read anew. Answered when it is in force; raises why it is not."""
@@ -129,7 +133,7 @@ class Ops:
         asked = (name for name in scheduler.models() if catalog.service(name) or scheduler.occupancy(name) != _IDLE)
         return {name for name in {*catalog.listed, *asked} if catalog.allows(principal, name)}
 
-    def _model(self, name: str) -> dict[str, object]:
+    def _model(self, name: str, principal: Principal) -> dict[str, object]:
         load, bounds = self._scheduler.occupancy(name), self._scheduler.bounds(name)
         slots = {backend: self._scheduler.slots(name, backend) for backend in self._fleet.backends}
         service = self._router.catalog.service(name)
@@ -142,6 +146,8 @@ class Ops:
             "slots": slots,
             "reloads_avoided": sum(backend.reloads_avoided(asked) for backend in self._fleet.backends.values()),
         }
+        if principal.admin:  # others may not use it by that name
+            told["backend_model"] = asked
         if found := self._scheduler.concurrency(name):
             told["adaptive"] = {
                 backend: {"limit": known.limit, "cap": known.cap, "why": known.why} for backend, known in found.items()
@@ -150,6 +156,13 @@ class Ops:
 
     def _backend(self, backend: Backend, principal: Principal, seen: Callable[[str], bool]) -> dict[str, object]:
         told = _backend(backend, seen)
+        used = {
+            each.model: {"running": each.running, "slots": each.slots}
+            for each in self._scheduler.in_memory(backend.name)
+        }
+        told["loaded"] = [
+            asdict(model) | used.get(model.name, {}) for model in backend.inventory.loaded if seen(model.name)
+        ]
         if isinstance(backend.driver, Managed):
             processes = backend.driver.told(principal.admin)
             told["processes"] = [process for process in processes if seen(str(process["model"]))]
@@ -157,9 +170,13 @@ class Ops:
         if health := [_health(name, each, now) for name, each in backend.breakers.items() if seen(name)]:
             told["health"] = health
         changes = (each for each in self._scheduler.changes() if each.backend == backend.name and seen(each.model))
-        if changing := [tell_change(each, seen) for each in changes]:
+        if changing := [tell_change(each, seen) | {"for_ms": _age_ms(each, now)} for each in changes]:
             told["changes"] = changing
         return told
+
+
+def _age_ms(change: Change, now: float) -> int:
+    return round((now - (change.loading_since or change.decided_at)) * 1000)
 
 
 def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:
@@ -184,7 +201,6 @@ def _backend(backend: Backend, seen: Callable[[str], bool]) -> dict[str, object]
         "simulated": backend.simulated,
         "memory": {"bytes": backend.room.capacity_bytes, "source": backend.room.source},
         "models": sum(map(seen, backend.inventory.models)),
-        "loaded": [model for model in backend.inventory.loaded if seen(model.name)],
     }
     if pulling := {name: each.percent for name, each in backend.pulling.items() if seen(name)}:
         told["pulling"] = [{"model": name, "percent": percent} for name, percent in pulling.items()]

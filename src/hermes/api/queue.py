@@ -1,23 +1,26 @@
-"""The routes about requests themselves: what waits and runs, one of them, sending one away, and what became of one.
+"""The routes about requests themselves: what waits and runs, one of them, sending one away, what became of them.
 
 Whoever is no operator sees the requests of his own tenant only; another's are as if there were none (invariant I21),
 and so are those for models that he may not use.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from hermes.api.models import Models
 from hermes.api.routes import Call
-from hermes.errors import RequestNotFound
+from hermes.errors import BadRequest, RequestNotFound
 from hermes.exchange import Exchange, Journal
 from hermes.fleet.fleet import Fleet
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
+from hermes.record import Record
 from hermes.router import Router
 
 _json = msgspec.json.Encoder().encode
@@ -51,6 +54,33 @@ class Queue:
         told = [self._tell(exchange, ticket) for exchange, ticket in found[:LISTED]]
         call.reply(_json({"object": "list", **counts, "has_more": len(found) > LISTED, "data": told}))
 
+    def told(self, principal: Principal, most: int) -> dict[str, Any]:
+        """How much runs and waits, by model and class, and the first `most` in the order of arrival.
+
+        `next_eta_ms`: when the first of those that wait will start, `eta_ms`: when the last will.
+        """
+        lines: dict[tuple[str, int], _Line] = {}
+        first: list[tuple[Exchange, Ticket]] = []
+        for exchange, ticket in self._open(principal):
+            line = lines.get((exchange.model, ticket.urgency))
+            if line is None:
+                line = lines[exchange.model, ticket.urgency] = _Line()
+            line.count(ticket)
+            if len(first) < most:
+                first.append((exchange, ticket))
+        now = self._clock()
+
+        def eta_ms(ticket: Ticket) -> int:
+            return _ms(self._scheduler.outlook(ticket, now).eta_s)
+
+        told = []
+        for (model, urgency), line in sorted(lines.items()):
+            each = {"model": model, "class": CLASS_NAMES[urgency], "running": line.running, "waiting": line.waiting}
+            if line.first is not None and line.last is not None:
+                each |= {"next_eta_ms": eta_ms(line.first), "eta_ms": eta_ms(line.last)}
+            told.append(each)
+        return {"lines": told, "requests": [self._tell(*each) for each in first]}
+
     async def get(self, call: Call) -> None:
         call.reply(_json(self._tell(*self._found(call))))
 
@@ -62,6 +92,20 @@ class Queue:
             raise _unknown(call)
         call.reply(_json({**told, "state": "cancelled"}))
 
+    async def recent(self, call: Call) -> None:
+        """The last that are over, the last one first: of a model, a user or an outcome where the query names one."""
+        principal, limit = call.principal, _limit(call)
+        wanted = {name: said for name in ("model", "user", "outcome") if (said := call.query(name)) is not None}
+        if not principal.admin and wanted.setdefault("user", principal.tenant) != principal.tenant:
+            wanted["user"] = "\0"  # nobody's
+        allows, found = self._router.catalog.allows, list[Record]()
+        for records in self._journal.past.newest(wanted):
+            found += [record for record in records if allows(principal, record.model)]
+            if len(found) > limit:
+                break
+            await asyncio.sleep(0)
+        call.reply(_json({"object": "list", "has_more": len(found) > limit, "data": found[:limit]}))
+
     async def past(self, call: Call) -> None:
         """One that is open, or one of the last that were: how it went, and why it waited."""
         if found := self._find(call):
@@ -70,7 +114,7 @@ class Queue:
             return
         for past in self._journal.past.of(call.named or ""):
             record = past.record
-            if self._may_see(call.principal, record.user, record.model):
+            if self.may_see(call.principal, record.user, record.model):
                 told = {"state": "done", **msgspec.to_builtins(record), **self._why(call.principal, past.why)}
                 call.reply(_json(told))
                 return
@@ -79,10 +123,10 @@ class Queue:
     def _open(self, principal: Principal) -> Iterator[tuple[Exchange, Ticket]]:
         for exchange in self._journal.asking():
             ticket = exchange.ticket
-            if ticket is not None and self._may_see(principal, ticket.tenant, exchange.model):
+            if ticket is not None and self.may_see(principal, ticket.tenant, exchange.model):
                 yield exchange, ticket
 
-    def _may_see(self, principal: Principal, user: str, model: str) -> bool:
+    def may_see(self, principal: Principal, user: str, model: str) -> bool:
         return (principal.admin or principal.tenant == user) and self._router.catalog.allows(principal, model)
 
     def _find(self, call: Call) -> tuple[Exchange, Ticket] | None:
@@ -135,6 +179,31 @@ class Queue:
         elif ticket.phase == Phase.RUNNING:
             told |= {"backend": ticket.backend, "running_ms": _ms(now - ticket.started_at), "loaded": ticket.found}
         return told
+
+
+class _Line(Struct):
+    """Requests of one model and class."""
+
+    running: int = 0
+    waiting: int = 0
+    first: Ticket | None = None
+    last: Ticket | None = None
+
+    def count(self, ticket: Ticket) -> None:
+        if ticket.phase == Phase.WAITING:
+            self.waiting += 1
+            self.first, self.last = self.first or ticket, ticket
+        elif ticket.phase == Phase.RUNNING:
+            self.running += 1
+
+
+def _limit(call: Call) -> int:
+    said = call.query("limit")
+    if said is None:
+        return 50
+    if not said.isascii() or not said.isdigit() or not 0 < (limit := int(said[:9])) <= LISTED:
+        raise BadRequest(f"`limit` is a number from 1 to {LISTED}", param="limit")
+    return limit
 
 
 def _unknown(call: Call) -> RequestNotFound:

@@ -33,6 +33,13 @@ class Call(Struct):
     def model(self) -> str | None:
         return self.named
 
+    def query(self, name: str) -> str | None:
+        """What the query says of this. Raises BadRequest where that is said twice."""
+        said = self.request.head.query_values(name)
+        if len(said) > 1:
+            raise BadRequest(f"`{name}` is said more than once", param=name)
+        return said[0] if said else None
+
     def reply(self, body: bytes, status: int = 200, content_type: bytes = b"application/json") -> None:
         """Answer whole, with the request's id."""
         self.response.send(status, content_line(content_type) + self.exchange.id_line(), body)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
+from hermes.api.hour import Hour
 from hermes.api.inference import Inference
+from hermes.api.live import Live
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
@@ -20,6 +22,8 @@ def routes(
     models: Models,
     ops: Ops,
     queue: Queue,
+    live: Live,
+    hour: Hour,
     ollama: Ollama,
     usage: Usage,
     openai: ClientDialect,
@@ -57,6 +61,9 @@ def routes(
         Route("GET", "/v1/queue/{request_id}", "user", openai, queue.get),
         Route("DELETE", "/v1/queue/{request_id}", "user", openai, queue.cancel),
         Route("GET", "/v1/usage", "user", openai, usage.list),
+        Route("GET", "/v1/events", "user", openai, live.events, quiet=True),
+        Route("GET", "/v1/history", "user", openai, hour.get, quiet=True),
+        Route("GET", "/v1/requests", "user", openai, queue.recent),
         Route("GET", "/v1/requests/{request_id}", "user", openai, queue.past),
         Route("POST", "/v1/backends/{backend}/drain", "admin", openai, ops.drain),
         Route("POST", "/v1/backends/{backend}/resume", "admin", openai, ops.resume),

@@ -12,6 +12,7 @@ _PERIODS = {"day": "daily_tokens", "month": "monthly_tokens"}
 
 _count = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?([kmg]?)", re.ASCII | re.IGNORECASE).fullmatch
 _duration = re.compile(r"(\d{1,9})([smhdw])", re.ASCII).fullmatch
+_span = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII).fullmatch
 
 NONE = "none"
 
@@ -49,14 +50,36 @@ def duration_s(text: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
+def weight(text: str) -> float | None:
+    """`2`, `0.5`; `none` is as any other's. Raises ValueError."""
+    return None if text == NONE else float(text)
+
+
+def span_s(text: str) -> float:
+    """`250ms`, `1.5s`, `2m`, `1h`, as something takes; `0`. Raises ValueError."""
+    if text == "0":
+        return 0.0
+    if (found := _span(text)) is None:
+        raise ValueError(text)
+    return float(found[1]) * (0.001 if found[2] == "ms" else _SECONDS[found[2]])
+
+
 def moment(text: str) -> int | None:
     """Unix seconds: `30d` from now, `2027-01-31` (as it begins, UTC), `2027-01-31T18:00`, `never`. Or ValueError."""
-    if text == "never":
+    if text in ("never", NONE):
         return None
     if _duration(text):
-        return int(datetime.now(UTC).timestamp()) + duration_s(text)
+        return int(now_s()) + duration_s(text)
     found = datetime.fromisoformat(text)
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def is_over(moment: int | None) -> bool:
+    return moment is not None and moment <= now_s()
+
+
+def now_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def shown(moment: int | None) -> str:
@@ -80,5 +103,6 @@ class Amount(click.ParamType):  # type: ignore[type-arg]
 
 COUNT = Amount("count", count, "a number such as 60, 20k or 1.5M, or none")
 BUDGET = Amount("budget", budget, "a budget such as 1M/day, 20M/month or none")
+WEIGHT = Amount("weight", weight, "a number such as 2 or 0.5, or none")
 DURATION = Amount("time", duration_s, "a time such as 90s, 24h or 30d")
 MOMENT = Amount("when", moment, "a time such as 30d, a date such as 2027-01-31, or never")

@@ -1,12 +1,13 @@
 """`hermes ask`: a prompt to a model, the answer to the terminal as it comes."""
 
+import json
 import sys
 from typing import Any
 
 import click
 
 from hermes.cli.options import fail, say
-from hermes.cli.remote import lines, model_argument, model_path, url_option
+from hermes.cli.remote import json_lines_option, lines, model_argument, model_path, url_option
 
 
 @click.command("ask")
@@ -16,6 +17,7 @@ from hermes.cli.remote import lines, model_argument, model_path, url_option
 @click.option("--max-tokens", type=int, help="The longest answer, in tokens.")
 @click.option("--temperature", type=float, help="0 for always the same answer.")
 @click.option("--stats", is_flag=True, help="Afterwards, tokens and times on standard error.")
+@json_lines_option
 @url_option
 def command(
     model: str,
@@ -24,6 +26,7 @@ def command(
     max_tokens: int | None,
     temperature: float | None,
     stats: bool,
+    as_json: bool,
     url: str,
 ) -> None:
     """Ask MODEL and print its answer as it comes. Without PROMPT, or with -, it is read from standard input.
@@ -39,17 +42,18 @@ def command(
     asked: dict[str, Any] = {"prompt": text, "system": system, "stream": True}
     asked["options"] = {name: value for name, value in options.items() if value is not None}
     body = {name: value for name, value in asked.items() if value}
+    events = lines(url, model_path(model), body)
+    if as_json:
+        for event in events:
+            say(json.dumps(event))
+        return
     begun = has_text = False
     try:
-        for event in lines(url, model_path(model), body):
+        for event in events:
             begun = True
             if "delta" in event:
                 has_text = True
                 say(event["delta"], nl=False)
-            elif event.get("done"):
-                break
-        else:
-            fail("the answer ended before it was complete", 1)
     finally:
         if begun:  # what else is told, such as an error, begins on a line of its own
             say()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hermes.cli.options import config_option, fail, load_or_exit, say
+from hermes.cli.options import config_option, fail, load_or_exit, say, say_json
 from hermes.config.load import Source
 from hermes.errors import ConfigError
 
@@ -13,7 +13,8 @@ from hermes.errors import ConfigError
 @click.command("check")
 @config_option
 @click.option("--quiet", is_flag=True, help="Print nothing if all is well.")
-def command(path: str | None, quiet: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON instead of YAML.")
+def command(path: str | None, quiet: bool, as_json: bool) -> None:
     """Validate the configuration and its files, print the effective one, secrets masked.
 
     Exits with 2 if it is not good. What is good and has no effect is told on the standard error.
@@ -35,8 +36,11 @@ def command(path: str | None, quiet: bool) -> None:
         click.echo(f"without effect: {remark}", err=True)
     if quiet:
         return
-    import yaml
-
     from hermes.config.dump import dump
+
+    if as_json:
+        say_json(dump(config))
+        return
+    import yaml
 
     say(yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True), nl=False)

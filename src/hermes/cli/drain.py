@@ -4,15 +4,16 @@ from urllib.parse import quote
 
 import click
 
-from hermes.cli.options import say
-from hermes.cli.remote import get, url_option
+from hermes.cli.options import say, say_json
+from hermes.cli.remote import get, json_option, url_option
 
 
 @click.command("drain")
 @click.argument("backend")
 @click.option("--resume", is_flag=True, help="Have it take work again.")
+@json_option
 @url_option
-def command(backend: str, resume: bool, url: str) -> None:
+def command(backend: str, resume: bool, as_json: bool, url: str) -> None:
     """Start nothing new on BACKEND, one of the configured names; what runs there ends. Until --resume, or a restart.
 
     \b
@@ -21,5 +22,8 @@ def command(backend: str, resume: bool, url: str) -> None:
     """
     verb = "resume" if resume else "drain"
     told = get(url, f"/v1/backends/{quote(backend, safe='')}/{verb}", "POST")
+    if as_json:
+        say_json(told)
+        return
     state = "drains" if told["draining"] else "takes work"
     say(f"backend {told['backend']} {state}, {told['active']} running")

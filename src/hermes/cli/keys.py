@@ -1,14 +1,13 @@
 """`hermes keys`: who may call, and how much."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hermes.cli.amounts import BUDGET, COUNT, DURATION, MOMENT, shown
-from hermes.cli.options import config_option, fail, say
+from hermes.cli.amounts import BUDGET, COUNT, DURATION, MOMENT, WEIGHT, is_over, shown
+from hermes.cli.options import columns, config_option, fail, say, say_json
 from hermes.cli.reach import ask, folder
 from hermes.errors import StorageError
 from hermes.principal import CLASS_NAMES
@@ -28,7 +27,7 @@ _FIELDS = (
     click.option("--budget", type=BUDGET, multiple=True, help="Tokens in a day or month: 1M/day, 20M/month."),
     click.option("--class", "max_class", type=_CLASS, help="No request of it is of a higher class."),
     click.option("--usual-class", type=_CLASS, help="The class of requests that do not say."),
-    click.option("--weight", type=float, help="Its user's share beside other users. Default: 1."),
+    click.option("--weight", type=WEIGHT, help="Its user's share beside other users. Default: 1."),
     click.option("--expires", type=MOMENT, help="When it ends: 30d, 2027-01-31, never."),
     click.option("--admin/--no-admin", default=None, help="An operator's key."),
     click.option("--metrics/--no-metrics", default=None, help="It may read /metrics."),
@@ -64,7 +63,10 @@ def create(name: str, as_json: bool, path: str | None, **said: Any) -> None:
     hermes keys create ops --admin --expires 90d
     """
     told = ask(path, "create", asked={"name": name, **_asked(said)})
-    _hand_over(told, as_json, f"made {told['id']} ({told['name']}): this is shown only once")
+    words = f"made {told['id']} ({told['name']}): this is shown only once"
+    if told.get("first"):
+        words += "\nthis is the first key: from now on every request needs one"
+    _hand_over(told, as_json, words)
 
 
 @command.command("list")
@@ -76,13 +78,10 @@ def list_(everything: bool, as_json: bool, path: str | None) -> None:
     told = ask(path, "list")
     found = [key for key in told["data"] if everything or key["revoked_at"] is None]
     if as_json:
-        say(json.dumps({**told, "data": found}, indent=2))
+        say_json({**told, "data": found})
         return
     rows = [("ID", "NAME", "USER", "WHAT"), *((key["id"], key["name"], key["user"], _brief(key)) for key in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
-        say("  ".join((*cells, row[3])).rstrip())
+    say("\n".join(columns(rows)))
 
 
 @command.command("show")
@@ -106,7 +105,7 @@ def update(key: str, name: str | None, as_json: bool, path: str | None, **said: 
     \b
     hermes keys update editor --rpm 120 --budget none
     """
-    asked = _asked(said) | ({"name": name} if name else {})
+    asked = _asked(said) | ({} if name is None else {"name": name})
     if not asked:
         raise click.UsageError("nothing to change: say what, for instance --rpm 60")
     _print(ask(path, "update", key, asked), as_json)
@@ -138,13 +137,17 @@ def rotate(key: str, grace: tuple[int], as_json: bool, path: str | None) -> None
 def revoke(key: str, as_json: bool, path: str | None) -> None:
     """Make a key void, at once and for ever."""
     told = ask(path, "revoke", key)
-    say(json.dumps(told, indent=2) if as_json else f"{told['id']} ({told['name']}) is revoked")
+    if as_json:
+        say_json(told)
+    else:
+        say(f"{told['id']} ({told['name']}) is revoked")
 
 
 @command.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_json_option
 @config_option
-def backup(file: Path, path: str | None) -> None:
+def backup(file: Path, as_json: bool, path: str | None) -> None:
     """Copy the database to FILE, also while it is in use. The pepper is another file: keep a copy of that too.
 
     \b
@@ -157,7 +160,10 @@ def backup(file: Path, path: str | None) -> None:
         backup(kept, file)
     except StorageError as error:
         fail(str(error), 1)
-    say(f"{file} is a copy of the database in {kept}")
+    if as_json:
+        say_json({"file": str(file), "state_dir": str(kept)})
+    else:
+        say(f"{file} is a copy of the database in {kept}")
 
 
 # --- what was said ----------------------------------------------------------------------------------------------------
@@ -166,13 +172,13 @@ def backup(file: Path, path: str | None) -> None:
 def _asked(said: dict[str, Any]) -> dict[str, Any]:
     """As the API has it: only what was said."""
     asked: dict[str, Any] = {}
-    for name in ("user", "admin", "metrics", "weight"):
+    for name in ("user", "admin", "metrics"):
         if said[name] is not None:
             asked[name] = said[name]
     for name in ("max_class", "usual_class"):
         if said[name] is not None:
             asked[name] = None if said[name] == "none" else said[name]
-    for name in ("rpm", "tpm", "concurrency"):
+    for name in ("rpm", "tpm", "concurrency", "weight"):
         if said[name] is not None:
             (asked[name],) = said[name]
     for (budget,) in said["budget"]:
@@ -190,14 +196,17 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
 def _hand_over(told: dict[str, Any], as_json: bool, words: str) -> None:
     """The secret alone goes to the standard output, for whoever wants to catch it."""
     if as_json:
-        say(json.dumps(told, indent=2))
+        say_json(told)
         return
     click.echo(words, err=True)
     say(told["key"])
 
 
 def _print(told: dict[str, Any], as_json: bool) -> None:
-    say(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told)))
+    if as_json:
+        say_json(told)
+    else:
+        say("\n".join(_lines(told)))
 
 
 _TIMES = ("created_at", "expires_at", "revoked_at", "old_until")
@@ -208,7 +217,7 @@ def _lines(key: dict[str, Any]) -> Iterator[str]:
         if name == "object" or (value is None and name in ("revoked_at", "old_until")):
             continue
         if name in _TIMES:
-            value = shown(value)
+            value = shown(value) + (", which is over" if name == "expires_at" and is_over(value) else "")
         elif name == "models":
             value = ", ".join(value) or "all"
         yield f"{name.replace('_', ' '):15} {'yes' if value is True else 'no' if value is False else value or '-'}"
@@ -223,5 +232,8 @@ def _brief(key: dict[str, Any]) -> str:
     parts += [f"{name.replace('_', ' ')} {key[name]}" for name in bounds if key[name] is not None]
     if key["weight"] != 1:
         parts.append(f"weight {key['weight']:g}")
-    parts += [f"{name.removesuffix('_at')} {shown(key[name])}" for name in _TIMES[1:3] if key[name] is not None]
+    if (ends := key["expires_at"]) is not None:
+        parts.append(f"{'expired' if is_over(ends) else 'expires'} {shown(ends)}")
+    if key["revoked_at"] is not None:
+        parts.append(f"revoked {shown(key['revoked_at'])}")
     return "; ".join(parts)

@@ -1,28 +1,30 @@
-"""The log of a running server on standard error: lines to read on a terminal, lines of JSON anywhere else."""
+"""The log of a running server on standard error: by default lines to read on a terminal, of JSON anywhere else."""
 
 import json
 import logging
 import sys
-import time
 import traceback
 from types import TracebackType
 
 import click
+
+from hermes.lines import are_read, stamp
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 log = logging.getLogger("hermes")
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, format: str) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_Text() if sys.stderr.isatty() else _JsonLines())
+    handler.setFormatter(_Text() if are_read(format, sys.stderr.isatty()) else _JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def tell(words: str, level: int = logging.INFO) -> None:
     """What whoever starts it should know: as it stands to people, as part of the log to what collects that."""
-    if sys.stderr.isatty():
+    collected = any(isinstance(each.formatter, _JsonLines) for each in logging.getLogger().handlers)
+    if sys.stderr.isatty() and not collected:
         click.echo(words, err=True)
     else:
         log.log(level, "%s", words.strip())
@@ -33,8 +35,7 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """UTC, as ISO 8601 and RFC 3339 have it."""
-        return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
+        return stamp(record.created)
 
 
 class _JsonLines(_Text):

@@ -1,11 +1,10 @@
 """`hermes models`: what can be asked."""
 
-import json
 from datetime import datetime
 
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import columns, say, say_json
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -21,7 +20,7 @@ def command(as_json: bool, url: str) -> None:
     """
     listing = get(url, "/v1/models")
     if as_json:
-        say(json.dumps(listing, indent=2))
+        say_json(listing)
         return
     rows = [("MODEL", "CREATED", "CAPABILITIES")]
     for model in listing["data"]:
@@ -31,6 +30,4 @@ def command(as_json: bool, url: str) -> None:
         if capabilities and not {"completion", "embedding"}.intersection(capabilities):
             told += " (cannot be asked)"
         rows.append((model["id"], created, told))
-    width = max(len(row[0]) for row in rows)
-    for row in rows:
-        say(f"{row[0]:{width}}  {row[1]:10}  {row[2]}")
+    say("\n".join(columns(rows)))

@@ -1,8 +1,11 @@
 """What several verbs share: finding the configuration, printing, and failing with one clear line."""
 
 import errno
+import json
 import os
+import re
 import sys
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 import click
@@ -36,7 +39,7 @@ class Failed(click.ClickException):
         self.exit_code = code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        for line in self.message.splitlines():
+        for line in plain(self.message).splitlines():
             click.echo(f"hermes: {line}", file, err=True)
 
 
@@ -47,13 +50,34 @@ def fail(message: str, code: int) -> NoReturn:
 def say(text: str = "", nl: bool = True) -> None:
     """Print to standard output. Where nobody takes it: a reader that has left is told nothing, a full disk is."""
     try:
-        click.echo(text, nl=nl)
+        click.echo(plain(text) if sys.stdout.isatty() else text, nl=nl)
     except OSError as error:
         # What is left in the buffer has to go somewhere when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
         fail(f"cannot write the answer: {error.strerror}", 1)
+
+
+def say_json(told: Any) -> None:
+    say(json.dumps(told, indent=2))
+
+
+# Names, models' answers and backends' errors are others' words. What drives a terminal, or turns the line around:
+# C0 and C1 but tab and newline, line separators, directions; and halves of characters, which cannot be printed.
+_DRIVES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """What may be shown on a terminal, whoever wrote it."""
+    return _DRIVES.sub("\ufffd", text)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table, each column as wide as what is in it."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def seconds(ms: int) -> str:

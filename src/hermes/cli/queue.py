@@ -1,12 +1,11 @@
 """`hermes queue`: what waits and what runs."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from hermes.cli.options import say, seconds
+from hermes.cli.options import say, say_json, seconds
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -21,7 +20,10 @@ def command(as_json: bool, url: str) -> None:
     hermes queue --json | jq '.data[] | select(.state == "waiting")'
     """
     queue = get(url, "/v1/queue")
-    say(json.dumps(queue, indent=2) if as_json else "\n".join(_lines(queue)))
+    if as_json:
+        say_json(queue)
+    else:
+        say("\n".join(_lines(queue)))
 
 
 def _lines(queue: dict[str, Any]) -> Iterator[str]:

@@ -64,7 +64,7 @@ def _answers(path: Path) -> bool:
 def _in_the_file(config: Config, path: Path | None, operation: str, named: str, asked: dict[str, Any]) -> Any:
     store = Store(composition.state_dir(config.server, os.environ))
     keyring = Keyring(Authenticator({}), store)
-    keyring.adopt({}, composition.stored(config))
+    keyring.adopt(composition.static_keys(config), composition.stored(config))
     try:
         keyring.load()
         return asyncio.run(getattr(keyring, operation)(named, asked, OPERATOR))

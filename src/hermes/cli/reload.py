@@ -1,10 +1,8 @@
 """`hermes reload`: have the running server read its configuration anew."""
 
-import json
-
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -21,7 +19,7 @@ def command(as_json: bool, url: str) -> None:
     """
     told = get(url, "/v1/reload", "POST")
     if as_json:
-        say(json.dumps(told, indent=2))
+        say_json(told)
         return
     say("the configuration was read anew")
     for key in told["needs_restart"]:

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from hermes.cli.options import fail
+from hermes.cli.options import Failed, fail
 from hermes.config.notation import parse_url
 from hermes.config.rules import is_loopback
 from hermes.errors import BadRequest
@@ -56,6 +56,9 @@ url_option = click.option(
     help="The server; also unix:///path.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it is.")
+json_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the server's lines of JSON as they come."
+)
 model_argument = click.argument("model", callback=_model)
 
 
@@ -69,11 +72,14 @@ def get(url: str, path: str, method: str = "GET", body: dict[str, Any] | None = 
         with _answer(url, method, path, body) as answer:
             return json.load(answer)
     except (OSError, HTTPException, ValueError) as error:
-        fail(f"what answers at {url} is no Hermes: {error}", 1)
+        fail(f"what answers at {url} is no Hermes: {error}. {_ELSEWHERE}", 1)
 
 
 def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """POST, then the answer's JSON lines as they come. Exits with a message on an error, mid-stream too."""
+    """POST, then the answer's JSON lines as they come, to the one that is `done`.
+
+    Exits with a message on an error, mid-stream too, and where the end is missing.
+    """
     try:
         with _answer(url, "POST", path, body) as answer:
             for line in answer:
@@ -81,28 +87,67 @@ def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]
                 if "error" in event:
                     fail(_told(event), 1)
                 yield event
+                if event.get("done"):
+                    return
     except (OSError, HTTPException, ValueError) as error:
-        fail(f"the answer broke off: {error}", 1)
+        fail(f"the answer broke off: {error}. {_WHY}", 1)
+    fail(f"the answer ended before it was complete. {_WHY}", 1)
+
+
+_WHY = "See why with: hermes logs"
+
+
+def events(url: str, path: str, silence_s: float) -> Iterator[tuple[str, Any]]:
+    """Server-sent events as they come, name and JSON, until the stream ends.
+
+    Exits with a message on an error, and where nothing comes for so long.
+    """
+    try:
+        with _answer(url, "GET", path, None, silence_s) as answer:
+            name = ""
+            for line in answer:
+                field, _, value = line.decode().rstrip("\r\n").partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+    except (OSError, HTTPException, ValueError) as error:
+        fail(f"the connection to {url} was lost: {error}", 3)
+
+
+class Refused(Failed):
+    """The server said no, with this status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, 1)
+        self.status = status
 
 
 @contextmanager
-def _answer(url: str, method: str, path: str, body: dict[str, Any] | None) -> Iterator[HTTPResponse]:
+def _answer(
+    url: str, method: str, path: str, body: dict[str, Any] | None, silence_s: float | None = None
+) -> Iterator[HTTPResponse]:
+    """`silence_s`: for how long nothing may come; None: a model may take its time."""
     with ExitStack() as stack:
         try:
             connection = _connection(url)
             stack.callback(connection.close)
             connection.connect()
-            connection.sock.settimeout(None)  # a model may take its time
+            connection.sock.settimeout(silence_s)
             connection.request(method, path, None if body is None else json.dumps(body), _headers())
             response = stack.enter_context(connection.getresponse())
         except ssl.SSLCertVerificationError as error:
             hint = "SSL_CERT_FILE=FILE names the authority that signed it"
             fail(f"the certificate of {url} is not to be trusted: {error.verify_message}. {hint}", 3)
         except (OSError, HTTPException, ValueError) as error:
-            hint = ". Start one with: hermes serve; if it listens elsewhere, say so by --url" if _is_here(url) else ""
-            fail(f"no Hermes answers at {url}: {error}{hint}", 3)
+            hint = (
+                "Start one with: hermes serve; if it listens elsewhere, say so by --url"
+                if _is_here(url)
+                else _ELSEWHERE
+            )
+            fail(f"no Hermes answers at {url}: {error}. {hint}", 3)
         if response.status >= 400:
-            fail(_refusal(response), 1)
+            raise Refused(_refusal(url, response), response.status)
         yield response
 
 
@@ -137,17 +182,23 @@ def _headers() -> dict[str, str]:
 
 _HINTS = {
     "invalid_api_key": ". Set HERMES_API_KEY to a key that the server knows",
+    "key_expired": ". Set HERMES_API_KEY to one that is good; an operator makes it with: hermes keys rotate",
+    "admin_only": ". Set HERMES_API_KEY to an operator's key; hermes keys create NAME --admin makes one",
+    "request_not_found": ". See what runs with: hermes queue",
     "model_not_found": ". See what there is with: hermes models",
     "no_backend": ". See how they are with: hermes status",
     "load_failed": ". See why with: hermes status",
 }
 
 
-def _refusal(response: HTTPResponse) -> str:
+_ELSEWHERE = "Where Hermes is, say by --url or HERMES_URL"
+
+
+def _refusal(url: str, response: HTTPResponse) -> str:
     try:
         answer = json.load(response)
     except ValueError:
-        return f"{response.reason} (HTTP {response.status})"
+        return f"what answers at {url} is no Hermes: {response.reason} (HTTP {response.status}). {_ELSEWHERE}"
     return f"{_told(answer)} (HTTP {response.status}){_HINTS.get(str(_error(answer).get('code')), '')}"
 
 

@@ -219,7 +219,7 @@ def _drawing(path: Path) -> Callable[[list[Figures], list[Trial], Box], None]:
     try:
         from hermes.simulator.replay.plot import draw
     except ModuleNotFoundError as error:
-        fail(f"--plot needs {error.name}: pip install 'hermes-sidecar[plot]'", 2)
+        fail(f"--plot needs {error.name}: pip install {error.name}", 2)
 
     def write(figures: list[Figures], trials: list[Trial], box: Box) -> None:
         try:

@@ -1,12 +1,11 @@
 """`hermes status`: what the running server is doing."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from hermes.cli.options import gib, say
+from hermes.cli.options import gib, say, say_json
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -21,7 +20,10 @@ def command(as_json: bool, url: str) -> None:
     hermes status --json --url https://gpu.example.org
     """
     status = get(url, "/v1/status")
-    say(json.dumps(status, indent=2) if as_json else "\n".join(_lines(status)))
+    if as_json:
+        say_json(status)
+    else:
+        say("\n".join(_lines(status)))
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
@@ -49,10 +51,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             error = f": {process['error']}" if process.get("error") else ""
             yield f"  {process['model']} {process['state']}{where}{again}{error}"
             yield from (f"    {line}" for line in process.get("last_words", ()))
-        for change in backend.get("changes", ()):
-            verb = "loading" if change["loading"] else "about to load"
-            room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""
-            yield f"  {verb} {change['model']}{room}"
+        yield from (f"  {each}" for each in changes(backend))
         for pull in backend.get("pulling", ()):
             yield f"  pulling {pull['model']}: {pull['percent']} %"
         if backend.get("hint"):
@@ -60,3 +59,11 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     for name, model in status["models"].items():
         if model["active"] or model["queued"]:
             yield f"model {name}: {model['active']} running, {model['queued']} of {model['queue_limit']} waiting"
+
+
+def changes(backend: Mapping[str, Any]) -> Iterator[str]:
+    """What is on its way into a backend's memory, and what goes for it."""
+    for change in backend.get("changes", ()):
+        verb = "loading" if change["loading"] else "about to load"
+        room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""
+        yield f"{verb} {change['model']}{room}"

@@ -1,19 +1,18 @@
 """`hermes usage`: who has used what."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
 import click
 
-from hermes.cli.options import say
+from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
 
 
 @click.command("usage")
-@click.option("--key", help="Of this key alone, by its id.")
-@click.option("--model", help="Of this model alone.")
+@click.option("--key", help="Of this key alone, by its id or name.")
+@click.option("--model", help="Of this model alone, with its tag or without.")
 @click.option("--since", metavar="DAY", help="From this day on, as in 2026-11-22.  [default: the first of this month]")
 @json_option
 @url_option
@@ -27,7 +26,10 @@ def command(key: str | None, model: str | None, since: str | None, as_json: bool
     """
     asked = {name: value for name, value in (("key", key), ("model", model), ("since", since)) if value is not None}
     usage = get(url, "/v1/usage" + (f"?{urlencode(asked)}" if asked else ""))
-    say(json.dumps(usage, indent=2) if as_json else "\n".join(_lines(usage)))
+    if as_json:
+        say_json(usage)
+    else:
+        say("\n".join(_lines(usage)))
 
 
 def _lines(usage: dict[str, Any]) -> Iterator[str]:
@@ -35,7 +37,8 @@ def _lines(usage: dict[str, Any]) -> Iterator[str]:
     if usage["has_more"]:
         yield f"... and more: these are the last {len(usage['data'])} rows"
     for row in usage["data"]:
-        yield f"{row['day']}  {row['key']}  {row['model']}  {_told(row)}"
+        key = f"{row['key']} ({row['name']})" if row["name"] else row["key"]
+        yield f"{row['day']}  {key}  {row['model']}  {_told(row)}"
 
 
 def _told(use: dict[str, int]) -> str:

@@ -1,13 +1,12 @@
 """`hermes why`: why a request waited."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from hermes.cli.options import say, seconds
+from hermes.cli.options import say, say_json, seconds
 from hermes.cli.queue import state
 from hermes.cli.remote import get, json_option, url_option
 
@@ -25,7 +24,10 @@ def command(request_id: str, as_json: bool, url: str) -> None:
     hermes why 3f6c0a9d1b52e87f4a0c10000042
     """
     told = get(url, f"/v1/requests/{quote(request_id, safe='')}")
-    say(json.dumps(told, indent=2) if as_json else "\n".join(_lines(told)))
+    if as_json:
+        say_json(told)
+    else:
+        say("\n".join(_lines(told)))
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:

@@ -135,12 +135,16 @@ class Server(Struct, frozen=True):
 
 
 class Admin(Struct, frozen=True):
-    """The operators' own listener. `unix_socket`: None: in the state_dir. Without a `port` no address."""
+    """The operators' own listener. `unix_socket`: None: in the state_dir. Without a `port` no address.
+
+    `dashboard`: the page is there; without a port where clients come, if only this machine can.
+    """
 
     host: Host = "127.0.0.1"
     port: Port | None = None
     unix_socket: StateDir | None = None
     metrics: bool = False
+    dashboard: bool = True
 
 
 class Allowance(Struct, frozen=True):
@@ -413,10 +417,11 @@ class Cache(Struct, frozen=True):
 
 
 class Logging(Struct, frozen=True):
-    """Logs are JSON lines. `access_log`: stderr, off, or a file."""
+    """`access_log`: stderr, off, or a file. `format`: auto is lines to read on a terminal, else JSON."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: AccessLog = "stderr"
+    format: Literal["auto", "json", "human"] = "auto"
 
 
 class Config(Struct, frozen=True):

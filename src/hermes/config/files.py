@@ -54,15 +54,18 @@ def _is_file(path: Path) -> bool:
         raise ConfigError(f"{path}: {error.strerror}") from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Raises ConfigError."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than 1 MiB")
         return data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}; --config, or HERMES_CONFIG, names another") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}; whoever runs Hermes has to be able to read it") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
     except ValueError:
@@ -71,7 +74,7 @@ def _read(path: Path) -> str:
 
 def read_tree(path: Path) -> dict[str, Any]:
     """The file's mapping, TOML by its ending or else YAML. An empty file is an empty mapping."""
-    text = _read(path)
+    text = read_text(path)
     tree = _toml(path, text) if path.suffix == ".toml" else _yaml(path, text)
     if tree is None:
         return {}
@@ -125,7 +128,7 @@ def read_env(path: Path) -> dict[str, str]:
     if not _is_file(path):
         return {}
     values: dict[str, str] = {}
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, equals, text = line.strip().partition("=")

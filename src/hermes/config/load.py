@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.config import Config, commands
+from hermes.config import Config, commands, credentials
 from hermes.config.build import build
 from hermes.config.environment import Layer, Tree, familiar_layers, from_text, nested, own_layers, parallel_hint
 from hermes.config.files import find, read_env, read_tree
@@ -38,15 +38,15 @@ class Source:
 
     def __init__(self, path: str | None, environ: Mapping[str, str], overrides: Mapping[str, Any], cwd: Path) -> None:
         self._asked = path, environ, overrides, cwd
-        self._file: Path | None = None
+        self.file: Path | None = None  # that it was read from; None: there was none, or it was not read yet
         self.change: Callable[[Config], Config] = lambda config: config  # whatever else a start would make of it
 
     def read(self) -> Config:
         """Raises ConfigError, one line per problem."""
         loaded = resolve(*self._asked)
-        if self._file not in (None, loaded.file):
-            raise ConfigError(f"{self._file}: no such file any more; a restart would do without it")
-        self._file = loaded.file
+        if self.file not in (None, loaded.file):
+            raise ConfigError(f"{self.file}: no such file any more; a restart would do without it")
+        self.file = loaded.file
         return self.change(loaded.config)
 
     def files(self) -> Iterator[Path]:
@@ -56,6 +56,7 @@ class Source:
             file = find(path or environ.get("HERMES_CONFIG"), environ, cwd)
             yield from () if file is None else (file,)
             yield (file.parent if file else cwd) / ".env"
+        yield from credentials.files(environ)
 
 
 def load(path: str | None, environ: Mapping[str, str], overrides: Mapping[str, Any], cwd: Path) -> Config:
@@ -75,6 +76,7 @@ def resolve(path: str | None, environ: Mapping[str, str], overrides: Mapping[str
         stack.add([Layer(str(file), commands.filled(read_tree(file)))])
     if dotenv.get("HERMES_CONFIG"):
         stack.problems.append("HERMES_CONFIG in .env: the .env is found by the file, not the file by the .env")
+    dotenv, environ = (credentials.filled(variables, stack.problems) for variables in (dotenv, environ))
     for variables, suffix in ((dotenv, " in .env"), (environ, "")):
         stack.add(familiar_layers(variables, stack.tree, suffix))
         stack.add(own_layers(variables, suffix))

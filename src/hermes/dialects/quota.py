@@ -1,6 +1,7 @@
 """What is left of the limits on requests and on tokens, as header lines: OpenAI's, and Anthropic's."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 
 from hermes.principal import Quota
@@ -33,9 +34,14 @@ def anthropic_lines(requests: Quota | None, tokens: Quota | None, unix: float) -
 
 def _duration(seconds: float) -> bytes:
     """As Go writes it: 6m0s, 1s, 20ms."""
-    if seconds < 1:
-        return b"%dms" % ceil(seconds * 1000)
-    whole = ceil(seconds)
+    return _written(ceil(seconds * 1000) if seconds < 1 else ceil(seconds) * 1000)
+
+
+@lru_cache(maxsize=2048)
+def _written(ms: int) -> bytes:
+    if ms < 1000:
+        return b"%dms" % ms
+    whole = ms // 1000
     return b"%ds" % whole if whole < 60 else b"%dm%ds" % (whole // 60, whole % 60)
 
 

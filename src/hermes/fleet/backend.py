@@ -11,6 +11,7 @@ from hermes.fleet import memory
 from hermes.fleet.download import Download
 from hermes.fleet.driver import Driver
 from hermes.fleet.inventory import Inventory, LoadedModel
+from hermes.fleet.moves import moves
 from hermes.policy.breaker import STUCK, Breaker
 from hermes.policy.ticket import BackendFacts
 
@@ -62,6 +63,7 @@ class Backend:
         self.gone_at: dict[str, float] = {}  # what we have unloaded, when; inf: it is about to be
         self.pulling: dict[str, Download] = {}  # by model
         self.breakers: dict[str, Breaker] = {}  # of the models that have given trouble
+        self.moves = moves()
         self.on_change: Callable[[], None] = lambda: None  # it came, went, or has other models than before
         self._failed_at = 0.0
         self._seen: object = None

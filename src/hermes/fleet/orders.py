@@ -15,6 +15,7 @@ from msgspec import Struct
 from hermes.errors import GatewayError, ModelNotFound
 from hermes.fleet.backend import PROBE_TIMEOUT_S, Backend
 from hermes.fleet.inventory import ModelInfo
+from hermes.fleet.moves import Move, What
 from hermes.metrics import Metrics
 from hermes.policy.ticket import BackendFacts, Load, Unload
 
@@ -115,6 +116,7 @@ class Orders:
             await backend.while_up(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
         except GatewayError as error:
             log.warning("backend %s could not load %s: %s", backend.name, model, error.message)
+            self._note(model, "failed", began)
             backend.doubt(model)
             if isinstance(error, ModelNotFound):  # who hears of it asks again who has it
                 await backend.look(PROBE_TIMEOUT_S)
@@ -125,6 +127,8 @@ class Orders:
         else:
             log.info("backend %s has loaded %s", backend.name, model)
             outcome = "loaded"
+            self._loaded.add(model)
+            self._note(model, "loaded", began)
             self._metrics.load_time.observe((backend.name, model), asyncio.get_running_loop().time() - began)
             if not backend.inventory.loaded:  # only what runs there tells whether it has a GPU
                 await backend.look(PROBE_TIMEOUT_S)
@@ -148,6 +152,7 @@ class Orders:
             log.info("backend %s has unloaded %s", backend.name, model)
             self._metrics.unloads.add((backend.name, model, "hermes"))
             self._loaded.discard(model)
+            self._note(model, "unloaded")
             if model in backend.gone_at:
                 backend.gone_at[model] = asyncio.get_running_loop().time()
 
@@ -156,7 +161,14 @@ class Orders:
         loaded = {model.name for model in self._backend.inventory.loaded}
         for model in self._loaded - loaded:
             self._metrics.unloads.add((self._backend.name, model, "others"))
+            self._note(model, "went")
+        for model in loaded - self._loaded:
+            self._note(model, "came")
         self._loaded = loaded
+
+    def _note(self, model: str, what: What, began: float | None = None) -> None:
+        now = asyncio.get_running_loop().time()
+        self._backend.moves.append(Move(now, model, what, 0.0 if began is None else now - began))
 
     def _renew(self) -> None:
         """Have what is about to expire stay.

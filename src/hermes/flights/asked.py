@@ -50,7 +50,7 @@ class Asked(Struct, frozen=True):
         return None if isinstance(self.request, EmbedRequest) else fill_in(self.request.sampling, route.filling)
 
     def meta(self, route: Route) -> Meta:
-        exchange, prompt_tokens = self.exchange, int(self.prompt_bytes * route.tokens_per_byte.value)
+        exchange, prompt_tokens = self.exchange, round(self.prompt_bytes * route.tokens_per_byte.value)
         id, created_at = exchange.request_id, int(exchange.created_at)
         return Meta(id, self.request.model, created_at, exchange.timings, prompt_tokens)
 

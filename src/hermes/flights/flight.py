@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 
 from hermes.chat import Answer, Embeddings, StreamEvent, TextDelta, ToolCallDelta, collect
-from hermes.errors import BackendTimeout, Dismissed, Draining, GatewayError
+from hermes.errors import BackendTimeout, Draining, GatewayError
 from hermes.exchange import Exchange
 from hermes.http.response import Response
 
@@ -86,7 +86,7 @@ class Flight:
         except GatewayError as error:
             self.fail(error)
         except asyncio.CancelledError:
-            self.fail(Dismissed("the request was sent away") if self.exchange.dismissed else Draining("it has ended"))
+            self.fail(self.exchange.dismissed or Draining("it has ended"))
         except Exception as error:  # a bug: whoever waits raises it, and has it logged
             if self.ended:
                 log.exception("a run that had ended met a bug")

@@ -7,13 +7,13 @@ counts tokens sees that none were spent.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from functools import partial
 from typing import Literal
 
+from msgspec.structs import replace
+
 from hermes.attempt import LONG_BYTES
-from hermes.chat import ChatRequest, Embeddings, EmbedRequest
-from hermes.dialects import ClientDialect, EmbedDialect
+from hermes.chat import ChatRequest, Embeddings
 from hermes.errors import (
     BackendTimeout,
     DeadlineUnreachable,
@@ -22,18 +22,16 @@ from hermes.errors import (
     QuotaExceeded,
     RateLimited,
 )
-from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
 from hermes.flights.caller import Caller, give
 from hermes.flights.flight import Flight
 from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
-from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy import cache, volatile
 from hermes.policy.cache import Shelf
-from hermes.policy.claim import NO_CLAIM, NO_REUSE, Claim
+from hermes.policy.claim import NO_REUSE
 from hermes.principal import Principal
 from hermes.router import Route
 
@@ -41,7 +39,7 @@ Scope = Literal["key", "tenant", "all"]
 
 
 class Flights:
-    """`shelf` has the answers that were given."""
+    """`shelf` has the answers that were given. Those that were given in another `scope` are nobody's."""
 
     def __init__(
         self,
@@ -58,40 +56,15 @@ class Flights:
         self._retries = retries
         self._shelf = shelf
         self._metrics = metrics
-        self._scope = scope
+        self.scope = scope
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
 
-    def complete(
-        self,
-        exchange: Exchange,
-        principal: Principal,
-        dialect: ClientDialect,
-        request: ChatRequest,
-        response: Response,
-        size_bytes: int,
-        prompt_bytes: int,
-        claim: Claim = NO_CLAIM,
-    ) -> Awaitable[None]:
-        """As the gateway does."""
-        if lines := self._gateway.volatile_lines:  # before it is told from others
-            request = volatile.without(request, lines)
-        return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, prompt_bytes, claim))
-
-    def embed(
-        self,
-        exchange: Exchange,
-        principal: Principal,
-        dialect: EmbedDialect,
-        request: EmbedRequest,
-        response: Response,
-        size_bytes: int,
-        claim: Claim = NO_CLAIM,
-    ) -> Awaitable[None]:
-        """The same for embeddings."""
-        return self._answer(Asked(exchange, principal, dialect, request, response, size_bytes, size_bytes, claim))
-
-    async def _answer(self, asked: Asked) -> None:
+    async def answer(self, asked: Asked) -> None:
+        """As the gateway would, or better. Raises what it raises."""
+        if isinstance(asked.request, ChatRequest) and (lines := self._gateway.volatile_lines):
+            # Before it is told from others.
+            asked = replace(asked, request=volatile.without(asked.request, lines))
         reuse, router = asked.claim.reuse or NO_REUSE, self._gateway.router
         if asked.principal.models:
             router.check_allowed(asked.principal, asked.request.model)
@@ -138,8 +111,13 @@ class Flights:
                 await give(asked, route, packed, now)
             else:
                 await self._share(asked, route, key, joins=terms.max_age_s > 0)
+        except GatewayError:
+            if not exchange.begun:
+                exchange.reuse = ""  # no answer, so nothing is told of where it came from
+            raise
         finally:
-            self._metrics.cache.add((service.model, exchange.reuse))
+            if exchange.reuse:
+                self._metrics.cache.add((service.model, exchange.reuse))
 
     def _note(self, asked: Asked, route: Route) -> None:
         """What the gateway notes of those it is asked for."""
@@ -152,9 +130,9 @@ class Flights:
 
     def _owner(self, principal: Principal) -> str:
         """Who is given what was said to whom: never what another model said in its place, who may not use that."""
-        if self._scope == "key":
+        if self.scope == "key":
             return "key " + principal.key_id
-        return "\n".join(("tenant " + principal.tenant if self._scope == "tenant" else "", *principal.models))
+        return "\n".join(("tenant " + principal.tenant if self.scope == "tenant" else "", *principal.models))
 
     async def _share(self, asked: Asked, route: Route, key: bytes, *, joins: bool) -> None:
         """Answer by a run that has begun, or by a new one. Who began it is charged for it, all others for a request."""
@@ -175,6 +153,7 @@ class Flights:
                     if begins or asked.exchange.begun:
                         raise
                     # The time of who began it is over, or what he may use, which need not be ours.
+                    asked.exchange.uncharge()
         except BaseException as error:
             caller.break_off(error)
             raise

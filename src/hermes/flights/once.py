@@ -1,8 +1,8 @@
 """Idempotency keys (I30): whatever becomes of connections, a request that was answered once gets that answer again.
 
-1. The record is written before the run begins, the answer before it is sent. What has failed has no outcome: it runs
-   anew for the next who asks. So does what a crash has cut: an answer is no deed that must not be done twice, and who
-   asks again wants it rather than be told for a day that it may have been on its way.
+1. The record is written before the run begins, the answer before it is sent. What has failed has no outcome, and leaves
+   no record: its key is as if it had not been used. What a crash has cut runs anew: an answer is no deed that must not
+   be done twice, and who asks again wants it rather than be told for a day that it may have been on its way.
 2. While it runs, another try takes the run over, and so does anybody once its first caller is gone: the run waits for
    him for `LINGER_S`. All others are told that the key is in use.
 """
@@ -59,19 +59,22 @@ class Once:
                 return
             if name not in self._flights:
                 finish = partial(self._keep, caller, name, said)
-                flight = self._runs.begin(asked, finish, partial(self._forget, name), LINGER_S)
+                flight = self._runs.begin(asked, finish, partial(self._forget, name, said), LINGER_S)
                 self._flights[name] = said, flight
                 await caller.be_served(flight)
                 return
 
     async def _keep(self, caller: Caller, name: Name, said: bytes, flight: Flight) -> None:
         assert flight.answer is not None
-        usage = flight.answer.usage
-        flight.rendered = await caller.render(flight.answer)
-        await self._records.keep(name, said, Kept(flight.rendered, usage.prompt_tokens, usage.completion_tokens))
+        usage, body = flight.answer.usage, await caller.render(flight.answer)
+        kept = Kept(body, usage.prompt_tokens, usage.completion_tokens)
+        await self._records.keep(name, said, kept, caller.exchange.created_at)
+        flight.rendered = body
 
-    def _forget(self, name: Name, flight: Flight) -> None:
+    def _forget(self, name: Name, said: bytes, flight: Flight) -> None:
         del self._flights[name]
+        if not flight.rendered:
+            self._records.drop(name, said)
 
 
 def _check(was_asked: bytes, asked: bytes) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
+from itertools import chain
 from typing import cast
 
 from hermes.dialects import ClientDialect
-from hermes.errors import GatewayError, Outcome
+from hermes.errors import GatewayError, Outcome, Unauthenticated
 from hermes.exchange import Exchange, Journal
 from hermes.flights.asked import Asked
 from hermes.flights.flight import Flight
@@ -16,6 +17,7 @@ from hermes.flights.recorder import Recorder
 from hermes.gateway import Gateway
 from hermes.http.request import NO_HEAD
 from hermes.http.response import Response
+from hermes.policy.ticket import Phase
 
 # What is to be done with an answer; it may wait.
 Finish = Callable[[Flight], Awaitable[None]]
@@ -70,12 +72,24 @@ class Runs:
             del recorder.runs[run.request_id], self._journal.runs[run]
             forget(flight)
 
+    def send_away(self, keys: Collection[str]) -> None:
+        """Those who wait for their turn by one of these keys, which are good no more. What runs goes on."""
+        waiting = [exchange for exchange in self._journal.exchanges if _waits(exchange)]
+        waiting += chain.from_iterable(flight.callers for flight in self.running if _waits(flight.exchange))
+        for exchange in waiting:
+            if exchange.key_id in keys:
+                exchange.dismiss(Unauthenticated("this API key was revoked while the request waited"))
+
     async def close(self) -> None:
         """Nobody waits for what still runs."""
         for flight in tuple(self.running):
             flight.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await flight.task
+
+
+def _waits(exchange: Exchange) -> bool:
+    return exchange.ticket is not None and exchange.ticket.phase is Phase.WAITING
 
 
 def _settle(run: Exchange) -> None:

@@ -92,6 +92,12 @@ class Response:
             self.keep_alive = False
         self._head = b"%b%b%b\r\n" % (self._opening(status), headers, _CHUNKED if self._framed else b"")
 
+    def not_modified(self, headers: bytes) -> None:
+        """What the client has is still good: 304, which has no body (RFC 9110 15.4.5)."""
+        self._mute = True
+        self.start(304, headers)
+        self.end()
+
     def write(self, data: bytes) -> bool:
         """Send a piece of the body. False: the client reads slower than we write, `drain` before sending more."""
         connection = self._connection

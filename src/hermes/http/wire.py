@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
+from hermes.metrics import Buckets
+
 Header = tuple[bytes, bytes]
 
 # Bytes a peer may leave unread before the other side's reading pauses (invariant I13).
@@ -57,28 +59,37 @@ class Deadlines:
     """One coarse timer for any number of deadlines: setting one is an attribute store, not a heap operation.
 
     It ticks only while something is watched, so an idle process sleeps. A deadline is noticed up to `tick_s` late.
+    `lag`: how late the ticks themselves are, each a sample of how long whatever comes to the loop waits for it.
     """
 
-    __slots__ = ("_loop", "_tick_s", "_timer", "_watched")
+    __slots__ = ("_due_at", "_lag", "_loop", "_tick_s", "_timer", "_watched")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S, lag: Buckets | None = None) -> None:
         self._loop = loop
         self._tick_s = tick_s
+        self._lag = lag
+        self._due_at = 0.0
         self._watched: set[Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, watched: Watched) -> None:
         self._watched.add(watched)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._tick_s, self._tick)
+            self._arm(self._loop.time())
 
     def unwatch(self, watched: Watched) -> None:
         self._watched.discard(watched)
 
+    def _arm(self, now: float) -> None:
+        self._due_at = now + self._tick_s
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
+
     def _tick(self) -> None:
-        # The next tick is set first: one that fails must not end all deadlines.
-        self._timer = self._loop.call_later(self._tick_s, self._tick) if self._watched else None
-        now = self._loop.time()
+        now, self._timer = self._loop.time(), None
+        if self._lag is not None:
+            self._lag.observe(max(0.0, now - self._due_at))
+        if self._watched:  # the next tick is set first: one that fails must not end all deadlines
+            self._arm(now)
         due = [watched for watched in self._watched if watched.deadline <= now]
         for watched in due:
             watched.expire(now)

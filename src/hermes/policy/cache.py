@@ -124,9 +124,14 @@ class Shelf:
 
     def __init__(self, max_bytes: int, ttl_s: float) -> None:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self.size_bytes = 0
+        self.adopt(max_bytes, ttl_s)
+
+    def adopt(self, max_bytes: int, ttl_s: float) -> None:
+        """This is the room that there is, from now on; what is there already is no younger for it."""
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
-        self.size_bytes = 0
+        self._make_room(0)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -152,10 +157,13 @@ class Shelf:
         size_bytes = len(packed) + _ENTRY_BYTES
         if size_bytes > self._max_bytes:
             return
-        while self.size_bytes + size_bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+        self._make_room(size_bytes)
         self._entries[key] = _Entry(packed, now)
         self.size_bytes += size_bytes
+
+    def _make_room(self, size_bytes: int) -> None:
+        while self.size_bytes + size_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, key: bytes) -> None:
         self.size_bytes -= len(self._entries.pop(key).packed) + _ENTRY_BYTES

@@ -72,6 +72,7 @@ class Party(Struct, frozen=True, eq=False):
     allowance: Allowance
     accounts: tuple[Account, ...]
     rules: tuple[Rule, ...]
+    limits: tuple[Limit, ...]  # of the rules
     windows: tuple[Window, ...]  # of the rules that refuse
     flows: tuple[Flow, ...]
     budgets: tuple[tuple[str, Budget], ...]
@@ -129,20 +130,27 @@ class Limiter:
             output = int(party.lengths.quantile(_QUANTILE))
             if most_output is not None and most_output < output:
                 output = most_output
-        fitting, worst = [], None
-        for rule in party.rules:
-            wait_s = rule.limit.wait_s(prompt, output, at)
-            if not wait_s:
-                fitting.append(rule.limit)
-                continue
-            self.refused[rule.label] = self.refused.get(rule.label, 0) + 1
-            if rule.refuses and (worst is None or wait_s > worst.wait_s):
-                worst = Refusal(rule.label[0], rule.label[1], rule.limit.most, wait_s)
-        if worst is not None:
-            return worst
+        limits = party.limits
+        for limit in limits:
+            if limit.wait_s(prompt, output, at):
+                refusal = self._refuse(party, prompt, output, at)
+                if refusal is not None:
+                    return refusal
+                limits = tuple(limit for limit in limits if not limit.wait_s(prompt, output, at))
+                break
         for account in party.accounts:
             account.open += 1
-        return Hold(party, prompt, output, [limit.take(prompt, output, at) for limit in fitting])
+        return Hold(party, prompt, output, [limit.take(prompt, output, at) for limit in limits])
+
+    def _refuse(self, party: Party, prompt: int, output: int, at: Moment) -> Refusal | None:
+        """By the limit that would let it in last, of those that refuse."""
+        worst = None
+        for rule in party.rules:
+            if wait_s := rule.limit.wait_s(prompt, output, at):
+                self.refused[rule.label] = self.refused.get(rule.label, 0) + 1
+                if rule.refuses and (worst is None or wait_s > worst.wait_s):
+                    worst = Refusal(rule.label[0], rule.label[1], rule.limit.most, wait_s)
+        return worst
 
     def quotas(self, party: Party, at: Moment) -> tuple[Quota | None, Quota | None]:
         """What is left of requests and of tokens, each by the limit that leaves the least; None: there is none."""
@@ -191,6 +199,7 @@ class Limiter:
             allowance,
             accounts,
             rules,
+            tuple(rule.limit for rule in rules),
             tuple(limit for limit in refusing if isinstance(limit, Window)),
             tuple(limit for limit in refusing if isinstance(limit, Flow)),
             tuple(

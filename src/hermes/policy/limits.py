@@ -100,8 +100,12 @@ class Window:
 
     def quota(self, at: Moment) -> Quota:
         self._age(at.now)
-        youngest = next((when for when, count, _ in reversed(self._marks) if count), at.now - SPAN_S)
-        return Quota(self.most, max(0, self.most - self._total), youngest + SPAN_S - at.now)
+        marks, left = self._marks, self.most - self._total
+        if marks and marks[-1][1]:
+            youngest = marks[-1][0]
+        else:  # others that were given back lie on top
+            youngest = next((when for when, count, _ in reversed(marks) if count), at.now - SPAN_S)
+        return Quota(self.most, max(0, left), youngest + SPAN_S - at.now)
 
     def _age(self, now: float) -> None:
         marks = self._marks
@@ -129,7 +133,8 @@ class Flow:
         self._lows: list[list[float]] = []  # of [before which pouring, level]; both rise
 
     def wait_s(self, prompt: int, output: int, at: Moment) -> float:
-        self._leak(at.now)
+        if at.now > self._at:
+            self._leak(at.now)
         cost = prompt + output
         surplus = self._level + (cost if cost <= self.most else _trimmed(prompt, self.most)) - self.most
         if surplus <= _DUST:
@@ -137,7 +142,8 @@ class Flow:
         return inf if prompt > self.most else surplus * SPAN_S / self.most
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        self._leak(at.now)
+        if at.now > self._at:
+            self._leak(at.now)
         cost = prompt + output
         if cost > self.most:
             cost = _trimmed(prompt, self.most)
@@ -145,7 +151,8 @@ class Flow:
         return partial(self._settle, self._count, cost)
 
     def _settle(self, number: int, cost: int, used: int | None, at: Moment) -> None:
-        self._leak(at.now)
+        if at.now > self._at:
+            self._leak(at.now)
         surplus = (used or 0) - cost
         if surplus > 0:
             self._pour(surplus)
@@ -153,21 +160,24 @@ class Flow:
             self._take_back(number, -surplus)
 
     def resize(self, most: int, at: Moment) -> None:
-        self._leak(at.now)
+        if at.now > self._at:
+            self._leak(at.now)
         self.most = most
 
     def is_blank(self, at: Moment) -> bool:
-        self._leak(at.now)
+        if at.now > self._at:
+            self._leak(at.now)
         return not self._level
 
     def quota(self, at: Moment) -> Quota:
-        self._leak(at.now)
-        return Quota(self.most, max(0, int(self.most - self._level + _DUST)), self._level * SPAN_S / self.most)
+        if at.now > self._at:
+            self._leak(at.now)
+        left = int(self.most - self._level + _DUST)
+        return Quota(self.most, max(0, left), self._level * SPAN_S / self.most)
 
     def _leak(self, now: float) -> None:
-        if now > self._at:
-            level = self._level - (now - self._at) * self.most / SPAN_S
-            self._level, self._at = level if level > 0 else 0.0, now
+        level = self._level - (now - self._at) * self.most / SPAN_S
+        self._level, self._at = level if level > 0 else 0.0, now
 
     def _pour(self, tokens: int) -> None:
         lows, level = self._lows, self._level

@@ -10,7 +10,7 @@ from math import inf
 
 from msgspec.structs import replace
 
-from hermes.policy.site import Plan, Rest, Site
+from hermes.policy.site import Plan, Rest, Site, Swaps
 from hermes.policy.station import Station, Stations, Stay
 from hermes.policy.swap import choose, too_much, waiting_in_time
 from hermes.policy.ticket import BackendFacts, Change, Fallen, InMemory, Load, Ticket, Unload
@@ -41,6 +41,7 @@ class Residency:
         self._plans: dict[Station, Site] = {}  # what is loaded, or will be, and where
         self._leaving: dict[Stay, None] = {}  # an operator wants them gone
         self._missed: dict[Station, None] = {}  # absent ones that somebody could not wait for
+        self.swaps: dict[tuple[str, str], Swaps] = {}  # by backend and model
 
     # --- what is seen -----------------------------------------------------------------------------------------------
 
@@ -187,6 +188,10 @@ class Residency:
             return None
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
+        if plan.victims:
+            swaps = self.swaps.setdefault((backend, model), Swaps())
+            swaps.count += 1
+            swaps.took_s += now - plan.decided_at
         site.rests.pop(model, None)
         self._charge(site, plan, now)
         self._end(site, now)

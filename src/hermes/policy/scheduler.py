@@ -11,6 +11,7 @@ time (`expire`). Decisions come out, in the order they were made. Rules:
 - A slot is taken and given back by synchronous changes of this object only, and giving it back twice is nothing (I2).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 
@@ -22,6 +23,7 @@ from hermes.policy.ledger import Ledger
 from hermes.policy.places import Place
 from hermes.policy.queue import Queue
 from hermes.policy.residency import Residency
+from hermes.policy.site import Swaps
 from hermes.policy.slots import Lane, Slots
 from hermes.policy.station import Station, Stations, Stay
 from hermes.policy.ticket import (
@@ -33,6 +35,7 @@ from hermes.policy.ticket import (
     Changed,
     Decision,
     Expire,
+    InMemory,
     ModelBounds,
     Occupancy,
     Phase,
@@ -42,7 +45,7 @@ from hermes.policy.ticket import (
     Ticket,
     Why,
 )
-from hermes.principal import CLASS_NAMES
+from hermes.principal import CLASS_NAMES, CLASSES, Class
 
 # A run that failed is not reckoned as longer than this.
 FAILURE_COSTS_S = 1.0
@@ -526,12 +529,24 @@ class Scheduler:
         lane = self._slots.lanes.get(model)
         return Occupancy(lane.running if lane else 0, self._queue.tickets_of(model))
 
+    def waiting_by_class(self) -> Counter[tuple[str, Class]]:
+        """How many wait for each model."""
+        found: Counter[tuple[str, Class]] = Counter()
+        for line in self._queue.lines:
+            for urgency, backlog in zip(CLASSES, line.backlogs, strict=True):
+                found[line.model, urgency] += backlog.waiting
+        return found
+
     def bounds(self, model: str) -> ModelBounds:
         lane = self._slots.lanes.get(model)
         return lane.bounds if lane else self._slots.unlisted
 
     def models(self) -> Iterable[str]:
         return self._slots.lanes.keys()
+
+    def swaps(self) -> Mapping[tuple[str, str], Swaps]:
+        """By backend and model: those that took others' places."""
+        return self._residency.swaps
 
     def changes(self) -> Iterator[Change]:
         """What is under way in the backends' memories."""
@@ -549,6 +564,10 @@ class Scheduler:
         station = self._stations.get(resident)
         stays = station.stays.values() if station is not None else ()
         return {stay.backend: len(stay.running) for stay in stays if stay.up}
+
+    def in_memory(self, backend: str) -> Iterator[InMemory]:
+        """What a backend has loaded, and how much there is to do for it."""
+        return (model for model in self._residency.in_memory() if model.backend == backend)
 
     def running_on(self, backend: str) -> int:
         site = self._residency.sites.get(backend)

@@ -53,6 +53,13 @@ class Rest(Struct):
         self.failures += 1
 
 
+class Swaps(Struct):
+    """So often a model took the place of others, and so long that took: ending what they ran included."""
+
+    count: int = 0
+    took_s: float = 0.0
+
+
 class Site:
     __slots__ = (
         "changed_at",

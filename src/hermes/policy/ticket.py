@@ -31,6 +31,7 @@ class Ticket(Struct, eq=False, gc=False):
     there may be at once; who bears a name is of one tenant. Of a tenant's tickets those of the lowest `priority` go
     first. `weight` is the tenant's share beside others. `prefix` tells the ticket's conversation from others; 0: there
     is none, or no choice of backends. `place` is the one that an earlier try has left; when this one leaves, its own.
+    `waited_s` is for who waits to write, by a finer clock.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Ticket(Struct, eq=False, gc=False):
     avoid: str = ""
     prefix: int = 0
     place: Place | None = None
+    waited_s: float = 0.0
     phase: str = Phase.NEW
     backend: str = ""
     started_at: float = 0.0

@@ -134,11 +134,14 @@ class Database:
                 connection.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"cannot use {self.path}: {error}. {_RESTORE}") from error
+            # What SQLite calls operational is the disk's fault, or one of rights.
+            advice = _MAY_WRITE if isinstance(error, OSError | sqlite3.OperationalError) else _RESTORE
+            raise StorageError(f"cannot use {self.path}: {error}. {advice}") from error
         return connection
 
 
 _RESTORE = "docs/keys.md tells how to restore it from a backup"
+_MAY_WRITE = "Who runs Hermes has to be able to write there; server.state_dir names another folder"
 
 
 def _locked(folder: Path) -> int:
@@ -146,7 +149,7 @@ def _locked(folder: Path) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot write to {folder}: {error.strerror}. {_MAY_WRITE}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

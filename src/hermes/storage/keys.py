@@ -55,7 +55,7 @@ class Fields(Struct, frozen=True):
 
 
 class Key(Struct, frozen=True):
-    """One row. `old_until`: the secret before the current one is good until then."""
+    """One row. `old_until`: until then secrets before the current one are good, the last of them."""
 
     id: str
     fields: Fields
@@ -94,13 +94,14 @@ def update(connection: "Connection", id: str, fields: Fields) -> Key:
 
 
 def rotate(connection: "Connection", named: str, digest: bytes, until: int, now: int) -> Key:
-    """A new secret; the one before is good until `until`, any older one no more. Raises KeyNotFound, KeyRevoked."""
+    """A new secret; all before it are good for the grace that they were given, and none after `until`.
+
+    Raises KeyNotFound, KeyRevoked.
+    """
     id = _unrevoked(connection, named).id
-    connection.execute("DELETE FROM secrets WHERE key = ? AND until IS NOT NULL", (id,))
-    if until > now:
-        connection.execute("UPDATE secrets SET until = ? WHERE key = ?", (until, id))
-    else:
-        connection.execute("DELETE FROM secrets WHERE key = ?", (id,))
+    ends = {"key": id, "until": until}
+    connection.execute("UPDATE secrets SET until = min(coalesce(until, :until), :until) WHERE key = :key", ends)
+    connection.execute("DELETE FROM secrets WHERE key = ? AND until <= ?", (id, now))
     connection.execute("INSERT INTO secrets (digest, key) VALUES (?, ?)", (digest, id))
     return find(connection, id)
 
@@ -118,8 +119,8 @@ def revoke(connection: "Connection", named: str, now: int) -> Key:
 # Fields first, in their order.
 _ALL = (
     "SELECT name, user, admin, metrics, models, rpm, tpm, concurrency, daily_tokens, monthly_tokens, max_class,"
-    " usual_class, weight, expires_at, id, created_at, revoked_at, until"
-    " FROM keys LEFT JOIN secrets ON key = id AND until IS NOT NULL"
+    " usual_class, weight, expires_at, id, created_at, revoked_at,"
+    " (SELECT max(until) FROM secrets WHERE key = id) FROM keys"
 )
 
 

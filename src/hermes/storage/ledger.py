@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import astuple
 
 from hermes.errors import StorageError
 from hermes.policy.limits import Budget
 from hermes.storage.store import Store
+from hermes.storage.usage import Key, Use, Used, Wanted, read
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -35,23 +36,6 @@ LAST_WRITE_S = 5.0  # and no reader
 # Of rows that are not written; what is more is counted in one row of each day.
 MOST_ROWS = 10_000
 OTHER = "other"
-
-Key = tuple[str, str, str]  # day, key, model
-
-
-class Use(Struct, gc=False):
-    """What was used, and how often it was refused to be."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    refused: int = 0
-
-    def add(self, more: "Use") -> None:
-        self.requests += more.requests
-        self.prompt_tokens += more.prompt_tokens
-        self.completion_tokens += more.completion_tokens
-        self.refused += more.refused
 
 
 class Batch:
@@ -145,29 +129,22 @@ class Ledger:
         self._fail("it does not answer")
         batch.tell()
 
-    async def usage(self, since: str, key: str | None = None, model: str | None = None) -> dict[Key, Use]:
-        """Of the days from `since` on, of one key or model, or of all. Raises StorageError."""
+    async def usage(self, wanted: Wanted) -> Used:
+        """Raises StorageError."""
         try:
             async with asyncio.timeout(LAST_WRITE_S):
-                return await self._usage(since, key, model)
+                return await self._usage(wanted)
         except TimeoutError:
             raise StorageError("the ledger's disk does not answer") from None
 
-    async def _usage(self, since: str, key: str | None, model: str | None) -> dict[Key, Use]:
+    async def _usage(self, wanted: Wanted) -> Used:
+        database = await self._open() if self._database is not None or self._store.exists else None
         while self._writing is not None:
             await asyncio.wait((self._writing,))
-        batches = [self._next] if self._batch is None else [self._batch, self._next]
-        fresh = [(each, astuple(use)) for batch in batches for each, use in batch.rows.items()]
-        found: dict[Key, Use] = {}
-        if self._database is not None or self._store.exists:
-            database = await self._open()
-            asked = {"since": since, "key": key, "model": model}
-            rows = await database.run(lambda connection: connection.execute(_READ, asked).fetchall())
-            fresh = [((day, owner, name), tuple(numbers)) for day, owner, name, *numbers in rows] + fresh
-        for (day, owner, name), numbers in fresh:
-            if day >= since and key in (None, owner) and model in (None, name):
-                found.setdefault((day, owner, name), Use()).add(Use(*numbers))
-        return dict(sorted(found.items()))
+        # What is written later was not written when this is read, and is told once.
+        batches = (self._batch, self._next) if self._batch is not None else (self._next,)
+        work = partial(read, wanted, [dict(batch.rows) for batch in batches])
+        return await (asyncio.to_thread(work) if database is None else database.run(work))
 
     async def earlier(self, day: str, *, open_anew: bool = False) -> dict[tuple[str, str], int]:
         """What counts as used of the budgets of this day and its month. Raises StorageError.
@@ -247,12 +224,6 @@ class Ledger:
         if self._database is None:
             self._database = await asyncio.to_thread(self._store.database)
         return self._database
-
-
-_READ = """
-SELECT day, key, model, requests, prompt_tokens, completion_tokens, refused FROM usage
-  WHERE day >= :since AND key = coalesce(:key, key) AND model = coalesce(:model, model)
-"""
 
 
 def _current(connection: "Connection", day: str) -> list[tuple[str, str, int]]:

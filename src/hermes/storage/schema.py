@@ -103,4 +103,39 @@ CREATE TRIGGER idempotency_goes AFTER DELETE ON idempotency BEGIN
 END
 """
 
-MIGRATIONS: tuple[str, ...] = (KEYS, LEDGER, IDEMPOTENCY)
+# What is held is known by owner, so that room is made by whoever has most.
+HELD_BY_OWNER = """
+DROP TRIGGER idempotency_comes;
+DROP TRIGGER idempotency_is_answered;
+DROP TRIGGER idempotency_goes;
+DROP TABLE idempotency_held;
+CREATE TABLE idempotency_held (
+    owner TEXT PRIMARY KEY,
+    records INTEGER NOT NULL CHECK (records >= 0),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0)
+) STRICT, WITHOUT ROWID;
+INSERT INTO idempotency_held SELECT owner, count(*), sum(coalesce(length(answer), 0)) FROM idempotency GROUP BY owner;
+CREATE INDEX idempotency_of_an_owner ON idempotency (owner, id);
+CREATE TRIGGER idempotency_comes AFTER INSERT ON idempotency BEGIN
+    INSERT INTO idempotency_held VALUES (NEW.owner, 1, coalesce(length(NEW.answer), 0))
+      ON CONFLICT DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER idempotency_is_answered AFTER UPDATE OF answer ON idempotency BEGIN
+    UPDATE idempotency_held SET bytes = bytes + coalesce(length(NEW.answer), 0) - coalesce(length(OLD.answer), 0)
+      WHERE owner = NEW.owner;
+END;
+CREATE TRIGGER idempotency_goes AFTER DELETE ON idempotency BEGIN
+    UPDATE idempotency_held SET records = records - 1, bytes = bytes - coalesce(length(OLD.answer), 0)
+      WHERE owner = OLD.owner;
+    DELETE FROM idempotency_held WHERE owner = OLD.owner AND records = 0;
+END
+"""
+
+# Of each key the current secret, and any number of those before that are still good.
+OLD_SECRETS = """
+DROP INDEX secrets_of_a_key;
+CREATE UNIQUE INDEX current_secret_of_a_key ON secrets (key) WHERE until IS NULL;
+CREATE INDEX secrets_of_a_key ON secrets (key)
+"""
+
+MIGRATIONS: tuple[str, ...] = (KEYS, LEDGER, IDEMPOTENCY, HELD_BY_OWNER, OLD_SECRETS)

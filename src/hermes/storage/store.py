@@ -27,6 +27,11 @@ class Store:
         """A file of no bytes is none: it was never written, or lost all that it had."""
         return self.folder is not None and (file := self.folder / NAME).exists() and file.stat().st_size > 0
 
+    @property
+    def is_open(self) -> bool:
+        """Nobody else can have it then."""
+        return self._database is not None
+
     def database(self) -> "Database":
         """From any thread; may take a while. Raises StorageError."""
         if self.folder is None:

@@ -115,5 +115,5 @@ async def serving(folder: Path, **environ: str) -> AsyncIterator[House]:
 
 async def until_queued(home: House, count: int) -> None:
     async with asyncio.timeout(10.0):
-        while await home.metric(f'hermes_requests_queued{{model="{MODEL}"}}') != count:
+        while await home.metric(f'hermes_requests_queued{{class="normal",model="{MODEL}"}}') != count:
             pass

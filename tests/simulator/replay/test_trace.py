@@ -47,7 +47,8 @@ def test_what_never_ran_is_left_out_of_a_log(file: Path) -> None:
     refused = record(2.0, model="gemma", key_id="team")
     asked_for_nothing = record(3.0, route="models")
     event = '{"time": "2026-01-01T00:00:00.000Z", "level": "info", "message": "ready"}\n'
-    file.write_text(event + refused + asked_for_nothing + "\n" + record(4.0, model="gemma", tokens_out=1))
+    given_again = record(3.5, model="gemma", tokens_in=7, tokens_out=3, cache="hit")
+    file.write_text(event + refused + asked_for_nothing + given_again + record(4.0, model="gemma", tokens_out=1))
     assert read_trace(file) == [Arrival(4.0, 0, 1, "gemma")]
 
 

@@ -7,33 +7,36 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 class Arrival(Struct, frozen=True, gc=False):
-    """`model` and `tenant` are "" where the trace does not tell."""
+    """`model`, `tenant` and `urgency` (its class) are "" where the trace does not tell."""
 
     at_s: float
     tokens_in: int
     tokens_out: int
     model: str = ""
     tenant: str = ""
+    urgency: str = ""
 
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Line(Struct):
-    """What is read of a line of the access log (exchange.Record)."""
+    """What is read of a line of the access log (record.Record)."""
 
     created_at: float | None = None
     model: str = ""
     user: str = ""
     key_id: str = ""
+    cache: str = ""
     tokens_in: _Tokens = 0
     tokens_out: _Tokens = 0
+    urgency: str = field(default="", name="class")
 
 
 def read_trace(path: Path) -> list[Arrival]:
@@ -75,7 +78,7 @@ def _read_table(lines: Iterable[str]) -> Iterable[Arrival]:
 
 
 def _read_log(lines: Iterable[str]) -> Iterable[Arrival]:
-    """Requests that never ran have no tokens, so they cannot be replayed: they are left out, as other events are."""
+    """Requests that never ran have no tokens, or those of another's run: they are left out, as other events are."""
     decode = msgspec.json.Decoder(_Line).decode
     for number, text in enumerate(lines, start=1):
         if not text.strip():
@@ -84,5 +87,7 @@ def _read_log(lines: Iterable[str]) -> Iterable[Arrival]:
             line = decode(text)
         except msgspec.DecodeError as error:
             raise ValueError(f"line {number}: {error}") from error
-        if line.created_at is not None and line.model and line.tokens_in + line.tokens_out > 0:
-            yield Arrival(line.created_at, line.tokens_in, line.tokens_out, line.model, line.user or line.key_id)
+        has_run = line.model and line.cache != "hit" and line.tokens_in + line.tokens_out > 0
+        if line.created_at is not None and has_run:
+            who = line.user or line.key_id
+            yield Arrival(line.created_at, line.tokens_in, line.tokens_out, line.model, who, line.urgency)

@@ -6,21 +6,18 @@ same operations serve the admin API and, where no Hermes runs, the command line.
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import time
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-from msgspec import Meta, Struct
-from msgspec.structs import asdict, fields
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from hermes.auth import Authenticator, Table, digest, under
-from hermes.config.schema import describe
-from hermes.dialects.strict import convert
 from hermes.errors import BadRequest, Forbidden, KeyNotFound, NotStored, StorageError
+from hermes.keyring.words import Rotation, Told, new_secret, read_as, tell
 from hermes.policy import rights
 from hermes.principal import Principal
 from hermes.storage import keys, pepper
@@ -34,23 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What begins so is a key of ours: for those who look for leaked ones.
-PREFIX = "sk-hermes-"
-DAY_S = 86400
+WATCH_EVERY_S = 2.0
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Struct)
-Told = dict[str, Any]
 Made = Callable[[Key, int | None], Principal]
 """From a key, and until when the secret is good, to whom it lets in."""
-
-
-class _Rotation(Struct):
-    grace_s: Annotated[int, Meta(ge=0, le=90 * DAY_S, description="a number of seconds, at most 90 days")] = DAY_S
-
-
-# Every key that a body may hold.
-ASKED = frozenset((*Fields.__struct_fields__, *_Rotation.__struct_fields__))
 
 
 class Entry(Struct, frozen=True):
@@ -61,17 +46,29 @@ class Entry(Struct, frozen=True):
 
 
 class Keyring:
-    """Operations take what the path names, what the body says, and who asks; they return what is answered."""
+    """Operations take what the path names, what the body says, and who asks; they return what is answered.
 
-    def __init__(self, people: Authenticator, store: Store, wall_clock: Callable[[], float] = time) -> None:
+    `send_away` is told of keys that let in nobody any more, by their ids.
+    """
+
+    def __init__(
+        self,
+        people: Authenticator,
+        store: Store,
+        wall_clock: Callable[[], float] = time,
+        send_away: Callable[[Collection[str]], None] | None = None,
+    ) -> None:
         self._people = people
         self._store = store
+        self._send_away = send_away
         self._wall_clock = wall_clock
         self._static: Mapping[bytes, Principal] = {}
         self._principal: Made = _nobody
         self._stored: dict[str, Entry] = {}
         self._let_in: dict[str, dict[bytes, Principal]] = {}  # by stored key
+        self._names: dict[str, str] = {}  # of all that were ever stored
         self._pepper = b""
+        self._found = False  # a key that somebody else has made
 
     def adopt(self, static: Mapping[bytes, Principal], principal: Made) -> None:
         """These are the keys of the configuration, by their SHA-256, and so stored ones are read, from now on."""
@@ -83,13 +80,17 @@ class Keyring:
         """Whether a key is stored, or ever was."""
         return bool(self._pepper)
 
+    def names(self) -> Mapping[str, str]:
+        """What people call keys, by their ids: those of the configuration by whom they act for."""
+        return {key.key_id: key.tenant for key in self._static.values()} | self._names
+
     def load(self) -> None:
         """Read what is stored, before anybody is let in. Raises StorageError."""
         if self._store.folder is None:
             return
         seasoning = pepper.read(self._store.folder)
         if self._store.exists:
-            self._pepper, entries = self._store.database().submit(self._all).result()
+            self._pepper, entries, self._names = self._store.database().submit(self._all).result()
             self._stored = {entry.key.id: entry for entry in entries}
             self._read_anew()
         elif seasoning is not None:
@@ -110,40 +111,66 @@ class Keyring:
         principals = {under(self._pepper, known): principal for known, principal in self._static.items()}
         for stored in self._let_in.values():
             principals |= stored
-        self._people.table = Table(principals, self._pepper, closed=bool(self._static or self._pepper))
+        before = self._people.table
+        self._people.table = Table(principals, self._pepper, closed=bool(self._static or self._pepper or self._found))
+        if self._send_away is not None and (gone := before.ids() - self._people.table.ids()):
+            self._send_away(gone)
+
+    async def watch(self) -> None:
+        """While everybody is let in: whether somebody else makes the first key in this folder, which closes the door.
+
+        The command line does where no admin socket answers it. Another Hermes may, and then holds the database: its
+        keys cannot be read here, so nobody is let in any more.
+        """
+        while self._people.open and (folder := self._store.folder) is not None:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self._store.is_open or not (folder / pepper.NAME).exists():
+                continue
+            self._found = True
+            self._publish()
+            await asyncio.sleep(WATCH_EVERY_S)  # whoever makes it is done by then
+            try:
+                await asyncio.to_thread(self._store.database)
+                self.load()
+            except StorageError as error:
+                log.error("somebody else has made a key in %s: from now on nobody is let in here. %s", folder, error)
+            else:
+                log.info(_CLOSED)
 
     # --- operations -------------------------------------------------------------------------------------------------
 
     async def create(self, named: str, asked: Told, by: Principal) -> Told:
-        given = _read_as(Fields, asked, {"user": asked["name"]} if "name" in asked else {})
+        given = read_as(Fields, asked, {"name": asked["name"], "user": asked["name"]} if "name" in asked else {})
         self._check(given, by)
         secret = new_secret()
 
         def work(connection: "Connection") -> Key:
             return keys.create(connection, given, digest(secret.encode(), self._seasoning(connection)), self._now())
 
-        return await self._change("made", "", work, by, secret)
+        is_first = self._people.open
+        told = await self._change("made", "", work, by, secret)
+        return {**told, "first": True} if is_first else told
 
     async def list(self, named: str, asked: Told, by: Principal) -> Told:
         found: list[Told] = []
         if self._store.exists:
-            found = await self._read("", lambda connection: [_tell(key) for key in keys.list_all(connection)])
+            found = await self._read("", lambda connection: [tell(key) for key in keys.list_all(connection)])
         return {"object": "list", "data": found}
 
     async def show(self, named: str, asked: Told, by: Principal) -> Told:
-        return _tell(await self._read(named, lambda connection: keys.find(connection, named)))
+        return tell(await self._read(named, lambda connection: keys.find(connection, named)))
 
     async def update(self, named: str, asked: Told, by: Principal) -> Told:
         def work(connection: "Connection") -> Key:
             key = keys.find(connection, named)
-            given = _read_as(Fields, asked, asdict(key.fields))
+            given = read_as(Fields, asked, asdict(key.fields))
             self._check(given, by, anew="expires_at" in asked)
             return keys.update(connection, key.id, given)
 
         return await self._change("changed", named, work, by)
 
     async def rotate(self, named: str, asked: Told, by: Principal) -> Told:
-        grace_s, secret = _read_as(_Rotation, asked).grace_s, new_secret()
+        grace_s, secret = read_as(Rotation, asked).grace_s, new_secret()
 
         def work(connection: "Connection") -> Key:
             now = self._now()
@@ -195,7 +222,7 @@ class Keyring:
             done.add_done_callback(committed)
             key = (await asyncio.wrap_future(done))[0].key
         log.info("key %s (%s) %s by %s", key.id, key.fields.name, verb, by.key_id)
-        return _tell(key) | ({"key": secret} if secret else {})
+        return tell(key) | ({"key": secret} if secret else {})
 
     async def _database(self, named: str) -> "Database":
         """None is made only to look for a key in it."""
@@ -205,10 +232,14 @@ class Keyring:
 
     def _replace(self, entry: Entry, seasoning: bytes) -> None:
         """Changes come here in the order in which they were committed."""
+        was_open = self._people.open
         self._pepper = seasoning
         self._stored[entry.key.id] = entry
+        self._names[entry.key.id] = entry.key.fields.name
         self._let_in[entry.key.id] = self._by(entry)
         self._publish()
+        if was_open:
+            log.info(_CLOSED)
 
     # --- in the database's thread -----------------------------------------------------------------------------------
 
@@ -232,12 +263,16 @@ class Keyring:
             raise StorageError(f"{path} is not the one that the stored keys were made with. {_PUT_BACK}")
         return found
 
-    def _all(self, connection: "Connection") -> tuple[bytes, tuple[Entry, ...]]:
-        """The pepper, none where there never was a key, and what is known of those that are not revoked."""
+    def _all(self, connection: "Connection") -> tuple[bytes, tuple[Entry, ...], dict[str, str]]:
+        """The pepper, none where there never was a key; what is known of those that are not revoked; all names."""
         if (mark := keys.mark(connection)) is None:
-            return b"", ()
-        valid = [key for key in keys.list_all(connection) if key.revoked_at is None]
-        return self._checked(mark), tuple(_entry(connection, key) for key in valid)
+            return b"", (), {}
+        found = keys.list_all(connection)
+        valid = tuple(_entry(connection, key) for key in found if key.revoked_at is None)
+        return self._checked(mark), valid, {key.id: key.fields.name for key in found}
+
+
+_CLOSED = "there is a key: from now on every request needs one"
 
 
 def _entry(connection: "Connection", key: Key) -> Entry:
@@ -258,41 +293,6 @@ def _honestly() -> Iterator[None]:
 
 
 _PUT_BACK = "Put it back from a backup (docs/keys.md)"
-
-
-def new_secret() -> str:
-    """256 random bits."""
-    number, letters = int.from_bytes(secrets.token_bytes(32), "big"), ""
-    while len(letters) < _LENGTH:
-        number, digit = divmod(number, len(_ALPHABET))
-        letters += _ALPHABET[digit]
-    return PREFIX + letters
-
-
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_LENGTH = 43  # 62^43 > 2^256
-
-
-def _tell(key: Key) -> Told:
-    """As it is answered: never a secret, nor what is known of one."""
-    told = msgspec.to_builtins(key)
-    return {"object": "key", "id": told.pop("id"), **told.pop("fields"), **told}
-
-
-def _read_as(kind: type[S], asked: Told, before: Told | None = None) -> S:
-    """What `asked` comes to, over what was `before`. Raises BadRequest, which names the field."""
-    known = {field.name: field.type for field in fields(kind)}
-    for name in asked:
-        if name not in known:
-            words = f"`{name[:200]}` is not known; there are: {', '.join(known)}"
-            raise BadRequest(words, code="unknown_parameter", param=name[:200])
-    try:
-        return convert({**(before or {}), **asked}, kind)
-    except BadRequest as error:
-        if error.code != BadRequest.code or error.param is None:
-            raise
-        wanted = describe(known[error.param.partition("[")[0]])
-        raise BadRequest(f"`{error.param}` must be {wanted}", param=error.param) from None
 
 
 # Whoever may open the admin socket, or the file itself.

@@ -1,0 +1,63 @@
+"""The same numbers by names that others know: OpenTelemetry's for generative AI, as Prometheus spells them, and those
+of vLLM that autoscalers and routers read. They cost a request nothing: each scrape makes them of the series there are.
+"""
+
+from collections.abc import Callable
+
+from hermes.errors import Outcome
+from hermes.metrics import Buckets, Histogram, Labels, Metrics
+from hermes.policy.scheduler import Scheduler
+
+# What the conventions call it; whatever is none of these is `chat`.
+_OPERATIONS = {
+    "/v1/completions": "text_completion",
+    "/v1/llm": "text_completion",
+    "/v1/llm/{model}": "text_completion",
+    "/api/generate": "text_completion",
+    "/v1/embeddings": "embeddings",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
+}
+_COMMON = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+
+
+def show(metrics: Metrics, scheduler: Scheduler) -> None:
+    """Declare each, and say what it is made of."""
+    metrics.histogram(
+        "gen_ai_server_request_duration_seconds",
+        "As hermes_request_duration_seconds.",
+        (*_COMMON, "error_type"),
+        _of(metrics.duration),
+    )
+    metrics.histogram(
+        "gen_ai_server_time_to_first_token_seconds",
+        "As hermes_time_to_first_token_seconds.",
+        _COMMON,
+        _of(metrics.ttft),
+    )
+    metrics.histogram(
+        "gen_ai_server_time_per_output_token_seconds",
+        "As hermes_time_per_output_token_seconds.",
+        _COMMON,
+        _of(metrics.token_time),
+    )
+    metrics.gauge("vllm:num_requests_running", "As hermes_requests_active.", ("model_name",), lambda: {
+        (name,): float(scheduler.occupancy(name).running) for name in scheduler.models()
+    })  # fmt: skip
+    metrics.gauge("vllm:num_requests_waiting", "As hermes_requests_queued, all classes.", ("model_name",), lambda: {
+        (name,): float(scheduler.occupancy(name).waiting) for name in scheduler.models()
+    })  # fmt: skip
+
+
+def _of(histogram: Histogram) -> Callable[[], dict[Labels, Buckets]]:
+    """By operation instead of route. An outcome is told where it is an error: a label without a value is none."""
+
+    def read() -> dict[Labels, Buckets]:
+        found: dict[Labels, Buckets] = {}
+        for (route, model, *outcome), buckets in histogram.series.items():
+            errors = ("" if each == Outcome.OK else each for each in outcome)
+            labels = _OPERATIONS.get(route, "chat"), "hermes", model, *errors
+            found.setdefault(labels, Buckets(histogram.bounds)).merge(buckets)
+        return found
+
+    return read

@@ -1,0 +1,28 @@
+"""`hermes cancel`: send a request away."""
+
+from urllib.parse import quote
+
+import click
+
+from hermes.cli.options import say, say_json
+from hermes.cli.remote import get, json_option, url_option
+
+
+@click.command("cancel")
+@click.argument("request_id")
+@json_option
+@url_option
+def command(request_id: str, as_json: bool, url: str) -> None:
+    """Send a request away, whether it waits or runs. With a key: your own, or anybody's to operators.
+
+    REQUEST_ID is what hermes queue shows, and the x-request-id of its answer.
+
+    \b
+    hermes cancel 3f6c0a9d1b52e87f4a0c10000042
+    hermes queue --json | jq -r '.data[] | select(.user == "batch").request_id' | xargs -n1 hermes cancel
+    """
+    told = get(url, f"/v1/queue/{quote(request_id, safe='')}", "DELETE")
+    if as_json:
+        say_json(told)
+    else:
+        say(f"{told['request_id']} of {told['user']} for {told['model']} is cancelled")

@@ -1,0 +1,95 @@
+"""`hermes logs`: the requests that are over, and each as it ends."""
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from hermes.cli.feed import LOST, follow
+from hermes.cli.options import say, seconds
+from hermes.cli.remote import get, json_lines_option, url_option
+
+# What the server lists at most.
+_MOST = 1000
+
+
+@click.command("logs")
+@click.option(
+    "-n", "--last", type=click.IntRange(0, _MOST), default=20, show_default=True, help="How many that are over."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with each as it ends, until Ctrl-C.")
+@click.option("--model", help="Of this model alone.")
+@click.option("--user", help="Of this user alone.")
+@click.option("--outcome", help="With this outcome alone: ok, queue_full, upstream_error ...")
+@json_lines_option
+@url_option
+def command(
+    last: int, follow: bool, model: str | None, user: str | None, outcome: str | None, as_json: bool, url: str
+) -> None:
+    """Show the last requests that are over, the newest one last. With a key: your own, or everybody's to operators.
+
+    As lines to read, or with --json as the access log has them. What is refused as it comes (no key, no such model) is
+    not kept: --follow tells it, too.
+
+    \b
+    hermes logs --follow
+    hermes logs --last 1000 --outcome upstream_error --json | jq -r .request_id
+    """
+    wanted = {name: said for name, said in (("model", model), ("user", user), ("outcome", outcome)) if said is not None}
+    records = _follow(url, wanted, last) if follow else _last(url, wanted, last)
+    for record in records:
+        say(json.dumps(record) if as_json else line(record))
+
+
+def _last(url: str, wanted: dict[str, str], count: int) -> list[dict[str, Any]]:
+    """The oldest first."""
+    if not count:
+        return []
+    return list(reversed(get(url, f"/v1/requests?{urlencode({'limit': count, **wanted})}")["data"]))
+
+
+def _follow(url: str, wanted: dict[str, str], count: int) -> Iterator[dict[str, Any]]:
+    """The last ones, then each as it ends. After a lost connection first those that have ended meanwhile."""
+    known: deque[dict[str, Any]] = deque(maxlen=2 * _MOST)
+    most: int | None = count  # then all that are not known
+    listed = False
+    for name, told in follow(url):
+        if name == LOST:
+            click.echo(f"hermes: {told}. Trying again", err=True)
+            listed = False
+        elif not listed:  # from now on none is missed
+            ended = [record for record in _last(url, wanted, _MOST) if record not in known]
+            known.extend(ended)
+            yield from ended if most is None else ended[len(ended) - min(most, len(ended)) :]
+            listed, most = True, None
+        elif name == "missed":
+            click.echo(f"hermes: {told['requests']} more have ended: too many at once to be told", err=True)
+        elif name == "request" and _matters(told) and wanted.items() <= told.items() and told not in known:
+            known.append(told)
+            yield told
+
+
+def _matters(record: dict[str, Any]) -> bool:
+    """It has asked for tokens, or somebody was told no; not each look of an operator's."""
+    return "class" in record or record["status"] >= 400
+
+
+def line(record: dict[str, Any]) -> str:
+    """One that is over, for people: when it ended, how, whose and for which model, and where the time went."""
+    ended_at = datetime.fromtimestamp(record["created_at"] + record["duration_ms"] / 1000)
+    how = record.get("code") or record["outcome"]
+    what = record.get("model") or f"{record['method']} {record['route']}"
+    times = [seconds(record["duration_ms"])]
+    if record.get("queue_ms"):
+        times.append(f"waited {seconds(record['queue_ms'])}")
+    if "ttft_ms" in record:
+        times.append(f"first token {seconds(record['ttft_ms'])}")
+    if record.get("tokens_in") or record.get("tokens_out"):
+        times.append(f"{record.get('tokens_in', 0)} + {record.get('tokens_out', 0)} tokens")
+    who = record.get("user") or "-"
+    shown = f"{ended_at:%H:%M:%S}  {record['status']} {how:12}  {who:12}  {what:20}  {', '.join(times)}"
+    return f"{shown}  {record['request_id']}"

@@ -1,0 +1,183 @@
+"""`hermes service`: have the system start Hermes, keep it running, and stop it gently."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from hermes.cli.options import fail, say
+
+_NAME = "hermes.service"
+_LABEL = "hermes.gateway"  # launchd's
+
+
+@click.group("service")
+def command() -> None:
+    """Run Hermes as a service of the system: systemd's, or launchd's on macOS.
+
+    \b
+    hermes service install --user
+    """
+
+
+@command.command("install")
+@click.option("--user", is_flag=True, help="For you alone, without root. On macOS always.")
+@click.option("--config", "path", metavar="FILE", help="The configuration file. Default: where `hermes serve` looks.")
+@click.option("--print", "only_print", is_flag=True, help="Print it, and write nothing.")
+def install(user: bool, path: str | None, only_print: bool) -> None:
+    """Write the unit that starts this Hermes, and say what to do next. A unit of that name is replaced.
+
+    \b
+    hermes service install
+    hermes service install --user
+    hermes service install --print | less
+    """
+    program = [_program(), "serve"] + (["--config", str(Path(path).absolute())] if path else [])
+    if sys.platform == "darwin":
+        folder, name, text = Path.home() / "Library/LaunchAgents", f"{_LABEL}.plist", plist(program, Path.home())
+        after = [f"launchctl bootstrap gui/{os.getuid()} {folder / name}"]
+    else:
+        folder = _user_units() if user else Path("/etc/systemd/system")
+        name, text = _NAME, user_unit(program) if user else unit(program)
+        systemctl = "systemctl --user" if user else "systemctl"
+        after = [f"{systemctl} daemon-reload", f"{systemctl} enable --now {name}"]
+        if not user and not only_print:
+            _check_for_all(program[0])
+    if only_print:
+        say(text, nl=False)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    except OSError as error:
+        fail(f"cannot write {folder / name}: {error.strerror}. As root, or with --user", 1)
+    say(f"wrote {folder / name}; to start it:")
+    for line in after:
+        say(f"  {line}")
+
+
+def _program() -> str:
+    """By which it was called, or would be."""
+    found = shutil.which(sys.argv[0]) or shutil.which("hermes")
+    return str(Path(found).absolute()) if found else fail("which program is meant? Call it as `hermes`", 1)
+
+
+def _user_units() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".config") / "systemd/user"
+
+
+def _check_for_all(program: str) -> None:
+    """The unit's user is nobody who is there already, so what it runs has to be everybody's."""
+    for path in (real := Path(program).resolve(), *real.parents):
+        if not path.stat().st_mode & 0o001:
+            hint = "install it for all: python3 -m venv /opt/hermes && /opt/hermes/bin/pip install hermes-sidecar"
+            fail(f"others may not look into {path}, so the service's user cannot run {program}; {hint}", 1)
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+def unit(program: list[str]) -> str:
+    """For the system's systemd, 247 or newer."""
+    return f"""{_HEAD}{_start(program)}# Keys, for root alone: /etc/credstore/API_KEYS_JSON
+LoadCredential=API_KEYS_JSON
+DynamicUser=yes
+StateDirectory=hermes
+StateDirectoryMode=0700
+Environment=HERMES_SERVER__STATE_DIR=%S/hermes
+UMask=0077
+
+# It listens, asks backends, and writes to its state directory: nothing else.
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+# of devices the GPUs' alone, of which it asks how much memory is left
+DevicePolicy=closed
+DeviceAllow=char-nvidia* rw
+DeviceAllow=char-drm rw
+DeviceAllow=char-kfd rw
+ProtectProc=invisible
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RemoveIPC=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+{_CONFINED}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def user_unit(program: list[str]) -> str:
+    """For a user's own, which may not confine as much without root."""
+    return f"{_HEAD}{_start(program)}\n{_CONFINED}\n[Install]\nWantedBy=default.target\n"
+
+
+_HEAD = """[Unit]
+Description=Hermes, a gateway in front of LLM servers
+After=network.target ollama.service
+
+"""
+
+_CONFINED = """NoNewPrivileges=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+"""
+
+
+def _start(program: list[str]) -> str:
+    return f"""[Service]
+Type=notify
+ExecStart={" ".join(map(_quoted, program))}
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=on-failure
+RestartSec=1
+# A loop that hangs is killed and started again.
+WatchdogSec=30
+# SIGTERM to Hermes, which drains and says how long that may take; what it runs it stops itself.
+KillMode=mixed
+TimeoutStopSec=45
+"""
+
+
+def _quoted(word: str) -> str:
+    """As one word of a command line (systemd.service(5), systemd.syntax(7))."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if any(mark in word for mark in " \t'\"\\;") else escaped
+
+
+# --- launchd ----------------------------------------------------------------------------------------------------------
+
+
+def plist(program: list[str], home: Path) -> str:
+    """launchd.plist(5)"""
+    import plistlib
+
+    return plistlib.dumps(
+        {
+            "Label": _LABEL,
+            "ProgramArguments": program,
+            "RunAtLoad": True,
+            "KeepAlive": {"SuccessfulExit": False},
+            "ExitTimeOut": 45,
+            "ProcessType": "Interactive",  # else macOS slows it down in favour of what has windows
+            "SoftResourceLimits": {"NumberOfFiles": 8192},
+            "WorkingDirectory": str(home),
+            "StandardErrorPath": str(home / "Library/Logs/hermes.log"),
+        },
+        sort_keys=False,
+    ).decode()

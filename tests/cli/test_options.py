@@ -1,0 +1,34 @@
+"""What is shown on a terminal."""
+
+import sys
+from io import StringIO
+
+import pytest
+
+from hermes.cli.options import Failed, columns, plain, say
+
+
+def test_others_words_do_not_drive_the_terminal() -> None:
+    """Names, answers and errors come from clients and backends (A4, A6)."""
+    hostile = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\ud800"
+    shown = plain(f"a\tb\n{hostile}")
+    assert shown.startswith("a\tb\n") and shown.endswith("evil\ufffd")
+    assert not {"\x1b", "\x07", "\r", "\x9b", "\u202e", "\ud800"} & set(shown)
+
+
+def test_a_terminal_gets_plain_text_and_a_pipe_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_terminal, told in ((True, "a\ufffdb\n"), (False, "a\rb\n")):
+        stdout = StringIO()
+        monkeypatch.setattr(stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        say("a\rb")
+        assert stdout.getvalue() == told
+
+
+def test_an_error_does_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Failed("it said \x1b[2J", 1).show()
+    assert capsys.readouterr().err == "hermes: it said \ufffd[2J\n"
+
+
+def test_columns_are_as_wide_as_what_is_in_them() -> None:
+    assert list(columns([("A", "LONG", ""), ("long", "b", "c")])) == ["A     LONG", "long  b     c"]

@@ -1,0 +1,84 @@
+"""The units that `hermes service install` writes: what systemd itself says to them, and that their words arrive."""
+
+import os
+import plistlib
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hermes.cli import service
+
+PROGRAM = ["/usr/bin/env", "serve"]
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+
+
+def analyze(folder: Path, text: str, *asked: str) -> subprocess.CompletedProcess[str]:
+    unit = folder / "hermes.service"
+    unit.write_text(text)
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
+    return subprocess.run(["systemd-analyze", *asked, str(unit)], env=env, capture_output=True, text=True)
+
+
+@needs_systemd
+@pytest.mark.parametrize("kind", ["system", "user"])
+def test_systemd_finds_nothing_wrong_with_a_unit(tmp_path: Path, kind: str) -> None:
+    text = service.unit(PROGRAM) if kind == "system" else service.user_unit(PROGRAM)
+    found = analyze(tmp_path, text, "verify", *(["--user"] if kind == "user" else []))
+    assert (found.returncode, [line for line in found.stderr.splitlines() if "hermes.service" in line]) == (0, [])
+
+
+@needs_systemd
+def test_what_a_break_in_could_reach_is_little(tmp_path: Path) -> None:
+    """Of 10 an ordinary service has 9.6; below 2 all is shut that a server of this kind can shut."""
+    found = analyze(tmp_path, service.unit(PROGRAM), "security", "--offline=true", "--threshold=20")
+    assert found.returncode == 0, found.stdout
+    assert "UNSAFE" not in found.stdout
+
+
+@needs_systemd
+def test_a_path_is_one_word_whatever_is_in_it(tmp_path: Path) -> None:
+    program = ["/usr/bin/env", "serve", "--config", "/srv/a $b %h \"c'\\/x.yaml"]
+    assert analyze(tmp_path, service.unit(program), "verify").returncode == 0
+    line = next(line for line in service.unit(program).splitlines() if line.startswith("ExecStart="))
+    assert line == r'ExecStart=/usr/bin/env serve --config "/srv/a $$b %%h \"c' + "'" + r'\\/x.yaml"'
+
+
+def test_launchd_reads_what_it_is_given() -> None:
+    said = plistlib.loads(service.plist(PROGRAM, Path("/Users/ann")).encode())
+    assert said["ProgramArguments"] == PROGRAM
+    assert said["KeepAlive"] == {"SuccessfulExit": False}
+    assert said["StandardErrorPath"] == "/Users/ann/Library/Logs/hermes.log"
+
+
+def test_it_is_written_where_the_users_systemd_looks_and_names_this_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "hermes"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    done = CliRunner().invoke(service.command, ["install", "--user", "--config", "/etc/hermes.yaml"])
+    assert done.exit_code == 0 and "systemctl --user enable --now hermes.service" in done.output
+    text = (tmp_path / "config/systemd/user/hermes.service").read_text()
+    assert f"\nExecStart={program} serve --config /etc/hermes.yaml\n" in text
+    printed = CliRunner().invoke(service.command, ["install", "--user", "--print", "--config", "/etc/hermes.yaml"])
+    assert printed.output == text
+
+
+def test_a_program_that_the_services_user_could_not_run_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "hermes"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(stat.S_IRWXU)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setattr(sys, "platform", "linux")
+    done = CliRunner().invoke(service.command, ["install"])
+    assert done.exit_code == 1 and "others may not look into" in done.output

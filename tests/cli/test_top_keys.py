@@ -1,0 +1,91 @@
+"""What the keys of `hermes top` do: pure, from bytes to keys, and from keys to orders."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes.cli.top.keyboard import Keyboard
+from hermes.cli.top.sight import Model, Request, Sight
+from hermes.cli.top.view import Order, View
+from tests.cli.sights import drawn, sight
+
+
+def settled(**more: Any) -> tuple[View, Sight]:
+    models = tuple(Model(name, "loaded") for name in "abc")
+    requests = tuple(Request(name, "a", "normal", "me", True, "") for name in ("r0", "r1", "r2"))
+    view, seen = View(**more), sight(models=models, requests=requests)
+    view.settle(seen)
+    return view, seen
+
+
+def test_keys_choose_rows_and_panes_and_stop_at_both_ends() -> None:
+    view, seen = settled()
+    for pressed, pane, chosen in (
+        ("down", "requests", "r1"),
+        ("G", "requests", "r2"),
+        ("j", "requests", "r2"),
+        ("tab", "models", "a"),
+        ("pagedown", "models", "c"),
+        ("k", "models", "b"),
+        ("home", "models", "a"),
+        ("up", "models", "a"),
+        ("left", "requests", "r2"),
+    ):
+        assert view.press(pressed, seen) is None
+        assert (view.pane, view.chosen[view.pane]) == (pane, chosen), pressed
+
+
+def test_who_is_chosen_is_followed_and_who_takes_his_place_when_he_is_gone() -> None:
+    view, seen = settled(chosen={"requests": "r1"})
+    older = (Request("new", "a", "normal", "me", True, ""), *seen.requests)
+    view.settle(sight(requests=older))
+    assert (view.chosen["requests"], view.at["requests"]) == ("r1", 2)
+    view.settle(sight(requests=(*older[:2], older[3])))
+    assert view.chosen["requests"] == "r2"
+    view.settle(sight(requests=()))
+    assert "requests" not in view.chosen
+
+
+@pytest.mark.parametrize(
+    ("pane", "pressed", "verb", "name"), [("requests", "c", "cancel", "r0"), ("models", "u", "unload", "a")]
+)
+def test_what_takes_something_away_is_asked_for_twice(pane: Any, pressed: str, verb: Any, name: str) -> None:
+    view, seen = settled(pane=pane)
+    assert view.press(pressed, seen) is None
+    assert f"{verb} {name}? y: yes, any other key: no" in drawn(seen, view)[-1]
+    assert view.press("q", seen) is None  # any other key
+    assert view.press("y", seen) is None  # nothing is asked any more
+    view.press(pressed, seen)
+    assert view.press("y", seen) == Order(verb, name)
+
+
+def test_a_question_is_about_what_was_chosen_when_it_was_asked() -> None:
+    view, seen = settled()
+    view.press("c", seen)
+    view.settle(sight(requests=seen.requests[1:]))
+    assert view.press("y", seen) == Order("cancel", "r0")
+
+
+def test_loading_needs_no_question_and_nothing_is_done_in_the_wrong_pane() -> None:
+    view, seen = settled(pane="models")
+    assert view.press("l", seen) == Order("load", "a")
+    assert view.press("c", seen) is None and "choose one of the requests first" in drawn(seen, view)[-1]
+    assert view.press("?", seen) is None and "after a question" in "".join(drawn(seen, view))
+    assert view.press("q", seen) == Order("quit")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_keys_are_the_same_in_whatever_pieces_they_come(size: int) -> None:
+    typed = b"j\x1b[A\x1bOB\t\x1b[5~\x1b[1;5Cq\xc3\xa9\x1b[Z\x1bx?"
+    keyboard, keys = Keyboard(), []
+    for at in range(0, len(typed), size):
+        keys += keyboard.feed(typed[at : at + size])
+    assert keys == ["j", "up", "down", "tab", "pageup", "q", "tab", "escape", "x", "?"]
+
+
+@given(st.lists(st.binary(max_size=12)))
+def test_no_bytes_break_the_keyboard(pieces: list[bytes]) -> None:
+    keyboard = Keyboard()
+    assert all(isinstance(name, str) for piece in pieces for name in keyboard.feed(piece))
