@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,10 +48,8 @@ class _Anything:
 def routes() -> Iterator[tuple[Route, bool]]:
     """Each route there is, and whether it is the admin listener's alone."""
     thing = cast(Any, _Anything())
-    shared = [
-        *table.routes(*[thing] * 5, thing, OpenAI(), Prompt(), Anthropic()),
-        *Management(thing, thing, thing).routes(),
-    ]
+    handlers = len(signature(table.routes).parameters) - 3  # the last are dialects
+    shared = [*table.routes(*[thing] * handlers, OpenAI(), Prompt(), Anthropic()), *Management(*[thing] * 3).routes()]
     yield from ((route, False) for route in shared)
     known = {(route.method, route.path) for route in shared}
     for route in admin.routes(thing, thing, OpenAI(), metrics=True):
