@@ -8,7 +8,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs clean
+.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs handover clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
@@ -102,6 +102,10 @@ reloads: $(DEV_READY)
 # Killed, and its power cut, while keys are changed and used: is all there that was acknowledged, and soon?
 kills: $(DEV_READY)
 	HERMES_KILLS=200 HERMES_POWER_CUTS=100 $(BIN)/python -m pytest -s -rs tests/keys
+
+# Three restarts under 10,000 requests: another process goes on, and none fails.
+handover: $(DEV_READY)
+	HERMES_HANDOVER=10000 $(BIN)/python -m pytest -s tests/e2e/test_handover.py
 
 # The Dockerfile's steps without Docker, by root: IMAGE_PYTHON is one that every user may run.
 IMAGE_PYTHON ?= /usr/bin/python3

@@ -53,7 +53,7 @@ class Admission:
         self.scheduler = scheduler
         self._loop = loop
         self._order = order
-        self._waiters: dict[Ticket, asyncio.Future[Admit | Reject | Expire]] = {}
+        self._waiters: dict[Ticket, Waiter] = {}
         self.done: asyncio.Future[None] = loop.create_future()  # for whoever need not wait
         self.done.set_result(None)
         self._timer: asyncio.Handle | None = None
@@ -64,43 +64,43 @@ class Admission:
         return Lease(self, ticket, again, listener)
 
     def observe(self, facts: BackendFacts) -> None:
-        self._apply(self.scheduler.observe(facts, self._loop.time()))
+        self.apply(self.scheduler.observe(facts, self._loop.time()))
 
     def adopt(self, settings: Settings, change: Changed) -> None:
         """Other settings hold from now on."""
-        self._apply(self.scheduler.adopt(settings, change, self._loop.time()))
+        self.apply(self.scheduler.adopt(settings, change, self._loop.time()))
 
     def loaded(self, backend: str, model: str) -> None:
-        self._apply(self.scheduler.loaded(backend, model, self._loop.time()))
+        self.apply(self.scheduler.loaded(backend, model, self._loop.time()))
 
     def unload(self, model: str) -> None:
         """An operator wants a model gone."""
-        self._apply(self.scheduler.unload(model, self._loop.time()))
+        self.apply(self.scheduler.unload(model, self._loop.time()))
 
     def load_failed(self, backend: str, model: str, error: GatewayError) -> None:
         now = self._loop.time()
         if isinstance(error, BackendUnreachable):
-            self._apply(self.scheduler.unheard(backend, model, now))
+            self.apply(self.scheduler.unheard(backend, model, now))
         elif isinstance(error, ModelNotFound):
-            self._apply(self.scheduler.lost(backend, model, now))
+            self.apply(self.scheduler.lost(backend, model, now))
         else:
-            self._apply(self.scheduler.failed(backend, model, error.message, now))
+            self.apply(self.scheduler.failed(backend, model, error.message, now))
 
     def close(self) -> None:
         """Send away what waits and whatever comes: the process is about to end."""
-        self._apply(self.scheduler.close())
+        self.apply(self.scheduler.close())
 
     def done_with(self, ticket: Ticket) -> None:
         """It has run to its end."""
         decisions = self.scheduler.finish(ticket, self._loop.time())
         if decisions or self.scheduler.waiting:  # else there is nobody to wake, now or later
-            self._apply(decisions)
+            self.apply(decisions)
 
     def leave(self, ticket: Ticket, error: BaseException | None = None) -> None:
         """The ticket's holder is gone, in whatever phase it was; `error`: what its run ended with."""
         broken_off = isinstance(error, asyncio.CancelledError | BackendTimeout)
         failed = isinstance(error, BackendError) and error.retryable
-        self._apply(self.scheduler.cancel(ticket, self._loop.time(), broken_off=broken_off, failed=failed))
+        self.apply(self.scheduler.cancel(ticket, self._loop.time(), broken_off=broken_off, failed=failed))
 
     def offer(self, ticket: Ticket, again: bool) -> asyncio.Future[Admit | Reject | Expire] | None:
         """Ask for a slot. None: it is there; else what to wait for. Raises the refusal."""
@@ -108,7 +108,7 @@ class Admission:
         decisions = self.scheduler.offer(ticket, self._loop.time(), again=again)
         if ticket.phase is Phase.RUNNING and len(decisions) == 1:
             return None
-        self._apply(decisions)
+        self.apply(decisions)
         if ticket.phase is Phase.RUNNING:
             return None
         for decision in decisions:
@@ -117,9 +117,15 @@ class Admission:
         ticket.why = ticket.why or self.scheduler.explain(ticket)
         if again or told is not None:  # what it was told when it came stands
             ticket.told = told
-        self._waiters[ticket] = waiter = self._loop.create_future()
+        waiter: asyncio.Future[Admit | Reject | Expire] = self._loop.create_future()
+        self._waiters[ticket] = waiter
         self._arm()
         return waiter
+
+    def host(self, ticket: Ticket, waiter: "Waiter") -> None:
+        """Have a ticket wait whose holder is in another process; it has had its place in a queue there."""
+        self._waiters[ticket] = waiter
+        self.apply(self.scheduler.offer(ticket, self._loop.time(), again=True))
 
     def outlook(self, ticket: Ticket) -> Outlook:
         """When a ticket that waits will start, as things are now."""
@@ -129,7 +135,8 @@ class Admission:
         """Nobody waits for this ticket any more."""
         self._waiters.pop(ticket, None)
 
-    def _apply(self, decisions: list[Decision]) -> None:
+    def apply(self, decisions: list[Decision]) -> None:
+        """Pass on what the scheduler has decided."""
         for decision in decisions:
             if isinstance(decision, Load | Unload):
                 self._order(decision)
@@ -150,7 +157,14 @@ class Admission:
 
     def _on_deadline(self) -> None:
         self._timer = None
-        self._apply(self.scheduler.expire(self._loop.time()))
+        self.apply(self.scheduler.expire(self._loop.time()))
+
+
+class Waiter(Protocol):
+    """Who is told, once, what was decided."""
+
+    def done(self) -> bool: ...
+    def set_result(self, decision: Admit | Reject | Expire, /) -> None: ...
 
 
 class Listener(Protocol):

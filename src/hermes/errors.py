@@ -289,6 +289,13 @@ class Draining(GatewayError):
     status, code, outcome = 503, "draining", Outcome.DRAINED
 
 
+class RestartFailed(GatewayError):
+    """No other process goes on: everything is as it was."""
+
+    status, code = 409, "restart_failed"
+    should_retry = False
+
+
 class Overloaded(GatewayError):
     status, code, outcome = 503, "overloaded", Outcome.SHED
 

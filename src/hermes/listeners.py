@@ -7,14 +7,16 @@ that is configured, an address for those with an operator's key.
 import asyncio
 import errno
 import logging
+import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 from hermes import config as settings
 from hermes.api.app import Api
 from hermes.errors import ConfigError
+from hermes.http.connection import App
 from hermes.http.limits import Limits
 from hermes.http.server import Server
 from hermes.http.wire import Deadlines
@@ -26,7 +28,12 @@ _OWNER_ONLY = 0o600
 
 class Listeners:
     def __init__(
-        self, limits: Limits, tls: ssl.SSLContext | None, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+        self,
+        limits: Limits,
+        tls: ssl.SSLContext | None,
+        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
+        bound: Mapping[str, list[socket.socket]],
     ) -> None:
         self._limits = limits
         self._tls = tls
@@ -34,6 +41,9 @@ class Listeners:
         self._loop = loop
         self._apis: list[Api] = []
         self._servers: list[Server] = []
+        self._bound = dict(bound)  # sockets that we were given, by what the configuration has for where we listen
+        self._places: dict[str, Server] = {}
+        self._before: dict[str, App] = {}
 
     def server(self, api: Api) -> Server:
         """One more, which nobody can reach yet. The first is the clients'."""
@@ -54,7 +64,7 @@ class Listeners:
         """Returns the address. Raises ConfigError (in use)."""
         if said.unix_socket is None:
             return await self._open(server, said.host, said.port, "--port or PORT")
-        await _bound(server.listen_unix(said.unix_socket), said.unix_socket, "server.unix_socket")
+        await _bound(self._listen_unix(server, said.unix_socket, None), said.unix_socket, "server.unix_socket")
         return f"unix:{said.unix_socket}"
 
     async def open_for_operators(self, api: Api, host: str, port: int) -> str:
@@ -65,7 +75,7 @@ class Listeners:
         """A socket for whoever may open it. Where nobody has asked for it, one that cannot be is only a warning."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await self.server(api).listen_unix(str(path), _OWNER_ONLY)
+            await self._listen_unix(self.server(api), str(path), _OWNER_ONLY)
         except OSError as error:
             why = f"cannot listen on {path}: {error}; make its folder writable, or set server.state_dir to another"
             if error.errno == errno.EADDRINUSE:
@@ -75,8 +85,55 @@ class Listeners:
             log.warning("keys that are made while this Hermes runs do not hold here: %s", why)
 
     async def _open(self, server: Server, host: str, port: int, setting: str) -> str:
-        taken = await _bound(server.listen(host, port, self._tls), f"{host}:{port}", setting)
+        place = f"{host}:{port}"
+        self._places[place] = server
+        if bound := self._bound.pop(place, None):
+            taken = bound[0].getsockname()[1]
+            for each in bound:
+                await _bound(server.accept_on(each, self._tls), place, setting)
+        else:
+            taken = await _bound(server.listen(host, port, self._tls), place, setting)
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{taken}"
+
+    async def _listen_unix(self, server: Server, path: str, mode: int | None) -> None:
+        self._places[path] = server
+        if bound := self._bound.pop(path, None):
+            for each in bound:
+                await server.accept_on(each)
+        else:
+            await server.listen_unix(path, mode)
+
+    async def open_for_relays(self, paths: Mapping[str, str]) -> list[asyncio.Server]:
+        """By place, where the process before this one passes on what comes to it. The caller closes them."""
+        return [
+            await self._places[place].listen_for_relays(path) for place, path in paths.items() if place in self._places
+        ]
+
+    # --- handing over -----------------------------------------------------------------------------------------------
+
+    def sockets(self) -> dict[str, list[int]]:
+        """The descriptors, by place."""
+        return {place: fds for place, server in self._places.items() if (fds := server.sockets())}
+
+    def hand_over(self, relay: Callable[[str, App], App]) -> None:
+        """Accept nobody any more; what still comes is for `relay`, made of the place and who answered before."""
+        for place, server in self._places.items():
+            server.pause()
+            self._before[place], server.app = server.app, relay(place, server.app)
+
+    async def take_back(self) -> None:
+        for place, server in self._places.items():
+            server.app = self._before[place]
+            await server.resume()
+
+    def let_go(self) -> None:
+        for server in self._servers:
+            server.let_go()
+
+    async def empty(self) -> None:
+        """Wait until nobody is connected any more."""
+        for server in self._servers:
+            await server.empty()
 
     # --- closing ----------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import ConfigError, Draining, StorageError
+from hermes.errors import BackendNotFound, ConfigError, Draining, GatewayError, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
@@ -48,6 +49,8 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
+from hermes.handover.leaving import Leaving, Parts
+from hermes.handover.taking import Taking
 from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
@@ -90,6 +93,9 @@ class Runtime:
         source: Source | None = None,
         reload_asked: asyncio.Event | None = None,
         notify: Notify | None = None,
+        restart_asked: asyncio.Event | None = None,
+        sockets: Mapping[str, list[socket.socket]] | None = None,
+        before: Taking | None = None,
     ) -> None:
         self._loop = loop
         self.metrics = Metrics()
@@ -106,7 +112,7 @@ class Runtime:
         for name, bounds in scheduled.models.items():
             self.scheduler.configure(name, bounds)
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
-        self.store = Store(composition.state_dir(config.server, os.environ))
+        self.store = Store(composition.state_dir(config.server, os.environ), before.lock if before else None)
         self.people = Authenticator({}, first.anonymous, first.issuers)
         self.keyring = Keyring(self.people, self.store, send_away=lambda keys: self.runs.send_away(keys))
         self.keyring.adopt(first.static_keys, first.stored_keys)
@@ -133,9 +139,24 @@ class Runtime:
         self._notify = notify or Notify({})
         self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
-        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop)
+        bound = before.sockets if before is not None else sockets or {}
+        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound)
         self.api = self._api()
         self.server = self._listeners.server(self.api)
+        self._before = before
+        self._restart_asked = restart_asked or asyncio.Event()
+        self._relays: list[asyncio.Server] = []
+        parts = Parts(
+            self._listeners,
+            self.admission,
+            self.meter,
+            self.journal,
+            self.fleet,
+            self.store,
+            self._deadlines,
+            self._why_not,
+        )
+        self.leaving = Leaving(parts, loop)
         self._access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
@@ -191,7 +212,7 @@ class Runtime:
 
     def _admin_api(self, people: Authenticator) -> Api:
         said = self.config.admin
-        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics)
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.leaving)
         shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
         return self._app(RouteTable((*routes, *shown)), people, {})
 
@@ -217,6 +238,8 @@ class Runtime:
         self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
+        if self._before is not None:
+            await self._take_over(self._before)
         config, listeners = self.config, self._listeners
         self.address = await listeners.open_for_clients(self.server, config.server)
         if path := composition.admin_socket(config, os.environ):
@@ -225,6 +248,10 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
+        if self._before is not None:
+            self._relays = await listeners.open_for_relays(self._before.paths)
+            self._begin(self._host(self._before), "guests")
+        self._begin(self._restart(), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())
 
@@ -243,9 +270,18 @@ class Runtime:
         check_bind(self.config, stored=self.keyring.used)
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> bool:
-        """Serve until `stop`, then drain; `now` ends the draining. True if no request was cut (invariant I33)."""
-        await stop.wait()
-        return await self.drain(now)
+        """Serve until `stop`, then drain; `now` ends the draining. True if no request was cut (invariant I33).
+
+        Where another process goes on, until the last connection here is closed.
+        """
+        left = self._loop.create_task(self._leave(), name="leave")
+        stopped = self._loop.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait((left, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return True if left.done() else await self.drain(now)
+        finally:
+            left.cancel()
+            stopped.cancel()
 
     async def drain(self, now: asyncio.Event) -> bool:
         """Readiness fails, the queue is sent away, running requests finish until the deadline or `now`.
@@ -286,6 +322,7 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
+        self.leaving.close()
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
@@ -347,6 +384,52 @@ class Runtime:
         lines = as_text if are_read(self.config.logging.format, os.isatty(fd)) else as_json
         self._access_log = AccessLog(fd, self._loop, self.metrics, lines)
         self.journal.sinks.append(self._access_log)
+
+    # --- another process --------------------------------------------------------------------------------------------
+
+    async def _take_over(self, before: Taking) -> None:
+        """What the process before this one has. Raises ConfigError."""
+        await self.fleet.refresh(LOOK_S)
+        state = await before.state()
+        self._load_keys()  # some may have been made while we started
+        if state is not None:
+            for name in state.drained:
+                with contextlib.suppress(BackendNotFound):
+                    self.fleet.drain(name, True)
+            before.take(state, self.admission, self.meter)
+
+    async def _host(self, before: Taking) -> None:
+        await before.host()
+        for relay in self._relays:
+            relay.close()
+
+    async def _restart(self) -> None:
+        """Whenever a signal asks for it."""
+        while True:
+            await self._restart_asked.wait()
+            self._restart_asked.clear()
+            try:
+                await self.leaving()
+            except GatewayError as error:
+                log.error("not restarted: %s", error)
+
+    def _why_not(self) -> str:
+        if self.api.draining:
+            return "this server is shutting down"
+        if any(backend.command for backend in self.config.backends):
+            return "servers that Hermes itself runs cannot be handed over: stop it, and start it anew"
+        if composition.is_simulated(self.config):
+            return "the simulated server ends with the process that has it"
+        return ""
+
+    async def _leave(self) -> None:
+        """Another process goes on: wait until nothing is left to be done here."""
+        await self.leaving.gone.wait()
+        self._notify.tell(f"MAINPID={self.leaving.pid}")
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._begin(self.leaving.watch(), "successor")
+        await self._listeners.empty()
 
     # --- another configuration --------------------------------------------------------------------------------------
 
@@ -438,10 +521,14 @@ class _Unchanged(Struct, frozen=True):
 
 
 def on_signals(
-    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, now: asyncio.Event, reload: asyncio.Event | None = None
+    loop: asyncio.AbstractEventLoop,
+    stop: asyncio.Event,
+    now: asyncio.Event,
+    reload: asyncio.Event | None = None,
+    restart: asyncio.Event | None = None,
 ) -> None:
-    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGHUP sets `reload`; where it means that the terminal
-    is gone which we were started from, it is as a SIGTERM.
+    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGUSR2 sets `restart`, SIGHUP `reload`;
+    where it means that the terminal is gone which we were started from, it is as a SIGTERM.
     """
     had_terminal = os.isatty(2)
 
@@ -459,3 +546,5 @@ def on_signals(
             reload.set()
 
     loop.add_signal_handler(signal.SIGHUP, hung_up)
+    if restart is not None:
+        loop.add_signal_handler(signal.SIGUSR2, restart.set)

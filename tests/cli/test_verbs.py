@@ -54,6 +54,7 @@ VERBS = [
     "drain",
     "reload",
     "keys",
+    "restart",
     "service",
     "ask",
     "version",

@@ -1,4 +1,4 @@
-"""nginx and Caddy in front, by `deploy/`: streams arrive as they are made, and who leaves is gone."""
+"""nginx and Caddy in front, with what `deploy/` has for them: streams arrive as they are made, who leaves is gone."""
 
 import asyncio
 import os

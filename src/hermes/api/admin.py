@@ -19,7 +19,14 @@ Operation = Callable[[str, dict[str, Any], Principal], Awaitable[dict[str, Any]]
 """What the path names, what the body says, who asks; what is answered."""
 
 
-def routes(keyring: Keyring, ops: Ops, dialect: ClientDialect, metrics: bool) -> Iterable[Route]:
+def routes(
+    keyring: Keyring, ops: Ops, dialect: ClientDialect, metrics: bool, restart: Callable[[], Awaitable[int]]
+) -> Iterable[Route]:
+    """`restart` has another process go on, and tells its pid."""
+
+    async def go_on(call: Call) -> None:
+        call.reply(_json({"pid": await restart()}))
+
     yield Route("GET", "/admin/keys", "admin", dialect, _answer(keyring.list))
     yield Route("POST", "/admin/keys", "admin", dialect, _answer(keyring.create, 201))
     yield Route("GET", "/admin/keys/{key}", "admin", dialect, _answer(keyring.show))
@@ -27,6 +34,7 @@ def routes(keyring: Keyring, ops: Ops, dialect: ClientDialect, metrics: bool) ->
     yield Route("DELETE", "/admin/keys/{key}", "admin", dialect, _answer(keyring.revoke))
     yield Route("POST", "/admin/keys/{key}/rotate", "admin", dialect, _answer(keyring.rotate))
     yield Route("POST", "/admin/reload", "admin", dialect, ops.reload)
+    yield Route("POST", "/admin/restart", "admin", dialect, go_on)
     if metrics:
         yield Route("GET", "/metrics", "metrics", dialect, ops.scrape, quiet=True)
     for path in ("/v1/health", "/health", "/livez"):

@@ -33,6 +33,7 @@ _VERBS = (
     "drain",
     "reload",
     "keys",
+    "restart",
     "service",
     "ask",
     "version",

@@ -14,6 +14,8 @@ from hermes.cli.options import config_option, fail, load_or_exit
 from hermes.config import Config
 from hermes.config.load import Source
 from hermes.errors import ConfigError
+from hermes.handover.leaving import VARIABLE
+from hermes.handover.taking import Taking
 from hermes.notify import Notify
 from hermes.runtime import Runtime, on_signals
 
@@ -37,22 +39,24 @@ def command(
     """
     if simulate and or_simulate:
         raise click.UsageError("--simulate and --or-simulate exclude each other")
+    channel = os.environ.pop(VARIABLE, None)
     source = Source(
         path, os.environ, {"server.host": host, "server.port": port, "server.insecure": insecure}, Path.cwd()
     )
     config = load_or_exit(source)
     log_to_stderr(config.logging.level, config.logging.format)
     try:
-        clean = run(_serve(config, source, simulate, or_simulate))
+        clean = run(_serve(config, source, simulate, or_simulate, channel))
     except ConfigError as error:
         fail(str(error), 2)
     sys.exit(0 if clean else 1)
 
 
-async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bool) -> bool:
+async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bool, channel: str | None) -> bool:
     loop = asyncio.get_running_loop()
-    stop, now, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    on_signals(loop, stop, now, reload)
+    stop, now, reload, restart = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    on_signals(loop, stop, now, reload, restart)
+    before = await Taking.meet(int(channel)) if channel else None
     instead = None
     if simulate or or_simulate:
         from hermes.cli.stand_in import stand_in
@@ -60,7 +64,15 @@ async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bo
         if (instead := await stand_in(config, only_if_needed=not simulate)) is not None:
             source.change = instead.instead
             config = instead.instead(config)
-    runtime = Runtime(config, loop, source=source, reload_asked=reload, notify=Notify(os.environ))
+    runtime = Runtime(
+        config,
+        loop,
+        source=source,
+        reload_asked=reload,
+        notify=Notify(os.environ),
+        restart_asked=restart,
+        before=before,
+    )
     try:
         await runtime.start()
         greet(runtime, source.file, simulated=instead is not None)

@@ -33,6 +33,7 @@ class Server:
         self._connections: set[ServerConnection] = set()
         self._handshakes: dict[ServerConnection, asyncio.Task[None]] = {}
         self._listeners: list[asyncio.Server] = []
+        self._paused: list[socket.socket] = []
         self._paths: list[Path] = []  # of Unix sockets
         self._date = b""
         self._date_until = 0.0
@@ -69,12 +70,60 @@ class Server:
         if _is_served(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         bound = _bind_unix(path, mode)
-        self._paths.append(Path(path))
         try:
-            self._listeners.append(await self.loop.create_unix_server(self._connect, sock=bound, backlog=_BACKLOG))
+            await self.accept_on(bound)
         except BaseException:
             bound.close()
             raise
+
+    async def accept_on(self, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Listen on a socket that is bound already, maybe by another process."""
+        self.tls = tls
+        bound.setblocking(False)
+        if bound.family == socket.AF_UNIX:
+            self._paths.append(Path(bound.getsockname()))
+            self._listeners.append(await self.loop.create_unix_server(self._connect, sock=bound, backlog=_BACKLOG))
+        else:
+            connect = self._connect if tls is None else lambda: Caller(self._greet)
+            self._listeners.append(await self.loop.create_server(connect, sock=bound, backlog=_BACKLOG))
+
+    async def listen_for_relays(self, path: str) -> asyncio.Server:
+        """A way in that is the caller's to close."""
+        return await self.loop.create_unix_server(self._connect, sock=_bind_unix(path, 0o600), backlog=_BACKLOG)
+
+    # --- handing over -----------------------------------------------------------------------------------------------
+
+    def sockets(self) -> list[int]:
+        """The descriptors at which it listens."""
+        return [each.fileno() for listener in self._listeners for each in listener.sockets]
+
+    def pause(self) -> None:
+        """Accept nobody for now; who comes waits in the kernel."""
+        self._paused = [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
+        while self._listeners:
+            self._listeners.pop().close()
+
+    async def resume(self) -> None:
+        paused, self._paused, paths = self._paused, [], self._paths[:]
+        for bound in paused:
+            await self.accept_on(bound, self.tls)
+        self._paths = paths
+
+    def let_go(self) -> None:
+        """Others accept at its sockets now. What still comes here gets one answer each."""
+        self.closing = True
+        self._paths.clear()
+        while self._paused:
+            self._paused.pop().close()
+
+    async def empty(self) -> None:
+        """Wait until there is no connection any more."""
+        while self._connections or self._handshakes:
+            self._awaited = set(self._connections)
+            self._all_left.clear()
+            await self._all_left.wait()
+
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> bool:
         """Let what runs finish, stop accepting, then cut what is left. True if nothing was cut (invariant I33).

@@ -6,6 +6,7 @@ account that is as it was when it was new is forgotten, so that of those that we
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 from msgspec import Struct
@@ -240,7 +241,10 @@ class Limiter:
             case "concurrency":
                 return AtOnce(most)
         span: Literal["day", "month"] = "day" if kind == "daily_tokens" else "month"
-        return Budget(most, span, lambda period: self.earlier.pop((account, period), 0))
+        return Budget(most, span, partial(self._used_earlier, account))
+
+    def _used_earlier(self, account: str, period: str) -> int:
+        return self.earlier.pop((account, period), 0)
 
     def _forget(self, at: Moment) -> None:
         """What nobody would miss. Of a budget its number is enough."""

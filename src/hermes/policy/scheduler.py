@@ -111,6 +111,23 @@ class Scheduler:
                 self._forecast.tell(ticket, station, now, anyway=True)
         return decisions
 
+    def resume(self, ticket: Ticket, now: float) -> None:
+        """It runs already, started by who was here before us: it counts, whatever the caps are.
+
+        One whose backend there is no more counts nowhere.
+        """
+        site = self._residency.sites.get(ticket.backend)
+        if site is None:
+            ticket.phase = Phase.DONE
+            return
+        lane = self._slots.lane(ticket.model)
+        if (station := lane.station) is None or station.name != ticket.resident:
+            station = self._join(lane, ticket.resident)
+        if ticket.candidates is not station.candidates:
+            self._residency.meet(station, ticket.candidates, now)
+        ticket.phase = Phase.RUNNING
+        self._slots.start(ticket, lane, site.move_in(station, now), now)
+
     def begun(self, ticket: Ticket, when: float) -> None:
         """The first byte of a streamed answer came then."""
         if ticket.phase is Phase.RUNNING and ticket.begun_at is None:
@@ -507,6 +524,14 @@ class Scheduler:
         }
         memory = tuple(self._residency.in_memory())
         return Why(ticket.told, ticket.kind, waiting, memory, tuple(self.changes()), self._residency.pressed())
+
+    def tickets(self) -> Iterator[Ticket]:
+        """All that run or wait."""
+        for site in self._residency.sites.values():
+            for stay in site.stays.values():
+                yield from stay.running
+        for line in self._queue.lines:
+            yield from line
 
     @property
     def whole(self) -> Bounds:

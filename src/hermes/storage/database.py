@@ -44,18 +44,21 @@ class _Job(Struct, frozen=True):
 class Database:
     """Open from the beginning until `close`. Times are Unix seconds, numbers of tokens are whole."""
 
-    def __init__(self, folder: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
-        """Makes folder and file where there are none. Raises StorageError: in use, damaged, of a later version."""
+    def __init__(self, folder: Path, migrations: Sequence[str] = MIGRATIONS, lock: int | None = None) -> None:
+        """Makes folder and file where there are none. `lock`: as `locked` gives it, where we have it.
+
+        Raises StorageError: in use, damaged, of a later version.
+        """
         if sqlite3.sqlite_version_info < _STRICT:
             raise StorageError(f"what is stored needs SQLite 3.37 or newer, this Python has {sqlite3.sqlite_version}")
         self.path = folder / NAME
         self._migrations = migrations
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._lock = _locked(folder)
+        self.lock = locked(folder) if lock is None else lock
         try:
             self._connection: sqlite3.Connection | None = self._open()
         except BaseException:
-            os.close(self._lock)
+            os.close(self.lock)
             raise
         self._thread = Thread(target=self._serve, name="database", daemon=True)
         self._thread.start()
@@ -77,7 +80,7 @@ class Database:
         with contextlib.suppress(sqlite3.Error):
             if self._connection is not None:
                 self._connection.close()
-        os.close(self._lock)
+        os.close(self.lock)
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
@@ -144,7 +147,8 @@ _RESTORE = "docs/keys.md tells how to restore it from a backup"
 _MAY_WRITE = "Who runs Hermes has to be able to write there; server.state_dir names another folder"
 
 
-def _locked(folder: Path) -> int:
+def locked(folder: Path) -> int:
+    """A descriptor that nobody else has one like. Raises StorageError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

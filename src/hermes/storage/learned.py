@@ -85,6 +85,10 @@ class Keeper:
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="keeper")
 
+    def stop(self) -> None:
+        """Another process writes it from now on."""
+        self._collect = lambda: None
+
     async def end(self) -> None:
         """Write for the last time."""
         self._ended.set()

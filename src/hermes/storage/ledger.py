@@ -121,6 +121,10 @@ class Ledger:
             batch.done = self._loop.create_future()
         self._write_in(0.0)
 
+    def disclaim(self) -> None:
+        """What counts as used of budgets is another's to write."""
+        self._next.claims.clear()
+
     async def written(self) -> None:
         """Wait until what was claimed is on the disk, or is known not to get there soon."""
         batch = self._next if self._next.budgets else self._batch

@@ -3,6 +3,7 @@
 An idle gateway that stores nothing has none: no file, no thread, no SQLite in memory.
 """
 
+import os
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """`folder`: None: nothing is stored."""
+    """`folder`: None: nothing is stored. `lock`: a descriptor that has the folder's lock already."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, lock: int | None = None) -> None:
         self.folder = folder
+        self._lock = lock
         self._opening = Lock()
         self._database: Database | None = None
 
@@ -40,11 +42,31 @@ class Store:
             if self._database is None:
                 from hermes.storage.database import Database
 
-                self._database = Database(self.folder)
+                lock, self._lock = self._lock, None
+                self._database = Database(self.folder, lock=lock)
             return self._database
+
+    def lock(self) -> int | None:
+        """A descriptor that has the folder's lock, as every copy of it has, in whatever process. None: no folder.
+
+        Raises StorageError where another process has it.
+        """
+        if self.folder is None:
+            return None
+        with self._opening:
+            if self._database is not None:
+                return self._database.lock
+            if self._lock is None:
+                from hermes.storage.database import locked
+
+                self._lock = locked(self.folder)
+            return self._lock
 
     def close(self) -> None:
         with self._opening:
             if self._database is not None:
                 self._database.close()
                 self._database = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None

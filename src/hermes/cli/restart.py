@@ -1,0 +1,30 @@
+"""`hermes restart`: have another process go on, without anybody noticing."""
+
+import os
+from pathlib import Path
+
+import click
+
+from hermes import composition
+from hermes.cli.options import config_option, fail, load_or_exit, say
+from hermes.cli.remote import get
+from hermes.config.load import Source
+
+
+@click.command("restart")
+@config_option
+def command(path: str | None) -> None:
+    """Have the Hermes that runs on this machine replaced by one that starts now: of the same command, from the program
+    and the files as they are now.
+
+    The new one takes its sockets, what waits and what may still be used; the old one ends what it has begun. Where the
+    new one cannot start everything stays as it is, and this exits with 1.
+
+    \b
+    hermes restart
+    """
+    socket = composition.admin_socket(load_or_exit(Source(path, os.environ, {}, Path.cwd())), os.environ)
+    if socket is None:
+        fail("it has no admin.unix_socket by which to ask for that; send it SIGUSR2", 2)
+    told = get(f"unix://{socket}", "/admin/restart", "POST")
+    say(f"process {told['pid']} goes on")

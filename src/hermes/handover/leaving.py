@@ -1,0 +1,188 @@
+"""The old process: starts the new one, passes on what it has, and is gone when the last of its connections is."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+from hermes import __version__
+from hermes.admission import Admission
+from hermes.errors import RestartFailed, StorageError
+from hermes.exchange import Journal
+from hermes.fleet.fleet import Fleet
+from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, State, Taken
+from hermes.handover.elsewhere import Elsewhere
+from hermes.handover.relay import Relay
+from hermes.handover.reserved import Passed
+from hermes.http.wire import Deadlines
+from hermes.listeners import Listeners
+from hermes.meter import Meter
+from hermes.policy.ticket import Phase
+from hermes.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "HERMES_HANDOVER"
+# From the start of the new one until it is ready, and from what it is passed until it has taken it.
+START_S = 60.0
+TAKE_S = 10.0
+VERSION = f"{__version__} {sys.version}"
+
+# Of service managers, and of this process alone.
+_NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID")
+
+
+class Parts(Struct, frozen=True):
+    """What is handed over, or has to do with it."""
+
+    listeners: Listeners
+    admission: Admission
+    meter: Meter
+    journal: Journal
+    fleet: Fleet
+    store: Store
+    deadlines: Deadlines
+    why_not: Callable[[], str]  # a reason why nothing can be handed over now
+
+
+class Leaving:
+    """`pid` is that of who goes on, once that is settled; `gone` is set then."""
+
+    def __init__(self, parts: Parts, loop: asyncio.AbstractEventLoop) -> None:
+        self.pid = 0
+        self.gone = asyncio.Event()
+        self._parts = parts
+        self._loop = loop
+        self._turn = asyncio.Lock()
+        self._channel: Channel | None = None
+        self._elsewhere: Elsewhere | None = None
+        self._ready = self._taken = asyncio.Event()
+
+    async def __call__(self) -> int:
+        """Have another process of the same command go on. Returns its pid.
+
+        Raises RestartFailed; then everything is as it was.
+        """
+        if self._turn.locked() or self.pid:
+            raise RestartFailed("a restart is under way")
+        if why := self._parts.why_not():
+            raise RestartFailed(why)
+        async with self._turn:
+            folder = Path(tempfile.mkdtemp(prefix="hermes-"))  # for this user alone
+            try:
+                return await self._restart(folder)
+            finally:
+                if not self.pid:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    async def watch(self) -> None:
+        """Who waits here waits in vain once the new process is gone too."""
+        assert self._channel is not None
+        await self._channel.ended.wait()
+        self._parts.admission.apply(self._parts.admission.scheduler.close())
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    async def _restart(self, folder: Path) -> int:
+        parts = self._parts
+        sockets = parts.listeners.sockets()
+        places = {place: (fds, str(folder / str(number))) for number, (place, fds) in enumerate(sockets.items())}
+        try:
+            lock = parts.store.lock()
+        except StorageError as error:
+            raise RestartFailed(str(error)) from error
+        ours, theirs = socket.socketpair()
+        self._ready, self._taken = asyncio.Event(), asyncio.Event()
+        try:
+            fds = [fd for each in sockets.values() for fd in each] + ([] if lock is None else [lock])
+            process = start(theirs.fileno(), fds)
+        finally:
+            theirs.close()
+        channel = self._channel = await Channel.on(ours, self._hear)
+        try:
+            channel.tell(Greeting(VERSION, places, lock))
+            await self._heard(self._ready, START_S, process)
+            await self._pass_on({place: path for place, (_, path) in places.items()}, process)
+        except BaseException:
+            channel.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            raise
+        self.pid = process.pid
+        self.gone.set()
+        log.info("process %d goes on; this one ends what it has begun", process.pid)
+        return process.pid
+
+    async def _heard(self, event: asyncio.Event, within_s: float, process: "subprocess.Popen[bytes]") -> None:
+        """Raises RestartFailed where the new one ends before, or is too slow."""
+        assert self._channel is not None
+        waits = [self._loop.create_task(each.wait(), name="restart") for each in (event, self._channel.ended)]
+        try:
+            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if event.is_set():
+            return
+        if not self._channel.ended.is_set():
+            raise RestartFailed(f"the new process was not ready within {within_s:g} s")
+        code = await asyncio.to_thread(process.wait)
+        raise RestartFailed(f"the new process ended with {code} before it was ready; the log says why")
+
+    async def _pass_on(self, paths: dict[str, str], process: "subprocess.Popen[bytes]") -> None:
+        """All at once, up to the wait; undone where nobody takes it."""
+        parts, admission = self._parts, self._parts.admission
+        channel = self._channel
+        assert channel is not None
+        settled: asyncio.Future[bool] = self._loop.create_future()
+        parts.listeners.hand_over(lambda place, app: Relay(app, paths[place], settled, parts.deadlines, self._loop))
+        elsewhere = self._elsewhere = Elsewhere(admission.scheduler, admission.scheduler.tickets(), channel.tell)
+        passed = Passed(parts.meter, parts.journal.asking(), channel.tell)
+        drained = [name for name, backend in parts.fleet.backends.items() if backend.draining]
+        channel.tell(State(elsewhere.told(Phase.RUNNING), elsewhere.told(Phase.WAITING), drained, passed.state))
+        admission.scheduler = elsewhere
+        try:
+            await self._heard(self._taken, TAKE_S, process)
+        except BaseException:
+            admission.scheduler, decisions = elsewhere.undo(self._loop.time())
+            admission.apply(decisions)
+            passed.undo()
+            await parts.listeners.take_back()
+            settled.set_result(False)
+            raise
+        parts.listeners.let_go()
+        passed.let_go()
+        settled.set_result(True)
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case Ready():
+                self._ready.set()
+            case Taken():
+                self._taken.set()
+            case Admitted() | Refused():
+                assert self._elsewhere is not None
+                self._parts.admission.apply(self._elsewhere.answered(message))
+            case _:
+                raise ValueError(f"the new process has no say in this: {message}")
+
+
+def start(channel: int, fds: Iterable[int]) -> "subprocess.Popen[bytes]":
+    """Another process of the command that this one was started by, with these descriptors."""
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    return subprocess.Popen(  # noqa: S603 - what we were started by
+        [sys.executable, *sys.orig_argv[1:]],
+        env={**environ, VARIABLE: str(channel)},
+        pass_fds=(channel, *fds),
+    )

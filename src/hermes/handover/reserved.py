@@ -1,0 +1,73 @@
+"""What everybody may still use, and what is reserved of it: passed on whole, and settled where it is now.
+
+Pickled, for a process of the same version alone: to another one windows and flows begin anew, and of budgets it knows
+what is on the disk.
+"""
+
+import pickle
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from hermes.exchange import Exchange
+from hermes.handover.channel import Charged, Message
+from hermes.meter import Charge, Meter
+from hermes.policy.limiter import Hold, Limiter, Modes
+from hermes.policy.limits import Moment, Settle
+
+
+class Passed:
+    """What the old process had. How it ends is told from now on."""
+
+    def __init__(self, meter: Meter, exchanges: Iterable[Exchange], tell: Callable[[Message], None]) -> None:
+        holds = [each.charge.hold for each in exchanges if isinstance(each.charge, Charge)]
+        self._meter = meter
+        self._tell = tell
+        self.state = pickle.dumps((meter.limiter, holds))
+        self._settles = [(hold, hold.settles) for hold in holds]
+        self._told: list[tuple[list[Settle], int | None, Moment]] = []
+        for number, hold in enumerate(holds):
+            hold.settles = [partial(self._settle, number)] if hold.settles else []
+
+    def _settle(self, number: int, tokens: int | None, at: Moment) -> None:
+        self._told.append((self._settles[number][1], tokens, at))
+        self._tell(Charged(number, tokens))
+
+    def undo(self) -> None:
+        """Nobody has taken it."""
+        for hold, settles in self._settles:
+            if hold.settles:
+                hold.settles = settles
+        for settles, tokens, at in self._told:
+            for settle in settles:
+                settle(tokens, at)
+
+    def let_go(self) -> None:
+        """It is another's: nothing of it is written from here any more."""
+        self._meter.limiter = Limiter(self._meter.limiter.modes)
+        self._meter.ledger.disclaim()
+
+
+class Taken:
+    """The same in the new process."""
+
+    def __init__(self, meter: Meter, state: bytes, modes: Modes) -> None:
+        self._meter = meter
+        limiter: Limiter
+        # From who has started us, on a socket that nobody else has.
+        limiter, holds = pickle.loads(state)  # noqa: S301
+        self._holds: dict[int, Hold] = {number: hold for number, hold in enumerate(holds) if hold.settles}
+        if limiter.modes != modes:
+            limiter.change(modes)
+        meter.limiter = limiter
+        for account, budget in limiter.budgets():
+            if budget.claimed:
+                meter.ledger.claim(account, budget.period, budget.claimed, budget)
+
+    def settle(self, number: int, tokens: int | None, at: Moment) -> None:
+        if (hold := self._holds.pop(number, None)) is not None:
+            hold.settle(None if tokens is None else (tokens, 0), at)
+
+    def close(self, at: Moment) -> None:
+        """The old one is gone: what it has not settled took what was reserved, for all that anybody can tell."""
+        for number, hold in list(self._holds.items()):
+            self.settle(number, hold.prompt + hold.output, at)

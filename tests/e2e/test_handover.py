@@ -1,0 +1,354 @@
+"""Another process goes on: nothing fails, no cap is exceeded, limits hold, and whoever may die when.
+
+`make handover` restarts under 10,000 requests; HERMES_HANDOVER says how many, and with it the figures are printed.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import ssl
+import time
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes.storage.schema import NAME
+from tests.fakes.backend import DONE, Asked, FakeOllama, ollama, play, speak
+from tests.fakes.gateway import CHAT, PROMPT, Call, Reply, bearer, chat, key, prompt, request_bytes, scenario
+from tests.fakes.process import COMMAND, SOURCES, Served, serve
+from tests.http.test_origin import Authority
+from tests.support import until
+
+REQUESTS = int(os.environ.get("HERMES_HANDOVER", "600"))
+CLIENTS = 12
+RESTARTS = 3
+
+
+class Line(Served):
+    """One process after the other, which log to the same place. `pid` is that of the last."""
+
+    def __init__(self, first: Served) -> None:
+        self.__dict__.update(first.__dict__)
+        self.pid = self._process.pid
+        self.pids = [self.pid]
+
+    async def ask(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
+        """On a connection that is closed after it."""
+        call = await self.open(path, body, headers)
+        reply = await call.reply()
+        call.peer.close()
+        return reply
+
+    async def until_queued(self, number: int) -> None:
+        async with asyncio.timeout(5.0):
+            while (await self.ask("/v1/status")).json["requests"]["queued"] != number:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def replace(self) -> None:
+        os.kill(self.pid, signal.SIGUSR2)
+        self.pid = int((await self.told("goes on; this one ends")).split()[1])
+        self.pids.append(self.pid)
+
+    async def alone(self) -> None:
+        """Wait until the one before is gone."""
+        await self.told("the process before this one is gone")
+
+    async def finish(self) -> list[dict[str, Any]]:
+        """Stop the last. Returns the rest of the log of all, which is over when all are gone."""
+        os.kill(self.pid, signal.SIGTERM)
+        code, log = await self.end()
+        assert code == 0
+        return log
+
+
+@asynccontextmanager
+async def line(folder: Path, backend: FakeOllama, **environ: str) -> AsyncIterator[Line]:
+    async with serve(folder, backend=backend, **environ) as first:
+        processes = Line(first)
+        try:
+            yield processes
+        finally:
+            for pid in processes.pids[1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+CAP = {"HERMES_MODELS": '{"gemma": {"max_concurrency": 2}}', "OLLAMA_NUM_PARALLEL": "8"}
+ONE = {**CAP, "HERMES_MODELS": '{"gemma": {"max_concurrency": 1}}'}
+
+
+def slowly() -> Any:
+    async def script(asked: Asked) -> None:
+        await asyncio.sleep(0.002)
+        await speak("Hel", "lo")(asked)
+
+    return script
+
+
+async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any]) -> None:
+    """On one connection as long as that is kept, whole answers and streams in turn."""
+    peer = None
+    while (number := next(left)) < REQUESTS:
+        try:
+            if peer is None:
+                peer = await hermes._clients.connect(hermes.port)
+            path, body = (CHAT, chat(stream=True)) if number % 2 else (PROMPT, prompt())
+            await peer.send(request_bytes("POST", path, body, {}))
+            reply = await Call(peer).reply()
+            if reply.status != 200 or not reply.whole or (number % 2 and reply.events[-1] != "[DONE]"):
+                failed.append((reply.status, reply.body))
+            if reply.headers.get("connection") == "close":
+                peer.close()
+                peer = None
+        except (EOFError, OSError) as error:
+            failed.append(repr(error))
+            peer = None
+    if peer is not None:
+        peer.close()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support._LIMIT_S", 20.0 + REQUESTS / 50)
+
+
+@pytest.mark.usefixtures("unhurried")
+@scenario
+async def test_under_load_nothing_fails_and_no_more_run_than_may(tmp_path: Path) -> None:
+    """I1 over both processes at once, I33."""
+    environ = {**CAP, "HERMES_LOGGING__ACCESS_LOG": "off"}
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        backend.default = slowly()
+        failed: list[Any] = []
+        left = count()
+        loop = asyncio.get_running_loop()
+        clients = [loop.create_task(ask_for_ever(hermes, left, failed)) for _ in range(CLIENTS)]
+        began_at = time.monotonic()
+        for number in range(1, RESTARTS + 1):
+            await until(lambda: len(backend.asked) >= number * REQUESTS / (RESTARTS + 1), limit_s=60.0)  # noqa: B023
+            await hermes.replace()
+            await hermes.alone()
+        await asyncio.gather(*clients)
+        took_s = time.monotonic() - began_at
+        log = await hermes.finish()
+        assert failed == []
+        assert len(backend.asked) == REQUESTS
+        assert backend.most_running == 2
+        assert not [line for line in log if line.get("level") in ("warning", "error")]
+        if "HERMES_HANDOVER" in os.environ:
+            print(f"\n{REQUESTS} requests in {took_s:.1f} s over {RESTARTS} restarts, {len(failed)} failed")
+
+
+@scenario
+async def test_what_runs_and_waits_stays_in_its_order_and_under_its_cap(tmp_path: Path) -> None:
+    """I1, I33: who came first to the old one goes before who comes to the new one."""
+    environ = {**ONE, "HERMES_LOGGING__ACCESS_LOG": str(tmp_path / "access.log")}
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await hermes.open(CHAT, chat("first", stream=True))
+        assert await runs.head() == 200
+        waits = []
+        for number, text in enumerate(("second", "third"), 1):
+            waits.append(await hermes.open(CHAT, chat(text)))
+            await hermes.until_queued(number)
+        await hermes.replace()
+        waits.append(await hermes.open(CHAT, chat("fourth")))
+        await hermes.until_queued(3)
+        assert len(backend.asked) == 1
+        waits.pop(1).leave()
+        await hermes.until_queued(2)
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        for waiting in waits:
+            assert (await waiting.reply()).status == 200
+        assert [asked.body["messages"][-1]["content"] for asked in backend.asked] == ["first", "second", "fourth"]
+        assert backend.most_running == 1
+        for call in (runs, waits[0]):
+            call.peer.close()
+        await hermes.alone()
+        await hermes.finish()
+        told = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+        outcomes = sorted(line["outcome"] for line in told if line["route"] == CHAT)
+        assert outcomes == ["client_gone", "ok", "ok", "ok"]
+
+
+@scenario
+async def test_an_idle_connection_gets_one_more_answer_from_who_goes_on(tmp_path: Path) -> None:
+    """I22: what is passed on is passed on as it came, its Host included."""
+    async with ollama() as backend, line(tmp_path, backend) as hermes:
+        idle = [await hermes.open("/health") for _ in range(5)]
+        for each in idle:
+            assert "connection" not in (await each.reply()).headers
+        await hermes.replace()
+        await idle[0].peer.send(request_bytes("POST", PROMPT, prompt("late"), {"x-request-id": "mine"}))
+        late = await idle[0].reply()
+        assert (late.json["result"], late.headers["connection"], late.headers["x-request-id"]) == (
+            "Hello",
+            "close",
+            "mine",
+        )
+        await idle[1].peer.send(request_bytes("POST", CHAT, chat(stream=True), {}))
+        late = await idle[1].reply()
+        assert late.whole and late.events[-1] == "[DONE]" and late.headers["connection"] == "close"
+        await idle[2].peer.send(request_bytes("GET", "/v1/models?limit=1", None, {"host": "evil.example"}))
+        assert (await idle[2].reply()).error["code"] == "host_not_allowed"
+        await idle[3].peer.send(request_bytes("HEAD", "/health", None, {}))
+        assert (await idle[3].peer.answer("HEAD")).headers["connection"] == "close"
+        await idle[4].peer.send(request_bytes("POST", PROMPT, b"{}", {}))
+        assert (await idle[4].reply()).status == 400
+        for each in idle:
+            await each.peer.gone()
+        await hermes.alone()
+        await hermes.finish()
+
+
+KEYS = {"HERMES_KEYS": json.dumps([key("ann", rpm=4, tpm=9000, daily_tokens=9000, concurrency=1)])}
+
+
+@scenario
+async def test_limits_and_what_is_reserved_pass_over(tmp_path: Path) -> None:
+    """I6, I31: what was used before counts after, and what ends after is settled with what it took."""
+    environ = {
+        **KEYS,
+        "HERMES_SERVER__STATE_DIR": str(tmp_path / "state"),
+        "HERMES_LIMITS__MODES": '{"concurrency": "reject"}',
+    }
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        assert (await hermes.ask(PROMPT, prompt(), bearer("ann"))).status == 200
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await hermes.open(CHAT, chat(stream=True, max_tokens=8), bearer("ann"))
+        assert await runs.head() == 200
+        await hermes.replace()
+        refused = await hermes.ask(PROMPT, prompt(), bearer("ann"))
+        assert refused.status == 429 and "requests at once" in refused.error["message"], "it runs in the old one"
+        free.set()
+        await runs.events()
+        runs.peer.close()
+        await hermes.alone()
+        for left in (1, 0):
+            reply = await hermes.ask(CHAT, chat(max_tokens=1), bearer("ann"))
+            assert (reply.status, reply.headers["x-ratelimit-remaining-requests"]) == (200, str(left))
+        refused = await hermes.ask(PROMPT, prompt(), bearer("ann"))
+        assert refused.status == 429 and "requests per minute" in refused.error["message"]
+        await hermes.finish()
+        with closing(sqlite3.connect(tmp_path / "state" / NAME)) as database:
+            # of each answer the backend says that it took seven tokens and three
+            assert database.execute("SELECT sum(requests), sum(prompt_tokens) FROM usage").fetchone() == (4, 28)
+            assert database.execute("SELECT tokens FROM budgets").fetchall() == [(40,)]
+
+
+@scenario
+async def test_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "hermes.yaml"
+    file.write_text("server: {watch_config: false}")
+    async with ollama() as backend, line(tmp_path, backend) as hermes:
+        file.write_text("server: {no: such}")
+        hermes.signal(signal.SIGUSR2)
+        assert "ended with 2 before it was ready" in await hermes.told("not restarted")
+        assert (await hermes.ask(PROMPT, prompt())).json["result"] == "Hello"
+        file.write_text("server: {watch_config: false}")
+        await hermes.replace()
+        await hermes.alone()
+        assert (await hermes.ask(PROMPT, prompt())).json["result"] == "Hello"
+        await hermes.finish()
+
+
+@scenario
+async def test_what_the_old_one_ran_is_free_when_that_is_killed(tmp_path: Path) -> None:
+    """I2: nobody is left to give the slot back."""
+    async with ollama() as backend, line(tmp_path, backend, **ONE) as hermes:
+        backend.scripts.append(play("Hel", asyncio.Event(), DONE))
+        runs = await hermes.open(CHAT, chat(stream=True))
+        await runs.head()
+        await hermes.replace()
+        waits = await hermes.open(PROMPT, prompt())
+        await hermes.until_queued(1)
+        hermes.signal(signal.SIGKILL)
+        assert (await waits.reply()).json["result"] == "Hello"
+        await hermes.alone()
+        os.kill(hermes.pid, signal.SIGTERM)
+        assert (await hermes.end())[0] == -signal.SIGKILL
+
+
+@scenario
+async def test_an_operator_is_told_how_it_went(tmp_path: Path) -> None:
+    """I17: a key that is made by one is known to the next, and to the one after that."""
+    environ = {"HERMES_SERVER__STATE_DIR": str(tmp_path / "state"), "HERMES_CONFIG": str(tmp_path / "hermes.yaml")}
+    file = tmp_path / "hermes.yaml"
+    file.write_text("server: {watch_config: false}")
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        for number in range(2):
+            made = await operator(tmp_path, environ, "keys", "create", f"key{number}")
+            assert made[0] == 0
+            secret = next(word for word in made[1].split() if word.startswith("sk-"))
+            code, told = await operator(tmp_path, environ, "restart")
+            assert code == 0, told
+            hermes.pid = int(told.split()[1])
+            hermes.pids.append(hermes.pid)
+            asked = await hermes.ask(PROMPT, prompt(), {"authorization": f"Bearer {secret}"})
+            assert asked.status == 200
+            await hermes.alone()
+        file.write_text("server: {no: such}")
+        code, told = await operator(tmp_path, environ, "restart")
+        assert code == 2
+        await hermes.finish()
+
+
+async def operator(folder: Path, environ: dict[str, str], *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdout=PIPE, stderr=STDOUT, cwd=folder, env={**SOURCES, **environ}
+    )
+    told, _ = await process.communicate()
+    return process.returncode or 0, told.decode()
+
+
+@scenario
+async def test_https_and_unix_sockets_pass_over_too(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    authority = Authority(tmp_path, "good")
+    tls = {"cert_file": str(authority.cert_file), "key_file": str(authority.key_file)}
+    trusting = ssl.create_default_context(cafile=authority.ca_file)
+    path = str(tmp_path / "hermes.sock")
+    for where in ({"HERMES_SERVER__TLS": json.dumps(tls)}, {"HERMES_SERVER__UNIX_SOCKET": path}):
+        environ = {**CAP, **where}
+        async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+
+            async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                if "HERMES_SERVER__TLS" in environ:  # noqa: B023
+                    return await asyncio.open_connection("127.0.0.1", hermes.port, ssl=trusting)
+                return await asyncio.open_unix_connection(path)
+
+            free = asyncio.Event()
+            backend.scripts.append(play("Hel", free, "lo", DONE))
+            runs, idle = await connect(), await connect()
+            runs[1].write(request_bytes("POST", CHAT, chat(stream=True), {}))
+            await runs[0].readuntil(b'"Hel"')
+            idle[1].write(request_bytes("GET", "/health", None, {}))
+            await idle[0].readuntil(b"}")
+            await hermes.replace()
+            fresh = await connect()
+            for reader, writer in (idle, fresh):
+                writer.write(request_bytes("POST", PROMPT, prompt(), {"connection": "close"}))
+                assert b'"result":"Hello"' in await reader.read()
+                writer.close()
+            free.set()
+            assert b"[DONE]" in await runs[0].read()
+            runs[1].close()
+            await hermes.alone()
+            assert await hermes.finish()
+    assert "hermes.sock" not in names(tmp_path), "who is last tidies up"
+
+
+def names(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]

@@ -1,0 +1,146 @@
+"""The new process dies in the middle: what was passed on is taken back, and nobody notices (`handover`)."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from hermes.errors import RestartFailed
+from hermes.handover import leaving
+from hermes.handover.channel import Admitted, Channel, Greeting, Message, Offered, Ready, State, Taken
+from tests.fakes.backend import DONE, ollama, play
+from tests.fakes.gateway import CHAT, PROMPT, Hermes, bearer, chat, hermes, key, prompt, scenario
+from tests.support import until
+
+
+class NewProcess:
+    """Stands in for it: says what the test says, and dies when that wants it."""
+
+    pid = 4711
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.heard: list[Message] = []
+        self.channel: Channel
+        self._end: socket.socket | None = None
+        monkeypatch.setattr(leaving, "start", self._start)
+
+    def _start(self, end: int, fds: object) -> "NewProcess":
+        self._end = socket.socket(fileno=os.dup(end))
+        return self
+
+    async def is_greeted(self) -> None:
+        await until(lambda: self._end is not None)
+        assert self._end is not None
+        self.channel = await Channel.on(self._end, self.heard.append)
+        await self.hears(Greeting)
+
+    async def hears(self, kind: type[Message]) -> Message:
+        await until(lambda: any(isinstance(each, kind) for each in self.heard))
+        return next(each for each in self.heard if isinstance(each, kind))
+
+    async def is_passed_all(self) -> State:
+        await self.is_greeted()
+        self.channel.tell(Ready())
+        state = await self.hears(State)
+        assert isinstance(state, State)
+        return state
+
+    def wait(self) -> int:
+        return -9
+
+    def terminate(self) -> None:
+        self.channel.close()
+
+
+def restart(gateway: Hermes) -> "asyncio.Task[int]":
+    return asyncio.get_running_loop().create_task(gateway.runtime.leaving())
+
+
+@pytest.mark.parametrize("after", [Greeting, State], ids=["before it is ready", "with all that it was passed"])
+@scenario
+async def test_one_that_dies_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch, after: type[Message]) -> None:
+    """I2, I6: what ends, leaves and comes meanwhile is told to the scheduler and the limits that were before."""
+    new = NewProcess(monkeypatch)
+    keys = [key("ann", rpm=9), key("ben", rpm=9)]
+    async with ollama() as backend, hermes(backend, keys=keys, models={"gemma": {"max_concurrency": 1}}) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        idle = await gateway.connect()
+        assert (await gateway.ask("/health", on=idle)).status == 200
+        runs = await gateway.open(CHAT, chat(stream=True), bearer("ann"))
+        await runs.head()
+        waits, leaves = [await gateway.open(CHAT, chat(), bearer("ben")) for _ in range(2)]
+        await gateway.until_waiting(2)
+        told = restart(gateway)
+        await new.is_greeted()
+        if after is State:
+            new.channel.tell(Ready())
+            state = await new.hears(State)
+            assert isinstance(state, State) and (len(state.running), len(state.waiting)) == (1, 2)
+        leaves.leave()
+        await gateway.open(PROMPT, prompt("late"), bearer("ann"), on=idle)
+        comes = await gateway.open(CHAT, chat("new"), bearer("ann"))
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        if after is State:
+            assert len(backend.asked) == 1, "nothing starts until it is known where"
+        new.channel.close()
+        with pytest.raises(RestartFailed, match="ended with -9"):
+            await told
+        assert (await waits.reply()).status == 200
+        answer = await idle_reply(idle)
+        assert b"connection: close" not in answer and b'"Hello"' in answer
+        assert (await comes.reply()).status == 200
+        left = await gateway.ask(CHAT, chat(), bearer("ben"))
+        assert left.headers["x-ratelimit-remaining-requests"] == "7", "who left before a run took nothing"
+        assert (await gateway.ask(CHAT, chat(), bearer("ann"))).headers["x-ratelimit-remaining-requests"] == "5"
+
+
+async def idle_reply(peer: object) -> bytes:
+    head = await peer.until(b"\r\n\r\n")  # type: ignore[attr-defined]
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return bytes(head + await peer.exactly(length))  # type: ignore[attr-defined]
+
+
+@scenario
+async def test_who_waits_is_told_when_the_new_one_is_gone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3: an answer for everybody."""
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend, models={"gemma": {"max_concurrency": 1}}) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await gateway.open(CHAT, chat(stream=True))
+        await runs.head()
+        first, second = [await gateway.open(CHAT, chat()) for _ in range(2)]
+        await gateway.until_waiting(2)
+        running = asyncio.get_running_loop().create_task(gateway.runtime.run(asyncio.Event(), asyncio.Event()))
+        told = restart(gateway)
+        state = await new.is_passed_all()
+        new.channel.tell(Taken())
+        assert await told == new.pid
+        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        id, ticket = state.waiting[0]
+        new.channel.tell(Admitted(id, "b0", ticket.arrived_at, "hit", 0.0))
+        answers = [await first.reply()]
+        new.channel.close()
+        answers.append(await second.reply())
+        assert [answer.status for answer in answers] == [200, 503]
+        assert [answer.headers["connection"] for answer in answers] == ["close", "close"]
+        assert await running is True, "it is gone when its last connection is"
+        assert not any(isinstance(each, Offered) for each in new.heard)
+
+
+@scenario
+async def test_only_one_restart_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = restart(gateway)
+        await new.is_greeted()
+        with pytest.raises(RestartFailed, match="under way"):
+            await gateway.runtime.leaving()
+        new.channel.close()
+        with pytest.raises(RestartFailed):
+            await told
