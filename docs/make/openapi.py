@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -52,7 +53,7 @@ def routes() -> Iterator[tuple[Route, bool]]:
     shared = [*table.routes(*[thing] * handlers, OpenAI(), Prompt(), Anthropic()), *Management(*[thing] * 3).routes()]
     yield from ((route, False) for route in shared)
     known = {(route.method, route.path) for route in shared}
-    for route in admin.routes(thing, thing, OpenAI(), metrics=True):
+    for route in admin.routes(thing, thing, OpenAI(), metrics=True, restart=thing):
         if (route.method, route.path) not in known:
             yield route, True
 
@@ -200,17 +201,22 @@ def _object(short: Schema) -> Schema:
     base = short.pop("all", None)
     rest = short.pop("*", None)
     shape: Schema = {"type": "object"}
-    if short:
-        shape["properties"] = {name.strip("()"): _shape(each) for name, each in short.items()}
-        shape["required"] = [name for name in short if not name.startswith("(")]
+    members = {name.strip("()"): _shape(each) for name, each in short.items()}
+    required = [name for name in short if not name.startswith("(")]
+    if base is not None:
+        whole = _shape(TOLD["shapes"][base]) if base in TOLD["shapes"] else _bodies()[base]
+        shape, members, required = whole, whole["properties"] | members, whole["required"] + required
+    if members:
+        shape = shape | {"properties": members, "required": required}
     if rest is not None:
         shape["additionalProperties"] = _shape(rest) or True
-    return {"allOf": [_shape(base), shape]} if base else shape
+    return shape
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def _bodies() -> Schema:
     asked = {name: _type(told["of"]) for name, told in TOLD["types"].items()}
     _, raw = msgspec.json.schema_components(list(asked.values()), ref_template=_REF + "{name}")

@@ -97,10 +97,17 @@ OURS = [
 
 
 @pytest.mark.parametrize(("where", "words"), OURS, ids=[f"{where} {' '.join(words)}" for where, words in OURS])
-def test_a_command_of_ours_is_taken_by_its_parser(where: str, words: list[str], tmp_path: Path) -> None:
+def test_a_command_of_ours_is_taken_by_its_parser(
+    where: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word in words:
+        if re.fullmatch(r"[\w-]+\.(csv|log)", word):  # a trace that the page speaks of
+            Path(word).write_text(TRACE)
     parsed(words)
 
 
+TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2026-01-01 00:00:00.0000000,10,10\n"
 INLINE = list(inline())
 
 
