@@ -292,7 +292,7 @@ class Draining(GatewayError):
 class RestartFailed(GatewayError):
     """No other process goes on: everything is as it was."""
 
-    status, code = 409, "restart_failed"
+    status, code, outcome = 409, "restart_failed", Outcome.BAD_REQUEST
     should_retry = False
 
 

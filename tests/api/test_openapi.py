@@ -138,6 +138,7 @@ async def test_calls_of_tools_are_in_the_document_too(path: str) -> None:
 
 LISTS = [
     *("/v1/models", "/v1/models/{model}", "/api/tags", "/api/ps", "/api/version", "/v1/queue", "/v1/usage"),
+    *("/v1/requests", "/v1/history"),
     *("/v1/status", "/v1/health", "/health", "/livez", "/readyz"),
 ]
 

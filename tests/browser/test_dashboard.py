@@ -22,7 +22,8 @@ LIMIT_S = 20.0
 SWAPPING = {"gemma": 5, "qwen3": 3, "mistral": 2, "llama3.2": 2}
 WATCHING = """
 window.violations = [];
-addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+addEventListener("securitypolicyviolation",
+  (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 # What the browser says of answers that are meant so: a key is asked for; a pull that fails breaks off.
 MEANT = ("401 (Unauthorized)", "/pull - Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING")
@@ -175,7 +176,7 @@ def test_a_model_is_loaded_and_unloaded(page: Browser) -> None:
     def row() -> Any:
         return next(row for row in page.all(".models tbody tr") if "mistral" in row.text)
 
-    for word, then in (("Load", "gpu0"), ("Unload", "–")):
+    for word, then in (("Load", "gpu0"), ("Unload", "–")):  # noqa: RUF001
         page.until(lambda word=word: row().find_element("tag name", "button").text == word, word)
         row().find_element("tag name", "button").click()
         page.until(lambda then=then: then in row().text and "loading" not in row().text, then)

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from tests.cli.test_verbs import Run, ask, verb
+from tests.cli.verbs import Run, ask
 from tests.fakes.backend import ollama, speak
 from tests.fakes.gateway import hermes, key, scenario
-
-__all__ = ["verb"]
 
 APIS = {
     "openai": "/v1/chat/completions",

@@ -136,9 +136,10 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
     lines = said.decode().splitlines()
     assert any(line.startswith(f"Hermes {__version__} listens on http://127.0.0.1:") for line in lines)
     address = lines[0].rpartition(" ")[2]
-    assert lines[1:6] == [
+    assert lines[1:7] == [
         f"  OpenAI's SDKs {address}/v1",
         f"  others        {address} (Ollama's and Anthropic's)",
+        f"  dashboard     {address}/dashboard",
         "  configuration no file: as it is by default, and by variables and flags",
         "  keys          none: whoever reaches it may ask; hermes keys create NAME makes the first",
         "  backend       ollama, ollama at http://127.0.0.1:1",

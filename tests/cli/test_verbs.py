@@ -91,7 +91,7 @@ def test_the_help_of_every_verb_has_an_example_that_could_be_typed(verb: Run, na
 
 
 # They run until they are stopped; what they write is a file of its own form.
-OTHERS = {"serve", "sim", "config", "import", "restart", "service"}
+OTHERS = {"serve", "sim", "config", "import", "service"}
 
 
 @pytest.mark.parametrize("name", [name for name in VERBS if name not in OTHERS])

@@ -96,11 +96,11 @@ VALUES = {
     "max_body_bytes": "3MiB", "drain_grace_s": 7, "queue_bytes": 4096, "backends": [{"name": "b", "url": "http://b"}],
     "models": {"gemma3:12b": {"timeout_s": 5}}, "serve_unlisted": False, "retry_ratio": 0.5, "max_attempts": 2,
     "keys": [{"user": "editor", "sha256": "0" * 64}], "level": "debug", "access_log": "off", "state_dir": "off",
-    "format": "json", "dashboard": False,
+    "format": "json",
     "interactive": {"weight": 3}, "normal": {"max_wait_s": 5}, "batch": {"weight": 2}, "usual_class": "batch",
     "model_floor": 0.25, "cpu_affinity": [0, 1], "options_policy": "max", "pull": "on_demand",
     "volatile_lines": ["Time:"], "jwt": [{"name": "a", "issuer": "https://a", "audience": ["h"], "jwks_file": "/k"}],
-    "watch_config": False, "metrics": True, "modes": {"rpm": "off"}, "rpm": "shadow", "tpm": "off",
+    "watch_config": False, "dashboard": False, "metrics": True, "modes": {"rpm": "off"}, "rpm": "shadow", "tpm": "off",
     "daily_tokens": "shadow", "monthly_tokens": "off", "concurrency": "reject", "cache": "forced", "scope": "all",
 }  # fmt: skip
 SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling", "cache")

@@ -101,13 +101,13 @@ def test_a_command_of_ours_is_taken_by_its_parser(
     where: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (trace := tmp_path / "trace.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,9,9\n")
     for word in words:
-        if re.fullmatch(r"[\w-]+\.(csv|log)", word):  # a trace that the page speaks of
-            Path(word).write_text(TRACE)
-    parsed(words)
+        if word.endswith(".yaml"):  # which is there where it is typed
+            Path(word).touch()
+    parsed([str(trace) if word.endswith((".csv", ".log")) else word for word in words])
 
 
-TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2026-01-01 00:00:00.0000000,10,10\n"
 INLINE = list(inline())
 
 

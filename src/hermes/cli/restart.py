@@ -6,14 +6,15 @@ from pathlib import Path
 import click
 
 from hermes import composition
-from hermes.cli.options import config_option, fail, load_or_exit, say
-from hermes.cli.remote import get
+from hermes.cli.options import config_option, fail, load_or_exit, say, say_json
+from hermes.cli.remote import get, json_option
 from hermes.config.load import Source
 
 
 @click.command("restart")
 @config_option
-def command(path: str | None) -> None:
+@json_option
+def command(path: str | None, as_json: bool) -> None:
     """Have the Hermes that runs on this machine replaced by one that starts now: of the same command, from the program
     and the files as they are now.
 
@@ -27,4 +28,7 @@ def command(path: str | None) -> None:
     if socket is None:
         fail("it has no admin.unix_socket by which to ask for that; send it SIGUSR2", 2)
     told = get(f"unix://{socket}", "/admin/restart", "POST")
-    say(f"process {told['pid']} goes on")
+    if as_json:
+        say_json(told)
+    else:
+        say(f"process {told['pid']} goes on")
