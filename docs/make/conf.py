@@ -20,8 +20,8 @@ PLACES = {
     "Clients": ["clients", "compatibility", "translation", "coming-from"],
     "Servers": ["backends", "custom-backends", "simulator", "health"],
     "Deciding": ["scheduling", "limits", "cache"],
-    "Running it": ["deployment", "operations", "security", "keys", "jwt", "metrics"],
-    "Reference": ["configuration", "api", "benchmarks", "load-testing", "development"],
+    "Running it": ["deployment", "operations", "dashboard", "metrics", "security", "keys", "jwt"],
+    "Reference": ["configuration", "api", "cli", "benchmarks", "load-testing", "development"],
 }
 
 # What a browser fetches by itself.

@@ -1,13 +1,16 @@
 """The last hour in numbers: requests, tokens, and how long was waited, by model, in spans of half a minute.
 
 Fed with records as they come, it sorts them in later, many at once. A model that is asked for takes some 570 bytes in
-each span: 67 KiB in an hour, and as many models as are told apart 2.2 MiB at most; without requests nothing.
+each span, all of them together as much again: 67 KiB for each in an hour, 2.3 MiB for as many as are told apart, and
+without requests nothing.
 """
 
 from array import array
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
+from operator import attrgetter
 from typing import TypeAlias
 
 from hermes.errors import Outcome
@@ -18,6 +21,7 @@ SPANS = 120
 # Told apart in one span; the others are one.
 MODELS = 32
 OTHERS = "other"
+EVERY = ""  # no model's name: the times of all
 SORTED_TOGETHER = 100
 
 # Upper bounds of times in ms, each a quarter more than the last: a percentile is right within an eighth.
@@ -32,7 +36,9 @@ TIMES = {"wait": _WAITS, "ttft": _TTFTS}
 
 Counts: TypeAlias = "array[int]"
 """Of one model in one span."""
-_WELL = frozenset((Outcome.OK, Outcome.CLIENT_GONE, Outcome.CANCELLED))
+_WELL = (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CANCELLED)
+_outcome, _tokens_in, _tokens_out = attrgetter("outcome"), attrgetter("tokens_in"), attrgetter("tokens_out")
+_wait, _ttft = attrgetter("queue_ms"), attrgetter("ttft_ms")
 
 
 class History:
@@ -51,7 +57,7 @@ class History:
     def counted(self, since: float) -> dict[str, dict[str, int]]:
         """The sums of each model since the span that this is in."""
         found: dict[str, dict[str, int]] = {}
-        for _, model, counts in self._since(since):
+        for _, model, counts in self._since(int(since // SPAN_S)):
             told = found.setdefault(model, dict.fromkeys(COUNTS, 0))
             for name, index in COUNTS.items():
                 told[name] += counts[index]
@@ -60,7 +66,7 @@ class History:
     def series(self, now: float) -> dict[str, dict[str, list[int]]]:
         """By model, what was counted in each span of the last hour, the present one last."""
         first, found = self._first(now), dict[str, dict[str, list[int]]]()
-        for number, model, counts in self._since(first * SPAN_S):
+        for number, model, counts in self._since(first):
             told = found.get(model)
             if told is None:
                 told = found[model] = {name: [0] * SPANS for name in COUNTS}
@@ -71,15 +77,14 @@ class History:
 
     def percentiles(self, now: float, model: str | None, of: Iterable[float]) -> dict[str, list[list[int | None]]]:
         """Waits and times to the first token in ms, of one model or all: a list for each percentile, as in `series`."""
-        first, sums = self._first(now), dict[int, Counts]()
-        for number, name, counts in self._since(first * SPAN_S):
-            if model in (None, name) and number - first < SPANS:
-                known = sums.get(number)
-                sums[number] = counts if known is None else array("Q", map(int.__add__, known, counts))
-        found = {}
-        for name, start in TIMES.items():
-            found[name] = [[_percentile(sums.get(first + at), start, part) for at in range(SPANS)] for part in of]
-        return found
+        first, parts = self._first(now), tuple(of)
+        told: dict[str, list[list[int | None]]] = {name: [[None] * SPANS for _ in parts] for name in TIMES}
+        for number, counts in self._each(first, EVERY if model is None else model):
+            if number - first < SPANS:
+                for name, start in TIMES.items():
+                    for each, value in zip(told[name], _percentiles(counts, start, parts), strict=True):
+                        each[number - first] = value
+        return told
 
     def first(self, now: float) -> float:
         """When the first span of the last hour began."""
@@ -88,68 +93,76 @@ class History:
     def _first(self, now: float) -> int:
         return int(now // SPAN_S) - SPANS + 1
 
-    def _since(self, since: float) -> Iterator[tuple[int, str, Counts]]:
+    def _since(self, first: int) -> Iterator[tuple[int, str, Counts]]:
         self._sort_in()
-        first = int(since // SPAN_S)
         for number, models in self._spans.items():
             if number >= first:
-                yield from ((number, model, counts) for model, counts in models.items())
+                yield from ((number, model, counts) for model, counts in models.items() if model != EVERY)
+
+    def _each(self, first: int, model: str) -> Iterator[tuple[int, Counts]]:
+        self._sort_in()
+        for number, models in self._spans.items():
+            if number >= first and model in models:
+                yield number, models[model]
 
     def _sort_in(self) -> None:
+        """Those of one model and span together, in C as far as it goes: 0.6 us for each."""
+        groups: defaultdict[tuple[int, str], list[Record]] = defaultdict(list)
         for record in self._new:
-            if not record.urgency:  # it did not ask for tokens
-                continue
-            ended_at = record.created_at + record.duration_ms / 1000
-            number = self._at = int(ended_at // SPAN_S)
-            counts = self._of(number, record.model)
-            counts[_REQUESTS] += 1
-            if record.outcome not in _WELL:
-                counts[_FAILED] += 1
-            if (queue_ms := record.queue_ms) is not None:
-                counts[_WAITS + bisect_right(BOUNDS, queue_ms)] += 1
-                counts[_IN] += record.tokens_in
-                began_at = record.created_at + (record.ttft_ms or queue_ms) / 1000
-                if record.ttft_ms is not None:
-                    counts[_TTFTS + bisect_right(BOUNDS, record.ttft_ms)] += 1
-                if began_at >= number * SPAN_S:
-                    counts[_OUT] += record.tokens_out
-                else:
-                    self._spread(record.model, record.tokens_out, began_at, ended_at)
+            if record.urgency:  # it asked for tokens
+                ended_at = record.created_at + record.duration_ms / 1000
+                groups[int(ended_at // SPAN_S), record.model].append(record)
         self._new.clear()
+        for (number, model), group in groups.items():
+            self._at = number
+            counts, every = self._of(number, model), self._of(number, EVERY)
+            counts[_REQUESTS] += len(group)
+            counts[_FAILED] += len(group) - sum(map(list(map(_outcome, group)).count, _WELL))
+            counts[_IN] += sum(map(_tokens_in, group))
+            counts[_OUT] += sum(map(_tokens_out, group))
+            for start, time in ((_WAITS, _wait), (_TTFTS, _ttft)):
+                known = [ms for ms in map(time, group) if ms is not None]
+                for cell, times in Counter(map(bisect_right, repeat(BOUNDS), known)).items():
+                    counts[start + cell] += times
+                    every[start + cell] += times
+            began = number * SPAN_S
+            for record in group:
+                if record.created_at < began and record.tokens_out:
+                    self._spread(record, counts)
 
-    def _spread(self, model: str, tokens: int, began_at: float, ended_at: float) -> None:
-        """A long answer was written in all the spans that it took, as far as they are remembered."""
-        last, left = int(ended_at // SPAN_S), tokens
+    def _spread(self, record: Record, counts: Counts) -> None:
+        """A long answer was written in all the spans that it took, as far as they are remembered. `counts` of the last
+        has all of it so far.
+        """
+        ended_at = record.created_at + record.duration_ms / 1000
+        began_at = record.created_at + (record.ttft_ms or record.queue_ms or 0) / 1000
+        last = int(ended_at // SPAN_S)
         for number in range(max(int(began_at // SPAN_S), last - SPANS + 1), last):
-            part = (number + 1) * SPAN_S - max(began_at, number * SPAN_S)
-            share = min(left, round(tokens * part / (ended_at - began_at)))
-            self._of(number, model)[_OUT] += share
-            left -= share
-        self._of(last, model)[_OUT] += left
+            part = ((number + 1) * SPAN_S - max(began_at, number * SPAN_S)) / (ended_at - began_at)
+            share = int(record.tokens_out * part)
+            self._of(number, record.model)[_OUT] += share
+            counts[_OUT] -= share
 
     def _of(self, number: int, model: str) -> Counts:
         models = self._spans.get(number)
         if models is None:
-            models = self._spans[number] = {}
+            models = self._spans[number] = {EVERY: _EMPTY[:]}
             if len(self._spans) > SPANS + 1:
                 # the oldest; or what is yet to be, for a clock that was set back
                 del self._spans[max(self._spans, key=lambda other: abs(other - self._at))]
         counts = models.get(model)
         if counts is None:
-            if len(models) >= MODELS:
+            if len(models) > MODELS:
                 model = OTHERS
             counts = models.setdefault(model, _EMPTY[:])
         return counts
 
 
-def _percentile(counts: "Counts | None", start: int, part: float) -> int | None:
-    if counts is None:
-        return None
+def _percentiles(counts: Counts, start: int, parts: tuple[float, ...]) -> list[int | None]:
     sums = list(accumulate(counts[start : start + _CELLS]))
     if not sums[-1]:
-        return None
-    cell = bisect_right(sums, part * sums[-1] - 1e-9)
-    return _MIDDLES[min(cell, _CELLS - 1)]
+        return [None] * len(parts)
+    return [_MIDDLES[min(bisect_right(sums, part * sums[-1] - 1e-9), _CELLS - 1)] for part in parts]
 
 
 # What is told of a time in each cell.

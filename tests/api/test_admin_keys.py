@@ -185,7 +185,7 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("GET", f"{KEYS}/gone", None, 404, "key_not_found"),
     ("DELETE", f"{KEYS}/nobody", None, 404, "key_not_found"),
     ("PUT", f"{KEYS}/taken", {}, 405, "method_not_allowed"),
-    ("GET", "/v1/models", None, 404, "not_found"),
+    ("GET", "/api/tags", None, 404, "not_found"),
 ]
 
 

@@ -45,10 +45,11 @@ async def test_what_is_loaded_and_unloaded_is_told_in_turn() -> None:
     async with ollama() as backend:
         backend.loaded.clear()
         async with hermes(backend) as gateway:
-            for verb in ("load", "unload"):
+            for verb, count in (("load", 1), ("unload", 2)):
                 assert (await gateway.ask(f"/v1/llm/gemma/{verb}", {})).status in (200, 202)
-            while len(await moves(gateway)) < 2:
-                pass
+                while len(await moves(gateway)) < count:
+                    pass
+                await gateway.runtime.fleet.backends["b0"].look(2.0)  # what it did itself does not surprise it
             assert await moves(gateway) == [("gemma:latest", "loaded"), ("gemma:latest", "unloaded")]
             (load, _) = (await hour(gateway))["moves"]
             assert (

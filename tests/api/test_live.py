@@ -17,7 +17,7 @@ from tests.fakes.gateway import PROMPT, Call, Hermes, bearer, hermes, hold_slot,
 from tests.fakes.owner import kept, made, shown
 from tests.support import until
 
-KEYS = [key("ann"), key("bob"), key("ops", admin=True), key("few", models=["qwen*"])]
+KEYS = [key("ann"), key("bob"), key("ops", admin=True), key("few", models=["qwen*"]), key("other")]
 EVENTS = "/v1/events"
 
 
@@ -248,6 +248,22 @@ async def test_only_so_many_may_look_on(monkeypatch: pytest.MonkeyPatch) -> None
         await until(lambda: not live_of(gateway)._listeners)
         async with looking(gateway) as look:
             await look.next("state")
+
+
+@scenario
+async def test_nobody_keeps_others_from_looking_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I4: one key has so many places, and some are left to operators."""
+    monkeypatch.setattr(live, "LISTENERS", 4)
+    monkeypatch.setattr(live, "OF_ONE_KEY", 1)
+    async with ollama() as backend, hermes(backend, keys=KEYS) as gateway, looking(gateway, "ann") as look:
+        await look.next("state")
+        assert (await gateway.ask(EVENTS, headers=bearer("ann"))).status == 503
+        async with looking(gateway, "bob"), looking(gateway, "few"):
+            assert len(live_of(gateway)._listeners) == 3
+            assert (await gateway.ask(EVENTS, headers=bearer("other"))).status == 503
+            async with looking(gateway, "ops") as ops:
+                await ops.next("state")
+                assert (await gateway.ask(EVENTS, headers=bearer("ops"))).status == 503
 
 
 @scenario

@@ -551,7 +551,7 @@ async def test_a_limit_that_is_none_is_refused(limit: str) -> None:
 @scenario
 async def test_of_the_last_everybody_sees_his_own_and_operators_all() -> None:
     """I21."""
-    async with ollama() as backend, hermes(backend, keys=[*KEYS, key("few", models=["qwen*"])]) as gateway:
+    async with ollama() as backend, hermes(backend, keys=[*KEYS, key("few", admin=True, models=["qwen*"])]) as gateway:
         for user in ("ann", "bob"):
             await gateway.ask(PROMPT, prompt(), bearer(user))
 

@@ -18,15 +18,23 @@ webdriver = pytest.importorskip("selenium.webdriver")
 SHOTS = Path(__file__).with_name("shots")
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 DRIVER = os.environ.get("CHROMEDRIVER", "/usr/bin/chromedriver")
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--lang=en",
+)
 LIMIT_S = 20.0
 SWAPPING = {"gemma": 5, "qwen3": 3, "mistral": 2, "llama3.2": 2}
 WATCHING = """
 window.violations = [];
-addEventListener("securitypolicyviolation",
-  (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+addEventListener("securitypolicyviolation", ({ violatedDirective: by, blockedURI: of }) => violations.push(by + of));
 """
 # What the browser says of answers that are meant so: a key is asked for; a pull that fails breaks off.
 MEANT = ("401 (Unauthorized)", "/pull - Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING")
+NOWHERE = "\N{EN DASH}"
 MARKUP = "<img src=x onerror=document.title='markup'>"
 
 
@@ -36,7 +44,7 @@ class Browser:
     def __init__(self, url: str) -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--lang=en"):
+        for argument in ARGUMENTS:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
@@ -176,7 +184,7 @@ def test_a_model_is_loaded_and_unloaded(page: Browser) -> None:
     def row() -> Any:
         return next(row for row in page.all(".models tbody tr") if "mistral" in row.text)
 
-    for word, then in (("Load", "gpu0"), ("Unload", "–")):  # noqa: RUF001
+    for word, then in (("Load", "gpu0"), ("Unload", NOWHERE)):
         page.until(lambda word=word: row().find_element("tag name", "button").text == word, word)
         row().find_element("tag name", "button").click()
         page.until(lambda then=then: then in row().text and "loading" not in row().text, then)
@@ -285,6 +293,7 @@ def test_under_load_nothing_jumps_overflows_or_complains_and_this_is_how_it_look
     for _ in range(20):
         time.sleep(0.1)
         assert places() == before, "what is below moves when what is above changes"
+    page.until(lambda: "in place of" in " ".join(page.texts(".notes")), "no swap is seen")
     page.shoot("light")
     page.look(1400, 1100, dark=True)
     page.shoot("dark")

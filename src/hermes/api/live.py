@@ -30,6 +30,8 @@ EVERY_S = 1.0
 GATHER_S = 0.2
 GATHERED = 500
 LISTENERS = 32
+# Of one key that is no operator's; and so many places are left to operators.
+OF_ONE_KEY = 8
 LISTED = 100
 _HEAD = content_line(sse.CONTENT_TYPE) + b"cache-control: no-store\r\n"
 
@@ -80,17 +82,24 @@ class Live:
     async def events(self, call: Call) -> None:
         if self._closing:
             raise Draining("this server is shutting down", retry_after_s=1.0)
-        if len(self._listeners) >= LISTENERS:
-            raise Overloaded(f"{LISTENERS} look on already", retry_after_s=10.0)
+        if not self._has_room(call.principal):
+            raise Overloaded("too many look on already", retry_after_s=10.0)
         call.response.start(200, _HEAD + call.exchange.id_line())
         if call.exchange.method != "HEAD":
             listener = _Listener(call.response, call.principal, self._people.table, self._loop.create_future())
-            self._join(listener)
             try:
+                self._join(listener)
                 await listener.over
             finally:
                 self._leave(listener)
         call.response.end()
+
+    def _has_room(self, principal: Principal) -> bool:
+        """Nobody keeps others from looking on, and least of all operators."""
+        if principal.admin:
+            return len(self._listeners) < LISTENERS
+        own = sum(each.principal.key_id == principal.key_id for each in self._listeners)
+        return len(self._listeners) < LISTENERS - OF_ONE_KEY and own < OF_ONE_KEY
 
     def close(self) -> None:
         """Let all go, and nobody come: the process is about to end."""

@@ -77,7 +77,8 @@ class Queue:
         for (model, urgency), line in sorted(lines.items()):
             each = {"model": model, "class": CLASS_NAMES[urgency], "running": line.running, "waiting": line.waiting}
             if line.first is not None and line.last is not None:
-                each |= {"next_eta_ms": eta_ms(line.first), "eta_ms": eta_ms(line.last)}
+                soonest, latest = sorted((eta_ms(line.first), eta_ms(line.last)))  # who has come first may go last
+                each |= {"next_eta_ms": soonest, "eta_ms": latest}
             told.append(each)
         return {"lines": told, "requests": [self._tell(*each) for each in first]}
 

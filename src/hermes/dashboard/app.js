@@ -85,6 +85,7 @@ function report(error) {
 }
 
 addEventListener("hermes-error", (event) => report(event.detail));
+addEventListener("hermes-moved", look);
 addEventListener("hashchange", show);
 find("key").addEventListener("click", forgetKey);
 show();

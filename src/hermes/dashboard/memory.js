@@ -8,12 +8,16 @@ export class Memory {
     this.moves = [];
     this.backends = [];
     this.now = 0;
+    this.loaded = "";
     this.seconds = 0;
   }
 
   state(state) {
     this.now = state.at;
     this.seconds = stretch(state.uptime_s);
+    const loaded = JSON.stringify(state.backends.map((backend) => backend.loaded.map((model) => model.name)));
+    if (this.loaded && this.loaded !== loaded) dispatchEvent(new Event("hermes-moved")); // the hour has something new
+    this.loaded = loaded;
     this.backends = state.backends;
     each(this.node, state.backends, (backend) => backend.name, backendRow);
     this.showTimes();
@@ -147,7 +151,9 @@ function stays(backend, moves, now, seconds) {
       else bars.push({ kind: "in", from: now - seconds, until: at });
     }
   }
-  for (const { name } of backend.loaded) if (!last(name)) row(name).bars.push({ kind: "in", from: now, until: null });
+  const here = new Set(backend.loaded.map(({ name }) => name));
+  for (const { model, bars } of rows.values()) if (!here.has(model)) for (const bar of bars) bar.until ??= now;
+  for (const name of here) if (!last(name)) row(name).bars.push({ kind: "in", from: now, until: null });
   for (const { model, loading, for_ms: ms } of backend.changes ?? []) {
     if (loading) row(model).bars.push({ kind: "load", from: now - ms / 1000, until: now });
   }

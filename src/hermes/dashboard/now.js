@@ -7,6 +7,7 @@ import { Memory } from "./memory.js";
 import { recentRow } from "./requests.js";
 
 const RECENT = 8;
+const ENOUGH_S = 12;
 const CLASSES = ["interactive", "normal", "batch"];
 
 export class Now {
@@ -55,7 +56,7 @@ export class Now {
             h(
               "table.lines",
               {},
-              h("thead", {}, h("tr", {}, ...["Model", "Class", "Running", "Waiting", "Next", "Last"].map(head))),
+              h("thead", {}, h("tr", {}, ...["Model", "Class", "Running", "Waiting", "Next in", "Last in"].map(head))),
               this.lines,
             ),
             h("div.open-box", {}, h("table.open", {}, this.asked), this.idle),
@@ -88,8 +89,12 @@ export class Now {
     this.hour.parentNode.hidden = !told.models;
     if (!told.models) return;
     const seconds = stretch(this.uptime);
-    const passed = (list) => Math.max(1, told.at - told.from - (list.length - 1) * told.span_s); // of the present span
-    const per = (list) => list.map((n, at) => n / (at < list.length - 1 ? told.span_s : passed(list)));
+    const passed = (told.at - told.from) % told.span_s; // of the present span: too little of it says nothing
+    const early = passed < ENOUGH_S && this.uptime > told.span_s;
+    const settled = (list, none) => (early ? [none, ...list.slice(0, -1)] : list);
+    if (early) told.from -= told.span_s;
+    const lasts = (list, at) => (at < list.length - 1 || early ? told.span_s : Math.max(1, passed));
+    const per = (list) => settled(list, 0).map((n, at) => n / lasts(list, at));
     const names = Object.keys(told.models).sort();
     this.charts.tokens.draw(
       told,
@@ -97,7 +102,9 @@ export class Now {
       seconds,
     );
     for (const name of ["wait", "ttft"]) {
-      const { p50, p95 } = told[`${name}_ms`];
+      const { p50, p95 } = Object.fromEntries(
+        Object.entries(told[`${name}_ms`]).map(([part, list]) => [part, settled(list, null)]),
+      );
       const lines = [
         { name: "p50", colour: "half", values: p50 },
         { name: "p95", colour: "most", values: p95 },

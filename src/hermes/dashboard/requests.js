@@ -127,7 +127,7 @@ export function recentRow() {
       say(user, [told.user, told.class].filter(Boolean).join(" · "));
       say(took, duration(told.duration_ms));
       say(tokens, told.tokens_out ? `${told.tokens_out} tok` : "");
-      say(outcome, told.outcome === "ok" ? (told.loaded === "hit" ? "" : (told.loaded ?? "")) : told.code || told.outcome);
+      say(outcome, told.outcome === "ok" ? (told.loaded === "hit" ? "" : (told.loaded ?? "")) : (told.code || told.outcome).replaceAll("_", " "));
       outcome.classList.toggle("bad", told.outcome !== "ok");
       const of = parts(told);
       bar.title = PARTS.filter((part) => of[part]).map((part) => `${NAMES[part]}: ${duration(of[part])}`).join("\n");

@@ -9,7 +9,7 @@ export class Usage {
   constructor(root) {
     this.root = root;
     this.body = h("tbody");
-    this.empty = h("p.empty", {}, "Nothing has been used by a key this month. Without keys nobody's use is counted.");
+    this.empty = h("p.empty", {}, "Nothing has been used by a key this month. Without keys nobody's use is counted: hermes keys create NAME makes one.");
     const head = ["Key", "User", "Requests today", "Tokens today", "Requests this month", "Tokens this month", "Refused", "Limits"];
     const cells = head.map((title, index) => h(index > 1 && index < 7 ? "th.num" : "th", {}, title));
     root.append(
