@@ -1,6 +1,7 @@
 """The new process dies in the middle: what was passed on is taken back, and nobody notices (`handover`)."""
 
 import asyncio
+import inspect
 import os
 import socket
 
@@ -9,9 +10,21 @@ import pytest
 from hermes.errors import RestartFailed
 from hermes.handover import leaving
 from hermes.handover.channel import Admitted, Channel, Greeting, Message, Offered, Ready, State, Taken
+from hermes.handover.elsewhere import Elsewhere
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import Decision
 from tests.fakes.backend import DONE, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, Hermes, bearer, chat, hermes, key, prompt, scenario
 from tests.support import until
+
+
+def test_nothing_is_decided_by_the_scheduler_that_was_handed_over() -> None:
+    """I1: there is one scheduler. An event that it gets one day has to be another one's, too."""
+    methods = {name: method for name, method in vars(Scheduler).items() if inspect.isfunction(method)}
+    deciding = {name for name, method in methods.items() if method.__annotations__["return"] == list[Decision]}
+    events = {name for name in deciding if not name.startswith("_")}
+    assert {"offer", "finish", "observe"} <= events
+    assert events - vars(Elsewhere).keys() == set()
 
 
 class NewProcess:
