@@ -118,6 +118,19 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals, code: in
 
 
 @scenario
+async def test_ctrl_z_lends_the_terminal_and_fg_takes_it_back() -> None:
+    async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
+        await terminal.shows("nothing runs or waits")
+        terminal.process.send_signal(signal.SIGTSTP)
+        await terminal.stopped()
+        terminal.is_given_back()
+        terminal.process.send_signal(signal.SIGCONT)
+        await terminal.shows("nothing runs or waits")
+        terminal.press("q")
+        assert await terminal.ended() == 0
+
+
+@scenario
 async def test_a_bug_gives_the_terminal_back_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
         await terminal.shows("nothing runs or waits")
