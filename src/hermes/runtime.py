@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ class Runtime:
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
         self.store = Store(composition.state_dir(config.server, os.environ), before.lock if before else None)
         self.people = Authenticator({}, first.anonymous, first.issuers)
-        self.keyring = Keyring(self.people, self.store, send_away=lambda keys: self.runs.send_away(keys))
+        self.keyring = Keyring(self.people, self.store, send_away=self._send_away)
         self.keyring.adopt(first.static_keys, first.stored_keys)
         self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, self.metrics, first.patience)
@@ -156,6 +156,7 @@ class Runtime:
             self.store,
             self._deadlines,
             given.said,
+            self._send_away,
         )
         self.succession = Succession(parts, before, self._why_not, loop)
         self._access_log: AccessLog | None = None
@@ -295,12 +296,17 @@ class Runtime:
         self.admission.close()
         deadline = self._loop.call_later(server.drain_timeout_s, now.set)
         hurry = self._loop.create_task(now.wait(), name="hurry")
+        guests = self._loop.create_task(self.succession.empty(), name="guests")
         hurry.add_done_callback(lambda task: None if task.cancelled() else self._cut())
         try:
             await asyncio.wait((hurry,), timeout=server.drain_grace_s)
-            return await self._listeners.drain(server.drain_timeout_s + CUT_S) and not self.api.cutting
+            clean = await self._listeners.drain(server.drain_timeout_s + CUT_S) and not self.api.cutting
+            # What the process before this one runs may end with it, if one manages both.
+            await asyncio.wait((guests, hurry), return_when=asyncio.FIRST_COMPLETED)
+            return clean
         finally:
             deadline.cancel()
+            guests.cancel()
             hurry.cancel()
             if self._last_call is not None:
                 self._last_call.cancel()
@@ -384,6 +390,11 @@ class Runtime:
         lines = as_text if are_read(self.config.logging.format, os.isatty(fd)) else as_json
         self._access_log = AccessLog(fd, self._loop, self.metrics, lines)
         self.journal.sinks.append(self._access_log)
+
+    def _send_away(self, keys: Collection[str]) -> None:
+        """Who waits by one of these, which let in nobody any more."""
+        self.runs.send_away(keys)
+        self.succession.send_away(keys)
 
     # --- another process --------------------------------------------------------------------------------------------
 

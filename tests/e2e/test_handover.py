@@ -47,8 +47,8 @@ class Line(Served):
         call.peer.close()
         return reply
 
-    async def until_queued(self, number: int, user: str = "") -> None:
-        headers = bearer(user) if user else {}
+    async def until_queued(self, number: int, user: str = "", headers: dict[str, str] | None = None) -> None:
+        headers = headers or (bearer(user) if user else {})
         async with asyncio.timeout(5.0):
             while (await self.ask("/v1/status", None, headers)).json["requests"]["queued"] != number:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
@@ -319,6 +319,31 @@ async def test_what_runs_outlives_several_restarts_and_counts_through_all(tmp_pa
 
 
 @scenario
+async def test_one_that_is_stopped_waits_for_what_the_one_before_still_runs(tmp_path: Path) -> None:
+    """I33: a service manager that ends all with the last would cut it. Who waits there is told."""
+    async with ollama() as backend, line(tmp_path, backend) as hermes:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await hermes.open(CHAT, chat(stream=True))
+        await runs.head()
+        waits = await hermes.open(CHAT, chat())
+        await hermes.until_queued(1)
+        await hermes.replace()
+        os.kill(hermes.pid, signal.SIGTERM)
+        await hermes.told("draining")
+        assert (await waits.reply()).error["code"] == "draining"
+        waits.peer.close()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await hermes.told("the process before this one is gone")
+        os.kill(hermes.pid, 0)
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        runs.peer.close()
+        assert (await hermes.end())[0] == 0
+
+
+@scenario
 async def test_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "hermes.yaml"
     file.write_text("server: {watch_config: false}")
@@ -376,6 +401,29 @@ async def test_an_operator_is_told_how_it_went(tmp_path: Path) -> None:
         file.write_text("server: {no: such}")
         code, told = await operator(tmp_path, environ, "restart")
         assert code == 2
+        await hermes.finish()
+
+
+@scenario
+async def test_who_waits_by_a_key_that_is_revoked_is_sent_away_wherever_he_waits(tmp_path: Path) -> None:
+    """I17"""
+    environ = {**ONE, "HERMES_SERVER__STATE_DIR": str(tmp_path / "state")}
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        told = await operator(tmp_path, environ, "keys", "create", "ann")
+        ann = {"authorization": f"Bearer {next(word for word in told[1].split() if word.startswith('sk-'))}"}
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await hermes.open(CHAT, chat(stream=True), ann)
+        await runs.head()
+        waits = await hermes.open(CHAT, chat(), ann)
+        await hermes.until_queued(1, headers=ann)
+        await hermes.replace()
+        assert (await operator(tmp_path, environ, "keys", "revoke", "ann"))[0] == 0
+        assert (await waits.reply()).status == 401
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        runs.peer.close()
+        await hermes.alone()
         await hermes.finish()
 
 

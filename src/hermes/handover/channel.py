@@ -95,8 +95,14 @@ class Refused(Struct, frozen=True, tag=True):
     why: str = ""
 
 
+class Revoked(Struct, frozen=True, tag=True):
+    """These keys let in nobody any more, by their ids: who waits by one is sent away."""
+
+    keys: list[str]
+
+
 FromOld = Greeting | State | Offered | Begun | Settled | Finished | Left | Charged
-FromNew = Ready | Taken | Admitted | Refused
+FromNew = Ready | Taken | Admitted | Refused | Revoked
 Message = FromOld | FromNew
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -17,7 +17,7 @@ from typing import Any
 from hermes import __version__
 from hermes.errors import RestartFailed, StorageError
 from hermes.handover import VARIABLE
-from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, State, Taken
+from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, Revoked, State, Taken
 from hermes.handover.elsewhere import Elsewhere
 from hermes.handover.parts import Parts
 from hermes.handover.relay import Relay
@@ -176,6 +176,8 @@ class Leaving:
             case Admitted() | Refused():
                 assert self._elsewhere is not None
                 self._parts.admission.apply(self._elsewhere.answered(message))
+            case Revoked():
+                self._parts.send_away(message.keys)
             case _:
                 raise ValueError(f"the new process has no say in this: {message}")
 

@@ -1,5 +1,6 @@
 """What is handed over, or has to do with it."""
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from hermes.storage.store import Store
 
 
 class Parts(Struct, frozen=True):
-    """`said`: what its configuration was told, besides what it has read."""
+    """`said`: what its configuration was told, besides what it has read. `send_away`: who waits by one of the keys."""
 
     listeners: Listeners
     admission: Admission
@@ -24,3 +25,4 @@ class Parts(Struct, frozen=True):
     store: Store
     deadlines: Deadlines
     said: dict[str, Any]
+    send_away: Callable[[Collection[str]], None]

@@ -6,7 +6,7 @@ Of an idle process neither costs anything: both halves are imported when they ar
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from hermes.errors import BackendNotFound, GatewayError
@@ -62,6 +62,16 @@ class Succession:
         await before.host()
         for relay in relays:
             relay.close()
+
+    async def empty(self) -> None:
+        """Wait until nothing runs there any more."""
+        if self._before is not None:
+            await self._before.empty()
+
+    def send_away(self, keys: Collection[str]) -> None:
+        """These let in nobody any more, there neither."""
+        if self._before is not None:
+            self._before.send_away(keys)
 
     # --- the one after ----------------------------------------------------------------------------------------------
 

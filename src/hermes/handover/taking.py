@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from msgspec import Struct
@@ -26,6 +26,7 @@ from hermes.handover.channel import (
     Offered,
     Ready,
     Refused,
+    Revoked,
     Settled,
     State,
 )
@@ -105,6 +106,14 @@ class Taking:
             shutil.rmtree(Path(path).parent, ignore_errors=True)
         log.info("the process before this one is gone")
 
+    async def empty(self) -> None:
+        """Wait until it runs nothing any more."""
+        if self._guests is not None:
+            await self._guests.none.wait()
+
+    def send_away(self, keys: Collection[str]) -> None:
+        self._channel.tell(Revoked(list(keys)))
+
     def _hear(self, message: Message) -> None:
         if isinstance(message, State):
             if not self._state.done():
@@ -126,19 +135,35 @@ class Guests:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
+        self.none = asyncio.Event()  # set while there are none
+        self.none.set()
         for id, ticket in state.running:
-            self._tickets[id] = ticket = replace(ticket, charged_tokens=0.0)
+            ticket = self._enter(id, replace(ticket, charged_tokens=0.0))
             admission.scheduler.resume(ticket, self._loop.time())
         for id, ticket in state.waiting:
             self._offer(id, ticket)
 
     def _offer(self, id: int, ticket: Ticket) -> None:
-        ticket = self._tickets[id] = replace(ticket, phase=Phase.NEW, sequence=0, backend="", charged_tokens=0.0)
+        ticket = replace(ticket, phase=Phase.NEW, sequence=0, backend="", charged_tokens=0.0)
+        self._enter(id, ticket)
         self._admission.host(ticket, _Waiter(id, self))
+
+    def _enter(self, id: int, ticket: Ticket) -> Ticket:
+        self._tickets[id] = ticket
+        self.none.clear()
+        return ticket
+
+    def _exit(self, id: int) -> Ticket:
+        ticket = self._tickets.pop(id)
+        if not self._tickets:
+            self.none.set()
+        return ticket
 
     def decided(self, id: int, decision: Admit | Reject | Expire) -> None:
         ticket = decision.ticket
         self._admission.forget(ticket)
+        if not isinstance(decision, Admit):
+            self._exit(id)
         match decision:
             case Admit():
                 told: Message = Admitted(id, ticket.backend, ticket.started_at, ticket.found, ticket.load_s)
@@ -166,13 +191,13 @@ class Guests:
             case Settled():
                 admission.scheduler.settle(ticket, message.prompt_tokens, message.output_tokens)
             case Finished():
-                del self._tickets[message.id]
+                self._exit(message.id)
                 admission.done_with(ticket)
             case Left():
                 self._leave(message.id, message.broken_off, message.failed)
 
     def _leave(self, id: int, broken_off: bool = False, failed: bool = False) -> None:
-        ticket, now = self._tickets.pop(id), self._loop.time()
+        ticket, now = self._exit(id), self._loop.time()
         self._admission.forget(ticket)
         self._admission.apply(self._admission.scheduler.cancel(ticket, now, broken_off=broken_off, failed=failed))
 
