@@ -88,6 +88,7 @@ class Leaving:
         """Who waits here waits in vain once the new process is gone too."""
         assert self._channel is not None
         await self._channel.ended.wait()
+        log.info("process %d, which went on, is gone", self.pid)
         self._parts.admission.apply(self._parts.admission.scheduler.close())
 
     async def close(self) -> None:
