@@ -40,7 +40,7 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import BackendNotFound, ConfigError, Draining, GatewayError, StorageError
+from hermes.errors import ConfigError, Draining, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
@@ -49,6 +49,8 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
+from hermes.handover.parts import Parts
+from hermes.handover.succession import Succession
 from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
@@ -71,7 +73,6 @@ from hermes.storage.ledger import Ledger
 from hermes.storage.store import Store
 
 if TYPE_CHECKING:
-    from hermes.handover.leaving import Leaving
     from hermes.handover.taking import Taking
 
 log = logging.getLogger(__name__)
@@ -141,17 +142,22 @@ class Runtime:
         self._notify = notify or Notify({})
         self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
-        self._given = given
         bound, files = (before.sockets, before.files) if before is not None else (given.sockets, [])
         self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files)
         self.api = self._api()
         self.server = self._listeners.server(self.api)
-        self._before = before
         self._restart_asked = restart_asked or asyncio.Event()
-        self._relays: list[asyncio.Server] = []
-        self._guests: asyncio.Task[None] | None = None
-        self.leaving: Leaving | None = None
-        self._gone = asyncio.Event()  # another process goes on
+        parts = Parts(
+            self._listeners,
+            self.admission,
+            self.meter,
+            self.journal,
+            self.fleet,
+            self.store,
+            self._deadlines,
+            given.said,
+        )
+        self.succession = Succession(parts, before, self._why_not, loop)
         self._access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
@@ -207,7 +213,7 @@ class Runtime:
 
     def _admin_api(self, people: Authenticator) -> Api:
         said = self.config.admin
-        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.restart)
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.succession.restart)
         shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
         return self._app(RouteTable((*routes, *shown)), people, {})
 
@@ -233,8 +239,7 @@ class Runtime:
         self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
-        if self._before is not None:
-            await self._take_over(self._before)
+        await self.succession.take_over(LOOK_S, self._load_keys)
         config, listeners = self.config, self._listeners
         self.address = await listeners.open_for_clients(self.server, config.server)
         if path := composition.admin_socket(config, os.environ):
@@ -243,10 +248,8 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
-        if self._before is not None:
-            self._relays = await listeners.open_for_relays(self._before.paths)
-            self._guests = self._loop.create_task(self._host(self._before), name="guests")
-        self._begin(self._restart(), "restart")
+        await self.succession.host()
+        self._begin(self.succession.heed(self._restart_asked), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())
 
@@ -270,13 +273,15 @@ class Runtime:
         Where another process goes on, until the last connection here is closed.
         """
         left = self._loop.create_task(self._leave(), name="leave")
-        stopped = self._loop.create_task(stop.wait(), name="stop")
+        left.add_done_callback(lambda _: stop.set())
         try:
-            await asyncio.wait((left, stopped), return_when=asyncio.FIRST_COMPLETED)
-            return True if left.done() else await self.drain(now)
+            await stop.wait()
+            if left.done():
+                left.result()
+                return True
+            return await self.drain(now)
         finally:
             left.cancel()
-            stopped.cancel()
 
     async def drain(self, now: asyncio.Event) -> bool:
         """Readiness fails, the queue is sent away, running requests finish until the deadline or `now`.
@@ -309,7 +314,7 @@ class Runtime:
         self.api.cutting = True
         await self._listeners.drain(0)
         await self.runs.close()
-        for task in [*self._tasks, *((self._guests,) if self._guests is not None else ())]:
+        for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -317,8 +322,7 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
-        if self.leaving is not None:
-            self.leaving.close()
+        await self.succession.close()
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
@@ -383,44 +387,8 @@ class Runtime:
 
     # --- another process --------------------------------------------------------------------------------------------
 
-    async def _take_over(self, before: "Taking") -> None:
-        """What the process before this one has. Raises ConfigError."""
-        await self.fleet.refresh(LOOK_S)
-        state = await before.state()
-        self._load_keys()  # some may have been made while we started
-        if state is not None:
-            for name in state.drained:
-                with contextlib.suppress(BackendNotFound):
-                    self.fleet.drain(name, True)
-            before.take(state, self.admission, self.meter)
-
-    async def _host(self, before: "Taking") -> None:
-        await before.host()
-        for relay in self._relays:
-            relay.close()
-
-    async def restart(self) -> int:
-        """Have another process go on. Returns its pid. Raises RestartFailed; then everything is as it was."""
-        if self.leaving is None:
-            from hermes.handover.leaving import Leaving, Parts
-
-            parts = Parts(
-                self._listeners, self.admission, self.meter, self.journal, self.fleet, self.store, self._deadlines
-            )
-            self.leaving = Leaving(parts, self._given.said, self._why_not, self._gone, self._loop)
-        return await self.leaving()
-
-    async def _restart(self) -> None:
-        """Whenever a signal asks for it."""
-        while True:
-            await self._restart_asked.wait()
-            self._restart_asked.clear()
-            try:
-                await self.restart()
-            except GatewayError as error:
-                log.error("not restarted: %s", error)
-
     def _why_not(self) -> str:
+        """It cannot go on in our place now."""
         if self.api.draining:
             return "this server is shutting down"
         if any(backend.command for backend in self.config.backends):
@@ -430,17 +398,13 @@ class Runtime:
         return ""
 
     async def _leave(self) -> None:
-        """Another process goes on: wait until nothing is left to be done here."""
-        await self._gone.wait()
-        assert self.leaving is not None
-        self._notify.tell(f"MAINPID={self.leaving.pid}")
+        """Once another process goes on, until nothing is left to be done here."""
+        await self.succession.gone.wait()
+        self._notify.tell(f"MAINPID={self.succession.pid}")
         if self._keeper is not None:
             self._keeper.stop()
-        self._begin(self.leaving.watch(), "successor")
         self._live.close()
-        if self._guests is not None:  # what the process before this one has, is passed on from here
-            await asyncio.wait((self._guests,))
-        await self._listeners.empty()
+        await self.succession.end()
 
     # --- another configuration --------------------------------------------------------------------------------------
 
