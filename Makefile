@@ -31,7 +31,7 @@ format: $(DEV_READY)
 docs:
 	test -x $(VENV)-docs/bin/sphinx-build || $(PYTHON) -m venv --clear $(VENV)-docs
 	$(VENV)-docs/bin/python -m pip install -q --require-hashes -r docs/make/requirements.lock
-	$(VENV)-docs/bin/sphinx-build -q -W --keep-going -c docs/make docs build/site
+	$(VENV)-docs/bin/sphinx-build -q -E -W --keep-going -c docs/make docs build/site
 
 # What docs/ repeats of the code, anew.
 reference: $(RUN_READY)

@@ -1,6 +1,7 @@
 """The new process dies in the middle: what was passed on is taken back, and nobody notices (`handover`)."""
 
 import asyncio
+import inspect
 import os
 import socket
 
@@ -9,9 +10,21 @@ import pytest
 from hermes.errors import RestartFailed
 from hermes.handover import leaving
 from hermes.handover.channel import Admitted, Channel, Greeting, Message, Offered, Ready, State, Taken
+from hermes.handover.elsewhere import Elsewhere
+from hermes.policy.scheduler import Scheduler
+from hermes.policy.ticket import Decision
 from tests.fakes.backend import DONE, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, Hermes, bearer, chat, hermes, key, prompt, scenario
 from tests.support import until
+
+
+def test_nothing_is_decided_by_the_scheduler_that_was_handed_over() -> None:
+    """I1: there is one scheduler. An event that it gets one day has to be another one's, too."""
+    methods = {name: method for name, method in vars(Scheduler).items() if inspect.isfunction(method)}
+    deciding = {name for name, method in methods.items() if method.__annotations__["return"] == list[Decision]}
+    events = {name for name in deciding if not name.startswith("_")}
+    assert {"offer", "finish", "observe"} <= events
+    assert events - vars(Elsewhere).keys() == set()
 
 
 class NewProcess:
@@ -25,7 +38,7 @@ class NewProcess:
         self._end: socket.socket | None = None
         monkeypatch.setattr(leaving, "start", self._start)
 
-    def _start(self, end: int, fds: object) -> "NewProcess":
+    def _start(self, end: int, fds: object, said: object) -> "NewProcess":
         self._end = socket.socket(fileno=os.dup(end))
         return self
 
@@ -54,7 +67,7 @@ class NewProcess:
 
 
 def restart(gateway: Hermes) -> "asyncio.Task[int]":
-    return asyncio.get_running_loop().create_task(gateway.runtime.leaving())
+    return asyncio.get_running_loop().create_task(gateway.runtime.succession.restart())
 
 
 @pytest.mark.parametrize("after", [Greeting, State], ids=["before it is ready", "with all that it was passed"])
@@ -134,13 +147,39 @@ async def test_who_waits_is_told_when_the_new_one_is_gone_too(monkeypatch: pytes
 
 
 @scenario
+async def test_one_that_cannot_even_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> None:
+        raise FileNotFoundError("no such program")
+
+    monkeypatch.setattr(leaving, "start", start)
+    async with ollama() as backend, hermes(backend) as gateway:
+        for _ in range(2):
+            with pytest.raises(RestartFailed, match="no such program"):
+                await gateway.runtime.succession.restart()
+        assert (await gateway.ask(PROMPT, prompt())).status == 200
+
+
+@scenario
+async def test_who_asked_for_it_need_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = restart(gateway)
+        await new.is_passed_all()
+        told.cancel()
+        new.channel.tell(Taken())
+        await gateway.runtime.succession.gone.wait()
+        assert gateway.runtime.succession.pid == new.pid
+        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+
+
+@scenario
 async def test_only_one_restart_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     new = NewProcess(monkeypatch)
     async with ollama() as backend, hermes(backend) as gateway:
         told = restart(gateway)
         await new.is_greeted()
         with pytest.raises(RestartFailed, match="under way"):
-            await gateway.runtime.leaving()
+            await gateway.runtime.succession.restart()
         new.channel.close()
         with pytest.raises(RestartFailed):
             await told

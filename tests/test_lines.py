@@ -12,7 +12,7 @@ FIRST = Record(1795318238.5, "r1", "/v1/chat/completions", "POST", Outcome.OK, 2
 WHOLE = Record(
     1795318238.5, "r1", "/v1/chat/completions", "POST", Outcome.OK, 200, 1234,
     key_id="k1", model="gemma", backend="gpu", stream=True, attempts=1, queue_ms=400, ttft_ms=800,
-    tokens_in=7, tokens_out=211, user="ann", urgency="normal", loaded="swap", cache="miss",
+    tokens_in=7, tokens_out=211, user="ann", urgency="normal", loaded="swap", cache="miss", load_ms=300,
 )  # fmt: skip
 REFUSED = Record(
     1795318238.5, "r1", "/v1/llm/{model}", "POST", Outcome.QUEUE_FULL, 429, 0, code="queue_full", model="gemma"
@@ -25,7 +25,7 @@ REFUSED = Record(
         (FIRST, "200  ok  POST  /v1/chat/completions  1234 ms  r1"),
         (
             WHOLE,
-            "200  ok  POST  /v1/chat/completions  gemma@gpu  1234 ms  queued 400 ms  swap  first token 800 ms"
+            "200  ok  POST  /v1/chat/completions  gemma@gpu  1234 ms  queued 400 ms  swap 300 ms  first token 800 ms"
             "  7+211 tokens  cache miss  ann  r1",
         ),
         (REFUSED, "429  queue_full  POST  /v1/llm/{model}  gemma  0 ms  r1"),

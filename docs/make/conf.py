@@ -20,10 +20,12 @@ PLACES = {
     "Clients": ["clients", "compatibility", "translation", "coming-from"],
     "Servers": ["backends", "custom-backends", "simulator", "health"],
     "Deciding": ["scheduling", "limits", "cache"],
-    "Running it": ["deployment", "operations", "security", "keys", "jwt", "metrics"],
-    "Reference": ["configuration", "api", "benchmarks", "load-testing", "development"],
+    "Running it": ["deployment", "operations", "dashboard", "metrics", "security", "keys", "jwt"],
+    "Reference": ["configuration", "api", "cli", "benchmarks", "load-testing", "development"],
 }
 
+# A link to what is beside these pages in the repository, and not in the site: of it the words stay.
+_BESIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
 # What a browser fetches by itself.
 _FETCHED = re.compile(
     r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'\s>]+"""
@@ -43,6 +45,7 @@ def contents(pages: set[str]) -> str:
 
 
 def _fill(app: Any, name: str, text: list[str]) -> None:
+    text[0] = _BESIDE.sub(r"\1", text[0])
     if name == root_doc:
         text[0] += "\n" + contents(set(app.env.found_docs))
 

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,10 +49,8 @@ class _Anything:
 def routes() -> Iterator[tuple[Route, bool]]:
     """Each route there is, and whether it is the admin listener's alone."""
     thing = cast(Any, _Anything())
-    shared = [
-        *table.routes(*[thing] * 8, OpenAI(), Prompt(), Anthropic()),
-        *Management(thing, thing, thing).routes(),
-    ]
+    handlers = len(signature(table.routes).parameters) - 3  # the last are dialects
+    shared = [*table.routes(*[thing] * handlers, OpenAI(), Prompt(), Anthropic()), *Management(*[thing] * 3).routes()]
     yield from ((route, False) for route in shared)
     known = {(route.method, route.path) for route in shared}
     for route in admin.routes(thing, thing, OpenAI(), metrics=True, restart=thing):
@@ -201,17 +201,22 @@ def _object(short: Schema) -> Schema:
     base = short.pop("all", None)
     rest = short.pop("*", None)
     shape: Schema = {"type": "object"}
-    if short:
-        shape["properties"] = {name.strip("()"): _shape(each) for name, each in short.items()}
-        shape["required"] = [name for name in short if not name.startswith("(")]
+    members = {name.strip("()"): _shape(each) for name, each in short.items()}
+    required = [name for name in short if not name.startswith("(")]
+    if base is not None:
+        whole = _shape(TOLD["shapes"][base]) if base in TOLD["shapes"] else _bodies()[base]
+        shape, members, required = whole, whole["properties"] | members, whole["required"] + required
+    if members:
+        shape = shape | {"properties": members, "required": required}
     if rest is not None:
         shape["additionalProperties"] = _shape(rest) or True
-    return {"allOf": [_shape(base), shape]} if base else shape
+    return shape
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def _bodies() -> Schema:
     asked = {name: _type(told["of"]) for name, told in TOLD["types"].items()}
     _, raw = msgspec.json.schema_components(list(asked.values()), ref_template=_REF + "{name}")

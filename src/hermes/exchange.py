@@ -3,6 +3,7 @@
 import os
 from asyncio import Event
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from itertools import chain
 from time import monotonic, time
 from typing import Protocol
@@ -161,7 +162,7 @@ _NEVER = Buckets(())
 
 
 class _Spender(Struct):
-    """The series that the tokens of one key count on."""
+    """The series that the tokens of one tenant count on."""
 
     tokens_in: Cell
     tokens_out: Cell
@@ -182,7 +183,7 @@ class Journal:
         self._accepted = metrics.accepted.child(())
         self._overhead = metrics.overhead.child(())
         self._tallies: dict[_Key, _Tally] = {}
-        self._spenders: dict[str, _Spender] = {}  # by key id
+        self._spenders: dict[str, _Spender] = {}  # by tenant
         self.sinks: list[Sink] = []
         self.exchanges: dict[Exchange, None] = {}
         self.past = Past()
@@ -252,10 +253,10 @@ class Journal:
             tally.ttft.observe(exchange.ttft_s)
             if usage.completion_tokens > 1 and exchange.outcome is _OK and not exchange.free:
                 tally.token_time.observe((duration_s - exchange.ttft_s) / (usage.completion_tokens - 1))
-        if not exchange.free:
+        if ticket is not None and not exchange.free:
             tally.tokens_in.value += usage.prompt_tokens
             tally.tokens_out.value += usage.completion_tokens
-            spender = self._spenders.get(exchange.key_id) or self._spender(exchange)
+            spender = self._spenders.get(ticket.tenant) or self._spender(ticket.tenant, exchange.key_id)
             spender.tokens_in.value += usage.prompt_tokens
             spender.tokens_out.value += usage.completion_tokens
 
@@ -284,13 +285,14 @@ class Journal:
             self._tallies[key] = tally
         return tally
 
-    def _spender(self, exchange: Exchange) -> _Spender:
-        """Who has a token is told as in the log, by a hash: a subject may be somebody's address (invariant I27)."""
-        key_id, ticket, tokens = exchange.key_id, exchange.ticket, self._metrics.tenant_tokens
-        tenant = key_id if ticket is None or key_id.startswith("jwt:") else ticket.tenant
-        spender = _Spender(tokens.child((tenant, "prompt")), tokens.child((tenant, "completion")))
+    def _spender(self, tenant: str, key_id: str) -> _Spender:
+        told, tokens = tenant, self._metrics.tenant_tokens
+        if key_id.startswith("jwt:"):  # as the id has its subject: it may be somebody's address (invariant I27)
+            issuer, _, who = tenant.partition(":")
+            told = f"jwt:{issuer}:{sha256(who.encode()).hexdigest()[:12]}"
+        spender = _Spender(tokens.child((told, "prompt")), tokens.child((told, "completion")))
         if len(self._spenders) < MAX_SERIES:
-            self._spenders[key_id] = spender
+            self._spenders[tenant] = spender
         return spender
 
 

@@ -32,7 +32,7 @@ def line(record: Record) -> str:
     if record.queue_ms:
         told.append(f"queued {record.queue_ms} ms")
     if record.loaded in ("load", "swap"):
-        told.append(record.loaded)
+        told.append(f"{record.loaded} {record.load_ms} ms")
     if record.stream and record.ttft_ms is not None:
         told.append(f"first token {record.ttft_ms} ms")
     if record.tokens_in or record.tokens_out:

@@ -9,7 +9,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Listeners:
         deadlines: Deadlines,
         loop: asyncio.AbstractEventLoop,
         bound: Mapping[str, list[socket.socket]],
+        files: Sequence[str] = (),
     ) -> None:
         self._limits = limits
         self._tls = tls
@@ -42,6 +43,7 @@ class Listeners:
         self._apis: list[Api] = []
         self._servers: list[Server] = []
         self._bound = dict(bound)  # sockets that we were given, by what the configuration has for where we listen
+        self._files = files  # of these, ours to remove
         self._places: dict[str, Server] = {}
         self._before: dict[str, App] = {}
 
@@ -98,6 +100,7 @@ class Listeners:
     async def _listen_unix(self, server: Server, path: str, mode: int | None) -> None:
         self._places[path] = server
         if bound := self._bound.pop(path, None):
+            server.files += [path] if path in self._files else []
             for each in bound:
                 await server.accept_on(each)
         else:
@@ -114,6 +117,9 @@ class Listeners:
     def sockets(self) -> dict[str, list[int]]:
         """The descriptors, by place."""
         return {place: fds for place, server in self._places.items() if (fds := server.sockets())}
+
+    def files(self) -> list[str]:
+        return [file for server in self._servers for file in server.files]
 
     def hand_over(self, relay: Callable[[str, App], App]) -> None:
         """Accept nobody any more; what still comes is for `relay`, made of the place and who answered before."""

@@ -32,6 +32,7 @@ class Meter:
     def __init__(self, limiter: Limiter, ledger: Ledger, clock: Callable[[], float]) -> None:
         self.limiter = limiter
         self.ledger = ledger
+        self.hosted: dict[int, Hold] = {}  # of requests that another process runs (`handover`)
         self._clock = clock
 
     def reserve(

@@ -5,17 +5,17 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from hermes import aliases, composition, gauges
 from hermes import config as settings
 from hermes.access_log import AccessLog
+from hermes.activation import NOTHING, Activated
 from hermes.admission import Admission
 from hermes.api import admin, dashboard
 from hermes.api.app import Api
@@ -40,7 +40,7 @@ from hermes.dialects.openai import OpenAI
 from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
-from hermes.errors import BackendNotFound, ConfigError, Draining, GatewayError, StorageError
+from hermes.errors import ConfigError, Draining, StorageError
 from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
@@ -49,8 +49,8 @@ from hermes.flights.once import Once
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.gateway import Gateway
-from hermes.handover.leaving import Leaving, Parts
-from hermes.handover.taking import Taking
+from hermes.handover.parts import Parts
+from hermes.handover.succession import Succession
 from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
 from hermes.keyring import OPERATOR, Keyring
@@ -71,6 +71,9 @@ from hermes.storage.idempotency import Records
 from hermes.storage.learned import Keeper, State
 from hermes.storage.ledger import Ledger
 from hermes.storage.store import Store
+
+if TYPE_CHECKING:
+    from hermes.handover.taking import Taking
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +97,8 @@ class Runtime:
         reload_asked: asyncio.Event | None = None,
         notify: Notify | None = None,
         restart_asked: asyncio.Event | None = None,
-        sockets: Mapping[str, list[socket.socket]] | None = None,
-        before: Taking | None = None,
+        given: Activated = NOTHING,
+        before: "Taking | None" = None,
     ) -> None:
         self._loop = loop
         self.metrics = Metrics()
@@ -139,13 +142,11 @@ class Runtime:
         self._notify = notify or Notify({})
         self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
-        bound = before.sockets if before is not None else sockets or {}
-        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound)
+        bound, files = (before.sockets, before.files) if before is not None else (given.sockets, [])
+        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files)
         self.api = self._api()
         self.server = self._listeners.server(self.api)
-        self._before = before
         self._restart_asked = restart_asked or asyncio.Event()
-        self._relays: list[asyncio.Server] = []
         parts = Parts(
             self._listeners,
             self.admission,
@@ -154,9 +155,9 @@ class Runtime:
             self.fleet,
             self.store,
             self._deadlines,
-            self._why_not,
+            given.said,
         )
-        self.leaving = Leaving(parts, loop)
+        self.succession = Succession(parts, before, self._why_not, loop)
         self._access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: Keeper | None = None
@@ -212,7 +213,7 @@ class Runtime:
 
     def _admin_api(self, people: Authenticator) -> Api:
         said = self.config.admin
-        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.leaving)
+        routes = admin.routes(self.keyring, self._ops, self._openai, said.metrics, self.succession.restart)
         shown = dashboard.routes(self._openai, self._routes) if said.dashboard else ()
         return self._app(RouteTable((*routes, *shown)), people, {})
 
@@ -238,8 +239,7 @@ class Runtime:
         self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
-        if self._before is not None:
-            await self._take_over(self._before)
+        await self.succession.take_over(LOOK_S, self._load_keys)
         config, listeners = self.config, self._listeners
         self.address = await listeners.open_for_clients(self.server, config.server)
         if path := composition.admin_socket(config, os.environ):
@@ -248,10 +248,8 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
-        if self._before is not None:
-            self._relays = await listeners.open_for_relays(self._before.paths)
-            self._begin(self._host(self._before), "guests")
-        self._begin(self._restart(), "restart")
+        await self.succession.host()
+        self._begin(self.succession.heed(self._restart_asked), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())
 
@@ -275,13 +273,15 @@ class Runtime:
         Where another process goes on, until the last connection here is closed.
         """
         left = self._loop.create_task(self._leave(), name="leave")
-        stopped = self._loop.create_task(stop.wait(), name="stop")
+        left.add_done_callback(lambda _: stop.set())
         try:
-            await asyncio.wait((left, stopped), return_when=asyncio.FIRST_COMPLETED)
-            return True if left.done() else await self.drain(now)
+            await stop.wait()
+            if left.done():
+                left.result()
+                return True
+            return await self.drain(now)
         finally:
             left.cancel()
-            stopped.cancel()
 
     async def drain(self, now: asyncio.Event) -> bool:
         """Readiness fails, the queue is sent away, running requests finish until the deadline or `now`.
@@ -322,7 +322,7 @@ class Runtime:
             await self.people.issuers.stop()
         if self._keeper is not None:
             await self._keeper.end()
-        self.leaving.close()
+        await self.succession.close()
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
@@ -387,33 +387,8 @@ class Runtime:
 
     # --- another process --------------------------------------------------------------------------------------------
 
-    async def _take_over(self, before: Taking) -> None:
-        """What the process before this one has. Raises ConfigError."""
-        await self.fleet.refresh(LOOK_S)
-        state = await before.state()
-        self._load_keys()  # some may have been made while we started
-        if state is not None:
-            for name in state.drained:
-                with contextlib.suppress(BackendNotFound):
-                    self.fleet.drain(name, True)
-            before.take(state, self.admission, self.meter)
-
-    async def _host(self, before: Taking) -> None:
-        await before.host()
-        for relay in self._relays:
-            relay.close()
-
-    async def _restart(self) -> None:
-        """Whenever a signal asks for it."""
-        while True:
-            await self._restart_asked.wait()
-            self._restart_asked.clear()
-            try:
-                await self.leaving()
-            except GatewayError as error:
-                log.error("not restarted: %s", error)
-
     def _why_not(self) -> str:
+        """It cannot go on in our place now."""
         if self.api.draining:
             return "this server is shutting down"
         if any(backend.command for backend in self.config.backends):
@@ -423,13 +398,13 @@ class Runtime:
         return ""
 
     async def _leave(self) -> None:
-        """Another process goes on: wait until nothing is left to be done here."""
-        await self.leaving.gone.wait()
-        self._notify.tell(f"MAINPID={self.leaving.pid}")
+        """Once another process goes on, until nothing is left to be done here."""
+        await self.succession.gone.wait()
+        self._notify.tell(f"MAINPID={self.succession.pid}")
         if self._keeper is not None:
             self._keeper.stop()
-        self._begin(self.leaving.watch(), "successor")
-        await self._listeners.empty()
+        self._live.close()
+        await self.succession.end()
 
     # --- another configuration --------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.fakes.gateway import Hermes
@@ -44,11 +45,18 @@ class Terminal:
     async def ended(self) -> int:
         """With this code, and the terminal as it was."""
         await until(lambda: self._read() and self.process.poll() is not None, "it did not end", 10.0)
+        self.is_given_back()
+        return self.process.returncode
+
+    async def stopped(self) -> None:
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        await until(lambda: self._read() and stat.read_text().rpartition(")")[2].split()[0] == "T", "it goes on", 10.0)
+
+    def is_given_back(self) -> None:
         self._read()
         assert termios.tcgetattr(self.slave) == self.before
         assert self.shown.rfind("\x1b[?1049l") > self.shown.rfind("\x1b[?1049h")  # the alternate screen is left
         assert self.shown.rfind("\x1b[?25h") > self.shown.rfind("\x1b[?25l")  # the cursor is there
-        return self.process.returncode
 
 
 @asynccontextmanager

@@ -140,6 +140,8 @@ def test_where_nobody_is_it_says_so_at_once_and_exits_with_3(verb: Run) -> None:
         (["gemma", "--arrivals", "poisson"], "--rate"),
         (["gemma", "--arrivals", "trace"], "--trace"),
         (["gemma=0"], "more than nothing"),
+        (["gemma", "--rate", "inf"], "finite"),
+        (["gemma", "--rate", "nan"], "finite"),
         (["../x"], "model"),
         (["gemma", "--slo", "ttl=3s"], "ttft"),
         (["gemma", "--slo", "ttft=3"], "250ms"),

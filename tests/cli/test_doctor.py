@@ -193,6 +193,20 @@ async def test_a_state_dir_that_cannot_be_written_is_a_problem(doctor: Doctor, t
     assert (await doctor(HERMES_SERVER__STATE_DIR="off"))["state"]["state"] == "note"
 
 
+def test_a_state_dir_that_may_not_be_looked_into_is_a_problem_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *_: object, **__: object) -> os.stat_result:
+        if path == tmp_path / "state":
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    original = os.stat
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert [finding.state for finding in checkup._state(tmp_path / "state")] == ["problem"]
+
+
 @pytest.mark.parametrize(
     ("environ", "warned"),
     [

@@ -105,7 +105,7 @@ async def test_logs_shows_the_last_requests_the_newest_one_last(verb: Run) -> No
         assert result.exit_code == 0
         assert [line.split()[-1] for line in result.stdout.splitlines()] == ["r1", "r2"]
         first = result.stdout.splitlines()[0]
-        assert "  200 ok " in first and "  gemma:latest " in first and " 7 + 3 tokens  r1" in first
+        assert "  200  ok  POST  /v1/llm/{model}  gemma:latest@b0  " in first and "  7+3 tokens  " in first
         backend.default = fail(500, "out of memory")
         await gateway.ask("/v1/llm/gemma", {"prompt": "Hi"}, {"x-request-id": "failed"})
         told = (await ask(verb, gateway, "logs", "--outcome", "upstream_error", "--json")).stdout.splitlines()
@@ -154,6 +154,18 @@ async def test_followed_logs_go_on_after_the_connection_was_lost_and_miss_nothin
             assert (await line_of(process.stdout)).endswith("lost")
             await done("two")
             assert (await line_of(process.stdout)).endswith("two")
+
+
+def test_what_ends_while_the_last_ones_are_listed_is_told_once(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = ({**OVER, "request_id": name} for name in ("r0", "r1"))
+    monkeypatch.setattr("hermes.cli.logs.follow", lambda url: [("state", {}), ("request", first), ("request", second)])
+    monkeypatch.setattr("hermes.cli.logs.get", lambda url, path: {"data": [first]})
+    told = verb("logs", "--follow").stdout.splitlines()
+    assert [line.split()[-1] for line in told] == ["r0", "r1"]
+
+
+OVER = {"created_at": 0.0, "duration_ms": 1, "outcome": "ok", "status": 200, "class": "normal", "model": "gemma"}
+OVER |= {"method": "POST", "route": "/v1/llm"}
 
 
 @scenario

@@ -1,10 +1,12 @@
 """What is shown on a terminal."""
 
+import logging
 import sys
 from io import StringIO
 
 import pytest
 
+from hermes.cli.log import _Text
 from hermes.cli.options import Failed, columns, plain, say
 
 
@@ -32,3 +34,13 @@ def test_an_error_does_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]
 
 def test_columns_are_as_wide_as_what_is_in_them() -> None:
     assert list(columns([("A", "LONG", ""), ("long", "b", "c")])) == ["A     LONG", "long  b     c"]
+
+
+def test_a_name_cannot_pretend_to_be_another_line() -> None:
+    assert list(columns([("ann\nbob  ok",), ("c",)])) == [r"ann\nbob  ok", "c"]
+
+
+def test_a_log_that_people_read_does_not_drive_their_terminal() -> None:
+    """I28."""
+    record = logging.LogRecord("hermes", logging.INFO, "", 0, "backend b0 is down: %s", ("\x1b[2Jgone",), None)
+    assert _Text().format(record).endswith(r"backend b0 is down: \x1b[2Jgone")

@@ -134,9 +134,9 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         os.close(ours)
         os.close(its)
     lines = said.decode().splitlines()
-    assert any(line.startswith(f"Hermes {__version__} listens on http://127.0.0.1:") for line in lines)
-    address = lines[0].rpartition(" ")[2]
-    assert lines[1:7] == [
+    at = next(at for at, line in enumerate(lines) if line.startswith(f"Hermes {__version__} listens on http://127."))
+    address = lines[at].rpartition(" ")[2]
+    assert lines[at + 1 : at + 7] == [
         f"  OpenAI's SDKs {address}/v1",
         f"  others        {address} (Ollama's and Anthropic's)",
         f"  dashboard     {address}/dashboard",

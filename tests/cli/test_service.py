@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from hermes.cli import service
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = ["/usr/bin/env", "serve"]
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 
@@ -30,6 +31,15 @@ def test_systemd_finds_nothing_wrong_with_a_unit(tmp_path: Path, kind: str) -> N
     text = service.unit(PROGRAM) if kind == "system" else service.user_unit(PROGRAM)
     found = analyze(tmp_path, text, "verify", *(["--user"] if kind == "user" else []))
     assert (found.returncode, [line for line in found.stderr.splitlines() if "hermes.service" in line]) == (0, [])
+
+
+@needs_systemd
+def test_the_socket_unit_fits_the_service(tmp_path: Path) -> None:
+    (tmp_path / "hermes.service").write_text(service.unit(PROGRAM))
+    socket = tmp_path / "hermes.socket"
+    socket.write_text((ROOT / "deploy/hermes.socket").read_text())
+    found = subprocess.run(["systemd-analyze", "verify", str(socket)], capture_output=True, text=True)
+    assert (found.returncode, [line for line in found.stderr.splitlines() if "hermes." in line]) == (0, [])
 
 
 @needs_systemd

@@ -100,7 +100,7 @@ async def test_a_request_is_cancelled_by_keys_and_q_gives_the_terminal_back() ->
         runs = await hold_slot(gateway, backend, headers={"x-request-id": "mine"})
         await terminal.shows("runs on b0")
         terminal.press("c")
-        await terminal.shows("cancel mine? y: yes")
+        await terminal.shows("cancel mine of anonymous for gemma:latest? y: yes")
         terminal.press("y")
         await terminal.shows("mine is cancelled")
         assert (await runs.reply()).status == 499
@@ -115,6 +115,19 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals, code: in
         await terminal.shows("nothing runs or waits")
         terminal.process.send_signal(number)
         assert await terminal.ended() == code
+
+
+@scenario
+async def test_ctrl_z_lends_the_terminal_and_fg_takes_it_back() -> None:
+    async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
+        await terminal.shows("nothing runs or waits")
+        terminal.process.send_signal(signal.SIGTSTP)
+        await terminal.stopped()
+        terminal.is_given_back()
+        terminal.process.send_signal(signal.SIGCONT)
+        await terminal.shows("nothing runs or waits")
+        terminal.press("q")
+        assert await terminal.ended() == 0
 
 
 @scenario
@@ -145,7 +158,8 @@ async def test_a_lost_connection_is_told_and_made_again_and_a_key_that_is_gone_e
 
 
 @scenario
-async def test_it_is_drawn_anew_when_the_terminal_has_another_size() -> None:
+async def test_it_is_drawn_anew_when_the_terminal_has_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "EVERY_S", 60.0)
     async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
         await terminal.shows("nothing runs or waits")
         fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))

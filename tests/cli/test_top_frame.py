@@ -84,7 +84,7 @@ def test_a_wide_name_takes_its_place_and_no_more() -> None:
 
 def test_the_hostile_name_of_a_user_does_not_drive_the_terminal() -> None:
     hostile = Request("r1", "gemma", "normal", "\x1b[2J\x1b]0;x\x07\r\n\u202e", False, "runs")
-    assert "\ufffd[2J\ufffd]0;x" in drawn(sight(requests=(hostile,)))[9]
+    assert r"\x1b[2J\x" in drawn(sight(requests=(hostile,)))[9]
 
 
 def test_the_end_of_an_id_that_we_made_is_shown_because_its_beginning_is_that_of_all() -> None:
@@ -98,12 +98,12 @@ def test_what_is_lost_is_said_first_with_why_and_of_when_the_rest_is() -> None:
 
 
 def test_where_there_is_not_room_for_all_each_backend_is_shown_and_what_is_chosen_is_among_the_rows() -> None:
-    memory = tuple(Memory(f"gpu{number}", "up", True, GIB, (), ("a note", "another")) for number in range(4))
+    memory = tuple(Memory(f"gpu{number}", "up", True, GIB, (), ("a note", "another")) for number in range(6))
     models = tuple(Model(f"m{number}", "loaded") for number in range(30))
     requests = tuple(Request(f"r{number}", "m0", "normal", "me", True, "waits") for number in range(30))
     view = View(pane="models", chosen={"models": "m20", "requests": "r29"})
     lines = drawn(sight(memory=memory, models=models, requests=requests), view)
-    assert [line.split()[0] for line in lines if line.startswith("gpu")] == ["gpu0", "gpu1", "gpu2", "gpu3"]
+    assert [line.split()[0] for line in lines if line.startswith("gpu")] == [f"gpu{each}" for each in range(6)]
     assert any(line.startswith("m20 ") for line in lines) and any(line.endswith(" r29") for line in lines)
     everything = drawn(sight(memory=memory, models=models, requests=requests), height=None)
     assert len([line for line in everything if line.startswith("m")]) == 60

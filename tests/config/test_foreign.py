@@ -28,9 +28,10 @@ model_list:
   - model_name: gpt-4o
     litellm_params: {model: gpt-4o, api_key: os.environ/OPENAI_API_KEY, max_parallel_requests: 8}
   - model_name: claude
-    litellm_params: {model: anthropic/claude-sonnet-4-5}
+    litellm_params: {model: anthropic/claude-sonnet-4-5, api_base: "https://proxy.example.com"}
   - model_name: far
-    litellm_params: {model: openai/their-name, api_base: "https://api.example.com/v1", stream_timeout: 60}
+    litellm_params: {model: Org/their-name, custom_llm_provider: openai, api_base: "https://api.example.com/v1",
+      stream_timeout: 60}
   - model_name: fast
     litellm_params: {model: ollama/another, api_base: "http://gpu0:11434"}
   - model_name: "openai/*"
@@ -45,11 +46,16 @@ LLAMASWAP = """
 healthCheckTimeout: 500
 logLevel: info
 globalTTL: 60
-macros: {server: "llama-server --port ${PORT} ${flags}", flags: "-ngl 99"}
+macros:
+  flags: "-ngl 99"
+  server: |
+    # of last week
+    llama-server --port ${PORT}
+      ${flags}
 models:
   qwen:
     cmd: |
-      # the good one
+      # the good one: ${server}
       ${server} \\
         --model models/qwen3-8b.gguf
     aliases: [gpt-4o-mini, "not a name"]
@@ -101,6 +107,7 @@ def test_a_model_list_becomes_backends_and_models(settle: Settle) -> None:
     assert (fast.params.temperature, fast.params.stop, fast.options.num_ctx) == (0.2, ("END",), 8192)
     assert (fast.fallback, large.backend_model, large.timeout_s) == (("large",), "Qwen/Qwen3-32B", 300)
     assert config.models["gpt-4"].backends == large.backends and config.models["gpt-4o"].max_concurrency == 8
+    assert config.models["far"].backend_model == "Org/their-name"
     assert (config.limits.max_attempts, config.defaults.timeout_s) == (3, 90)
 
 

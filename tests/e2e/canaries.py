@@ -187,6 +187,17 @@ class World:
         self.canaries.look(f"the answer to {what}", told, raw)
         return told
 
+    async def watch(self) -> list["asyncio.Task[bytes]"]:
+        """Another user and an operator look on from now to the end: what they are told, once it is over."""
+        watching = []
+        for key in (self.other, self.admin):
+            peer = await connect(self.port)
+            await peer.send(request_bytes("GET", "/v1/events", None, {"authorization": f"Bearer {key}"}))
+            task = asyncio.get_running_loop().create_task(peer.rest())
+            task.add_done_callback(lambda _, peer=peer: peer.close())  # type: ignore[misc]
+            watching.append(task)
+        return watching
+
 
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:

@@ -47,9 +47,10 @@ class Line(Served):
         call.peer.close()
         return reply
 
-    async def until_queued(self, number: int) -> None:
+    async def until_queued(self, number: int, user: str = "") -> None:
+        headers = bearer(user) if user else {}
         async with asyncio.timeout(5.0):
-            while (await self.ask("/v1/status")).json["requests"]["queued"] != number:  # noqa: ASYNC110
+            while (await self.ask("/v1/status", None, headers)).json["requests"]["queued"] != number:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     async def replace(self) -> None:
@@ -93,7 +94,7 @@ def slowly() -> Any:
     return script
 
 
-async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any]) -> None:
+async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any], until_refused: bool = False) -> None:
     """On one connection as long as that is kept, whole answers and streams in turn."""
     peer = None
     while (number := next(left)) < REQUESTS:
@@ -103,12 +104,16 @@ async def ask_for_ever(hermes: Line, left: "count[int]", failed: list[Any]) -> N
             path, body = (CHAT, chat(stream=True)) if number % 2 else (PROMPT, prompt())
             await peer.send(request_bytes("POST", path, body, {}))
             reply = await Call(peer).reply()
+            if until_refused and reply.status == 503 and reply.error["code"] == "draining":
+                break
             if reply.status != 200 or not reply.whole or (number % 2 and reply.events[-1] != "[DONE]"):
                 failed.append((reply.status, reply.body))
             if reply.headers.get("connection") == "close":
                 peer.close()
                 peer = None
         except (EOFError, OSError) as error:
+            if until_refused and not (peer and peer.unread):  # it had left before we asked, or nobody listens any more
+                break
             failed.append(repr(error))
             peer = None
     if peer is not None:
@@ -145,6 +150,39 @@ async def test_under_load_nothing_fails_and_no_more_run_than_may(tmp_path: Path)
         assert not [line for line in log if line.get("level") in ("warning", "error")]
         if "HERMES_HANDOVER" in os.environ:
             print(f"\n{REQUESTS} requests in {took_s:.1f} s over {RESTARTS} restarts, {len(failed)} failed")
+
+
+@pytest.mark.usefixtures("unhurried")
+@scenario
+async def test_a_drain_under_load_drops_nothing_that_it_was_asked(tmp_path: Path) -> None:
+    """I33: who runs is answered, who waits or comes late is told, and nobody is left without a word."""
+    environ = {**CAP, "HERMES_LOGGING__ACCESS_LOG": str(tmp_path / "access.log")}
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        backend.default = slowly()
+        failed: list[Any] = []
+        left = count()
+        loop = asyncio.get_running_loop()
+        clients = [loop.create_task(ask_for_ever(hermes, left, failed, until_refused=True)) for _ in range(CLIENTS)]
+        await until(lambda: len(backend.asked) >= REQUESTS / 2, limit_s=60.0)
+        hermes.signal()
+        await asyncio.gather(*clients)
+        assert failed == []
+        assert (await hermes.end())[0] == 0
+        told = [json.loads(line)["outcome"] for line in (tmp_path / "access.log").read_text().splitlines()]
+        assert set(told) == {"ok", "drained"}
+        assert told.count("ok") == len(backend.asked) < REQUESTS
+
+
+@scenario
+async def test_a_backend_that_is_drained_stays_so(tmp_path: Path) -> None:
+    async with ollama() as backend, line(tmp_path, backend) as hermes:
+        await hermes.ask("/v1/backends/ollama/drain", {})
+        await hermes.replace()
+        assert (await hermes.ask(PROMPT, prompt())).error["code"] == "no_backend"
+        await hermes.ask("/v1/backends/ollama/resume", {})
+        assert (await hermes.ask(PROMPT, prompt())).status == 200
+        await hermes.alone()
+        await hermes.finish()
 
 
 @scenario
@@ -248,6 +286,39 @@ async def test_limits_and_what_is_reserved_pass_over(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_what_runs_outlives_several_restarts_and_counts_through_all(tmp_path: Path) -> None:
+    """I1, I6: what the first runs and has wait is passed on by the second to the third."""
+    environ = {**ONE, **KEYS, "HERMES_LIMITS__MODES": '{"concurrency": "reject"}'}
+    environ["HERMES_KEYS"] = json.dumps([key("ann", concurrency=1), key("ben")])
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await hermes.open(CHAT, chat(stream=True), bearer("ann"))
+        assert await runs.head() == 200
+        waits = []
+        for number in range(2):
+            waits.append(await hermes.open(CHAT, chat(str(number)), bearer("ben")))
+            await hermes.until_queued(number + 1, "ben")
+            for _ in range(2 - 2 * number):  # nobody is connected to the second, but what it passes on
+                await hermes.replace()
+        refused = await hermes.ask(PROMPT, prompt(), bearer("ann"))
+        assert refused.status == 429 and "requests at once" in refused.error["message"]
+        assert len(backend.asked) == 1
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        for waiting in waits:
+            assert (await waiting.reply()).status == 200
+            waiting.peer.close()
+        runs.peer.close()
+        for _ in range(2):
+            await hermes.alone()
+        assert [asked.body["messages"][-1]["content"] for asked in backend.asked] == ["Hi", "0", "1"]
+        assert backend.most_running == 1
+        assert (await hermes.ask(PROMPT, prompt(), bearer("ann"))).status == 200
+        await hermes.finish()
+
+
+@scenario
 async def test_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "hermes.yaml"
     file.write_text("server: {watch_config: false}")
@@ -265,16 +336,20 @@ async def test_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
 
 @scenario
 async def test_what_the_old_one_ran_is_free_when_that_is_killed(tmp_path: Path) -> None:
-    """I2: nobody is left to give the slot back."""
-    async with ollama() as backend, line(tmp_path, backend, **ONE) as hermes:
+    """I2: nobody is left to give the slot back, or to say what was used."""
+    environ = {**ONE, "HERMES_LIMITS__MODES": '{"concurrency": "reject"}'}
+    environ["HERMES_KEYS"] = json.dumps([key("ann", concurrency=1), key("ben")])
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
         backend.scripts.append(play("Hel", asyncio.Event(), DONE))
-        runs = await hermes.open(CHAT, chat(stream=True))
+        runs = await hermes.open(CHAT, chat(stream=True), bearer("ann"))
         await runs.head()
         await hermes.replace()
-        waits = await hermes.open(PROMPT, prompt())
-        await hermes.until_queued(1)
+        waits = await hermes.open(PROMPT, prompt(), bearer("ben"))
+        await hermes.until_queued(1, "ben")
+        assert (await hermes.ask(PROMPT, prompt(), bearer("ann"))).status == 429
         hermes.signal(signal.SIGKILL)
         assert (await waits.reply()).json["result"] == "Hello"
+        assert (await hermes.ask(PROMPT, prompt(), bearer("ann"))).status == 200
         await hermes.alone()
         os.kill(hermes.pid, signal.SIGTERM)
         assert (await hermes.end())[0] == -signal.SIGKILL

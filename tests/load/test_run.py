@@ -1,6 +1,7 @@
 """Sending: open and closed loops against servers that stall, hang, fail and break off."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from random import Random
@@ -88,10 +89,10 @@ async def test_a_closed_loop_says_what_its_few_connections_saw_and_corrected_wha
     figures = await found(
         Stalling(), asked(), connections=2, duration_s=LASTS_S, think_s=0.001, setting={"arrivals": "closed"}
     )
-    assert slower_than(figures, 0.5 * STALL_S) == pytest.approx(2, abs=0.5)
+    seen, corrected = (slower_than(figures, 0.5 * STALL_S, is_corrected) for is_corrected in (False, True))
     interval_s = 2 * LASTS_S / figures.all.answered
-    expected = 2 * 0.5 * STALL_S / interval_s
-    assert slower_than(figures, 0.5 * STALL_S, corrected=True) == pytest.approx(expected, rel=0.5, abs=4)
+    assert seen >= 1.5
+    assert corrected >= seen + 0.5 * 2 * (0.5 * STALL_S / interval_s)
 
 
 # --- loops ------------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ async def test_an_open_loop_sends_though_nothing_is_answered() -> None:
             await until(lambda: len(served.app.requests) == 50, "it waits for answers")
             running.cancel()
             figures = await running
-    assert figures.all.errors == {"unanswered": 50}
+    assert (figures.all.left, figures.all.errors) == (50, {})
     assert figures.setting["interrupted"]
 
 
@@ -156,6 +157,10 @@ async def nonsense(request: Heard, response: Response) -> None:
     response.send(200, b"", b"<html>")
 
 
+async def deep(request: Heard, response: Response) -> None:
+    response.send(200, b"", b'{"choices":' + b"[" * 100_000 + b"\n")
+
+
 def stream(data: bytes, ending: Callable[[Response], object]) -> Handler:
     async def handle(request: Heard, response: Response) -> None:
         response.start(200, b"")
@@ -174,6 +179,7 @@ FAILED = b'{"error": {"message": "m", "type": "t", "code": "backend_error"}}\n'
     [
         (full, True, "429 queue_full"),
         (nonsense, False, "not an answer"),
+        (deep, True, "not an answer"),
         (stream(CUT, Response.end), True, "incomplete"),
         (stream(CUT, Response.break_off), True, "broken off"),
         (stream(CUT + FAILED, Response.break_off), True, "in the answer: backend_error"),
@@ -232,6 +238,17 @@ async def test_a_streams_first_token_its_gaps_and_its_end_are_timed_apart() -> N
     assert (times["itl"].count, times["wait"].p50) == (8, pytest.approx(0.04, rel=0.01))
     assert times["itl"].least >= 0.008 and times["tpot"].mean == pytest.approx(times["itl"].mean)
     assert (figures.all.tokens_in, figures.all.tokens_out, figures.all.good) == (28, 12, 0)
+
+
+@scenario
+async def test_a_loop_that_was_held_up_is_told() -> None:
+    async def handle(request: Heard, response: Response) -> None:
+        time.sleep(0.03)  # noqa: ASYNC251  # in the very loop that sends
+        response.send(200, b"", b"ok")
+
+    generator = (await found(handle, islice(asked(), 3), connections=1)).generator
+    assert generator["loop_lag_most"] >= 0.01
+    assert 0 < generator["cpu"] <= generator["cpu_most"]
 
 
 @scenario

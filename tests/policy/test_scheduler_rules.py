@@ -483,7 +483,8 @@ class Machine(RuleBasedStateMachine):
     def check_place(self, decision: Admit, others: set[str]) -> None:
         """At home, where that is no more than somewhat busier than the others are; else where least is to do."""
         ticket, resident = decision.ticket, decision.ticket.resident
-        if any(model == resident for _, model in self.draining | self.all_draining()):
+        leaves = any(self.is_draining(name, resident) for name in self.up(ticket))  # since it was let in, perhaps
+        if leaves or any(model == resident for _, model in self.draining):
             return
         open_ = [name for name in self.up(ticket) if self.is_open(name, resident)]
         runs = {name: self.running_on(name, ticket) for name in open_}

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import click
@@ -84,6 +85,14 @@ def now_s() -> float:
 
 def shown(moment: int | None) -> str:
     return "never" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+class Number(click.FloatRange):
+    """A finite one: click's own takes inf, and nan for anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if isfinite(number) else self.fail(f"{value!r} is not a finite number.", param, ctx)
 
 
 class Amount(click.ParamType):  # type: ignore[type-arg]

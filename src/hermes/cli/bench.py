@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hermes.cli import bench_job
 from hermes.cli import bench_options as options
+from hermes.cli.amounts import Number
 from hermes.cli.bench_options import Span
 from hermes.cli.loop import run
 from hermes.cli.options import fail, say
@@ -26,8 +27,8 @@ from hermes.load.table import table
 from hermes.load.tally import Tally
 
 _COUNT = click.IntRange(min=1)
-_SHARE = click.FloatRange(0, 1)
-_RATE = click.FloatRange(min=0, min_open=True)
+_SHARE = Number(0, 1)
+_RATE = Number(min=0, min_open=True)
 _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
 _WRITTEN = click.Path(dir_okay=False, path_type=Path)
 

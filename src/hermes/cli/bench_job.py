@@ -36,7 +36,7 @@ def read(**given: Any) -> Job:
     how = given["arrivals"] or ("trace" if trace else "poisson" if given["rate"] else "closed")
     if how == "closed":
         given["connections"] = given["connections"] or _CONNECTIONS
-    if not (given["duration"] or given["requests"] or how == "trace"):
+    if given["duration"] is None and not (given["requests"] or how == "trace"):
         given["duration"] = _DURATION_S
     asked = plan(_mix(given, api), _arrivals(how, given), _lines(given, api), given["seed"])
     try:

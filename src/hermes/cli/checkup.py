@@ -94,7 +94,8 @@ def _state(folder: Path | None) -> Iterator[Finding]:
         told = "nothing is kept: no keys, no budgets, nothing of what was learned of models"
         yield Finding("state", "note", told, "set server.state_dir to a folder, or HOME")
         return
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    # what may not be looked into is not there either: os.path says so, pathlib raises
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))  # noqa: PTH110
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         told = f"{folder} cannot be written by user {os.getuid()}"
         yield Finding("state", "problem", told, f"chown {os.getuid()} {there}, or set server.state_dir to another")

@@ -4,16 +4,15 @@ On a terminal all that a newcomer needs; in a log a line for what it is, and one
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from hermes import __version__
-from hermes.cli.log import log, tell
-from hermes.cli.options import plain
+from hermes import __version__, composition
+from hermes.cli.log import is_read, log, tell
 from hermes.config import Backend
+from hermes.lines import escaped
 from hermes.policy.routing import candidates
 from hermes.runtime import Runtime
 
@@ -24,9 +23,9 @@ _LOOK_S = 1.0
 def greet(runtime: Runtime, file: Path | None, simulated: bool) -> None:
     """`file`: that of the configuration; None: there is none."""
     tell(f"Hermes {__version__} listens on {runtime.address}")
-    if sys.stderr.isatty():
+    if is_read():
         for what, told in _banner(runtime, file):
-            click.echo(f"  {what:13} {plain(told)}", err=True)
+            click.echo(f"  {what:13} {escaped(told)}", err=True)
     else:
         if runtime.admin_address:
             tell(f"operators are listened to at {runtime.admin_address}")
@@ -41,10 +40,10 @@ def _banner(runtime: Runtime, file: Path | None) -> Iterator[tuple[str, str]]:
     if not runtime.config.server.unix_socket:
         yield "OpenAI's SDKs", f"{here}/v1"
         yield "others", f"{here} (Ollama's and Anthropic's)"
-        if any(route.path == "/dashboard" for route in runtime.api.table.routes):
+        if composition.shows_dashboard_to_clients(runtime.config):
             yield "dashboard", f"{here}/dashboard"
     if runtime.admin_address:
-        yield "operators", runtime.admin_address
+        yield "operators", runtime.admin_address + ("/dashboard" if runtime.config.admin.dashboard else "")
     yield "configuration", str(file) if file else "no file: as it is by default, and by variables and flags"
     yield "keys", _keys(runtime)
     for backend in runtime.config.backends:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import click
 
-from hermes.lines import are_read, stamp
+from hermes.lines import are_read, escaped, stamp
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -23,11 +23,16 @@ def log_to_stderr(level: str, format: str) -> None:
 
 def tell(words: str, level: int = logging.INFO) -> None:
     """What whoever starts it should know: as it stands to people, as part of the log to what collects that."""
-    collected = any(isinstance(each.formatter, _JsonLines) for each in logging.getLogger().handlers)
-    if sys.stderr.isatty() and not collected:
-        click.echo(words, err=True)
+    if is_read():
+        click.echo(escaped(words), err=True)
     else:
         log.log(level, "%s", words.strip())
+
+
+def is_read() -> bool:
+    """Whether people do, and nothing collects it."""
+    collected = any(isinstance(each.formatter, _JsonLines) for each in logging.getLogger().handlers)
+    return sys.stderr.isatty() and not collected
 
 
 class _Text(logging.Formatter):
@@ -36,6 +41,10 @@ class _Text(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return stamp(record.created)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Backends' words are in it, too."""
+        return "\n".join(map(escaped, super().format(record).split("\n")))
 
 
 class _JsonLines(_Text):

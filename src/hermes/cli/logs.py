@@ -3,15 +3,17 @@
 import json
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import click
+from msgspec import ValidationError, convert
 
 from hermes.cli.feed import LOST, follow
-from hermes.cli.options import say, seconds
+from hermes.cli.options import say
 from hermes.cli.remote import get, json_lines_option, url_option
+from hermes.lines import line
+from hermes.record import Record
 
 # What the server lists at most.
 _MOST = 1000
@@ -42,7 +44,7 @@ def command(
     wanted = {name: said for name, said in (("model", model), ("user", user), ("outcome", outcome)) if said is not None}
     records = _follow(url, wanted, last) if follow else _last(url, wanted, last)
     for record in records:
-        say(json.dumps(record) if as_json else line(record))
+        say(json.dumps(record) if as_json else _line(record))
 
 
 def _last(url: str, wanted: dict[str, str], count: int) -> list[dict[str, Any]]:
@@ -78,18 +80,9 @@ def _matters(record: dict[str, Any]) -> bool:
     return "class" in record or record["status"] >= 400
 
 
-def line(record: dict[str, Any]) -> str:
-    """One that is over, for people: when it ended, how, whose and for which model, and where the time went."""
-    ended_at = datetime.fromtimestamp(record["created_at"] + record["duration_ms"] / 1000)
-    how = record.get("code") or record["outcome"]
-    what = record.get("model") or f"{record['method']} {record['route']}"
-    times = [seconds(record["duration_ms"])]
-    if record.get("queue_ms"):
-        times.append(f"waited {seconds(record['queue_ms'])}")
-    if "ttft_ms" in record:
-        times.append(f"first token {seconds(record['ttft_ms'])}")
-    if record.get("tokens_in") or record.get("tokens_out"):
-        times.append(f"{record.get('tokens_in', 0)} + {record.get('tokens_out', 0)} tokens")
-    who = record.get("user") or "-"
-    shown = f"{ended_at:%H:%M:%S}  {record['status']} {how:12}  {who:12}  {what:20}  {', '.join(times)}"
-    return f"{shown}  {record['request_id']}"
+def _line(record: dict[str, Any]) -> str:
+    """As the server's log has it for people; what a later version may tell, as it is."""
+    try:
+        return line(convert(record, Record))
+    except ValidationError:
+        return json.dumps(record)

@@ -14,7 +14,7 @@ from hermes.cli.options import gib
 from hermes.config import Backend, Config
 from hermes.config.kinds import BackendKind
 from hermes.config.rules import is_loopback
-from hermes.errors import ConfigError, GatewayError
+from hermes.errors import BackendTimeout, BackendUnreachable, ConfigError, GatewayError
 from hermes.fleet import memory
 from hermes.fleet.inventory import Inventory
 from hermes.http.wire import Deadlines
@@ -88,8 +88,10 @@ async def _backend(backend: Backend) -> list[Finding]:
     what, url = f"backend {backend.name}", backend.url
     try:
         has = await _inventory(backend)
-    except (GatewayError, ConfigError) as error:
+    except (BackendUnreachable, BackendTimeout) as error:
         return [Finding(what, "problem", f"{backend.kind} at {url}: {error}", _what_to_start(backend))]
+    except (GatewayError, ConfigError) as error:
+        return [Finding(what, "problem", f"{backend.kind} at {url}: {error}", "mend its kind, url or api_key")]
     told = f"{f'{backend.kind} {has.version}'.rstrip()} at {url}: {_count(has)}"
     found = [Finding(what, "ok", told)]
     if not has.models:
@@ -127,17 +129,22 @@ def _what_to_start(backend: Backend) -> str:
 async def _stranger(name: str, port: int, kind: BackendKind) -> list[Finding]:
     """What is not configured: told where it shows that it serves models."""
     url = f"http://127.0.0.1:{port}"
-    if await _is_hermes(url):
-        return []
-    try:
-        has = await _inventory(Backend(name, url, kind))
-    except (GatewayError, ConfigError):
+    is_hermes, has = await asyncio.gather(_is_hermes(url), _tried(Backend(name, url, kind)))
+    if is_hermes or has is None:
         return []
     if kind != "ollama" and not has.version:  # whatever has taken its place
         name, kind = "an OpenAI-compatible server", "openai"
     told = f"{f'{name} {has.version}'.rstrip()} answers at {url} and is not configured: {_count(has)}"
     todo = f'to have it served: backends: [{{name: {kind}, kind: {kind}, url: "{url}"}}]'
     return [Finding(f"port {port}", "note", told, todo)]
+
+
+async def _tried(backend: Backend) -> Inventory | None:
+    """What it has, if it is what we take it for."""
+    try:
+        return await _inventory(backend)
+    except GatewayError:
+        return None
 
 
 async def _inventory(backend: Backend) -> Inventory:

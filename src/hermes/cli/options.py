@@ -13,6 +13,7 @@ import click
 from hermes.config import Config
 from hermes.config.load import Source
 from hermes.errors import ConfigError
+from hermes.lines import escaped
 
 config_option = click.option(
     "--config",
@@ -74,9 +75,10 @@ def plain(text: str) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table, each column as wide as what is in it."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    for row in rows:
+    """Lines of a table, each column as wide as what is in it. No name can pretend to be the next line."""
+    shown = [[escaped(cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*shown, strict=True)]
+    for row in shown:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 

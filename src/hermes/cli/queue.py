@@ -7,6 +7,7 @@ import click
 
 from hermes.cli.options import say, say_json, seconds
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
 
 
 @click.command("queue")
@@ -30,7 +31,7 @@ def _lines(queue: dict[str, Any]) -> Iterator[str]:
     yield f"{queue['running']} running, {queue['waiting']} waiting"
     for request in queue["data"]:
         who = f"{request['request_id']}  {request['model']}  {request['class']}  {request['user']}"
-        yield f"{who}  {state(request)}, {seconds(request['age_ms'])} old"
+        yield escaped(f"{who}  {state(request)}, {seconds(request['age_ms'])} old")
     if queue["has_more"]:
         yield f"... and more: these are the first {len(queue['data'])}"
 

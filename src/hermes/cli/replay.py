@@ -1,7 +1,6 @@
 """`hermes replay`: scheduling policies against a recorded trace, in virtual time."""
 
 from collections.abc import Callable, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from hermes.cli.amounts import Number
 from hermes.cli.options import fail, say
 from hermes.simulator.replay import (
     POLICIES,
@@ -25,12 +25,6 @@ from hermes.simulator.replay import (
 )
 
 
-class _Number(click.FloatRange):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        return number if isfinite(number) else self.fail(f"{value!r} is not a finite number.", param, ctx)
-
-
 def _several(each: "click.ParamType[Any]") -> Callable[[str], tuple[Any, ...]]:
     """Values joined with commas."""
     return lambda text: tuple(each.convert(part.strip(), None, None) for part in text.split(","))
@@ -44,7 +38,7 @@ class _Picture(click.Path):
         return path
 
 
-_POSITIVE = _Number(min=0, min_open=True)
+_POSITIVE = Number(min=0, min_open=True)
 _COUNT = click.IntRange(min=1)
 
 
@@ -71,13 +65,13 @@ _COUNT = click.IntRange(min=1)
 @click.option("--seeds", type=_several(click.INT), default="1,2,3", metavar="N,..", help="Of what is drawn.")
 @click.option(
     "--shares",
-    type=_several(_Number(min=0)),
+    type=_several(Number(min=0)),
     default=".55,.25,.15,.05",
     metavar="X,..",
     help="How often each model is asked for; not for an access log, which tells.",
 )
 @click.option(
-    "--load-times", type=_several(_Number(min=0)), default="6,8,14,20", metavar="S,..", help="Of each model, or of all."
+    "--load-times", type=_several(Number(min=0)), default="6,8,14,20", metavar="S,..", help="Of each model, or of all."
 )
 @click.option("--sizes", type=_several(_POSITIVE), default="1,1,1,1", metavar="X,..", help="Of each model, or of all.")
 @click.option("--memory", type=_POSITIVE, default=2.0, metavar="X", help="Room for models, in the unit of the sizes.")
@@ -87,7 +81,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--max-wait", "max_wait_s", type=_POSITIVE, default=30.0, metavar="S", help="What starts later is lost.")
 @click.option("--tenants", type=_COUNT, default=1, metavar="N", help="So many ask; not for an access log, which tells.")
 @click.option(
-    "--floor", type=_Number(min=0, max=1), default=0.0, metavar="X", help="Each model's part of the overall goodput."
+    "--floor", type=Number(min=0, max=1), default=0.0, metavar="X", help="Each model's part of the overall goodput."
 )
 @click.option(
     "--service-error", type=_POSITIVE, default=1.0, metavar="X", help="Multiplies a policy's estimates of service."

@@ -12,9 +12,9 @@ from hermes.config.load import Source
 
 
 @click.command("restart")
-@config_option
 @json_option
-def command(path: str | None, as_json: bool) -> None:
+@config_option
+def command(as_json: bool, path: str | None) -> None:
     """Have the Hermes that runs on this machine replaced by one that starts now: of the same command, from the program
     and the files as they are now.
 

@@ -1,12 +1,14 @@
 """`hermes serve`: run the gateway."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
 
 import click
 
+from hermes.activation import Activated, activated
 from hermes.cli.greeting import advise, greet
 from hermes.cli.log import log_to_stderr
 from hermes.cli.loop import run
@@ -14,8 +16,7 @@ from hermes.cli.options import config_option, fail, load_or_exit
 from hermes.config import Config
 from hermes.config.load import Source
 from hermes.errors import ConfigError
-from hermes.handover.leaving import VARIABLE
-from hermes.handover.taking import Taking
+from hermes.handover import VARIABLE
 from hermes.notify import Notify
 from hermes.runtime import Runtime, on_signals
 
@@ -39,24 +40,40 @@ def command(
     """
     if simulate and or_simulate:
         raise click.UsageError("--simulate and --or-simulate exclude each other")
-    channel = os.environ.pop(VARIABLE, None)
-    source = Source(
-        path, os.environ, {"server.host": host, "server.port": port, "server.insecure": insecure}, Path.cwd()
-    )
+    said = {"server.host": host, "server.port": port, "server.insecure": insecure}
+    channel, given = _given()
+    source = Source(path, os.environ, {**said, **given.said}, Path.cwd())
     config = load_or_exit(source)
     log_to_stderr(config.logging.level, config.logging.format)
     try:
-        clean = run(_serve(config, source, simulate, or_simulate, channel))
+        clean = run(_serve(config, source, simulate, or_simulate, channel, given))
     except ConfigError as error:
         fail(str(error), 2)
     sys.exit(0 if clean else 1)
 
 
-async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bool, channel: str | None) -> bool:
+def _given() -> tuple[int | None, Activated]:
+    """The channel to the process that has started us to go on in its place; what we are to listen on."""
+    if (text := os.environ.pop(VARIABLE, None)) is None:
+        try:
+            return None, activated(os.environ)
+        except ConfigError as error:
+            fail(str(error), 2)
+    channel, said = json.loads(text)
+    return channel, Activated({}, said)
+
+
+async def _serve(
+    config: Config, source: Source, simulate: bool, or_simulate: bool, channel: int | None, given: Activated
+) -> bool:
     loop = asyncio.get_running_loop()
     stop, now, reload, restart = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
     on_signals(loop, stop, now, reload, restart)
-    before = await Taking.meet(int(channel)) if channel else None
+    before = None
+    if channel is not None:
+        from hermes.handover.taking import Taking
+
+        before = await Taking.meet(channel)
     instead = None
     if simulate or or_simulate:
         from hermes.cli.stand_in import stand_in
@@ -71,6 +88,7 @@ async def _serve(config: Config, source: Source, simulate: bool, or_simulate: bo
         reload_asked=reload,
         notify=Notify(os.environ),
         restart_asked=restart,
+        given=given,
         before=before,
     )
     try:

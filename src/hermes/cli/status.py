@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hermes.cli.options import gib, say, say_json
+from hermes.cli.options import gib, say, say_json, seconds
 from hermes.cli.remote import get, json_option, url_option
 
 
@@ -66,4 +66,5 @@ def changes(backend: Mapping[str, Any]) -> Iterator[str]:
     for change in backend.get("changes", ()):
         verb = "loading" if change["loading"] else "about to load"
         room = f" in place of {', '.join(change['victims'])}" if change["victims"] else ""
-        yield f"{verb} {change['model']}{room}"
+        since = f" for {seconds(change['for_ms'])}" if change["loading"] else ""
+        yield f"{verb} {change['model']}{room}{since}"

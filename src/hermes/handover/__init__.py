@@ -12,3 +12,6 @@ Whoever may die when: before 3 is told, the old one goes on as if nothing had be
 by the channel's end. The new one begins without what it was not told. After 3 the new one's end is that of any server,
 and the old one's frees what it ran.
 """
+
+# Tells the new process of its end of the channel, and what there is to be said of its configuration.
+VARIABLE = "HERMES_HANDOVER"

@@ -15,11 +15,13 @@ from hermes.policy.ticket import Ticket
 
 class Greeting(Struct, frozen=True, tag=True):
     """`version`: of what is pickled. `places`: by where it listens, as its configuration has it, the sockets and the
-    path at which the new one is to listen for what is passed on. `lock`: of what is stored.
+    path at which the new one is to listen for what is passed on. `files`: of sockets, to be removed by who ends last.
+    `lock`: of what is stored.
     """
 
     version: str
     places: dict[str, tuple[list[int], str]]
+    files: list[str]
     lock: int | None
 
 

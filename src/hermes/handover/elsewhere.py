@@ -11,7 +11,19 @@ from msgspec.structs import replace
 from hermes.handover.channel import Admitted, Begun, Finished, Left, Message, Offered, Refused, Settled
 from hermes.policy.estimates import Outlook
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import Admit, BackendFacts, Changed, Decision, Expire, Phase, Reject, Settings, Ticket, Why
+from hermes.policy.ticket import (
+    Admit,
+    BackendFacts,
+    Changed,
+    Decision,
+    Expire,
+    ModelBounds,
+    Phase,
+    Reject,
+    Settings,
+    Ticket,
+    Why,
+)
 
 
 class Elsewhere(Scheduler):
@@ -125,6 +137,9 @@ class Elsewhere(Scheduler):
         return []
 
     def adopt(self, settings: Settings, change: Changed, now: float) -> list[Decision]:
+        return []
+
+    def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
         return []
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -11,27 +12,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-from msgspec import Struct
+from typing import Any
 
 from hermes import __version__
-from hermes.admission import Admission
 from hermes.errors import RestartFailed, StorageError
-from hermes.exchange import Journal
-from hermes.fleet.fleet import Fleet
+from hermes.handover import VARIABLE
 from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, State, Taken
 from hermes.handover.elsewhere import Elsewhere
+from hermes.handover.parts import Parts
 from hermes.handover.relay import Relay
 from hermes.handover.reserved import Passed
-from hermes.http.wire import Deadlines
-from hermes.listeners import Listeners
-from hermes.meter import Meter
 from hermes.policy.ticket import Phase
-from hermes.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "HERMES_HANDOVER"
 # From the start of the new one until it is ready, and from what it is passed until it has taken it.
 START_S = 60.0
 TAKE_S = 10.0
@@ -41,48 +35,54 @@ VERSION = f"{__version__} {sys.version}"
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID")
 
 
-class Parts(Struct, frozen=True):
-    """What is handed over, or has to do with it."""
-
-    listeners: Listeners
-    admission: Admission
-    meter: Meter
-    journal: Journal
-    fleet: Fleet
-    store: Store
-    deadlines: Deadlines
-    why_not: Callable[[], str]  # a reason why nothing can be handed over now
-
-
 class Leaving:
-    """`pid` is that of who goes on, once that is settled; `gone` is set then."""
+    """`pid` is that of who goes on, once that is settled and `gone` set. `why_not`: why nothing can be passed on."""
 
-    def __init__(self, parts: Parts, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        why_not: Callable[[], str],
+        gone: asyncio.Event,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.pid = 0
-        self.gone = asyncio.Event()
+        self._gone = gone
+        self._why_not = why_not
         self._parts = parts
         self._loop = loop
-        self._turn = asyncio.Lock()
+        self._under_way: asyncio.Task[int] | None = None
         self._channel: Channel | None = None
         self._elsewhere: Elsewhere | None = None
         self._ready = self._taken = asyncio.Event()
 
     async def __call__(self) -> int:
-        """Have another process of the same command go on. Returns its pid.
+        """Have another process of the same command go on, whether who asks for it waits or not. Returns its pid.
 
         Raises RestartFailed; then everything is as it was.
         """
-        if self._turn.locked() or self.pid:
+        if self._under_way is not None or self.pid:
             raise RestartFailed("a restart is under way")
-        if why := self._parts.why_not():
+        if why := self._why_not():
             raise RestartFailed(why)
-        async with self._turn:
+        self._under_way = self._loop.create_task(self._go(), name="handover")
+        self._under_way.add_done_callback(self._went)
+        return await asyncio.shield(self._under_way)
+
+    def _went(self, task: asyncio.Task[int]) -> None:
+        self._under_way = None
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told
+
+    async def _go(self) -> int:
+        folder = None
+        try:
             folder = Path(tempfile.mkdtemp(prefix="hermes-"))  # for this user alone
-            try:
-                return await self._restart(folder)
-            finally:
-                if not self.pid:
-                    shutil.rmtree(folder, ignore_errors=True)
+            return await self._restart(folder)
+        except (OSError, StorageError) as error:
+            raise RestartFailed(f"no other process can be started: {error}") from error
+        finally:
+            if folder is not None and not self.pid:
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def watch(self) -> None:
         """Who waits here waits in vain once the new process is gone too."""
@@ -90,7 +90,10 @@ class Leaving:
         await self._channel.ended.wait()
         self._parts.admission.apply(self._parts.admission.scheduler.close())
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        if self._under_way is not None:
+            self._under_way.cancel()
+            await asyncio.wait((self._under_way,))
         if self._channel is not None:
             self._channel.close()
 
@@ -98,20 +101,19 @@ class Leaving:
         parts = self._parts
         sockets = parts.listeners.sockets()
         places = {place: (fds, str(folder / str(number))) for number, (place, fds) in enumerate(sockets.items())}
-        try:
-            lock = parts.store.lock()
-        except StorageError as error:
-            raise RestartFailed(str(error)) from error
-        ours, theirs = socket.socketpair()
+        lock = parts.store.lock()
+        fds = [fd for each in sockets.values() for fd in each] + ([] if lock is None else [lock])
         self._ready, self._taken = asyncio.Event(), asyncio.Event()
-        try:
-            fds = [fd for each in sockets.values() for fd in each] + ([] if lock is None else [lock])
-            process = start(theirs.fileno(), fds)
-        finally:
-            theirs.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = start(theirs.fileno(), fds, parts.said)
+            except BaseException:
+                ours.close()
+                raise
         channel = self._channel = await Channel.on(ours, self._hear)
         try:
-            channel.tell(Greeting(VERSION, places, lock))
+            channel.tell(Greeting(VERSION, places, parts.listeners.files(), lock))
             await self._heard(self._ready, START_S, process)
             await self._pass_on({place: path for place, (_, path) in places.items()}, process)
         except BaseException:
@@ -120,7 +122,7 @@ class Leaving:
                 process.terminate()
             raise
         self.pid = process.pid
-        self.gone.set()
+        self._gone.set()
         log.info("process %d goes on; this one ends what it has begun", process.pid)
         return process.pid
 
@@ -146,10 +148,10 @@ class Leaving:
         channel = self._channel
         assert channel is not None
         settled: asyncio.Future[bool] = self._loop.create_future()
-        parts.listeners.hand_over(lambda place, app: Relay(app, paths[place], settled, parts.deadlines, self._loop))
+        drained = [name for name, backend in parts.fleet.backends.items() if backend.draining]
         elsewhere = self._elsewhere = Elsewhere(admission.scheduler, admission.scheduler.tickets(), channel.tell)
         passed = Passed(parts.meter, parts.journal.asking(), channel.tell)
-        drained = [name for name, backend in parts.fleet.backends.items() if backend.draining]
+        parts.listeners.hand_over(lambda place, app: Relay(app, paths[place], settled, parts.deadlines, self._loop))
         channel.tell(State(elsewhere.told(Phase.RUNNING), elsewhere.told(Phase.WAITING), drained, passed.state))
         admission.scheduler = elsewhere
         try:
@@ -178,11 +180,14 @@ class Leaving:
                 raise ValueError(f"the new process has no say in this: {message}")
 
 
-def start(channel: int, fds: Iterable[int]) -> "subprocess.Popen[bytes]":
-    """Another process of the command that this one was started by, with these descriptors."""
+def start(channel: int, fds: Iterable[int], said: dict[str, Any]) -> "subprocess.Popen[bytes]":
+    """Another process of the command that this one was started by, with these descriptors.
+
+    `said`: what it is told of its configuration.
+    """
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     return subprocess.Popen(  # noqa: S603 - what we were started by
         [sys.executable, *sys.orig_argv[1:]],
-        env={**environ, VARIABLE: str(channel)},
+        env={**environ, VARIABLE: json.dumps((channel, said))},
         pass_fds=(channel, *fds),
     )

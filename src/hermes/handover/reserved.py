@@ -14,12 +14,14 @@ from hermes.meter import Charge, Meter
 from hermes.policy.limiter import Hold, Limiter, Modes
 from hermes.policy.limits import Moment, Settle
 
+_UNLIMITED = Modes(rpm="off", tpm="off", daily_tokens="off", monthly_tokens="off", concurrency="off")
+
 
 class Passed:
     """What the old process had. How it ends is told from now on."""
 
     def __init__(self, meter: Meter, exchanges: Iterable[Exchange], tell: Callable[[Message], None]) -> None:
-        holds = [each.charge.hold for each in exchanges if isinstance(each.charge, Charge)]
+        holds = [each.charge.hold for each in exchanges if isinstance(each.charge, Charge)] + [*meter.hosted.values()]
         self._meter = meter
         self._tell = tell
         self.state = pickle.dumps((meter.limiter, holds))
@@ -42,8 +44,8 @@ class Passed:
                 settle(tokens, at)
 
     def let_go(self) -> None:
-        """It is another's: nothing of it is written from here any more."""
-        self._meter.limiter = Limiter(self._meter.limiter.modes)
+        """It is another's. What had come in and reserved nothing so far (a few, if any) is not limited, but counted."""
+        self._meter.limiter = Limiter(_UNLIMITED)
         self._meter.ledger.disclaim()
 
 
@@ -53,9 +55,10 @@ class Taken:
     def __init__(self, meter: Meter, state: bytes, modes: Modes) -> None:
         self._meter = meter
         limiter: Limiter
+        holds: list[Hold]
         # From who has started us, on a socket that nobody else has.
         limiter, holds = pickle.loads(state)  # noqa: S301
-        self._holds: dict[int, Hold] = {number: hold for number, hold in enumerate(holds) if hold.settles}
+        meter.hosted = self._holds = {number: hold for number, hold in enumerate(holds) if hold.settles}
         if limiter.modes != modes:
             limiter.change(modes)
         meter.limiter = limiter

@@ -47,6 +47,7 @@ class Taking:
     def __init__(self, channel: Channel, greeting: Greeting) -> None:
         self.sockets = {place: [socket.socket(fileno=fd) for fd in fds] for place, (fds, _) in greeting.places.items()}
         self.paths = {place: path for place, (_, path) in greeting.places.items()}
+        self.files = greeting.files
         self.lock = greeting.lock
         self._channel = channel
         self._version = greeting.version

@@ -34,7 +34,7 @@ class Server:
         self._handshakes: dict[ServerConnection, asyncio.Task[None]] = {}
         self._listeners: list[asyncio.Server] = []
         self._paused: list[socket.socket] = []
-        self._paths: list[Path] = []  # of Unix sockets
+        self.files: list[str] = []  # of Unix sockets, which are ours to remove
         self._date = b""
         self._date_until = 0.0
         self._awaited: set[ServerConnection] = set()  # those that a drain waits for
@@ -70,6 +70,7 @@ class Server:
         if _is_served(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         bound = _bind_unix(path, mode)
+        self.files.append(path)
         try:
             await self.accept_on(bound)
         except BaseException:
@@ -81,7 +82,6 @@ class Server:
         self.tls = tls
         bound.setblocking(False)
         if bound.family == socket.AF_UNIX:
-            self._paths.append(Path(bound.getsockname()))
             self._listeners.append(await self.loop.create_unix_server(self._connect, sock=bound, backlog=_BACKLOG))
         else:
             connect = self._connect if tls is None else lambda: Caller(self._greet)
@@ -104,15 +104,13 @@ class Server:
             self._listeners.pop().close()
 
     async def resume(self) -> None:
-        paused, self._paused, paths = self._paused, [], self._paths[:]
-        for bound in paused:
-            await self.accept_on(bound, self.tls)
-        self._paths = paths
+        while self._paused:
+            await self.accept_on(self._paused.pop(), self.tls)
 
     def let_go(self) -> None:
         """Others accept at its sockets now. What still comes here gets one answer each."""
         self.closing = True
-        self._paths.clear()
+        self.files.clear()
         while self._paused:
             self._paused.pop().close()
 
@@ -152,9 +150,9 @@ class Server:
             await self._all_left.wait()
 
     def _stop_accepting(self) -> None:
-        while self._paths:  # as long as it is served, it is nobody else's
+        while self.files:  # as long as it is served, it is nobody else's
             with contextlib.suppress(OSError):
-                self._paths.pop().unlink()
+                Path(self.files.pop()).unlink()
         while self._listeners:
             self._listeners.pop().close()
         while self._handshakes:

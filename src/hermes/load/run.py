@@ -74,7 +74,7 @@ class Load:
     async def run(self, plan: Iterator[Asked], tally: Tally, think_s: float = 0.0) -> None:
         """Until the plan or the time is over, and everybody has an answer or has waited for long enough.
 
-        Cancelled, it ends at once: what is under way is counted as `unanswered`.
+        Cancelled, it ends at once: whoever still waits has left.
         """
         watch = self._loop.create_task(self._watch(tally))
         began_at, began_cpu_s = now(), time.process_time()
@@ -93,15 +93,17 @@ class Load:
 
     async def _send_all(self, plan: Iterator[Asked], tally: Tally, group: asyncio.TaskGroup) -> None:
         for asked in plan:
+            request = self._render(asked)
             if (due_at := await self._until_due(asked, tally)) is None:
                 return
-            group.create_task(self._send(asked, due_at, tally))
+            group.create_task(self._send(asked, request, due_at, tally))
 
     async def _send_in_turn(self, plan: Iterator[Asked], tally: Tally, think_s: float, random: Random) -> None:
         for asked in plan:
+            request = self._render(asked)
             if (due_at := await self._until_due(asked, tally)) is None:
                 return
-            await self._send(asked, due_at, tally)
+            await self._send(asked, request, due_at, tally)
             if think_s:
                 await asyncio.sleep(random.expovariate(1 / think_s))
 
@@ -114,11 +116,10 @@ class Load:
             await asyncio.sleep(early_s)
         return min(due_at, now())
 
-    async def _send(self, asked: Asked, due_at: float, tally: Tally) -> None:
-        result = Result(asked, due_at, now(), 0.0, "unanswered", Reading(tally.gaps(due_at)))
+    async def _send(self, asked: Asked, request: Request, due_at: float, tally: Tally) -> None:
+        result = Result(asked, due_at, now(), 0.0, LEFT, Reading(tally.gaps(due_at)))
         tally.begin(due_at)
         try:
-            request = self._render(asked)
             if asked.leaves is None:
                 result.outcome = await self._ask(request, result.reading, tally)
             else:
@@ -164,7 +165,7 @@ class Load:
             return "unreachable"
         except GatewayError:
             return _told(reading) or "broken off"
-        except ValueError:
+        except (ValueError, RecursionError):
             return "not an answer"
         return _told(reading) or (ANSWERED if reading.complete else "incomplete")
 

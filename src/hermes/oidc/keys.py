@@ -195,7 +195,7 @@ class KeySet:
         self.failing = True
         self._counted("failed")
         if self._keys and now - self._fetched_at > self._pace.stale_s:
-            log.error("jwt %s: its keys are too old to be used any longer", self._issuer)
+            log.error("jwt %s: its keys are too old by now: tokens are refused until new ones can be had", self._issuer)
             self._use({}, b"")
 
     def _use(self, keys: Mapping[Name, Key], body: bytes) -> None:

@@ -38,7 +38,7 @@ def command(once: bool, as_json: bool, url: str) -> None:
         return
     if once:
         _print(url)
-    elif sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    elif sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown"):
         from hermes.cli.top.screen import Screen
         from hermes.cli.top.watch import Watch
 

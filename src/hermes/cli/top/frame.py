@@ -10,9 +10,10 @@ from itertools import cycle
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from hermes.cli.options import gib, plain
+from hermes.cli.options import gib
 from hermes.cli.top.sight import LATELY_S, Memory, Model, Request, Sight
 from hermes.cli.top.view import View
+from hermes.lines import escaped
 from hermes.principal import CLASS_NAMES
 
 Cell = tuple[str, int, str]
@@ -67,7 +68,7 @@ def _body(sight: Sight, view: View, width: int, room: int | None) -> Iterator[Te
         yield from lines
     yield _row(width, *_model_cells("MODEL", "IN", "MEMORY", "RUN", ("INT", "NORM", "BATCH"), "NEXT", "LAST", _TITLE))
     yield from models
-    yield _row(width, *_request_cells("REQUEST FOR", "USER", "CLASS", "", "ID", _TITLE))
+    yield _row(width, *_request_cells("REQUEST FOR", "USER", "CLASS", "STATE", "ID", _TITLE))
     yield from requests or [_row(width, ("nothing runs or waits", 0, "dim"))]
 
 
@@ -104,7 +105,7 @@ def _head(sight: Sight, width: int, where: str, lost: str) -> Iterator[Text]:
 
 
 def _tenants(sight: Sight, width: int) -> Text:
-    used = "  ".join(f"{_flat(user)} {tokens:,}" for user, tokens in sight.tenants) or "-"
+    used = "  ".join(f"{escaped(user)} {tokens:,}" for user, tokens in sight.tenants) or "-"
     return _row(width, (f"tokens in {LATELY_S // 60} min: {used}", 0, ""))
 
 
@@ -167,7 +168,7 @@ def _request(request: Request, width: int) -> Text:
 
 
 def _request_cells(model: str, user: str, urgency: str, words: str, name: str, style: str) -> list[Cell]:
-    end = _flat(name)
+    end = escaped(name)
     end = end if cell_len(end) <= 9 else f"…{end[-8:]}"  # made by us, it is the end by which they differ
     return [(model, 18, style), (user, 11, style), (urgency, 11, style), (words, 0, style), (end, -9, style)]
 
@@ -184,15 +185,10 @@ def _row(width: int, *cells: Cell) -> Text:
 
 def _fit(text: str, width: int) -> str:
     """In so many cells, from the right where they are below 0; what is cut off is told by an ellipsis."""
-    text, cells = _flat(text), abs(width)
+    text, cells = escaped(text), abs(width)
     if cell_len(text) > cells:
         text = set_cell_size(text, cells - 1) + "…" if cells else ""
     return " " * (cells - cell_len(text)) + text if width < 0 else set_cell_size(text, cells)
-
-
-def _flat(text: str) -> str:
-    """On one line."""
-    return plain(text).replace("\n", " ").replace("\t", " ")
 
 
 def _eta(ms: int | None) -> str:

@@ -12,11 +12,14 @@ _PAGE = 10
 
 
 class Order(Struct, frozen=True):
+    """`of`: more of what it is about, for whoever is asked."""
+
     verb: Verb
     name: str = ""
+    of: str = ""
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.name}"
+        return f"{self.verb} {self.name}{self.of}"
 
 
 Row: TypeAlias = Model | Request
@@ -71,18 +74,21 @@ class View(Struct):
             case "end" | "G":
                 self._choose(self.pane, len(rows) - 1, rows)
             case "c" | "l" | "u":
-                return self._order(key, self.chosen.get(self.pane))
+                return self._order(key, sight)
         return None
 
-    def _order(self, key: str, name: str | None) -> Order | None:
+    def _order(self, key: str, sight: Sight) -> Order | None:
         """Loading takes nothing from anybody at once; the others are asked for twice."""
         pane: Pane = "requests" if key == "c" else "models"
-        if self.pane != pane or name is None:
+        row = next((row for row in _rows(sight, pane) if row.name == self.chosen.get(pane)), None)
+        if self.pane != pane or row is None:
             self.message = f"choose one of the {pane} first (tab, then up and down)"
-            return None
-        if key == "l":
-            return Order("load", name)
-        self.asking = Order("cancel" if key == "c" else "unload", name)
+        elif key == "l":
+            return Order("load", row.name)
+        elif isinstance(row, Request):
+            self.asking = Order("cancel", row.name, f" of {row.user} for {row.model}")
+        else:
+            self.asking = Order("unload", row.name)
         return None
 
     def _choose(self, pane: Pane, at: int, rows: tuple[Row, ...]) -> None:

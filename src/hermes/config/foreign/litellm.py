@@ -49,6 +49,7 @@ _READ = {
     "keep_alive",
 } | {
     "max_parallel_requests",
+    "custom_llm_provider",
     *_PARAMS,
 }
 _is_model = re.compile(meta(ModelName).pattern or "").match
@@ -78,7 +79,9 @@ def _deployment(made: Imported, backends: dict[tuple[str, str, str], Tree], entr
         return
     provider, slash, model = asked.partition("/")
     base = params.get("api_base") or params.get("base_url") or ""
-    if not slash or (provider not in _PROVIDERS and base):
+    if named := params.get("custom_llm_provider"):
+        provider, model = str(named), asked.removeprefix(f"{named}/")
+    elif not slash:
         provider, model = "openai", asked
     kind, url = _PROVIDERS.get(provider, ("", ""))
     url = str(base or url)

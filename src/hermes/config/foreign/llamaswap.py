@@ -73,7 +73,7 @@ def _process(made: Imported, given: Tree, name: str, entry: Any) -> None:
         return
     macros = {"MODEL_ID": name, **section(given, "macros"), **section(entry, "macros")}
     expand = _expander(macros)
-    command, url = _ports(_one_line(expand(entry["cmd"])), expand(str(entry.get("proxy") or "")))
+    command, url = _ports(_one_line(expand(_uncommented(entry["cmd"]))), expand(str(entry.get("proxy") or "")))
     environ = dict(str(each).partition("=")[::2] for each in listed(entry, "env"))
     environ = {key: expand(value) for key, value in environ.items()}
     backend: Tree = {"model": name, "command": command}
@@ -132,9 +132,14 @@ def _expander(macros: Tree) -> Any:
     return expand
 
 
+def _uncommented(command: str) -> str:
+    """Before macros are put in: one that is named in a comment may have several lines."""
+    return "\n".join(line for line in command.splitlines() if not line.lstrip().startswith("#"))
+
+
 def _one_line(command: str) -> str:
-    lines = (line.strip().removesuffix("\\").strip() for line in command.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith("#"))
+    lines = (line.strip().removesuffix("\\").strip() for line in _uncommented(command).splitlines())
+    return " ".join(line for line in lines if line)
 
 
 def _ports(command: str, proxy: str) -> tuple[str, str]:

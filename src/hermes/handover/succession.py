@@ -1,0 +1,106 @@
+"""One process after the other: what is to be taken over from the one before, and what is to be done for the next.
+
+Of an idle process neither costs anything: both halves are imported when they are needed.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hermes.errors import BackendNotFound, GatewayError
+from hermes.handover.parts import Parts
+
+if TYPE_CHECKING:
+    from hermes.handover.leaving import Leaving
+    from hermes.handover.taking import Taking
+
+log = logging.getLogger(__name__)
+
+
+class Succession:
+    """`before` has started us to go on in its place. `why_not`: why nothing can be handed over now, if so.
+
+    `gone` is set when another process goes on, of which `pid` is then told.
+    """
+
+    def __init__(
+        self, parts: Parts, before: "Taking | None", why_not: Callable[[], str], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.gone = asyncio.Event()
+        self._parts = parts
+        self._before = before
+        self._why_not = why_not
+        self._loop = loop
+        self._leaving: Leaving | None = None
+        self._tasks: list[asyncio.Task[None]] = []  # for who is before, then for who comes after
+
+    # --- the one before ---------------------------------------------------------------------------------------------
+
+    async def take_over(self, look_s: float, read_keys: Callable[[], None]) -> None:
+        """What the one before has, if there is one. Raises ConfigError."""
+        if self._before is None:
+            return
+        parts = self._parts
+        await parts.fleet.refresh(look_s)
+        state = await self._before.state()
+        read_keys()  # some may have been made while we started
+        if state is not None:
+            for name in state.drained:
+                with contextlib.suppress(BackendNotFound):
+                    parts.fleet.drain(name, True)
+            self._before.take(state, parts.admission, parts.meter)
+
+    async def host(self) -> None:
+        """All is taken, and accepted here: say so, and serve what it passes on until it is gone."""
+        if self._before is not None:
+            relays = await self._parts.listeners.open_for_relays(self._before.paths)
+            self._tasks.append(self._loop.create_task(self._host(self._before, relays), name="guests"))
+
+    async def _host(self, before: "Taking", relays: list[asyncio.Server]) -> None:
+        await before.host()
+        for relay in relays:
+            relay.close()
+
+    # --- the one after ----------------------------------------------------------------------------------------------
+
+    async def restart(self) -> int:
+        """Have another process go on. Returns its pid. Raises RestartFailed; then everything is as it was."""
+        if self._leaving is None:
+            from hermes.handover.leaving import Leaving
+
+            self._leaving = Leaving(self._parts, self._why_not, self.gone, self._loop)
+        return await self._leaving()
+
+    async def heed(self, asked: asyncio.Event) -> None:
+        """For ever: when it is asked for."""
+        while True:
+            await asked.wait()
+            asked.clear()
+            try:
+                await self.restart()
+            except GatewayError as error:
+                log.error("not restarted: %s", error)
+
+    @property
+    def pid(self) -> int:
+        assert self._leaving is not None
+        return self._leaving.pid
+
+    async def end(self) -> None:
+        """Another process goes on: wait until nothing is left to be done here."""
+        assert self._leaving is not None
+        guests, self._tasks = self._tasks, [self._loop.create_task(self._leaving.watch(), name="successor")]
+        self._tasks += guests
+        if guests:  # what the process before this one has is passed on from here
+            await asyncio.wait(guests)
+        await self._parts.listeners.empty()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._leaving is not None:
+            await self._leaving.close()
