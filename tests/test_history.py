@@ -15,7 +15,7 @@ NOW = 1_800_000_000.0  # a span begins
 def ended(
     at: float, model: str = "gemma", outcome: Outcome = Outcome.OK, seconds: float = 1.0, **more: object
 ) -> Record:
-    told = {"model": model, "queue_ms": 0, "urgency": "normal", "user": "ann", **more}
+    told = {"model": model, "queue_ms": 0, "urgency": "normal", "user": "ann", "attempts": 1, **more}
     first = (at - seconds, "r", "/v1/chat/completions", "POST", outcome, 200, int(seconds * 1000))
     return Record(*first, **told)  # type: ignore[arg-type]
 
@@ -56,6 +56,14 @@ def test_a_long_answer_was_written_in_all_the_spans_that_it_took() -> None:
     found = of(ended(NOW + 15, seconds=80, ttft_ms=5000, tokens_out=750))
     assert found.series(NOW + 20)["gemma"]["tokens_out"][-4:] == [0, 300, 300, 150]
     assert found.series(NOW + 20)["gemma"]["requests"][-4:] == [0, 0, 0, 1]
+
+
+def test_tokens_that_were_given_again_were_not_written_again() -> None:
+    """A cached answer, or one that several share: no run was its own."""
+    again = {"tokens_in": 5, "tokens_out": 7, "attempts": 0}
+    found = of(ended(NOW, **again), ended(NOW + 5, seconds=60, **again), ended(NOW + 6, tokens_in=1, tokens_out=2))
+    (counts,) = found.counted(NOW - 99).values()
+    assert counts == {"requests": 3, "failed": 0, "tokens_in": 1, "tokens_out": 2}
 
 
 def test_what_asked_for_no_tokens_is_not_counted() -> None:

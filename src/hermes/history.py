@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, compress, pairwise, repeat
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -38,7 +38,7 @@ Counts: TypeAlias = "array[int]"
 """Of one model in one span."""
 _WELL = (Outcome.OK, Outcome.CLIENT_GONE, Outcome.CANCELLED)
 _outcome, _tokens_in, _tokens_out = attrgetter("outcome"), attrgetter("tokens_in"), attrgetter("tokens_out")
-_wait, _ttft = attrgetter("queue_ms"), attrgetter("ttft_ms")
+_wait, _ttft, _attempts = attrgetter("queue_ms"), attrgetter("ttft_ms"), attrgetter("attempts")
 
 
 class History:
@@ -118,8 +118,9 @@ class History:
             counts, every = self._of(number, model), self._of(number, EVERY)
             counts[_REQUESTS] += len(group)
             counts[_FAILED] += len(group) - sum(map(list(map(_outcome, group)).count, _WELL))
-            counts[_IN] += sum(map(_tokens_in, group))
-            counts[_OUT] += sum(map(_tokens_out, group))
+            ran = list(map(_attempts, group))  # what others' runs have answered was neither read nor written again
+            counts[_IN] += sum(compress(map(_tokens_in, group), ran))
+            counts[_OUT] += sum(compress(map(_tokens_out, group), ran))
             for start, time in ((_WAITS, _wait), (_TTFTS, _ttft)):
                 known = [ms for ms in map(time, group) if ms is not None]
                 for cell, times in Counter(map(bisect_right, repeat(BOUNDS), known)).items():
@@ -127,7 +128,7 @@ class History:
                     every[start + cell] += times
             began = number * SPAN_S
             for record in group:
-                if record.created_at < began and record.tokens_out:
+                if record.created_at < began and record.attempts:
                     self._spread(record, counts)
 
     def _spread(self, record: Record, counts: Counts) -> None:

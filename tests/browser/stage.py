@@ -32,12 +32,24 @@ def free_port() -> int:
 
 
 class Stage:
-    def __init__(self, port: int) -> None:
+    """Hermes, and those who ask it."""
+
+    def __init__(self, port: int, config: Path) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+        self._config = config
+        self._running = contextlib.ExitStack()
         self.key = ""
         self._over = threading.Event()
         self._clients: list[threading.Thread] = []
+
+    def start(self) -> None:
+        folder = self._config.parent
+        self._running.enter_context(program("serve", "--config", str(self._config), log=folder / "hermes.log"))
+        _await(lambda: self.ask("/readyz") == {"status": "ok", "ready": True}, folder)
+
+    def stop(self) -> None:
+        self._running.close()
 
     def ask(self, path: str, body: Any = None, method: str = "", **headers: str) -> Any:
         """A request, whole; what is answered, or an error's status."""
@@ -130,13 +142,13 @@ def stage(folder: Path, **sections: Any) -> Iterator[Stage]:
         run(program("sim", "--port", str(well), "--memory", "20GiB", *models, log=folder / "gpu0.log"))
         llama = "llama3.2=4GiB,load=1,decode=80,slots=2"
         run(program("sim", "--port", str(ill), "--memory", "8GiB", "--model", llama, *faults, log=folder / "gpu1.log"))
-        run(program("serve", "--config", str(file), log=folder / "hermes.log"))
-        found = Stage(port)
-        _await(lambda: found.ask("/readyz") == {"status": "ok", "ready": True}, folder)
+        found = Stage(port, file)
         try:
+            found.start()
             yield found
         finally:
             found.rest()
+            found.stop()
 
 
 def _await(condition: Any, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +33,8 @@ WATCHING = """
 window.violations = [];
 addEventListener("securitypolicyviolation", ({ violatedDirective: by, blockedURI: of }) => violations.push(by + of));
 """
-# What the browser says of answers that are meant so: a key is asked for; a pull that fails breaks off.
-MEANT = ("401 (Unauthorized)", "/pull - Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING")
+# What the browser says of what is meant so: a key is asked for; Hermes restarts; a pull that fails breaks off.
+MEANT = re.compile(r"401 \(Unauthorized\)|/v1/\S+ - Failed to load resource: net::ERR_").search
 NOWHERE = "\N{EN DASH}"
 MARKUP = "<img src=x onerror=document.title='markup'>"
 
@@ -131,7 +132,7 @@ def looking(at: Stage) -> Iterator[Browser]:
     browser = Browser(at.url)
     try:
         yield browser
-        unexpected = [each for each in browser.complaints() if not any(known in each for known in MEANT)]
+        unexpected = [each for each in browser.complaints() if not MEANT(each)]
         assert not unexpected and browser.driver.title == "Hermes"
     finally:
         browser.driver.quit()
@@ -224,6 +225,17 @@ def test_a_click_tells_why_a_request_waited(busy: Stage, page: Browser) -> None:
     assert "no. " in page.texts("tr.more")[0] and "in memory then" in page.texts("tr.more")[0]
     page.one("#view-requests tr.request").click()
     page.until(lambda: not page.all("tr.more"))
+
+
+def test_when_hermes_comes_again_so_does_what_is_seen(busy: Stage, page: Browser) -> None:
+    page.open()
+    page.until(lambda: page.texts("#state") == ["serving"])
+    busy.stop()
+    page.until(lambda: page.texts("#state") == ["not connected"])
+    busy.start()
+    page.until(lambda: page.texts("#state") == ["serving"])
+    assert asked(busy, "[[tokens:20]] Hi", "gemma")()["usage"]
+    page.until(lambda: page.texts("#view-now tr.request"), "what has ended since is not seen")
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def routes(dialect: ClientDialect, every: Iterable[Route]) -> Iterator[Route]:
 def pages(dialect: ClientDialect) -> Iterator[Route]:
     yield Route("GET", "/dashboard", "open", dialect, _give(FILES / "index.html"), quiet=True)
     yield Route("GET", "/dashboard/", "open", dialect, _go_there, quiet=True)
-    for file in sorted(FILES.iterdir()):
+    for file in sorted(file for file in FILES.iterdir() if file.suffix in _TYPES):
         yield Route("GET", f"/dashboard/{file.name}", "open", dialect, _give(file), quiet=True)
 
 

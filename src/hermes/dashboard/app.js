@@ -74,6 +74,7 @@ async function look() {
       report(error);
     }
   }
+  clearTimeout(looking); // of who asked meanwhile
   looking = setTimeout(look, HISTORY_MS);
 }
 
