@@ -296,6 +296,7 @@ def test_under_load_nothing_jumps_overflows_or_complains_and_this_is_how_it_look
     busy.load(SWAPPING, clients=9)
     page.open()
     page.until(lambda: page.all(".bar.load") and page.all("tr.waiting") and "down" in page.texts(".pill"), "no swap")
+    page.until(lambda: len(page.all(".time")) >= len(SWAPPING), "not every model has been loaded")
     time.sleep(float(os.environ.get("HERMES_BROWSER_S", 12)))
 
     def places() -> Any:
