@@ -37,6 +37,18 @@ class Source(Protocol):
         """What it is read from, or would be if it were there."""
 
 
+class Unchanged(Struct, frozen=True):
+    """One that nothing else is known of."""
+
+    config: Config
+
+    def read(self) -> Config:
+        return self.config
+
+    def files(self) -> Iterable[Path]:
+        return ()
+
+
 class Attempt(Struct, frozen=True):
     """The last one. `at`: UTC. `needs_restart`: what was left as it is."""
 

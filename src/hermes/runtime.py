@@ -4,13 +4,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Collection, Coroutine, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from msgspec import Struct
 
 from hermes import aliases, composition, gauges
 from hermes import config as settings
@@ -64,7 +60,7 @@ from hermes.policy.limiter import Limiter
 from hermes.policy.retry import RetryBudget
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Changed
-from hermes.reload import Reload, Source
+from hermes.reload import Reload, Source, Unchanged
 from hermes.router import Router
 from hermes.snapshot import Snapshot, moved, snapshot
 from hermes.storage.idempotency import Records
@@ -137,7 +133,7 @@ class Runtime:
         self.runs = Runs(self._gateway, self.journal, loop, self._come_again.left)
         once = Once(self.runs, Records(self.store.database)) if self.store.folder else None
         self._flights = Flights(self.runs, self._come_again, self.shelf, self.metrics, config.cache.scope, once)
-        self.reload = Reload(source or _Unchanged(config), self._compose, self._take, self._watched, self.metrics)
+        self.reload = Reload(source or Unchanged(config), self._compose, self._take, self._watched, self.metrics)
         self._reload_asked = reload_asked or asyncio.Event()
         self._notify = notify or Notify({})
         self.reload.under_way = self._tell_of_reload
@@ -492,45 +488,3 @@ class Runtime:
 
 def _cors(said: settings.Cors) -> Cors:
     return Cors(said.origins, said.headers, said.credentials, said.max_age_s)
-
-
-class _Unchanged(Struct, frozen=True):
-    """A configuration that nothing else is known of."""
-
-    config: settings.Config
-
-    def read(self) -> settings.Config:
-        return self.config
-
-    def files(self) -> Iterable[Path]:
-        return ()
-
-
-def on_signals(
-    loop: asyncio.AbstractEventLoop,
-    stop: asyncio.Event,
-    now: asyncio.Event,
-    reload: asyncio.Event | None = None,
-    restart: asyncio.Event | None = None,
-) -> None:
-    """The first SIGTERM or SIGINT sets `stop`, the second `now`. SIGUSR2 sets `restart`, SIGHUP `reload`;
-    where it means that the terminal is gone which we were started from, it is as a SIGTERM.
-    """
-    had_terminal = os.isatty(2)
-
-    def received(name: str) -> None:
-        log.info("%s: %s", name, "stopping now" if stop.is_set() else "draining; a second signal stops at once")
-        (now if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, received, number.name)
-
-    def hung_up() -> None:
-        if reload is None or (had_terminal and not os.isatty(2)):
-            received(signal.SIGHUP.name)
-        else:
-            reload.set()
-
-    loop.add_signal_handler(signal.SIGHUP, hung_up)
-    if restart is not None:
-        loop.add_signal_handler(signal.SIGUSR2, restart.set)

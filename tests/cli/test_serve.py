@@ -98,7 +98,7 @@ async def test_a_line_of_the_log_says_when_in_utc_and_how_grave_it_is(tmp_path: 
         _, log = await hermes.end()
         told = next(line for line in log if "draining" in line.get("message", ""))
         assert told.keys() == {"time", "level", "logger", "message"}
-        assert (told["level"], told["logger"]) == ("info", "hermes.runtime")
+        assert (told["level"], told["logger"]) == ("info", "hermes.cli.loop")
         assert told["time"].endswith("Z")
         assert began_at <= datetime.fromisoformat(told["time"]) <= datetime.now(UTC)
 
@@ -145,7 +145,7 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         "  backend       ollama, ollama at http://127.0.0.1:1",
     ]
     (told,) = [line for line in lines if "draining" in line]
-    assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:.]{12}Z INFO hermes.runtime: SIGTERM: draining; .*", told)
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\dT[\d:.]{12}Z INFO hermes.cli.loop: SIGTERM: draining; .*", told)
 
 
 @scenario

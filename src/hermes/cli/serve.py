@@ -11,14 +11,14 @@ import click
 from hermes.activation import Activated, activated
 from hermes.cli.greeting import advise, greet
 from hermes.cli.log import log_to_stderr
-from hermes.cli.loop import run
+from hermes.cli.loop import on_signals, run
 from hermes.cli.options import config_option, fail, load_or_exit
 from hermes.config import Config
 from hermes.config.load import Source
 from hermes.errors import ConfigError
 from hermes.handover import VARIABLE
 from hermes.notify import Notify
-from hermes.runtime import Runtime, on_signals
+from hermes.runtime import Runtime
 
 
 @click.command("serve")

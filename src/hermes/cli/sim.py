@@ -4,10 +4,9 @@ import asyncio
 
 import click
 
-from hermes.cli.loop import run
+from hermes.cli.loop import on_signals, run
 from hermes.cli.options import fail, is_taken
 from hermes.errors import ConfigError
-from hermes.runtime import on_signals
 from hermes.simulator import DEFAULT_MODELS, Simulator, SimulatorConfig, parse_memory, parse_model
 
 
