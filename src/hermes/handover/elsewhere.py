@@ -145,7 +145,7 @@ class Elsewhere(Scheduler):
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
         return []
 
-    def failed(self, backend: str, model: str, why: str, now: float) -> list[Decision]:
+    def failed(self, backend: str, model: str, why: str, now: float, *, late: bool = False) -> list[Decision]:
         return []
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
