@@ -56,8 +56,27 @@ async def test_the_running_server_makes_and_revokes_them_at_once(keys: Run, tmp_
             1,
             "",
         ) and "there is a key named 'editor' already" in refused.stderr
-        assert "is revoked" in (await asyncio.to_thread(keys, "revoke", "editor")).stdout
+        revoked = await asyncio.to_thread(keys, "revoke", "editor")
+        assert "is revoked" in revoked.stdout and "the door stays closed: nobody is let in" in revoked.stderr
         assert await status(gateway, told.stdout.strip()) == 401
+
+
+def test_who_makes_the_first_key_is_told_how_to_have_one_that_sees_everything(keys: Run) -> None:
+    own = "yours, to see everything: hermes keys create me --admin"
+    assert own in keys("create", "editor").stderr
+    assert own not in keys("create", "second").stderr
+
+
+def test_an_operators_first_key_sees_everything_itself(keys: Run) -> None:
+    assert "yours" not in keys("create", "me", "--admin").stderr
+
+
+def test_only_with_the_last_key_nobody_is_let_in(keys: Run) -> None:
+    keys("create", "editor")
+    keys("create", "me", "--admin")
+    assert "closed" not in keys("revoke", "editor").stderr
+    told = keys("revoke", "me", "--json")
+    assert json.loads(told.stdout)["last"] is True
 
 
 @scenario

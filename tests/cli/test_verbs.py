@@ -612,6 +612,7 @@ async def test_a_key_comes_from_the_environment(verb: Run, tmp_path: Path) -> No
     async with ollama() as backend, serving(configured(backend, keys=[key])) as gateway:
         refused = await ask(verb, gateway, "models")
         assert refused.exit_code == 1 and "HERMES_API_KEY" in refused.stderr
+        assert "hermes keys create me --admin makes one" in refused.stderr
         assert (await ask(verb, gateway, "models", HERMES_API_KEY="sk-1")).exit_code == 0
 
 

@@ -66,6 +66,8 @@ def create(name: str, as_json: bool, path: str | None, **said: Any) -> None:
     words = f"made {told['id']} ({told['name']}): this is shown only once"
     if told.get("first"):
         words += "\nthis is the first key: from now on every request needs one"
+        if not told["admin"]:
+            words += "\nyours, to see everything: hermes keys create me --admin"
     _hand_over(told, as_json, words)
 
 
@@ -141,6 +143,9 @@ def revoke(key: str, as_json: bool, path: str | None) -> None:
         say_json(told)
     else:
         say(f"{told['id']} ({told['name']}) is revoked")
+        if told.get("last"):
+            words = "no key is left, and the door stays closed: nobody is let in by one until you make it"
+            click.echo(f"{words}: hermes keys create me --admin", err=True)
 
 
 @command.command("backup")
