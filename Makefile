@@ -32,6 +32,7 @@ docs:
 	test -x $(VENV)-docs/bin/sphinx-build || $(PYTHON) -m venv --clear $(VENV)-docs
 	$(VENV)-docs/bin/python -m pip install -q --require-hashes -r docs/make/requirements.lock
 	$(VENV)-docs/bin/sphinx-build -q -E -W --keep-going -c docs/make docs build/site
+	@echo build/site/index.html
 
 # What docs/ repeats of the code, anew.
 reference: $(RUN_READY)

@@ -205,8 +205,9 @@ class Runtime:
 
     def _table(self) -> RouteTable:
         more = self._managing if self.config.server.ollama_management else ()
-        page = dashboard.pages(self._openai) if composition.shows_dashboard_to_clients(self.config) else ()
-        return RouteTable((*self._routes, *more, *page))
+        every = (*self._routes, *more)
+        shown = composition.shows_dashboard_to_clients(self.config)
+        return RouteTable(dashboard.beside(self._openai, every) if shown else every)
 
     def _admin_api(self, people: Authenticator) -> Api:
         said = self.config.admin

@@ -289,6 +289,35 @@ def test_what_people_call_themselves_is_text(keyed: Stage, locked: Browser) -> N
     assert not locked.all("main img")
 
 
+# --- on a phone -------------------------------------------------------------------------------------------------------
+
+CUT = """
+return [...document.querySelectorAll(arguments[0])].filter((each) =>
+  each.scrollWidth > each.clientWidth || each.getBoundingClientRect().right > innerWidth).map((each) => each.innerText)
+"""
+
+
+def test_a_phone_shows_what_runs_without_cutting_or_overlapping_it(busy: Stage, page: Browser) -> None:
+    page.look(390, 844)
+    page.open()
+    answer = asked(busy, "[[tokens:5000]] Go on for ever.")
+    page.until(lambda: any("on gpu0" in row for row in page.texts("table.open tr.running .what")), "it does not run")
+    assert page.run(CUT, "table.open td") == []
+    page.one("table.open tr.running button").click()
+    assert answer() == 499
+    assert page.texts("h2")[2] == "Last 10 minutes"
+
+
+def test_usage_names_keys_and_shows_their_limits_on_a_phone_too(keyed: Stage, locked: Browser) -> None:
+    locked.open("usage")
+    give(locked, "sk-ops")
+    for width in (1280, 390):
+        locked.look(width, 844)
+        locked.until(lambda: len(locked.all(".usage tbody tr")) == 3)
+        assert locked.run(CUT, ".usage td") == [], width
+        assert any("600 requests/min" in row for row in locked.texts(".usage td.limits"))
+
+
 # --- what it looks like -----------------------------------------------------------------------------------------------
 
 
