@@ -72,6 +72,18 @@ def test_closing_emits_the_one_record() -> None:
     )
 
 
+def test_a_sink_that_fails_keeps_the_record_from_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    books = Books()
+
+    def fail(record: Record) -> None:
+        raise OverflowError
+
+    books.journal.sinks.insert(0, fail)
+    books.journal.close(run(books), 103.0)
+    assert len(books.records) == 1 and any(books.journal.past.of("r1", "ann"))
+    assert "r1 was not recorded everywhere" in caplog.text
+
+
 def test_closing_twice_is_counted_and_changes_nothing() -> None:
     """I3."""
     books = Books()

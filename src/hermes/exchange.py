@@ -1,5 +1,6 @@
 """One request's record, from arrival to log line: filled on the way, closed once, and given to the sinks."""
 
+import logging
 import os
 from asyncio import Event
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket
 from hermes.principal import CLASS_NAMES, Class
 from hermes.record import Record
+
+log = logging.getLogger(__name__)
 
 Sink = Callable[[Record], None]
 
@@ -231,7 +234,10 @@ class Journal:
         if not exchange.quiet:
             record = _record(exchange, duration_s)
             for sink in self.sinks:
-                sink(record)
+                try:
+                    sink(record)
+                except Exception:  # one that fails keeps it from no other
+                    log.exception("request %s was not recorded everywhere", exchange.request_id)
             if (ticket := exchange.ticket) is not None:
                 self.past.add(record, ticket.why)
 
