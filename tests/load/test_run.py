@@ -12,7 +12,7 @@ import pytest
 from hermes.http.origin import Origin
 from hermes.http.request import Request as Heard
 from hermes.http.response import Response
-from hermes.load import arrivals
+from hermes.load import arrivals, run
 from hermes.load.figures import Figures
 from hermes.load.job import Job, carry_out
 from hermes.load.plan import Asked
@@ -133,6 +133,44 @@ async def test_an_open_loop_sends_though_nothing_is_answered() -> None:
             figures = await running
     assert (figures.all.left, figures.all.errors) == (50, {})
     assert figures.setting["interrupted"]
+
+
+@scenario
+async def test_a_rate_that_nobody_can_send_ends_in_time_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_GRACE_S", 0.05)
+    began_at = now()
+    figures = await found(at_once, asked(arrivals.constant(1e6)), duration_s=0.1)
+    assert figures.all.answered > 0 and now() - began_at < 5.0
+    assert any("was never sent" in warning for warning in figures.warnings)
+
+
+@scenario
+async def test_a_rate_that_nobody_can_send_holds_no_more_in_memory_than_can_be_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I4."""
+    monkeypatch.setattr(run, "_MANY", 20)
+    drawn: list[Asked] = []
+
+    def plan() -> Iterator[Asked]:
+        for one in asked(arrivals.constant(1e6)):
+            drawn.append(one)
+            yield one
+
+    async with serving(never) as served:
+        async with background(carry_out(job(served.port, plan(), duration_s=5.0))) as running:
+            await until(lambda: len(served.app.requests) == 20, "not as many as there is room for are sent")
+            running.cancel()
+            figures = await running
+    assert (figures.all.left, len(drawn)) == (20, 21)
+
+
+@pytest.mark.parametrize("connections", [None, 2])
+@scenario
+async def test_a_plan_that_ends_before_its_time_is_measured_until_its_last_answer(connections: int | None) -> None:
+    plan = islice(asked(arrivals.constant(1000)), 20)
+    figures = await found(at_once, plan, connections=connections, duration_s=60.0)
+    assert figures.all.answered == 20 and figures.window_s < 5.0
 
 
 @scenario

@@ -187,6 +187,11 @@ def _warnings(generator: Mapping[str, float], tally: Tally, senders: int | None)
             f"{senders} connections were too few for this rate: requests were sent up to "
             f"{generator['sent_late_most']:.2f} s late, which is part of their times"
         )
+    if tally.unsent_s:
+        found.append(
+            f"the rate could not be kept: what was due in the last {tally.unsent_s:.2f} s was never sent, and counts "
+            "nowhere"
+        )
     if late := tally.all.errors[TIMEOUT]:
         found.append(f"{late:,} answers did not come in time: end to end they count with the time they were given")
     if tally.all.asked and not tally.all.answered:

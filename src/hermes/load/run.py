@@ -2,7 +2,8 @@
 
 Without a bound on connections every request is sent when it is due, whatever became of the others. With one, as many
 senders take the next request each as they are free: what was due meanwhile is sent late, and its time counts from when
-it was due. A plan without times is a closed loop: each sender asks again as soon as it is answered.
+it was due. A plan without times is a closed loop: each sender asks again as soon as it is answered. Whoever cannot keep
+up with the plan stops soon after its end, and says so.
 """
 
 import asyncio
@@ -23,7 +24,9 @@ from hermes.load.plan import Asked
 from hermes.load.reading import Reading, kind_of_refusal
 from hermes.load.tally import ANSWERED, LEFT, TIMEOUT, Result, Tally
 
-_MANY = 1 << 16
+_MANY = 1 << 15  # Linux has 28,232 ports to one address
+_IN_A_TURN = 64  # then the loop's others have theirs, however much is overdue
+_GRACE_S = 1.0  # after the end, to send what was due before it
 _LOOK_S = 0.02
 _LOOKS = 10  # to one that is shown
 _TICK_S = 0.001  # uvloop's timers count milliseconds; what is due within one is sent at once, and counts from then
@@ -92,11 +95,16 @@ class Load:
             self._pool.close()
 
     async def _send_all(self, plan: Iterator[Asked], tally: Tally, group: asyncio.TaskGroup) -> None:
+        room = asyncio.Semaphore(_MANY)
         for asked in plan:
             request = self._render(asked)
+            await room.acquire()
             if (due_at := await self._until_due(asked, tally)) is None:
                 return
-            group.create_task(self._send(asked, request, due_at, tally))
+            group.create_task(self._send(asked, request, due_at, tally)).add_done_callback(lambda _: room.release())
+            if asked.number % _IN_A_TURN == 0:
+                await asyncio.sleep(0)
+        tally.plan_ended = True
 
     async def _send_in_turn(self, plan: Iterator[Asked], tally: Tally, think_s: float, random: Random) -> None:
         for asked in plan:
@@ -106,12 +114,17 @@ class Load:
             await self._send(asked, request, due_at, tally)
             if think_s:
                 await asyncio.sleep(random.expovariate(1 / think_s))
+        tally.plan_ended = True
 
     async def _until_due(self, asked: Asked, tally: Tally) -> float | None:
-        """When the request is due, once it is; None: not before the end."""
+        """When the request is due, once it is; None: not before the end, or too late to be sent at all."""
         due_at = now() if asked.at_s is None else tally.began_at + asked.at_s
-        if tally.until_at is not None and due_at >= tally.until_at:
-            return None
+        if tally.until_at is not None:
+            if due_at >= tally.until_at:
+                return None
+            if now() >= tally.until_at + _GRACE_S:
+                tally.unsent_s = max(tally.unsent_s, tally.until_at - due_at)
+                return None
         if (early_s := due_at - now()) > _TICK_S:
             await asyncio.sleep(early_s)
         return min(due_at, now())

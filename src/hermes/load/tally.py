@@ -113,6 +113,8 @@ class Tally:
         self.from_at = began_at + warmup_s
         self.until_at = None if duration_s is None else began_at + warmup_s + duration_s
         self.last_at = self.from_at
+        self.plan_ended = False
+        self.unsent_s = 0.0  # what was due in as long before the end was never sent
         self.slo = slo
         self.names = names
         self.all = Group()
@@ -157,7 +159,10 @@ class Tally:
 
     @property
     def window_s(self) -> float:
-        return (self.last_at if self.until_at is None else self.until_at) - self.from_at
+        """It ends with the last answer where the plan was over before the time was."""
+        if self.until_at is None:
+            return self.last_at - self.from_at
+        return (min(self.last_at, self.until_at) if self.plan_ended else self.until_at) - self.from_at
 
     @property
     def usual_s(self) -> float:
