@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -211,7 +212,7 @@ def test_a_file_that_somebody_has_who_does_not_answer_is_3(keys: Run, tmp_path: 
     try:
         result = keys("create", "a")
         assert result.exit_code == 3
-        assert "in use by another Hermes, which does not answer at" in result.stderr
+        assert f"in use by another Hermes (process {os.getpid()}), which does not answer at" in result.stderr
         result = keys("create", "a", HERMES_ADMIN__UNIX_SOCKET="off")
         assert result.exit_code == 3 and "has no admin.unix_socket" in result.stderr
     finally:

@@ -396,6 +396,12 @@ async def test_what_is_no_hermes_is_told_so(verb: Run, told: Script) -> None:
         assert "no Hermes" in result.stderr or "HTTP 404" in result.stderr
 
 
+def test_restart_names_no_option_that_it_has_not(verb: Run, tmp_path: Path) -> None:
+    result = verb("restart", HERMES_SERVER__STATE_DIR=str(tmp_path))
+    assert result.exit_code == 3 and "Start one with: hermes serve" in result.stderr
+    assert "--config" in result.stderr and "--url" not in result.stderr
+
+
 @scenario
 async def test_ask_prints_the_answer(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:

@@ -395,6 +395,7 @@ async def test_an_operator_is_told_how_it_went(tmp_path: Path) -> None:
             code, told = await operator(tmp_path, environ, "restart")
             assert code == 0, told
             hermes.pid = int(told.split()[1])
+            assert f"kill {hermes.pid} stops it" in told
             hermes.pids.append(hermes.pid)
             asked = await hermes.ask(PROMPT, prompt(), {"authorization": f"Bearer {secret}"})
             assert asked.status == 200
