@@ -43,6 +43,8 @@ def summary(found: Figures) -> list[str]:
         lines.append(
             f"goodput: {amount(whole.good_per_s)} answers/s, {100 * whole.good_share:.1f} % of requests ({limits})"
         )
+    if heeded := own["refusals_heeded"]:
+        lines.append(f"waited {seconds(own['heeded_s'])} in all after {heeded:,} refusals, as long as Retry-After said")
     busy = f"{100 * own['cpu']:.0f} % of a core ({100 * own['cpu_most']:.0f} % at most)"
     lines.append(f"the generator itself: {busy}, late by {seconds(own['loop_lag_p99'])} (p99)")
     return lines
