@@ -101,6 +101,14 @@ async def test_a_log_is_asked_again_with_its_models_lengths_and_classes(verb: Ru
 
 
 @scenario
+async def test_a_number_alone_is_seconds_and_a_rate_may_be_of_each(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        arguments = ("-n", "1", "--timeout", "25", "--slo", "ttft=2", "--rate", "50/s", "--json")
+        found = told(await ask(verb, gateway, "bench", "gemma", *arguments))
+        assert (found["setting"]["timeout_s"], found["slo"], found["setting"]["rate"]) == (25.0, {"ttft": 2.0}, 50.0)
+
+
+@scenario
 async def test_extra_and_headers_go_with_each_request(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         extra = ("--extra", '{"temperature": 0.25}', "--header", "x-request-id: from-bench")
@@ -166,9 +174,10 @@ def test_where_nobody_is_it_says_so_at_once_and_exits_with_3(verb: Run) -> None:
         (["gemma=0"], "more than nothing"),
         (["gemma", "--rate", "inf"], "finite"),
         (["gemma", "--rate", "nan"], "finite"),
+        (["gemma", "--rate", "5/m"], "5/m"),
         (["../x"], "model"),
         (["gemma", "--slo", "ttl=3s"], "ttft"),
-        (["gemma", "--slo", "ttft=3"], "250ms"),
+        (["gemma", "--slo", "ttft=3x"], "250ms"),
         (["gemma", "--prompt", "many"], "lognormal"),
         (["gemma", "--duration", "soon"], "1.5s"),
         (["gemma", "--extra", "[]"], "object"),

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hermes.cli import bench_job
 from hermes.cli import bench_options as options
 from hermes.cli.amounts import Number
-from hermes.cli.bench_options import Span
+from hermes.cli.bench_options import Rate, Span
 from hermes.cli.loop import run
 from hermes.cli.options import fail, say
 from hermes.cli.remote import url_option
@@ -29,7 +29,7 @@ from hermes.load.tally import Tally
 
 _COUNT = click.IntRange(min=1)
 _SHARE = Number(0, 1)
-_RATE = Number(min=0, min_open=True)
+_RATE = Rate(min=0, min_open=True)
 _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
 _WHAT_TO_DO = {
     401: "name a key that it knows: HERMES_API_KEY=..., or --keys FILE",
