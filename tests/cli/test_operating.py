@@ -105,7 +105,7 @@ async def test_logs_shows_the_last_requests_the_newest_one_last(verb: Run) -> No
         assert result.exit_code == 0
         assert [line.split()[-1] for line in result.stdout.splitlines()] == ["r1", "r2"]
         first = result.stdout.splitlines()[0]
-        assert "  200  ok  POST  /v1/llm/{model}  gemma:latest@b0  " in first and "  7+3 tokens  " in first
+        assert "  ok  200  POST  /v1/llm/{model}  gemma:latest@b0  " in first and "  7+3 tokens  " in first
         backend.default = fail(500, "out of memory")
         await gateway.ask("/v1/llm/gemma", {"prompt": "Hi"}, {"x-request-id": "failed"})
         told = (await ask(verb, gateway, "logs", "--outcome", "upstream_error", "--json")).stdout.splitlines()

@@ -125,7 +125,7 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         [port] = re.findall(rb"listens on http://127.0.0.1:(\d+)", said)
         peer = await connect(int(port))
         await peer.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: says("Z  200  ok  GET  /v1/models  "), limit_s=10)
+        await until(lambda: says("Z  ok  200  GET  /v1/models  "), limit_s=10)
         peer.close()
         process.terminate()
         await until(lambda: says("draining"), limit_s=10)
