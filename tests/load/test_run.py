@@ -157,11 +157,10 @@ async def test_a_rate_that_nobody_can_send_holds_no_more_in_memory_than_can_be_u
             drawn.append(one)
             yield one
 
-    async with serving(never) as served:
-        async with background(carry_out(job(served.port, plan(), duration_s=5.0))) as running:
-            await until(lambda: len(served.app.requests) == 20, "not as many as there is room for are sent")
-            running.cancel()
-            figures = await running
+    async with serving(never) as served, background(carry_out(job(served.port, plan(), duration_s=5.0))) as running:
+        await until(lambda: len(served.app.requests) == 20, "not as many as there is room for are sent")
+        running.cancel()
+        figures = await running
     assert (figures.all.left, len(drawn)) == (20, 21)
 
 
