@@ -191,9 +191,10 @@ def _warnings(generator: Mapping[str, float], tally: Tally, senders: int | None)
             f"{generator['sent_late_most']:.2f} s late, which is part of their times"
         )
     if unmeasured := tally.all.unmeasured:
+        lacking = " or no ".join(measure for measure in tally.slo if measure != "e2e")
         found.append(
-            f"{unmeasured:,} answers are not in the goodput: they have no {' or no '.join(tally.slo.keys() - {'e2e'})} (a whole answer "
-            "has neither ttft nor tpot, and one token no tpot)"
+            f"{unmeasured:,} answers are not in the goodput: they have no {lacking} (a whole answer has neither ttft "
+            "nor tpot, and one token no tpot)"
         )
     if tally.unsent_s:
         found.append(
