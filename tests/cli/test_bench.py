@@ -184,6 +184,12 @@ def test_where_nobody_is_it_says_so_at_once_and_exits_with_3(verb: Run) -> None:
         (["gemma", "--header", "a b: c"], "header"),
         (["gemma", "--body", "@missing"], "missing"),
         (["gemma", "--trace", "empty"], "no column"),
+        (["gemma", "--class", "a\nb"], "class"),
+        (["gemma", "--trace", "broken"], "class"),
+        (["gemma", "-d", "0"], "no time"),
+        (["gemma", "--timeout", "0ms"], "no time"),
+        (["gemma", "--prompt", "1000001"], "1,000,000"),
+        (["gemma", "--output", "lognormal:5,9999999"], "1,000,000"),
         (["gemma", "--keys", "empty"], "no key"),
     ],
 )
@@ -191,6 +197,9 @@ def test_what_does_not_fit_together_is_told_and_exits_with_2(
     verb: Run, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     (tmp_path / "empty").write_text("")
+    (tmp_path / "broken").write_text(
+        '{"created_at": 1, "model": "gemma", "tokens_in": 1, "tokens_out": 1, "class": "a\\nb"}\n'
+    )
     result = verb("bench", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr

@@ -180,6 +180,43 @@ def test_what_hermes_would_not_take_is_printed_all_the_same_and_said(tmp_path: P
     assert "without ${PORT}" in done.stderr
 
 
+def test_macros_that_hold_each_other_without_end_are_refused() -> None:
+    macros = {name: f"${{{following}}}" * 10 for name, following in zip("ABCDEFGH", "BCDEFGHI", strict=True)}
+    with pytest.raises(ConfigError, match="no end"):
+        llamaswap.read({"models": {"a": {"cmd": "run ${A}", "macros": macros | {"I": "i" * 1000}}}})
+
+
+def deployments(*urls: str) -> dict[str, Any]:
+    return {
+        "model_list": [
+            {"model_name": f"m{number}", "litellm_params": {"model": "ollama/x", "api_base": url, "stop": "END"}}
+            for number, url in enumerate(urls)
+        ]
+    }
+
+
+def test_what_is_no_address_is_left_out_and_told() -> None:
+    made = litellm.read(deployments("http://[::1", "http://gpu:1"))
+    assert [backend["url"] for backend in made.tree["backends"]] == ["http://gpu:1"]
+    assert any("model_list[0]" in remark and "where is" in remark for remark in made.remarks)
+
+
+def test_a_fallback_that_is_no_name_is_left_out_and_told() -> None:
+    made = litellm.read(deployments("http://gpu:1") | {"litellm_settings": {"fallbacks": [{"m0": [{}]}]}})
+    assert "fallback" not in made.tree["models"]["m0"] and any("fallbacks" in remark for remark in made.remarks)
+
+
+def test_each_of_a_thousand_ports_of_a_host_is_a_backend_with_a_name() -> None:
+    made = litellm.read(deployments(*(f"http://gpu:{port}" for port in range(1, 1002))))
+    assert len({backend["name"] for backend in made.tree["backends"]}) == 1001
+
+
+def test_an_alias_is_written_out() -> None:
+    made = litellm.read(deployments("http://gpu:1") | {"router_settings": {"model_group_alias": {"other": "m0"}}})
+    assert made.tree["models"]["other"] == made.tree["models"]["m0"]
+    assert "*id" not in made.text("it")
+
+
 NAMES = st.sampled_from(
     [
         "model_list",

@@ -1,6 +1,7 @@
 """What an answer says, in each API, however its bytes are cut."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -67,6 +68,25 @@ def read(data: bytes, size: int) -> Reading:
     for number, place in enumerate(range(0, len(data), size)):
         reading.take(data[place : place + size], 1.0 + number)
     return reading
+
+
+@pytest.mark.parametrize("tokens", [-5, 10**15, 10**400], ids=["negative", "absurd", "endless"])
+def test_a_number_of_tokens_that_no_answer_has_is_not_believed(tokens: int) -> None:
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens}
+    for last in ({"choices": [], "usage": usage}, {"done": True, "prompt_eval_count": tokens, "eval_count": tokens}):
+        reading = Reading(Histogram())
+        with suppress(ValueError):  # of more digits than a number has
+            reading.take(ndjson(last), 1.0)
+        assert (reading.tokens_in, reading.tokens_out) == (0, 0)
+
+
+def test_a_wait_that_nobody_waits_is_not_believed() -> None:
+    reading = Reading(Histogram())
+    reading.told_wait(b"9" * 400)
+    reading.take(b": queue-ms=" + b"9" * 400 + b"\n", 1.0)
+    for wait_ms in (-1.0, 1e300):
+        reading.take(ndjson({"done": True, "timings": {"queue_ms": wait_ms}}), 1.0)
+    assert reading.wait_s is None
 
 
 @pytest.mark.parametrize("api", STREAMS)

@@ -15,11 +15,18 @@ BEGAN = 1000.0
 
 
 def over(
-    tally: Tally, due_s: float, lasted_s: float, outcome: str = ANSWERED, late_s: float = 0.0, tenant: int = 0
+    tally: Tally,
+    due_s: float,
+    lasted_s: float,
+    outcome: str = ANSWERED,
+    late_s: float = 0.0,
+    tenant: int = 0,
+    first_s: float = 0.0,
 ) -> None:
     """A request that was due so long after the beginning, and took so long from then."""
     reading = Reading(tally.gaps(BEGAN + due_s))
     reading.tokens_out = 10
+    reading.first_at = BEGAN + due_s + first_s if first_s else 0.0
     tally.begin(BEGAN + due_s)
     asked = Asked(0, due_s, "gemma", 1, 1, tenant)
     tally.end(Result(asked, BEGAN + due_s, BEGAN + due_s + late_s, BEGAN + due_s + lasted_s, outcome, reading))
@@ -47,6 +54,18 @@ def test_without_an_end_the_window_ends_with_the_last_answer() -> None:
     over(tally, 0.0, 1.0)
     over(tally, 1.0, 3.0)
     assert (tally.window_s, counted(tally).all.answers_per_s) == (4.0, 0.5)
+
+
+def test_an_answer_of_which_a_limit_was_not_measured_is_neither_good_nor_bad() -> None:
+    tally = Tally(BEGAN, 0.0, 10.0, {"ttft": 1.0, "e2e": 3.0}, [""])
+    over(tally, 1.0, 2.0, first_s=0.5)
+    over(tally, 1.0, 2.0, first_s=1.5)
+    over(tally, 1.0, 2.0)
+    over(tally, 1.0, 4.0)  # too late, whenever its first token came
+    found = counted(tally)
+    assert (found.all.answered, found.all.good, found.all.unmeasured) == (4, 1, 1)
+    assert found.all.good_share == pytest.approx(1 / 3)
+    assert "1 answers are not in the goodput" in found.warnings[0]
 
 
 def test_a_long_run_has_wider_slots_and_loses_nothing() -> None:

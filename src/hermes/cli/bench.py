@@ -27,6 +27,7 @@ from hermes.load.run import TurnedAway
 from hermes.load.table import table
 from hermes.load.tally import Tally
 
+_LASTS = Span(zero=False)
 _COUNT = click.IntRange(min=1)
 _SHARE = Number(0, 1)
 _RATE = Rate(min=0, min_open=True)
@@ -49,11 +50,11 @@ _WRITTEN = click.Path(dir_okay=False, path_type=Path)
 @click.option("--rate", "-r", type=_RATE, metavar="R", help="Requests a second, whatever becomes of them.")
 @click.option("--arrivals", type=click.Choice(("poisson", "constant", "trace", "closed")), help="When they are sent.")
 @click.option("--trace", type=_READ, callback=options.trace, metavar="FILE", help="As hermes replay reads them.")
-@click.option("--duration", "-d", type=Span(), metavar="T", help="For how long requests are sent.  [default: 30s]")
+@click.option("--duration", "-d", type=_LASTS, metavar="T", help="For how long requests are sent.  [default: 30s]")
 @click.option("--requests", "-n", type=_COUNT, metavar="N", help="So many, instead or at most.")
 @click.option("--warmup", type=Span(), default="0", metavar="T", help="Before, sent but not counted.")
 @click.option("--think", type=Span(), default="0", metavar="T", help="Mean pause before a connection asks again.")
-@click.option("--timeout", type=Span(), default="2m", show_default=True, metavar="T", help="For each answer.")
+@click.option("--timeout", type=Span(zero=False), default="2m", show_default=True, metavar="T", help="For each answer.")
 @click.option(
     "--prompt",
     metavar="TOKENS",

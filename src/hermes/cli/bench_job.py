@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from itertools import islice
 from random import Random
 from typing import Any
@@ -103,10 +102,11 @@ def _render(name: str, given: Given) -> Render:
     api, extra, own = APIS[name], given["extra"], given["headers"]
     prompts = Prompts(given["seed"], given["alike"])
     of_keys = [header_lines([("authorization", f"Bearer {key}")] if key else []) for key in given["keys"].values()]
-    of_class = cache(lambda name: header_lines([("x-hermes-class", name)] if name else []))
+    classes = {"", *given["classes"], *(line.urgency for _, line in given["trace"])}
+    of_class = {name: header_lines([("x-hermes-class", name)] if name else []) for name in classes}
 
     def render(asked: Asked) -> Request:
-        headers = own + of_keys[asked.tenant] + of_class(asked.urgency)
+        headers = own + of_keys[asked.tenant] + of_class[asked.urgency]
         content = body(api, asked, prompts.text(asked), extra)
         return Request("POST", api.target(asked.model), content, headers, asked.streamed)
 

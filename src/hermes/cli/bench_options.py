@@ -22,11 +22,17 @@ from hermes.simulator.replay import read_trace
 class Span(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
+    def __init__(self, zero: bool = True) -> None:
+        self._zero = zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return span_s(value)
+            found = span_s(value)
         except ValueError:
             self.fail(f"{value!r} is not a time such as 250ms, 1.5s or 2m", param, ctx)
+        if not found and not self._zero:
+            self.fail(f"{value!r} is no time at all", param, ctx)
+        return found
 
 
 class Rate(Number):
@@ -105,7 +111,7 @@ def header_lines(pairs: Iterable[tuple[str, str]]) -> bytes:
     try:
         return render_headers((name.lower().encode(), value.encode("latin-1")) for name, value in pairs)
     except ValueError:
-        fail("a header is a name and one line of text, such as 'x-app: bench'; so is a key", 2)
+        fail("a header is a name and one line of text, such as 'x-app: bench'; so is a key, and a class", 2)
 
 
 def extra(ctx: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any]:

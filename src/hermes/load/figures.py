@@ -32,7 +32,7 @@ class Spread(Struct, frozen=True):
 
 class GroupFigures(Struct, frozen=True):
     """`good_per_s`: in an open loop of what was due in the window. `corrected` (closed loop): end to end, with those
-    who would have asked meanwhile.
+    who would have asked meanwhile. `unmeasured`: answers that have not all the times that good ones are to keep.
     """
 
     asked: int
@@ -48,11 +48,13 @@ class GroupFigures(Struct, frozen=True):
     tokens_out_per_s: float
     times: dict[str, Spread]
     corrected: Spread | None = None
+    unmeasured: int = 0
 
     @property
     def good_share(self) -> float:
-        """Of those that did not leave by themselves."""
-        return self.good / (self.asked - self.left) if self.asked > self.left else 0.0
+        """Of those that did not leave by themselves, and of which it can be said."""
+        judged = self.asked - self.left - self.unmeasured
+        return self.good / judged if judged else 0.0
 
 
 class Moment(Struct, frozen=True):
@@ -134,6 +136,7 @@ def _group(group: Group, window_s: float, is_closed: bool, pace_s: float = 0.0) 
         group.tokens_out_within / window_s,
         {measure: spread(times) for measure, times in group.times.items() if times.count},
         spread(group.times["e2e"].corrected(pace_s)) if pace_s else None,
+        group.unmeasured,
     )
 
 
@@ -188,6 +191,12 @@ def _warnings(generator: Mapping[str, float], tally: Tally, senders: int | None)
         found.append(
             f"{senders} connections were too few for this rate: requests were sent up to "
             f"{generator['sent_late_most']:.2f} s late, which is part of their times"
+        )
+    if unmeasured := tally.all.unmeasured:
+        lacking = " or no ".join(measure for measure in tally.slo if measure != "e2e")
+        found.append(
+            f"{unmeasured:,} answers are not in the goodput: they have no {lacking} (a whole answer has neither ttft "
+            "nor tpot, and one token no tpot)"
         )
     if tally.unsent_s:
         found.append(

@@ -16,8 +16,11 @@ from hermes.load.histogram import Histogram
 _MAX_LINE_BYTES = 16 << 20
 _MOST_WORDS = 500
 
+# What no answer has, whatever its server tells.
+_MOST_TOKENS, _MOST_WAIT_MS = 10**8, 10**9
+
 # In a comment before the end of a stream that had begun while it waited.
-_told_wait = re.compile(rb"queue-ms=(\d+)").search
+_told_wait = re.compile(rb"queue-ms=(\d{1,10})(?!\d)").search
 
 
 class _Said(Struct, gc=False):
@@ -115,8 +118,8 @@ class Reading:
 
     def told_wait(self, header: bytes) -> None:
         """What stood in the head of the answer, in milliseconds."""
-        if header.isdigit():
-            self.wait_s = int(header) / 1000
+        if len(header) <= 10 and header.isdigit():
+            self._waited(int(header))
 
     def told_retry(self, headers: Mapping[bytes, bytes]) -> None:
         """When a server that refuses would be asked again, where it says that as a number."""
@@ -127,7 +130,11 @@ class Reading:
 
     def _note_wait(self, comment: bytes) -> None:
         if found := _told_wait(comment):
-            self.wait_s = int(found[1]) / 1000
+            self._waited(int(found[1]))
+
+    def _waited(self, wait_ms: float) -> None:
+        if 0 <= wait_ms <= _MOST_WAIT_MS:
+            self.wait_s = wait_ms / 1000
 
     def _read(self, told: _Told, now: float) -> None:
         if told.error is not None:
@@ -159,13 +166,18 @@ class Reading:
         if told.done:
             self.complete = True
         if told.usage is not None:
-            self.tokens_in = told.usage.prompt_tokens or 0
-            self.tokens_out = told.usage.completion_tokens or 0
+            self.tokens_in = _tokens(told.usage.prompt_tokens)
+            self.tokens_out = _tokens(told.usage.completion_tokens)
         else:
-            self.tokens_in = told.prompt_eval_count or 0
-            self.tokens_out = told.eval_count or 0
+            self.tokens_in = _tokens(told.prompt_eval_count)
+            self.tokens_out = _tokens(told.eval_count)
         if told.timings is not None and told.timings.queue_ms is not None:
-            self.wait_s = told.timings.queue_ms / 1000
+            self._waited(told.timings.queue_ms)
+
+
+def _tokens(told: int | None) -> int:
+    """0 is as good as not told."""
+    return told if told is not None and 0 < told <= _MOST_TOKENS else 0
 
 
 def kind_of(error: Any) -> str:

@@ -4,6 +4,7 @@
    too.
 2. Percentiles are of complete answers, and of those that did not come in time, with the time they had been given:
    leaving these out would make a server look better the worse it is. Refusals are counted, not timed.
+   An answer that keeps what was measured of it, where something was not, is neither good nor bad.
 3. A rate is of what ended within the window, which begins after the warm-up. What was due before it is not counted.
 """
 
@@ -54,7 +55,7 @@ class Group:
     """Requests that have something in common: all of them, or a tenant's."""
 
     def __init__(self) -> None:
-        self.asked = self.answered = self.left = self.good = 0
+        self.asked = self.answered = self.left = self.good = self.unmeasured = 0
         self.answered_within = self.good_within = self.tokens_in_within = self.tokens_out_within = 0
         self.tokens_in = self.tokens_out = 0
         self.errors: Counter[str] = Counter()
@@ -74,9 +75,11 @@ class Group:
             known = result.outcome in self.errors or len(self.errors) < _MOST_KINDS
             self.errors[result.outcome if known else "other"] += 1
             return
-        is_good = all(times.get(measure, 0.0) <= most_s for measure, most_s in slo.items())
+        keeps = all(times.get(measure, 0.0) <= most_s for measure, most_s in slo.items())
+        is_good = keeps and slo.keys() <= times.keys()
         self.answered += 1
         self.good += is_good
+        self.unmeasured += keeps and not is_good
         self.tokens_in += result.reading.tokens_in
         self.tokens_out += result.reading.tokens_out or result.reading.pieces
         if within:

@@ -5,6 +5,8 @@ with one address are one backend. A provider that Hermes does not speak to is le
 """
 
 import re
+from copy import deepcopy
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -85,7 +87,7 @@ def _deployment(made: Imported, backends: dict[tuple[str, str, str], Tree], entr
         provider, model = "openai", asked
     kind, url = _PROVIDERS.get(provider, ("", ""))
     url = str(base or url)
-    if not kind or not url.startswith(("http://", "https://")):
+    if not kind or not _is_url(url):
         made.leave(
             path,
             f"left out: {asked!r} is of a provider that is not spoken to here"
@@ -107,6 +109,13 @@ def _deployment(made: Imported, backends: dict[tuple[str, str, str], Tree], entr
     made.leave_rest(entry, {"model_name", "litellm_params", "model_info"}, path)
 
 
+def _is_url(text: str) -> bool:
+    try:
+        return text.startswith(("http://", "https://")) and bool(urlsplit(text).netloc)
+    except ValueError:  # [ without its ]
+        return False
+
+
 def _backend(
     made: Imported, backends: dict[tuple[str, str, str], Tree], kind: str, url: str, key: str, path: tuple[Any, ...]
 ) -> Tree:
@@ -114,9 +123,7 @@ def _backend(
         host = re.sub(r"[^A-Za-z0-9.-]", "-", urlsplit(url).hostname or kind)
         taken = {backend["name"] for backend in backends.values()}
         base = kind if host in ("localhost", "127.0.0.1") else f"{kind}-{host}"[:50]
-        name = next(
-            name for count in range(1, 1000) if (name := base if count == 1 else f"{base}-{count}") not in taken
-        )
+        name = next(name for nth in count(1) if (name := f"{base}-{nth}" if nth > 1 else base) not in taken)
         backend = backends[kind, url, key] = {"name": name, "kind": kind, "url": url}
         if key.startswith("os.environ/"):
             variable = key.removeprefix("os.environ/")
@@ -146,14 +153,18 @@ def _settings(made: Imported, given: Tree) -> None:
     for settings, at in ((litellm, "litellm_settings"), (router, "router_settings")):
         for fallback in listed(settings, "fallbacks"):
             for name in fallback if isinstance(fallback, dict) else ():
-                there = [other for other in listed(fallback, name) if other in models and other != name]
+                there = [
+                    other
+                    for other in listed(fallback, name)
+                    if isinstance(other, str) and other in models and other != name
+                ]
                 if name in models and there:
                     models[name]["fallback"] = there
                 else:
                     made.leave((at, "fallbacks"), f"left out: {name!r}, or what should stand in for it, is not here")
     for alias, name in section(router, "model_group_alias").items():
         if isinstance(name, str) and name in models and _is_model(str(alias)):
-            models[alias] = dict(models[name])
+            models[alias] = deepcopy(models[name])
         else:
             made.leave(("router_settings", "model_group_alias", str(alias)), "left out")
     retries = number(router.get("num_retries", litellm.get("num_retries")))

@@ -10,6 +10,7 @@ from hermes.config.foreign import Imported, Tree, listed, mapping, number, secti
 from hermes.config.kinds import ModelName
 from hermes.config.notation import PORT
 from hermes.config.schema import meta
+from hermes.errors import ConfigError
 
 _READ = {
     "cmd",
@@ -37,6 +38,7 @@ _ITS_OWN = {
     *("sendLoadingState", "healthCheckTimeout", "macros", "models", "hooks", "globalTTL", "logLevel"),
 }
 _GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+_MOST_CHARS = 1 << 17  # of what is put in; Linux takes no longer argument (MAX_ARG_STRLEN)
 _is_model = re.compile(meta(ModelName).pattern or "").match
 
 
@@ -123,8 +125,18 @@ def _tell(made: Imported, entry: Tree, command: str, path: tuple[str, ...]) -> N
 
 def _expander(macros: Tree) -> Any:
     def expand(text: str) -> str:
+        room = _MOST_CHARS
+
+        def put_in(found: re.Match[str]) -> str:
+            nonlocal room
+            value = str(macros.get(found[1], found[0]))
+            room -= len(value)
+            if room < 0:
+                raise ConfigError("llama-swap: with its macros put in, a command has no end")
+            return value
+
         for _ in range(10):  # one may hold another
-            text, before = re.sub(r"\$\{([\w-]+)\}", lambda found: str(macros.get(found[1], found[0])), text), text
+            text, before = re.sub(r"\$\{([\w-]+)\}", put_in, text), text
             if text == before:
                 break
         return text
