@@ -28,6 +28,7 @@ class Server:
         self.loop = loop
         self.tls: ssl.SSLContext | None = None
         self.closing = False  # every answer is its connection's last
+        self._over = False  # and nobody may come in any more
         self.refused_connections = 0
         self._deadlines = deadlines
         self._connections: set[ServerConnection] = set()
@@ -150,6 +151,7 @@ class Server:
             await self._all_left.wait()
 
     def _stop_accepting(self) -> None:
+        self._over = True
         while self.files:  # as long as it is served, it is nobody else's
             with contextlib.suppress(OSError):
                 Path(self.files.pop()).unlink()
@@ -192,10 +194,13 @@ class Server:
             pass
         finally:
             self._handshakes.pop(connection, None)
+            self._tell_if_all_left()
 
     def _has_room(self) -> bool:
-        """Whether one more may come in: file descriptors are few. At the end nobody may."""
-        if self._listeners and self.open_connections < self.limits.connections:
+        """Whether one more may come in: file descriptors are few. At the end nobody may; whoever was accepted before
+        others accept in our place is told of a turn or two after.
+        """
+        if not self._over and self.open_connections < self.limits.connections:
             return True
         self.refused_connections += 1
         return False
@@ -212,6 +217,9 @@ class Server:
         self._connections.discard(connection)
         self._deadlines.unwatch(connection)
         self._awaited.discard(connection)
+        self._tell_if_all_left()
+
+    def _tell_if_all_left(self) -> None:
         if not self._awaited:
             self._all_left.set()
 
