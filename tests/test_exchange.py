@@ -204,5 +204,5 @@ def test_a_record_has_no_place_for_what_was_said() -> None:
     assert Record.__struct_fields__ == (
         "created_at", "request_id", "route", "method", "outcome", "status", "duration_ms", "code", "key_id", "model",
         "backend", "stream", "attempts", "queue_ms", "ttft_ms", "tokens_in", "tokens_out",
-        "user", "urgency", "loaded", "asked", "cache", "load_ms",
+        "user", "urgency", "loaded", "asked", "cache", "load_ms", "trace_id",
     )  # fmt: skip

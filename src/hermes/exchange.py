@@ -18,6 +18,7 @@ from hermes.past import Past
 from hermes.policy.estimates import Outlook
 from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket
+from hermes.policy.trace import trace_id
 from hermes.principal import CLASS_NAMES, Class
 from hermes.record import Record
 
@@ -337,4 +338,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         exchange.asked,
         exchange.reuse,
         0 if ticket is None else int(ticket.load_s * 1000),
+        trace_id(exchange.forwarded),
     )
