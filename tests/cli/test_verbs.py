@@ -704,6 +704,19 @@ async def test_there_is_no_draining_a_backend_that_there_is_not(verb: Run) -> No
 
 
 @scenario
+async def test_usage_tells_that_nothing_is_counted_without_keys_and_what_nobody_has_used(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        assert "use is counted by key, and there is none" in (await ask(verb, gateway, "usage")).stdout
+    async with ollama() as backend, hermes(backend, keys=[key("ops", admin=True)]) as gateway:
+        told = await ask(verb, gateway, "usage", HERMES_API_KEY="sk-ops")
+        assert ": 0 requests, " in told.stdout
+        for asked, words in ((["--key", "nobdy"], "key nobdy"), (["--model", "gema"], "model gema")):
+            told = await ask(verb, gateway, "usage", *asked, HERMES_API_KEY="sk-ops")
+            assert f"nothing was used by {words}: is there anything of that name?" in told.stdout
+
+
+@scenario
 async def test_usage_shows_who_has_used_what(verb: Run) -> None:
     keys = [key("ann", rpm=1), key("ops", admin=True)]
     async with ollama() as backend, hermes(backend, keys=keys) as gateway:
