@@ -1,11 +1,19 @@
 """`hermes cancel`: send a request away."""
 
+from typing import TypedDict
 from urllib.parse import quote
 
 import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
+
+
+class _Cancelled(TypedDict):
+    request_id: str
+    user: str
+    model: str
 
 
 @click.command("cancel")
@@ -21,8 +29,8 @@ def command(request_id: str, as_json: bool, url: str) -> None:
     hermes cancel 3f6c0a9d1b52e87f4a0c10000042
     hermes queue --json | jq -r '.data[] | select(.user == "batch").request_id' | xargs -n1 hermes cancel
     """
-    told = get(url, f"/v1/queue/{quote(request_id, safe='')}", "DELETE")
+    told = get(url, f"/v1/queue/{quote(request_id, safe='')}", "DELETE", shape=_Cancelled)
     if as_json:
         say_json(told)
     else:
-        say(f"{told['request_id']} of {told['user']} for {told['model']} is cancelled")
+        say(escaped(f"{told['request_id']} of {told['user']} for {told['model']} is cancelled"))

@@ -8,6 +8,7 @@ import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
 
 
 @click.command("usage")
@@ -29,7 +30,7 @@ def command(key: str | None, model: str | None, since: str | None, as_json: bool
     if as_json:
         say_json(usage)
     else:
-        say("\n".join(_lines(usage)))
+        say("\n".join(map(escaped, _lines(usage))))
 
 
 def _lines(usage: dict[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import click
 from hermes.cli.options import say, say_json, seconds
 from hermes.cli.queue import state
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
 
 
 @click.command("why")
@@ -27,7 +28,7 @@ def command(request_id: str, as_json: bool, url: str) -> None:
     if as_json:
         say_json(told)
     else:
-        say("\n".join(_lines(told)))
+        say("\n".join(map(escaped, _lines(told))))
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
