@@ -286,7 +286,7 @@ def test_without_a_url_the_port_is_the_one_where_serve_would_listen(
 ) -> None:
     asked: list[str] = []
 
-    def get(url: str, path: str) -> dict[str, list[None]]:
+    def get(url: str, path: str, shape: object) -> dict[str, list[None]]:
         asked.append(url)
         return {"data": []}
 
@@ -319,7 +319,7 @@ def test_ask_reads_no_prompt_that_is_not_utf_8(verb: Run) -> None:
 
 
 def test_ctrl_c_is_130(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hermes.cli.models.get", interrupted)

@@ -1,6 +1,6 @@
 """`hermes cancel`: send a request away."""
 
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote
 
 import click
@@ -9,6 +9,13 @@ from hermes.cli.ending import complete
 from hermes.cli.options import fail, say, say_json
 from hermes.cli.remote import Refused, get, json_option, url_option
 from hermes.cli.why import end, request
+from hermes.lines import escaped
+
+
+class _Cancelled(TypedDict):
+    request_id: str
+    user: str
+    model: str
 
 
 @click.command("cancel")
@@ -34,8 +41,9 @@ def command(request_id: str, as_json: bool, url: str) -> None:
     if as_json:
         say_json(told)
     else:
-        say(f"{told['request_id']} of {told['user']} for {told['model']} is cancelled")
+        say(escaped(f"{told['request_id']} of {told['user']} for {told['model']} is cancelled"))
 
 
-def _cancelled(url: str, id: str) -> Any:
-    return get(url, f"/v1/queue/{quote(id, safe='')}", "DELETE")
+def _cancelled(url: str, id: str) -> _Cancelled:
+    told: _Cancelled = get(url, f"/v1/queue/{quote(id, safe='')}", "DELETE", shape=_Cancelled)
+    return told

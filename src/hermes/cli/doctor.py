@@ -12,6 +12,7 @@ from hermes.cli import checkup, nearby
 from hermes.cli.checkup import Finding
 from hermes.cli.loop import run
 from hermes.cli.options import config_option, say, say_json
+from hermes.lines import escaped
 
 
 @click.command("doctor")
@@ -32,7 +33,7 @@ def command(as_json: bool, path: str | None) -> None:
     if as_json:
         say_json({"healthy": not _count(findings)["problem"], "findings": to_builtins(findings)})
     else:
-        say("\n".join(_lines(findings)))
+        say("\n".join(map(escaped, _lines(findings))))
     sys.exit(1 if _count(findings)["problem"] else 0)
 
 

@@ -1,11 +1,19 @@
 """`hermes drain`: have nothing new start on a backend."""
 
+from typing import TypedDict
 from urllib.parse import quote
 
 import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
+
+
+class _Turned(TypedDict):
+    backend: str
+    draining: bool
+    active: int
 
 
 @click.command("drain")
@@ -21,9 +29,9 @@ def command(backend: str, resume: bool, as_json: bool, url: str) -> None:
     hermes drain gpu1 --resume
     """
     verb = "resume" if resume else "drain"
-    told = get(url, f"/v1/backends/{quote(backend, safe='')}/{verb}", "POST")
+    told = get(url, f"/v1/backends/{quote(backend, safe='')}/{verb}", "POST", shape=_Turned)
     if as_json:
         say_json(told)
         return
     state = "drains" if told["draining"] else "takes work"
-    say(f"backend {told['backend']} {state}, {told['active']} running")
+    say(escaped(f"backend {told['backend']} {state}, {told['active']} running"))

@@ -12,7 +12,7 @@ from msgspec import ValidationError, convert
 from hermes.cli.feed import LOST, follow
 from hermes.cli.options import say
 from hermes.cli.remote import get, json_lines_option, url_option
-from hermes.lines import line
+from hermes.lines import escaped, line
 from hermes.record import Record
 
 # What the server lists at most.
@@ -61,7 +61,7 @@ def _follow(url: str, wanted: dict[str, str], count: int) -> Iterator[dict[str, 
     listed = False
     for name, told in follow(url):
         if name == LOST:
-            click.echo(f"hermes: {told}. Trying again", err=True)
+            _warn(f"{told}. Trying again")
             listed = False
         elif not listed:  # from now on none is missed
             ended = [record for record in _last(url, wanted, _MOST) if record not in known]
@@ -69,10 +69,14 @@ def _follow(url: str, wanted: dict[str, str], count: int) -> Iterator[dict[str, 
             yield from ended if most is None else ended[len(ended) - min(most, len(ended)) :]
             listed, most = True, None
         elif name == "missed":
-            click.echo(f"hermes: {told['requests']} more have ended: too many at once to be told", err=True)
+            _warn(f"{told['requests']} more have ended: too many at once to be told")
         elif name == "request" and _matters(told) and wanted.items() <= told.items() and told not in known:
             known.append(told)
             yield told
+
+
+def _warn(words: str) -> None:
+    click.echo(escaped(f"hermes: {words}"), err=True)
 
 
 def _matters(record: dict[str, Any]) -> bool:

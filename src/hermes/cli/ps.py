@@ -8,6 +8,7 @@ import click
 from hermes.cli.options import columns, gib, say, say_json
 from hermes.cli.remote import get, json_option, url_option
 from hermes.cli.status import changes
+from hermes.lines import escaped
 
 # Ollama writes "for ever" as a time centuries from now.
 _FOR_EVER_S = 10 * 365 * 86_400
@@ -37,7 +38,7 @@ def command(as_json: bool, url: str) -> None:
     say("\n".join(columns(rows)))
     for backend in status["backends"]:
         for change in changes(backend):
-            say(f"{backend['name']} is {change}")
+            say(escaped(f"{backend['name']} is {change}"))
 
 
 def _row(model: dict[str, Any], now: datetime) -> tuple[str, ...]:

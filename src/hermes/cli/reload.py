@@ -1,9 +1,16 @@
 """`hermes reload`: have the running server read its configuration anew."""
 
+from typing import TypedDict
+
 import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
+
+
+class _Reloaded(TypedDict):
+    needs_restart: list[str]
 
 
 @click.command("reload")
@@ -17,10 +24,10 @@ def command(as_json: bool, url: str) -> None:
     \b
     hermes reload
     """
-    told = get(url, "/v1/reload", "POST")
+    told = get(url, "/v1/reload", "POST", shape=_Reloaded)
     if as_json:
         say_json(told)
         return
     say("the configuration was read anew")
     for key in told["needs_restart"]:
-        say(f"needs a restart: {key}")
+        say(escaped(f"needs a restart: {key}"))

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import click
+from msgspec import convert
 
 from hermes.cli.options import Failed, fail
 from hermes.config.notation import parse_url
@@ -66,11 +67,15 @@ def model_path(model: str, *after: str) -> str:
     return "/".join(("/v1/llm", quote(model, safe=":@"), *after))
 
 
-def get(url: str, path: str, method: str = "GET", body: dict[str, Any] | None = None) -> Any:
-    """The JSON at a path. Exits with a message when that fails."""
+def get(
+    url: str, path: str, method: str = "GET", body: dict[str, Any] | None = None, shape: type = dict[str, Any]
+) -> Any:
+    """The JSON at a path, as it is. Exits with a message when that fails, and where it has not this shape."""
     try:
         with _answer(url, method, path, body) as answer:
-            return json.load(answer)
+            told = json.load(answer)
+        convert(told, shape)
+        return told
     except (OSError, HTTPException, ValueError) as error:
         fail(f"what answers at {url} is no Hermes: {error}. {_ELSEWHERE}", 1)
 

@@ -7,6 +7,7 @@ import click
 
 from hermes.cli.options import gib, say, say_json, seconds
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
 
 
 @click.command("status")
@@ -23,7 +24,7 @@ def command(as_json: bool, url: str) -> None:
     if as_json:
         say_json(status)
     else:
-        say("\n".join(_lines(status)))
+        say("\n".join(map(escaped, _lines(status))))
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.lines import escaped
 
 
 @click.command("usage")
@@ -30,7 +31,7 @@ def command(key: str | None, model: str | None, since: str | None, as_json: bool
         say_json(usage)
     else:
         named = " with ".join(f"{name} {asked[name]}" for name in ("key", "model") if name in asked)
-        say("\n".join(_lines(usage, named)))
+        say("\n".join(map(escaped, _lines(usage, named))))
 
 
 def _lines(usage: dict[str, Any], named: str) -> Iterator[str]:

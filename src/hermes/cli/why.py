@@ -10,6 +10,7 @@ from hermes.cli.ending import complete
 from hermes.cli.options import say, say_json, seconds
 from hermes.cli.queue import state
 from hermes.cli.remote import Refused, get, json_option, url_option
+from hermes.lines import escaped
 
 
 @click.command("why")
@@ -32,7 +33,7 @@ def command(request_id: str, as_json: bool, url: str) -> None:
     if as_json:
         say_json(told)
     else:
-        say("\n".join(_lines(told)))
+        say("\n".join(map(escaped, _lines(told))))
 
 
 def request(url: str, id: str) -> Any:
