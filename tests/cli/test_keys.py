@@ -260,7 +260,16 @@ def test_no_key_is_made_where_others_were_lost(keys: Run, tmp_path: Path, name: 
     assert not (tmp_path / "state" / name).exists()
 
 
-@pytest.mark.parametrize("word", ["*", "all", "none"])
+@pytest.mark.parametrize("verb", [("create", "b"), ("update", "editor")])
+@pytest.mark.parametrize("said", ["none", "gemma,none"])
+def test_no_models_does_not_mean_all_of_them(keys: Run, verb: tuple[str, str], said: str) -> None:
+    keys("create", "editor", "--models", "gemma")
+    refused = keys(*verb, "--models", said)
+    assert refused.exit_code == 2 and "for every model say all" in refused.stderr
+    assert [key["models"] for key in json.loads(keys("list", "--json").stdout)["data"]] == [["gemma"]]
+
+
+@pytest.mark.parametrize("word", ["*", "all"])
 def test_all_models_can_be_said(keys: Run, word: str) -> None:
     keys("create", "editor", "--models", "gemma")
     assert json.loads(keys("update", "editor", "--models", word, "--json").stdout)["models"] == []

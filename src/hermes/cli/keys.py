@@ -102,7 +102,7 @@ def show(key: str, as_json: bool, path: str | None) -> None:
 @_json_option
 @config_option
 def update(key: str, name: str | None, as_json: bool, path: str | None, **said: Any) -> None:
-    """Change what is said of a key, from now on. `none` takes a bound away, '*' allows all models.
+    """Change what is said of a key, from now on. `none` takes a bound away, of models `all` does.
 
     \b
     hermes keys update editor --rpm 120 --budget none
@@ -191,7 +191,9 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
     if said["expires"] is not None:
         (asked["expires_at"],) = said["expires"]
     if patterns := [each for text in said["models"] for each in text.split(",")]:
-        asked["models"] = [] if patterns in (["*"], ["all"], ["none"]) else patterns
+        if "none" in patterns:
+            raise click.BadParameter("there is no key for no model; for every model say all", param_hint="--models")
+        asked["models"] = [] if patterns in (["*"], ["all"]) else patterns
     return asked
 
 
