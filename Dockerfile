@@ -25,7 +25,8 @@ EXPOSE 4000
 # drains; give it more than server.drain_timeout_s: docker run --stop-timeout 40
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["python", "-c", "import http.client, os, sys; \
-c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 4000), timeout=2); \
+port = os.environ.get('HERMES_SERVER__PORT') or os.environ.get('PORT') or 4000; \
+c = http.client.HTTPConnection('127.0.0.1', int(port), timeout=2); \
 c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["hermes"]
 CMD ["serve"]

@@ -11,6 +11,7 @@ import pytest
 
 from hermes.access_log import GROUP_S, MAX_WAITING_LINES, AccessLog
 from hermes.errors import Outcome
+from hermes.lines import as_text
 from hermes.metrics import Metrics
 from hermes.record import Record
 from tests.simulation.loop import VirtualLoop
@@ -202,6 +203,17 @@ def test_a_non_blocking_pipe_gets_every_line_and_is_not_asked_in_a_hurry(
     assert ids(pipe.rest()) == ["a"]
     assert dropped(log) == 0
     assert len(tries) <= 3
+
+
+def test_another_file_may_be_written_otherwise(log: AccessLog, pipe: Pipe) -> None:
+    other = Pipe()
+    log(record("r1"))
+    log.turn_to(other.writer, as_text)
+    write(log, record("r2"))
+    pipe.writer = -1  # the log has closed it
+    assert ids(pipe.read(size(record("r1")))) == ["r1"]
+    assert other.rest().endswith(b"  r2\n")
+    other.close()
 
 
 def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(

@@ -27,7 +27,7 @@ class AccessLog:
         self._metrics = metrics
         self._lines = lines
         self._records: list[Record] = []
-        self._groups: deque[list[Record] | int] = deque()  # or another file
+        self._groups: deque[list[Record] | tuple[int, Lines]] = deque()  # or another file
         self._handed_over = 0  # records; written by the loop alone
         self._written = 0  # records; written by the thread alone
         self._torn = False  # the last line written has no end
@@ -44,10 +44,10 @@ class AccessLog:
         if self._timer is None:
             self._timer = self._loop.call_later(GROUP_S, self._hand_over)
 
-    def turn_to(self, fd: int) -> None:
-        """Write there from now on. The last file is closed when all is in it that came before."""
+    def turn_to(self, fd: int, lines: Lines) -> None:
+        """Write there from now on, and so. The last file is closed when all is in it that came before."""
         self._hand_over()
-        self._groups.append(fd)
+        self._groups.append((fd, lines))
         self._wake.release()
 
     def close(self, timeout_s: float = 2.0) -> None:
@@ -72,10 +72,10 @@ class AccessLog:
         while True:
             self._wake.acquire()
             group = self._groups.popleft()
-            if isinstance(group, int):
+            if isinstance(group, tuple):
                 if self._fd > 2:
                     os.close(self._fd)
-                self._fd, self._torn = group, False
+                (self._fd, self._lines), self._torn = group, False
                 continue
             if not group:
                 return

@@ -381,10 +381,10 @@ class Runtime:
             fd = 2 if target == "stderr" else os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         except OSError as error:
             raise ConfigError(f"logging.access_log: cannot write {target}: {error}") from error
-        if self._access_log is not None:
-            self._access_log.turn_to(fd)
-            return
         lines = as_text if are_read(self.config.logging.format, os.isatty(fd)) else as_json
+        if self._access_log is not None:
+            self._access_log.turn_to(fd, lines)
+            return
         self._access_log = AccessLog(fd, self._loop, self.metrics, lines)
         self.journal.sinks.append(self._access_log)
 

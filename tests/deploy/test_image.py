@@ -90,9 +90,15 @@ def served(program: list[str], folder: Path) -> Iterator[int]:
 
 def test_it_runs_as_the_images_user_and_its_health_check_sees_it(program: list[str], served: int) -> None:
     """I24: on every address, since there are keys; they come by a file."""
-    for asked, code in ((served, 0), (1, 1)):
+    port, other = str(served), "1"
+    for env, code in (
+        ({"PORT": port}, 0),
+        ({"PORT": other}, 1),
+        ({"HERMES_SERVER__PORT": port, "PORT": other}, 0),
+        ({"HERMES_SERVER__PORT": other, "PORT": port}, 1),
+    ):
         check = [program[0], *CHECK[1:]]
-        assert subprocess.run(check, env={"PORT": str(asked)}, capture_output=True).returncode == code
+        assert subprocess.run(check, env=env, capture_output=True).returncode == code
 
 
 def test_without_keys_it_refuses_to_listen_to_everybody(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Another configuration, while everything runs (I34): what is new is in force at once, what runs goes on."""
 
 import asyncio
+import json
 import logging
 import shutil
 import ssl
@@ -237,6 +238,19 @@ async def test_the_level_of_the_log_is_what_it_is_to_be() -> None:
             assert root.level == logging.INFO
     finally:
         root.setLevel(before)
+
+
+@scenario
+async def test_a_log_that_turns_from_a_terminal_to_a_file_is_json_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermes.runtime.os.isatty", lambda fd: fd == 2)
+    file = tmp_path / "access.log"
+    async with ollama() as backend, hermes(backend, logging={"access_log": "stderr"}) as gateway:
+        await gateway.reload(backend, logging={"access_log": str(file)})
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        await until(lambda: file.read_text().endswith("\n"), "nothing was written")
+    assert json.loads(file.read_text())["route"] == CHAT
 
 
 @scenario
