@@ -90,9 +90,11 @@ def test_percentiles_are_right_within_an_eighth() -> None:
 
 def test_percentiles_are_those_of_all_models_or_of_one() -> None:
     found = of(ended(NOW, "gemma", queue_ms=100), *(ended(NOW, "qwen", queue_ms=9000) for _ in range(2)))
-    assert found.percentiles(NOW, "gemma", (0.5,))["wait"][0][-1] == pytest.approx(100, rel=0.125)
+    assert found.percentiles(NOW, "gemma".__eq__, (0.5,))["wait"][0][-1] == pytest.approx(100, rel=0.125)
     assert found.percentiles(NOW, None, (0.5,))["wait"][0][-1] == pytest.approx(9000, rel=0.125)
-    assert found.percentiles(NOW, "nobody", (0.5,))["wait"][0][-1] is None
+    assert found.percentiles(NOW, "nobody".__eq__, (0.5,))["wait"][0][-1] is None
+    both = found.percentiles(NOW, ("gemma", "qwen").__contains__, (0.3, 0.5))["wait"]
+    assert [at[-1] for at in both] == [pytest.approx(100, rel=0.125), pytest.approx(9000, rel=0.125)]
 
 
 @pytest.mark.parametrize("ms", [0, 1, 10**9])

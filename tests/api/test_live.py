@@ -323,3 +323,55 @@ async def test_of_very_many_at_once_some_are_only_counted(monkeypatch: pytest.Mo
         live_of(gateway)._pass_on()
         told = [await look.next("request") for _ in range(2)]
         assert len(told) == 2 and await look.next("missed") == {"requests": 3}
+
+
+@scenario
+async def test_everybody_is_told_how_many_of_his_own_were_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21: and of no others."""
+    monkeypatch.setattr(live, "GATHERED", 1)
+    monkeypatch.setattr(live, "GATHER_S", 60.0)
+    async with (
+        ollama() as backend,
+        hermes(backend, keys=KEYS) as gateway,
+        looking(gateway, "ann") as ann,
+        looking(gateway, "bob") as bob,
+        looking(gateway, "ops") as ops,
+    ):
+        for user in ("ann", "ann", "bob"):
+            await gateway.ask(PROMPT, prompt(), bearer(user))
+        live_of(gateway)._pass_on()
+        assert (await ann.next("request"))["user"] == "ann"
+        assert [await look.next("missed") for look in (ann, bob, ops)] == [{"requests": missed} for missed in (1, 1, 2)]
+
+
+@scenario
+async def test_strangers_take_no_place_of_those_who_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "GATHERED", 1)
+    monkeypatch.setattr(live, "OF_STRANGERS", 2)
+    monkeypatch.setattr(live, "GATHER_S", 60.0)
+    async with (
+        ollama() as backend,
+        hermes(backend, keys=KEYS) as gateway,
+        looking(gateway, "ann") as ann,
+        looking(gateway, "ops") as ops,
+    ):
+        for _ in range(5):
+            assert (await gateway.ask(PROMPT, prompt())).status == 401
+        await gateway.ask(PROMPT, prompt(), {**bearer("ann"), "x-request-id": "a"})
+        live_of(gateway)._pass_on()
+        assert (await ann.next("request"))["request_id"] == "a"
+        assert [(await ops.next("request"))["status"] for _ in range(3)] == [401, 401, 200]
+        assert await ops.next("missed") == {"requests": 3}
+
+
+@scenario
+async def test_what_nobody_heard_is_not_told_to_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "GATHERED", 0)
+    monkeypatch.setattr(live, "GATHER_S", 60.0)
+    async with ollama() as backend, hermes(backend) as gateway:
+        async with looking(gateway) as look:
+            await look.next("state")
+            await gateway.ask(PROMPT, prompt())
+            assert live_of(gateway)._unheard
+        await until(lambda: not live_of(gateway)._listeners)
+        assert not live_of(gateway)._unheard
