@@ -78,6 +78,7 @@ class Exchange(Struct, eq=False, gc=False):
     backend_s: float | None = None  # from asking it to having all of its answer, by the same
     also_id: bytes = b""  # another header in which its client looks for its id
     more_lines: bytes = b""  # of the head of every answer to it
+    handle: str = ""  # it alone has, once it was told of: its id is its client's choice
     key_id: str = ""
     model: str = ""
     backend: str = ""

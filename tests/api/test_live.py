@@ -330,15 +330,18 @@ async def test_everybody_is_told_how_many_of_his_own_were_too_many(monkeypatch: 
     """I21: and of no others."""
     monkeypatch.setattr(live, "GATHERED", 1)
     monkeypatch.setattr(live, "GATHER_S", 60.0)
-    async with ollama() as backend, hermes(backend, keys=KEYS) as gateway:
-        async with looking(gateway, "ann") as ann, looking(gateway, "bob") as bob, looking(gateway, "ops") as ops:
-            for user in ("ann", "ann", "bob"):
-                await gateway.ask(PROMPT, prompt(), bearer(user))
-            live_of(gateway)._pass_on()
-            assert (await ann.next("request"))["user"] == "ann"
-            assert [await look.next("missed") for look in (ann, bob, ops)] == [
-                {"requests": missed} for missed in (1, 1, 2)
-            ]
+    async with (
+        ollama() as backend,
+        hermes(backend, keys=KEYS) as gateway,
+        looking(gateway, "ann") as ann,
+        looking(gateway, "bob") as bob,
+        looking(gateway, "ops") as ops,
+    ):
+        for user in ("ann", "ann", "bob"):
+            await gateway.ask(PROMPT, prompt(), bearer(user))
+        live_of(gateway)._pass_on()
+        assert (await ann.next("request"))["user"] == "ann"
+        assert [await look.next("missed") for look in (ann, bob, ops)] == [{"requests": missed} for missed in (1, 1, 2)]
 
 
 @scenario
@@ -346,15 +349,19 @@ async def test_strangers_take_no_place_of_those_who_are_known(monkeypatch: pytes
     monkeypatch.setattr(live, "GATHERED", 1)
     monkeypatch.setattr(live, "OF_STRANGERS", 2)
     monkeypatch.setattr(live, "GATHER_S", 60.0)
-    async with ollama() as backend, hermes(backend, keys=KEYS) as gateway:
-        async with looking(gateway, "ann") as ann, looking(gateway, "ops") as ops:
-            for _ in range(5):
-                assert (await gateway.ask(PROMPT, prompt())).status == 401
-            await gateway.ask(PROMPT, prompt(), {**bearer("ann"), "x-request-id": "a"})
-            live_of(gateway)._pass_on()
-            assert (await ann.next("request"))["request_id"] == "a"
-            assert [(await ops.next("request"))["status"] for _ in range(3)] == [401, 401, 200]
-            assert await ops.next("missed") == {"requests": 3}
+    async with (
+        ollama() as backend,
+        hermes(backend, keys=KEYS) as gateway,
+        looking(gateway, "ann") as ann,
+        looking(gateway, "ops") as ops,
+    ):
+        for _ in range(5):
+            assert (await gateway.ask(PROMPT, prompt())).status == 401
+        await gateway.ask(PROMPT, prompt(), {**bearer("ann"), "x-request-id": "a"})
+        live_of(gateway)._pass_on()
+        assert (await ann.next("request"))["request_id"] == "a"
+        assert [(await ops.next("request"))["status"] for _ in range(3)] == [401, 401, 200]
+        assert await ops.next("missed") == {"requests": 3}
 
 
 @scenario

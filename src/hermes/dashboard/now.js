@@ -82,7 +82,7 @@ export class Now {
     this.figure("requests", rate(rates?.requests), rates?.failed ? `${rate(rates.failed)} failed` : "");
     each(this.lines, lines(queue.lines, models), (line) => `${line.model} ${line.class}`, lineRow);
     this.lines.parentNode.hidden = !queue.lines.length;
-    each(this.asked, queue.requests, (each) => each.request_id, () => openRow());
+    each(this.asked, queue.requests, (each) => each.handle, () => openRow());
     this.idle.hidden = queue.requests.length > 0;
     this.memory.state(state);
   }
@@ -181,11 +181,11 @@ function openRow() {
   const [dot, model, user, what, age] = [h("span.dot"), h("span"), h("td.muted.clip"), h("td.what.clip"), h("td.num")];
   const cancel = h("button.quiet", { type: "button", title: "Send it away" }, "Cancel");
   const node = h("tr", {}, h("td.clip", {}, dot, model), user, what, age, h("td.end", {}, cancel));
-  let id = "";
+  let handle = "";
   cancel.addEventListener("click", async () => {
     cancel.disabled = true;
     try {
-      await send("DELETE", `v1/queue/${encodeURIComponent(id)}`);
+      await send("DELETE", `v1/queue/${handle}`);
     } catch (error) {
       fail(error);
       cancel.disabled = false;
@@ -194,7 +194,7 @@ function openRow() {
   return {
     node,
     update(told) {
-      id = told.request_id;
+      handle = told.handle;
       dot.className = `dot ${colour(told.model)} ${told.state}`;
       node.className = told.state;
       node.title = told.request_id;
