@@ -154,6 +154,15 @@ def test_check_prints_what_is_in_force_with_secrets_masked(verb: Run, tmp_path: 
     assert verb("check", "--quiet").output == ""
 
 
+def test_check_says_that_it_is_good_and_which_file_it_is(verb: Run, tmp_path: Path) -> None:
+    assert verb("check").stderr == "without a file, the configuration is good, and comes to this:\n"
+    (tmp_path / "hermes.yaml").write_text("server: {port: 4001}")
+    told = verb("check")
+    assert told.stderr == f"{tmp_path}/hermes.yaml is good, and comes to this:\n"
+    assert yaml.safe_load(told.stdout)["server"]["port"] == 4001
+    assert verb("check", "--quiet").stderr == ""
+
+
 def test_check_tells_all_that_is_wrong_and_exits_with_2(verb: Run, tmp_path: Path) -> None:
     file = tmp_path / "other.yaml"
     file.write_text("server: {prot: 1}\nmodels: {gemma: {timeout: 3}}\n")
