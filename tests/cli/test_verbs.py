@@ -494,6 +494,16 @@ async def test_models_and_status_print_a_table_or_json(verb: Run) -> None:
 
 
 @scenario
+async def test_models_lists_one_model_once_and_another_under_its_name_too(verb: Run) -> None:
+    async with ollama("gemma:latest", "phi:latest", "qwen:8b") as backend:
+        backend.models[2]["capabilities"] = ["completion"]
+        named = {"gemma": {}, "phi": {}, "phi:latest": {"backend_model": "qwen:8b"}}
+        async with hermes(backend, models=named) as gateway:
+            lines = (await ask(verb, gateway, "models")).stdout.splitlines()[1:]
+            assert [line.split()[0] for line in lines] == ["gemma", "phi", "phi:latest", "qwen:8b"]
+
+
+@scenario
 async def test_models_marks_what_cannot_be_asked(verb: Run) -> None:
     async with ollama("embedder:latest", "gemma:latest", "painter:latest") as backend:
         backend.models[0]["capabilities"] = ["embedding"]
