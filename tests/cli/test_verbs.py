@@ -135,6 +135,11 @@ def test_a_wrong_command_line_is_2(verb: Run) -> None:
     assert verb("sreve").exit_code == verb("ask").exit_code == verb("status", "--jsn").exit_code == 2
 
 
+def test_a_verb_that_is_misspelt_is_told_with_the_one_that_was_meant(verb: Run) -> None:
+    assert "No such command 'statsu'. Did you mean status?" in verb("statsu").stderr
+    assert "Did you mean" not in verb("nonsense-of-another-kind").stderr
+
+
 def test_version(verb: Run) -> None:
     result = verb("version")
     assert (result.exit_code, result.output.split()[:2]) == (0, ["hermes", __version__])
