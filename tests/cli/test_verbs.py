@@ -135,6 +135,11 @@ def test_a_wrong_command_line_is_2(verb: Run) -> None:
     assert verb("sreve").exit_code == verb("ask").exit_code == verb("status", "--jsn").exit_code == 2
 
 
+def test_a_verb_that_is_misspelt_is_told_with_the_one_that_was_meant(verb: Run) -> None:
+    assert "No such command 'statsu'. Did you mean status?" in verb("statsu").stderr
+    assert "Did you mean" not in verb("nonsense-of-another-kind").stderr
+
+
 def test_version(verb: Run) -> None:
     result = verb("version")
     assert (result.exit_code, result.output.split()[:2]) == (0, ["hermes", __version__])
@@ -152,6 +157,15 @@ def test_check_prints_what_is_in_force_with_secrets_masked(verb: Run, tmp_path: 
     assert told["models"]["gemma"]["timeout_s"] == 30
     assert told["keys"][0]["user"] == "me" and "sk-secret" not in result.output
     assert verb("check", "--quiet").output == ""
+
+
+def test_check_says_that_it_is_good_and_which_file_it_is(verb: Run, tmp_path: Path) -> None:
+    assert verb("check").stderr == "without a file, the configuration is good, and comes to this:\n"
+    (tmp_path / "hermes.yaml").write_text("server: {port: 4001}")
+    told = verb("check")
+    assert told.stderr == f"{tmp_path}/hermes.yaml is good, and comes to this:\n"
+    assert yaml.safe_load(told.stdout)["server"]["port"] == 4001
+    assert verb("check", "--quiet").stderr == ""
 
 
 def test_check_tells_all_that_is_wrong_and_exits_with_2(verb: Run, tmp_path: Path) -> None:
@@ -482,6 +496,16 @@ async def test_models_and_status_print_a_table_or_json(verb: Run) -> None:
             assert "backend b0 (ollama 0.33.0): up" in status
             assert "loaded gemma:latest: 2.00 GiB" in status
             assert json.loads((await ask(verb, gateway, "status", "--json")).stdout)["status"] == "ok"
+
+
+@scenario
+async def test_models_lists_one_model_once_and_another_under_its_name_too(verb: Run) -> None:
+    async with ollama("gemma:latest", "phi:latest", "qwen:8b") as backend:
+        backend.models[2]["capabilities"] = ["completion"]
+        named = {"gemma": {}, "phi": {}, "phi:latest": {"backend_model": "qwen:8b"}}
+        async with hermes(backend, models=named) as gateway:
+            lines = (await ask(verb, gateway, "models")).stdout.splitlines()[1:]
+            assert [line.split()[0] for line in lines] == ["gemma", "phi", "phi:latest", "qwen:8b"]
 
 
 @scenario
