@@ -40,10 +40,9 @@ def summary(found: Figures) -> list[str]:
         lines[-1] += f"; tokens/s: {amount(whole.tokens_out_per_s)} out, {amount(whole.tokens_in_per_s)} in"
     if found.slo:
         limits = ", ".join(f"{name} <= {seconds(most_s)}" for name, most_s in found.slo.items())
-        of_what = (
-            "" if found.setting.get("arrivals") == "closed" else " (of what was due in it, also where it ended later)"
-        )
-        good = f"{amount(whole.good_per_s)} answers/s{of_what}, {100 * whole.good_share:.1f} % of requests"
+        is_closed = found.setting.get("arrivals") == "closed"
+        of_what = "that ended in it" if is_closed else "of what was due in it, also where it ended later"
+        good = f"{amount(whole.good_per_s)} answers/s ({of_what}), {100 * whole.good_share:.1f} % of requests"
         lines.append(f"goodput: {good} ({limits})")
     if heeded := own["refusals_heeded"]:
         lines.append(f"waited {seconds(own['heeded_s'])} in all after {heeded:,} refusals, as long as Retry-After said")
