@@ -102,6 +102,10 @@ async def test_a_request_is_cancelled_by_keys_and_q_gives_the_terminal_back() ->
         terminal.press("\t")
         terminal.press("c")
         await terminal.shows("cancel mine of anonymous for gemma:latest? y: yes")
+        terminal.press("\x1b")
+        await terminal.shows("q: quit")  # no question any more
+        terminal.press("c")
+        await terminal.shows("cancel mine of anonymous for gemma:latest? y: yes")
         terminal.press("y")
         await terminal.shows("mine is cancelled")
         assert (await runs.reply()).status == 499

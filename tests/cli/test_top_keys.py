@@ -89,6 +89,14 @@ def test_keys_are_the_same_in_whatever_pieces_they_come(size: int) -> None:
     assert keys == ["j", "up", "down", "tab", "pageup", "q", "tab", "escape", "x", "?"]
 
 
+def test_escape_is_a_key_once_no_other_byte_has_come() -> None:
+    keyboard = Keyboard()
+    assert keyboard.feed(b"j\x1b") == ["j"] and keyboard.begun
+    assert keyboard.alone() == ["escape"] and not keyboard.begun
+    assert keyboard.feed(b"\x1b[") == [] and not keyboard.begun
+    assert keyboard.feed(b"A") == ["up"]
+
+
 @given(st.lists(st.binary(max_size=12)))
 def test_no_bytes_break_the_keyboard(pieces: list[bytes]) -> None:
     keyboard = Keyboard()

@@ -32,6 +32,15 @@ class Keyboard:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def begun(self) -> bool:
+        """Escape, or the first of another key's bytes: `alone` decides, when no other has come for a while."""
+        return self._rest == b"\x1b"
+
+    def alone(self) -> list[str]:
+        self._rest = b""
+        return ["escape"]
+
     def feed(self, data: bytes) -> list[str]:
         """The keys that are whole now. What is none that we know is left out."""
         data, keys = self._rest + data, []

@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from hermes.cli.top.watch import Watch
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEYS = 0  # standard input
+_ALONE_S = 0.05  # a key's bytes come together
 # Where a terminal does not tell.
 _USUAL_SIZE = os.terminal_size((80, 24))
 
@@ -30,6 +32,7 @@ class Screen:
         self._where = where
         self._view = View()
         self._keyboard = Keyboard()
+        self._alone_at = 0.0
         self._wake: Callable[[], None] = lambda: None
 
     def show(self) -> int:
@@ -45,7 +48,7 @@ class Screen:
         with _keys_as_they_come(), Live(console=Console(), screen=True, auto_refresh=False) as live:
             while True:
                 self._draw(live)
-                ready, _, _ = select.select([arrived, _KEYS], [], [])
+                ready, _, _ = select.select([arrived, _KEYS], [], [], self._left_s())
                 numbers = os.read(arrived, 4096) if arrived in ready else b""
                 if ending := next((number for number in numbers if number in _ENDING), None):
                     return 128 + ending
@@ -53,8 +56,19 @@ class Screen:
                     return None
                 if self._watch.failed is not None:
                     raise self._watch.failed
-                if _KEYS in ready and not self._press(os.read(_KEYS, 4096)):
+                if _KEYS in ready:
+                    if not (typed := os.read(_KEYS, 4096)):
+                        return 0  # there is no terminal any more
+                    keys = self._keyboard.feed(typed)
+                    self._alone_at = time.monotonic() + _ALONE_S
+                else:
+                    keys = self._keyboard.alone() if self._left_s() == 0 else []
+                if not self._press(keys):
                     return 0
+
+    def _left_s(self) -> float | None:
+        """Until what has been typed is the Escape key, and no other key's first byte."""
+        return max(0.0, self._alone_at - time.monotonic()) if self._keyboard.begun else None
 
     def _draw(self, live: Live) -> None:
         assert self._watch.sight is not None
@@ -62,16 +76,16 @@ class Screen:
         lines = frame(self._watch.sight, self._view, size.columns, size.lines, self._where, self._watch.lost)
         live.update(Group(*lines), refresh=True)
 
-    def _press(self, typed: bytes) -> bool:
-        """False: that is enough, or there is no terminal any more."""
+    def _press(self, keys: list[str]) -> bool:
+        """False: that is enough."""
         assert self._watch.sight is not None
-        for key in self._keyboard.feed(typed):
+        for key in keys:
             order = self._view.press(key, self._watch.sight)
             if order is not None:
                 if order.verb == "quit":
                     return False
                 self._begin(order)
-        return bool(typed)
+        return True
 
     def _begin(self, order: Order) -> None:
         def then(told: str) -> None:
