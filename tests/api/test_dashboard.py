@@ -161,6 +161,8 @@ def test_it_is_part_of_the_package() -> None:
         ("http://localhost:4000.evil.example", 403),
         ("http://evil.example@localhost:4000", 403),
         ("localhost:4000", 403),
+        ("app://localhost:4000", 403),
+        ("chrome-extension://localhost:4000", 403),
         ("null", 403),
         ("", 403),
     ],

@@ -140,6 +140,8 @@ class Api:
         self._door.check(head)
         asked = cors.asked(head)
         match = self.table.match(asked or head.method, head.path)
+        if match.route.access != "open":
+            self._door.check_site(head)
         route = cors.preflight(match.route) if asked else match.route
         forwarded = self._door.hop_line(head.headers.get(HOP_HEADER)) + trace.lines(head.headers)
         return Passage(request_id, route, match.named, forwarded, lines)

@@ -11,9 +11,10 @@ export class Usage {
     this.root = root;
     this.body = h("tbody");
     this.empty = h("p.empty", {}, "Nothing has been used by a key this month. Without keys nobody's use is counted: hermes keys create NAME makes one.");
+    this.part = h("p.empty", { hidden: true }, "There is more than can be told: these sums leave out the oldest of this month.");
     const cells = ["Key", "User", ...NUMBERS, "Limits"].map((title, index) => h(index > 1 && index < 7 ? "th.num" : "th", {}, title));
     root.append(
-      panel("Usage", "by key, of this month (UTC)", h("div.scroll", {}, h("table.usage", {}, h("thead", {}, h("tr", {}, ...cells)), this.body)), this.empty),
+      panel("Usage", "by key, of this month (UTC)", h("div.scroll", {}, h("table.usage", {}, h("thead", {}, h("tr", {}, ...cells)), this.body)), this.part, this.empty),
     );
     this.at = 0;
   }
@@ -29,6 +30,7 @@ export class Usage {
     try {
       const told = await get("v1/usage");
       each(this.body, rows(told), (row) => row.key, usageRow);
+      this.part.hidden = !told.has_more;
       this.empty.hidden = this.body.childElementCount > 0;
       this.body.parentNode.hidden = !this.empty.hidden;
     } catch (error) {
