@@ -146,7 +146,7 @@ class Listeners:
     def begin_closing(self) -> None:
         """Every answer is its connection's last, and nothing new is begun."""
         for api, server in zip(self._apis, self._servers, strict=True):
-            api.draining = server.closing = True
+            api.draining = server.closing = server.hurries = True
 
     async def drain(self, timeout_s: float) -> bool:
         """One after the other: operators are answered until clients have been. True if nothing was cut (I33)."""

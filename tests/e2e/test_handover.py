@@ -467,7 +467,7 @@ async def test_https_and_unix_sockets_pass_over_too(tmp_path: Path) -> None:
                 assert b'"result":"Hello"' in await reader.read()
                 writer.close()
             free.set()
-            assert b"[DONE]" in await runs[0].read()
+            assert b"[DONE]" in await runs[0].readuntil(b"0\r\n\r\n")
             runs[1].close()
             await hermes.alone()
             assert await hermes.finish()

@@ -116,6 +116,8 @@ class Leaving:
         try:
             channel.tell(Greeting(VERSION, places, parts.listeners.files(), lock))
             await self._heard(self._ready, START_S, process)
+            if why := self._why_not():  # by now
+                raise RestartFailed(why)
             await self._pass_on({place: path for place, (_, path) in places.items()}, process)
         except BaseException:
             channel.close()

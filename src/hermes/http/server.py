@@ -27,7 +27,8 @@ class Server:
         self.arriving_bytes = 0
         self.loop = loop
         self.tls: ssl.SSLContext | None = None
-        self.closing = False  # every answer is its connection's last
+        self.closing = False  # every answer that begins is its connection's last, and says so
+        self.hurries = False  # and so is each that has begun, though it has not said so
         self._over = False  # and nobody may come in any more
         self.refused_connections = 0
         self._deadlines = deadlines
@@ -129,7 +130,7 @@ class Server:
 
         Until what runs has ended, new connections get one answer each: they are told that this is the end.
         """
-        self.closing = True
+        self.closing = self.hurries = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_left()
