@@ -89,6 +89,11 @@ class Server:
             connect = self._connect if tls is None else lambda: Caller(self._greet)
             self._listeners.append(await self.loop.create_server(connect, sock=bound, backlog=_BACKLOG))
 
+    def hold(self, bound: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """The same, from `resume` on."""
+        self.tls = tls
+        self._paused += bound
+
     async def listen_for_relays(self, path: str) -> asyncio.Server:
         """A way in that is the caller's to close."""
         return await self.loop.create_unix_server(self._connect, sock=_bind_unix(path, 0o600), backlog=_BACKLOG)
@@ -101,7 +106,7 @@ class Server:
 
     def pause(self) -> None:
         """Accept nobody for now; who comes waits in the kernel."""
-        self._paused = [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
+        self._paused += [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
         while self._listeners:
             self._listeners.pop().close()
 
@@ -158,6 +163,8 @@ class Server:
                 Path(self.files.pop()).unlink()
         while self._listeners:
             self._listeners.pop().close()
+        while self._paused:
+            self._paused.pop().close()
         while self._handshakes:
             self._handshakes.popitem()[1].cancel()
 
