@@ -135,6 +135,7 @@ async def test_who_waits_is_told_when_the_new_one_is_gone_too(monkeypatch: pytes
         gateway.runtime.scheduler = gateway.runtime.admission.scheduler
         free.set()
         assert (await runs.events())[-1] == "[DONE]"
+        runs.peer.close()
         id, ticket = state.waiting[0]
         new.channel.tell(Admitted(id, "b0", ticket.arrived_at, "hit", 0.0))
         answers = [await first.reply()]
@@ -227,3 +228,19 @@ async def test_what_has_moved_there_is_not_asked_for_again_from_here(monkeypatch
         assert not any(isinstance(each, Offered) for each in new.heard)
         free.set()
         assert (await runs.events())[-1] == "[DONE]"
+
+
+@scenario
+async def test_nothing_is_handed_over_by_one_that_is_to_stop_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I33: it drains what it has; the new one would go on, against what was asked."""
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = restart(gateway)
+        await new.is_greeted()
+        gateway.runtime.api.draining = True
+        new.channel.tell(Ready())
+        with pytest.raises(RestartFailed, match="shutting down"):
+            await told
+        await new.channel.ended.wait()
+        assert not any(isinstance(each, State) for each in new.heard)
+        gateway.runtime.api.draining = False

@@ -6,6 +6,8 @@ import ssl
 from pathlib import Path
 
 from hermes.http.connection import ServerConnection
+from hermes.http.request import Request
+from hermes.http.response import Response
 from hermes.http.server import Server
 from tests.http.peers import HOST, Peer, serving
 from tests.support import run, until
@@ -70,5 +72,34 @@ def test_a_handshake_that_fails_is_not_waited_for(tmp_path: Path) -> None:
             theirs.close()
             async with asyncio.timeout(2.0):
                 await server.empty()
+
+    run(scenario())
+
+
+def test_a_connection_whose_answer_spans_the_change_gets_one_more() -> None:
+    """It could not be told before that there would be no other."""
+
+    async def scenario() -> None:
+        may_end = asyncio.Event()
+
+        async def handler(request: Request, response: Response) -> None:
+            response.start(200, b"")
+            response.write(b"first")
+            await may_end.wait()
+            response.end(b"last")
+
+        async with serving(handler) as served:
+            peer = await served.connect()
+            await peer.send(GET)
+            await peer.until(b"first\r\n")
+            served.server.pause()
+            served.server.let_go()
+            may_end.set()
+            await peer.until(b"0\r\n\r\n")
+            await peer.send(GET)
+            answer = await peer.answer()
+            assert (answer.body, answer.headers["connection"]) == (b"firstlast", "close")
+            assert await peer.rest() == b""
+            peer.close()
 
     run(scenario())

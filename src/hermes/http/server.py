@@ -27,7 +27,8 @@ class Server:
         self.arriving_bytes = 0
         self.loop = loop
         self.tls: ssl.SSLContext | None = None
-        self.closing = False  # every answer is its connection's last
+        self.closing = False  # every answer that begins is its connection's last, and says so
+        self.hurries = False  # and so is each that has begun, though it has not said so
         self._over = False  # and nobody may come in any more
         self.refused_connections = 0
         self._deadlines = deadlines
@@ -88,6 +89,11 @@ class Server:
             connect = self._connect if tls is None else lambda: Caller(self._greet)
             self._listeners.append(await self.loop.create_server(connect, sock=bound, backlog=_BACKLOG))
 
+    def hold(self, bound: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """The same, from `resume` on."""
+        self.tls = tls
+        self._paused += bound
+
     async def listen_for_relays(self, path: str) -> asyncio.Server:
         """A way in that is the caller's to close."""
         return await self.loop.create_unix_server(self._connect, sock=_bind_unix(path, 0o600), backlog=_BACKLOG)
@@ -100,7 +106,7 @@ class Server:
 
     def pause(self) -> None:
         """Accept nobody for now; who comes waits in the kernel."""
-        self._paused = [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
+        self._paused += [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
         while self._listeners:
             self._listeners.pop().close()
 
@@ -129,7 +135,7 @@ class Server:
 
         Until what runs has ended, new connections get one answer each: they are told that this is the end.
         """
-        self.closing = True
+        self.closing = self.hurries = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_left()
@@ -157,6 +163,8 @@ class Server:
                 Path(self.files.pop()).unlink()
         while self._listeners:
             self._listeners.pop().close()
+        while self._paused:
+            self._paused.pop().close()
         while self._handshakes:
             self._handshakes.popitem()[1].cancel()
 
