@@ -119,6 +119,14 @@ class ModelNotFound(BadRequest):
     status, code = 404, "model_not_found"
 
 
+class UnknownModel(ModelNotFound):
+    """`asked`: the name that is none, for whoever knows what its client may see."""
+
+    def __init__(self, asked: str, message: str = "") -> None:
+        super().__init__(message or f"the model {asked!r} is not served here", param="model")
+        self.asked = asked
+
+
 class RequestNotFound(BadRequest):
     status, code = 404, "request_not_found"
 

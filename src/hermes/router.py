@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from hermes.chat import ChatRequest, EmbedRequest, MustCall
 from hermes.dialects import BackendDialect, ClientDialect
-from hermes.errors import BadRequest, ModelNotFound, NoBackend
+from hermes.errors import BadRequest, NoBackend, UnknownModel
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.ollama import full_name
 from hermes.policy.estimates import Average
@@ -54,11 +54,11 @@ class Router:
         return self._routes.get((model, dialect))
 
     async def find(self, model: str, dialect: ClientDialect) -> Route:
-        """How `model` is served and by whom. Raises ModelNotFound, or NoBackend when nobody can tell."""
+        """How `model` is served and by whom. Raises UnknownModel, or NoBackend when nobody can tell."""
         catalog = self.catalog
         service = catalog.service(check_model_name(model))
         if service is None:
-            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+            raise UnknownModel(model)
         found = candidates(service, self._fleet.inventories())
         if not found.names:
             await self._fleet.refresh()
@@ -70,7 +70,7 @@ class Router:
         if not found.names:
             if not self._fleet.can_serve(service.backends):
                 raise NoBackend(f"no backend is up that could serve {model!r}", retry_after_s=1.0)
-            raise ModelNotFound(f"no backend has the model {service.backend_model!r}", param="model")
+            raise UnknownModel(model, f"no backend has the model {service.backend_model!r}")
         if service.model not in self.catalog.listed:
             service, found = self._listed_as(found) or (replace(service, model=found.resident), found)
         route = self._routes[model, dialect] = self._to(service, found, dialect)
@@ -131,12 +131,12 @@ class Router:
     def prompt_tokens(self, principal: Principal, model: str, prompt_bytes: int) -> int:
         """About how many tokens a prompt of this length is, going by what the model's others were. Asks no backend.
 
-        Raises ModelNotAllowed, ModelNotFound, or BadRequest for a bad name.
+        Raises ModelNotAllowed, UnknownModel, or BadRequest for a bad name.
         """
         self.catalog.check_allowed(principal, model)
         service = self.catalog.service(check_model_name(model))
         found = None if service is None else candidates(service, self._fleet.inventories())
         if service is None or found is None or not (found.names or service.pulled):
-            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+            raise UnknownModel(model)
         learned = self.prompts.get(found.resident)
         return round(prompt_bytes * (USUAL_TOKENS_PER_BYTE if learned is None else learned.value))

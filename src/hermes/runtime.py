@@ -217,8 +217,8 @@ class Runtime:
         return self._app(RouteTable((*routes, *shown)), people, {})
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
-        clock, left = self._loop.time, self._come_again.left
-        return Api(table, self._door, people, self.journal, self.metrics, self._openai, clock, areas, left)
+        clock, left, served = self._loop.time, self._come_again.left, self._models.served
+        return Api(table, self._door, people, self.journal, self.metrics, self._openai, clock, areas, left, served)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

@@ -174,7 +174,8 @@ class Line:
             )
         )
         door = Door((), Cors(), instance="here")
-        return Api(table, door, Authenticator({}), self.journal, self.metrics, openai, self.loop.time, {}, retries.left)
+        clock, left = self.loop.time, retries.left
+        return Api(table, door, Authenticator({}), self.journal, self.metrics, openai, clock, {}, left, lambda _: ())
 
     # --- what happens -----------------------------------------------------------------------------------------------
 

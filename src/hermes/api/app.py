@@ -4,7 +4,9 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from itertools import islice
 from math import ceil, inf
 
 from msgspec import Struct
@@ -13,7 +15,7 @@ from hermes.api.door import HOP_HEADER, Door
 from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator, Table
 from hermes.dialects import ClientDialect
-from hermes.errors import Draining, Forbidden, GatewayError, Outcome
+from hermes.errors import Draining, Forbidden, GatewayError, Outcome, UnknownModel
 from hermes.exchange import Exchange, Journal
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
@@ -31,6 +33,9 @@ MAX_RETRY_AFTER_S = 60.0
 _RIGHTS = {"admin": "admin: true", "metrics": "admin: true or metrics: true"}
 
 _CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
+
+# Of the models, so that a wrong name costs little (invariant I36).
+_COMPARED = 200
 
 
 class Passage(Struct):
@@ -62,6 +67,7 @@ class Api:
         clock: Callable[[], float],
         areas: Mapping[bytes, ClientDialect],
         left: Callable[[Exchange], None],
+        served: Callable[[Principal], Iterable[str]],
     ) -> None:
         self.table = table
         self._door = door
@@ -72,6 +78,7 @@ class Api:
         self._clock = clock
         self._areas = areas
         self._left = left
+        self._served = served
         self.draining = False
         self.cutting = False
 
@@ -105,6 +112,8 @@ class Api:
             call = Call(request, response, exchange, principal, passage.named, passage.claim or NO_CLAIM)
             del head, passage  # the answer may take an hour
             await route.handler(call)
+        except UnknownModel as error:
+            self._refuse(_with_the_nearest(error, self._served(principal)), response, exchange, dialect)
         except GatewayError as error:
             self._refuse(error, response, exchange, dialect)
         except Exception:
@@ -173,6 +182,13 @@ class Api:
             )
         lines = content_line(b"application/json") + exchange.id_line() + render_headers(headers)
         response.send(error.status, lines, dialect.render_error(error, exchange.request_id))
+
+
+def _with_the_nearest(error: UnknownModel, served: Iterable[str]) -> UnknownModel:
+    """Anew: several may wait for one answer, who may see different models (invariant I21)."""
+    names = (name.removesuffix(":latest") for name in islice(served, _COMPARED))
+    close = get_close_matches(error.asked.lower().removesuffix(":latest"), names, 1, 0.65)
+    return UnknownModel(error.asked, f"{error.message}; did you mean {close[0]!r}?") if close else error
 
 
 def _own_id(head: Head) -> str:

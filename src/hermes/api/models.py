@@ -12,7 +12,7 @@ import msgspec
 from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
-from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend
+from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend, UnknownModel
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
@@ -68,7 +68,7 @@ class Models:
         self._router.catalog.check_allowed(call.principal, name)
         info = self._info(name)
         if info is None:
-            raise ModelNotFound(f"the model {name!r} is not served here", param="model")
+            raise UnknownModel(name)
         return info
 
     def served(self, principal: Principal) -> dict[str, ModelInfo]:
@@ -209,7 +209,7 @@ class Models:
     def _service(self, model: str) -> Service:
         service = self._router.catalog.service(model)
         if service is None:
-            raise ModelNotFound(f"the model {model!r} is not served here", param="model")
+            raise UnknownModel(model)
         return service
 
     def _found(self, service: Service) -> Candidates:
