@@ -8,21 +8,30 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # else it was made by a Python that is too old, or only half
 VENV_IS_GOOD := $(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null
 
-.PHONY: run test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs handover clean
+.PHONY: run help test check format chaos fuzz real-ollama real-llamacpp corpus conformance imitations nightly reloads kills image bench bench-peers bench-affinity lock reference schemathesis bench-wrk browser docs handover clean
 
 # Hermes in front of the Ollama on this machine; with simulated models where none answers.
 run: $(RUN_READY)
 	$(BIN)/hermes serve --or-simulate
 
+# These lines.
+help:
+	@awk '/^# / && !told { told = substr($$0, 3); sub(/[.:;]( .*)?$$/, "", told) } \
+	  /^[a-z-]+:/ { sub(/:.*/, ""); printf "make %-16s %s\n", $$0, told } \
+	  !/^#/ && !/ \?= / { told = "" }' Makefile
+
+# The tests, in parallel.
 test: $(DEV_READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests
 
+# Style, types and the order of rooms.
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+# Have the style mended.
 format: $(DEV_READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -32,6 +41,7 @@ docs:
 	test -x $(VENV)-docs/bin/sphinx-build || $(PYTHON) -m venv --clear $(VENV)-docs
 	$(VENV)-docs/bin/python -m pip install -q --require-hashes -r docs/make/requirements.lock
 	$(VENV)-docs/bin/sphinx-build -q -E -W --keep-going -c docs/make docs build/site
+	@echo build/site/index.html
 
 # What docs/ repeats of the code, anew.
 reference: $(RUN_READY)
@@ -92,6 +102,7 @@ browser: $(RUN_READY)
 	$(VENV)-browser/bin/python -m pip install -q -r tests/browser/requirements.txt
 	HERMES_BROWSER=1 $(VENV)-browser/bin/python -m pytest -rs tests/browser
 
+# The simulation with 10,000 seeds.
 nightly: $(DEV_READY)
 	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
 
@@ -112,9 +123,11 @@ IMAGE_PYTHON ?= /usr/bin/python3
 image: $(DEV_READY)
 	HERMES_IMAGE=$(IMAGE_PYTHON) $(BIN)/python -m pytest tests/deploy/test_image.py
 
+# What Hermes costs, measured.
 bench: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py
 
+# The same, beside nginx, LiteLLM and Portkey.
 bench-peers: $(RUN_READY)
 	$(BIN)/python benchmarks/run.py --peers
 
@@ -146,5 +159,6 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 	$(BIN)/python -m pip install -q --require-hashes -r requirements-dev.lock
 	touch $@
 
+# All that was made goes.
 clean:
 	rm -rf $(VENV) $(VENV)-tgi $(VENV)-fuzz $(VENV)-schemathesis $(VENV)-browser $(VENV)-docs build dist benchmarks/results

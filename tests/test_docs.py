@@ -1,6 +1,7 @@
 """The pages lead where they say."""
 
 import re
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,11 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_the_readme_leads_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in PAGES if page.name != "README.md" and f"{page.name})" not in readme] == []
+
+
+def test_whoever_is_refused_finds_the_words_of_the_status() -> None:
+    """The site's search finds words, and numbers only where a heading is nothing else."""
+    text = " ".join((ROOT / "docs" / "troubleshooting.md").read_text().lower().split())
+    words = [HTTPStatus(status).phrase.lower() for status in (400, 401, 403, 404, 429, 502, 503, 504)]
+    assert [phrase for phrase in words if phrase not in text] == []
+    assert {"400", "401", "403", "404", "429"} <= _anchors(ROOT / "docs" / "troubleshooting.md")

@@ -72,6 +72,18 @@ def test_closing_emits_the_one_record() -> None:
     )
 
 
+def test_a_sink_that_fails_keeps_the_record_from_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    books = Books()
+
+    def fail(record: Record) -> None:
+        raise OverflowError
+
+    books.journal.sinks.insert(0, fail)
+    books.journal.close(run(books), 103.0)
+    assert len(books.records) == 1 and any(books.journal.past.of("r1", "ann"))
+    assert "r1 was not recorded everywhere" in caplog.text
+
+
 def test_closing_twice_is_counted_and_changes_nothing() -> None:
     """I3."""
     books = Books()
@@ -192,5 +204,5 @@ def test_a_record_has_no_place_for_what_was_said() -> None:
     assert Record.__struct_fields__ == (
         "created_at", "request_id", "route", "method", "outcome", "status", "duration_ms", "code", "key_id", "model",
         "backend", "stream", "attempts", "queue_ms", "ttft_ms", "tokens_in", "tokens_out",
-        "user", "urgency", "loaded", "asked", "cache", "load_ms",
+        "user", "urgency", "loaded", "asked", "cache", "load_ms", "trace_id",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from hermes.errors import RestartFailed
 from hermes.handover import leaving
-from hermes.handover.channel import Admitted, Channel, Greeting, Message, Offered, Ready, State, Taken
+from hermes.handover.channel import Admitted, Channel, Charged, Greeting, Message, Offered, Ready, Refused, State, Taken
 from hermes.handover.elsewhere import Elsewhere
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Decision
@@ -135,6 +135,7 @@ async def test_who_waits_is_told_when_the_new_one_is_gone_too(monkeypatch: pytes
         gateway.runtime.scheduler = gateway.runtime.admission.scheduler
         free.set()
         assert (await runs.events())[-1] == "[DONE]"
+        runs.peer.close()
         id, ticket = state.waiting[0]
         new.channel.tell(Admitted(id, "b0", ticket.arrived_at, "hit", 0.0))
         answers = [await first.reply()]
@@ -183,3 +184,63 @@ async def test_only_one_restart_is_under_way(monkeypatch: pytest.MonkeyPatch) ->
         new.channel.close()
         with pytest.raises(RestartFailed):
             await told
+
+
+@scenario
+async def test_all_that_is_reserved_is_passed_on_and_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I6: of who shares another's run, too, or what he has reserved would be so for ever."""
+    new = NewProcess(monkeypatch)
+    keys = [key("ann", rpm=9)]
+    async with ollama() as backend, hermes(backend, keys=keys, defaults={"cache": True}) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play(free, "Hello", DONE))
+        calls = [await gateway.open(CHAT, chat(temperature=0), bearer("ann")) for _ in range(2)]
+        await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
+        told = restart(gateway)
+        await new.is_passed_all()
+        new.channel.tell(Taken())
+        await told
+        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+        free.set()
+        assert [(await call.reply()).status for call in calls] == [200, 200]
+        await until(lambda: sum(isinstance(each, Charged) for each in new.heard) == 2)
+
+
+@scenario
+async def test_what_has_moved_there_is_not_asked_for_again_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3: here nobody knows of other places, so that it would come back for ever."""
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend, models={"gemma": {"max_concurrency": 1}}) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await gateway.open(CHAT, chat(stream=True))
+        await runs.head()
+        waits = await gateway.open(CHAT, chat())
+        await gateway.until_waiting(1)
+        told = restart(gateway)
+        state = await new.is_passed_all()
+        new.channel.tell(Taken())
+        await told
+        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+        new.channel.tell(Refused(state.waiting[0][0], "moved", 1.0))
+        refused = await waits.reply()
+        assert (refused.status, refused.error["code"]) == (503, "no_backend")
+        assert not any(isinstance(each, Offered) for each in new.heard)
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+
+
+@scenario
+async def test_nothing_is_handed_over_by_one_that_is_to_stop_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I33: it drains what it has; the new one would go on, against what was asked."""
+    new = NewProcess(monkeypatch)
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = restart(gateway)
+        await new.is_greeted()
+        gateway.runtime.api.draining = True
+        new.channel.tell(Ready())
+        with pytest.raises(RestartFailed, match="shutting down"):
+            await told
+        await new.channel.ended.wait()
+        assert not any(isinstance(each, State) for each in new.heard)
+        gateway.runtime.api.draining = False

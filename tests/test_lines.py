@@ -22,18 +22,24 @@ REFUSED = Record(
 @pytest.mark.parametrize(
     ("record", "told"),
     [
-        (FIRST, "200  ok  POST  /v1/chat/completions  1234 ms  r1"),
+        (FIRST, "39.734Z  ok  200  POST  /v1/chat/completions  1234 ms  r1"),
         (
             WHOLE,
-            "200  ok  POST  /v1/chat/completions  gemma@gpu  1234 ms  queued 400 ms  swap 300 ms  first token 800 ms"
-            "  7+211 tokens  cache miss  ann  r1",
+            "39.734Z  ok  200  POST  /v1/chat/completions  gemma@gpu  1234 ms  queued 400 ms  swap 300 ms"
+            "  first token 800 ms  7+211 tokens  cache miss  ann  r1",
         ),
-        (REFUSED, "429  queue_full  POST  /v1/llm/{model}  gemma  0 ms  r1"),
-        (Record(1795318238.5, "r1", "", "GET", Outcome.CLIENT_GONE, 0, 5), "-  client_gone  GET  -  5 ms  r1"),
+        (REFUSED, "38.500Z  queue_full  429  POST  /v1/llm/{model}  gemma  0 ms  r1"),
+        (
+            Record(
+                1795318238.5, "r1", "/api/chat", "POST", Outcome.CANCELLED, 200, 1000, code="cancelled", stream=True
+            ),
+            "39.500Z  cancelled  200  POST  /api/chat  1000 ms  r1",
+        ),
+        (Record(1795318238.5, "r1", "", "GET", Outcome.CLIENT_GONE, 0, 5), "38.505Z  client_gone  -  GET  -  5 ms  r1"),
     ],
 )
-def test_a_line_tells_what_came_of_a_request_and_only_what_applies(record: Record, told: str) -> None:
-    assert line(record) == f"2026-11-22T03:30:38.500Z  {told}"
+def test_a_line_tells_when_a_request_ended_what_came_of_it_and_only_what_applies(record: Record, told: str) -> None:
+    assert line(record) == f"2026-11-22T03:30:{told}"
 
 
 @given(st.text(), st.text(), st.text())

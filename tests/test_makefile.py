@@ -34,3 +34,14 @@ def test_an_environment_that_is_half_made_is_made_anew(tmp_path: Path) -> None:
     python = script(tmp_path / "python3", f'echo "$@" >> {asked}; test "$1" = -c')
     assert make_run(tmp_path, python).returncode != 0
     assert asked.read_text().splitlines()[-1] == f"-m venv --clear {tmp_path / '.venv'}"
+
+
+def test_help_has_a_line_with_words_for_every_target() -> None:
+    root = Path(__file__).parents[1]
+    (targets,) = [
+        line.split()[1:] for line in (root / "Makefile").read_text().splitlines() if line.startswith(".PHONY")
+    ]
+    told = subprocess.run(["make", "help"], cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    words = {line.split()[1]: line.split()[2:] for line in told}
+    assert sorted(words) == sorted(targets)
+    assert [target for target, told_of_it in words.items() if len(told_of_it) < 2] == []

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from hermes import past as past_room
 from hermes.errors import Outcome
-from hermes.past import PACKED_TOGETHER, REMEMBERED, Past
+from hermes.past import PACKED_TOGETHER, REMEMBERED, Finished, Past
 from hermes.policy.estimates import Outlook
 from hermes.policy.ticket import Why
 from hermes.record import Record
@@ -27,10 +28,15 @@ def remembering(count: int) -> Past:
     return past
 
 
+def of(past: Past, request_id: str, user: str | None = None) -> list[Finished]:
+    return [found for some in past.of(request_id, user) for found in some]
+
+
 def test_all_that_was_told_is_told_again_whether_it_waited_or_not() -> None:
     past = remembering(3 * PACKED_TOGETHER + 5)
     for number in range(3 * PACKED_TOGETHER + 5):
-        (found,) = past.of(f"r{number}")
+        (found,) = of(past, f"r{number}")
+        assert [found] == of(past, f"r{number}", "ann") and not of(past, f"r{number}", "bob")
         assert found.record == record(f"r{number}", number) and found.why == (WHY if number % 2 else None)
         assert type(found.record.outcome) is Outcome
 
@@ -39,7 +45,7 @@ def test_the_last_are_kept_and_no_others(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("hermes.past.REMEMBERED", remembered := 5 * PACKED_TOGETHER)
     count = remembered + 3 * PACKED_TOGETHER + 5
     past = remembering(count)
-    kept = {number for number in range(count) if [*past.of(f"r{number}")]}
+    kept = {number for number in range(count) if of(past, f"r{number}", "ann")}
     assert kept == {*range(3 * PACKED_TOGETHER, count)}
 
 
@@ -47,12 +53,31 @@ def test_of_one_id_the_last_comes_first() -> None:
     past = Past()
     for tokens in range(2 * PACKED_TOGETHER + 1):
         past.add(record("again", tokens), None)
-    assert [found.record.tokens_in for found in past.of("again")] == [*range(2 * PACKED_TOGETHER, -1, -1)]
+    assert [found.record.tokens_in for found in of(past, "again")] == [*range(2 * PACKED_TOGETHER, -1, -1)]
 
 
 def test_a_part_of_an_id_is_nobody_s() -> None:
     past = remembering(2 * PACKED_TOGETHER)
-    assert not [*past.of("")] and not [*past.of("r")] and not [*past.of("gemma")] and not [*past.of("\udcff")]
+    for user in (None, "ann"):
+        assert not any(of(past, part, user) for part in ("", "r", "gemma", "\udcff"))
+
+
+def test_what_others_have_asked_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21: nobody learns from the time it takes whether somebody else's request had this id."""
+    past, read = remembering(2 * PACKED_TOGETHER), list[bytes]()
+    unpack = past_room._unpack
+    monkeypatch.setattr(past_room, "_unpack", lambda piece: read.append(piece) or unpack(piece))
+    assert not of(past, "r7", "bob") and not read
+    assert of(past, "r7", "ann") and len(read) == 1
+
+
+def test_many_of_one_id_are_told_a_few_at_a_time() -> None:
+    """I36: others run in between."""
+    past = Past()
+    for tokens in range(3 * PACKED_TOGETHER):
+        past.add(record("again", tokens), WHY)
+    for user in (None, "ann"):
+        assert [len(some) for some in past.of("again", user)] == [0, *3 * [PACKED_TOGETHER]]
 
 
 def test_the_newest_come_first_and_only_those_that_are_wanted() -> None:
@@ -78,4 +103,4 @@ def test_what_ends_while_they_are_told_does_not_change_what_is_told() -> None:
 
 def test_ten_thousand_take_little() -> None:
     past = remembering(REMEMBERED)
-    assert sum(map(sys.getsizeof, past._pieces)) / REMEMBERED < 200
+    assert sum(sys.getsizeof(part) for piece in past._pieces for part in piece) / REMEMBERED < 200

@@ -34,6 +34,10 @@ _FETCHED = re.compile(
 )
 
 
+# The site's search heeds a number in no text, but in the index: of the statuses those that mean nothing else.
+_STATUS = re.compile(r"\b(?:40[1349]|422|429|499|50[234])\b")
+
+
 def contents(pages: set[str]) -> str:
     named = {page for some in PLACES.values() for page in some}
     places = {**PLACES, "More": sorted(pages - named - {root_doc})}
@@ -48,6 +52,8 @@ def _fill(app: Any, name: str, text: list[str]) -> None:
     text[0] = _BESIDE.sub(r"\1", text[0])
     if name == root_doc:
         text[0] += "\n" + contents(set(app.env.found_docs))
+    if told := sorted(set(_STATUS.findall(text[0]))):
+        text[0] = f"```{{index}} {', '.join(told)}\n```\n\n{text[0]}"
 
 
 def _look(app: Any, failure: Exception | None) -> None:

@@ -21,6 +21,7 @@ from hermes.errors import (
     GatewayError,
     InsufficientMemory,
     LoadFailed,
+    LoadNotBegun,
     ModelNotFound,
     Moved,
     NoBackend,
@@ -84,7 +85,8 @@ class Admission:
         elif isinstance(error, ModelNotFound):
             self.apply(self.scheduler.lost(backend, model, now))
         else:
-            self.apply(self.scheduler.failed(backend, model, error.message, now))
+            late = isinstance(error, LoadNotBegun)
+            self.apply(self.scheduler.failed(backend, model, error.message, now, late=late))
 
     def close(self) -> None:
         """Send away what waits and whatever comes: the process is about to end."""

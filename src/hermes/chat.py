@@ -192,6 +192,10 @@ class ToolCallDelta(Struct, frozen=True, gc=False):
     name: str = ""
 
 
+# In one answer or prompt: more than any model has seen. A count beyond is a lie, like a negative one (I15).
+MOST_TOKENS = 1 << 24
+
+
 class Usage(Struct, frozen=True, gc=False):
     """Token counts as the backend reports them, and its own timings where it gives any (0.0: not told).
 

@@ -336,6 +336,10 @@ class BackendRefused(BackendError):
     retryable = False
 
 
+class LoadNotBegun(BackendError):
+    """A load waits for room that was thought to be there."""
+
+
 class BackendTimeout(BackendError):
     status, code, outcome = 504, "backend_timeout", Outcome.UPSTREAM_TIMEOUT
     retryable = False

@@ -1,5 +1,6 @@
 """One request's record, from arrival to log line: filled on the way, closed once, and given to the sinks."""
 
+import logging
 import os
 from asyncio import Event
 from collections.abc import Callable, Iterator
@@ -17,8 +18,11 @@ from hermes.past import Past
 from hermes.policy.estimates import Outlook
 from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket
+from hermes.policy.trace import trace_id
 from hermes.principal import CLASS_NAMES, Class
 from hermes.record import Record
+
+log = logging.getLogger(__name__)
 
 Sink = Callable[[Record], None]
 
@@ -74,6 +78,7 @@ class Exchange(Struct, eq=False, gc=False):
     backend_s: float | None = None  # from asking it to having all of its answer, by the same
     also_id: bytes = b""  # another header in which its client looks for its id
     more_lines: bytes = b""  # of the head of every answer to it
+    handle: str = ""  # it alone has, once it was told of: its id is its client's choice
     key_id: str = ""
     model: str = ""
     backend: str = ""
@@ -231,7 +236,10 @@ class Journal:
         if not exchange.quiet:
             record = _record(exchange, duration_s)
             for sink in self.sinks:
-                sink(record)
+                try:
+                    sink(record)
+                except Exception:  # one that fails keeps it from no other
+                    log.exception("request %s was not recorded everywhere", exchange.request_id)
             if (ticket := exchange.ticket) is not None:
                 self.past.add(record, ticket.why)
 
@@ -331,4 +339,5 @@ def _record(exchange: Exchange, duration_s: float) -> Record:
         exchange.asked,
         exchange.reuse,
         0 if ticket is None else int(ticket.load_s * 1000),
+        trace_id(exchange.forwarded),
     )

@@ -23,9 +23,10 @@ def as_text(records: Sequence[Record]) -> bytes:
 
 
 def line(record: Record) -> str:
-    """One request, to be read: what came of it first, and only what applies."""
+    """One request, to be read: when it ended, what came of it, and only what applies."""
     ended = record.outcome if record.outcome == Outcome.OK else record.code or record.outcome
-    told = [stamp(record.created_at), str(record.status or "-"), ended, record.method, record.route or "-"]
+    ended_at = record.created_at + record.duration_ms / 1000
+    told = [stamp(ended_at), ended, str(record.status or "-"), record.method, record.route or "-"]
     if record.model:
         told.append(f"{record.model}@{record.backend}" if record.backend else record.model)
     told.append(f"{record.duration_ms} ms")

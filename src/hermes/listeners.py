@@ -35,6 +35,7 @@ class Listeners:
         loop: asyncio.AbstractEventLoop,
         bound: Mapping[str, list[socket.socket]],
         files: Sequence[str] = (),
+        waits: bool = False,
     ) -> None:
         self._limits = limits
         self._tls = tls
@@ -43,7 +44,8 @@ class Listeners:
         self._apis: list[Api] = []
         self._servers: list[Server] = []
         self._bound = dict(bound)  # sockets that we were given, by what the configuration has for where we listen
-        self._files = files  # of these, ours to remove
+        self._files = files  # of these, ours to remove once they are ours
+        self._waits = waits  # whoever comes waits in the kernel until `accept`
         self._places: dict[str, Server] = {}
         self._before: dict[str, App] = {}
 
@@ -91,26 +93,46 @@ class Listeners:
         self._places[place] = server
         if bound := self._bound.pop(place, None):
             taken = bound[0].getsockname()[1]
-            for each in bound:
-                await _bound(server.accept_on(each, self._tls), place, setting)
+            server.hold(bound, self._tls)
         else:
             taken = await _bound(server.listen(host, port, self._tls), place, setting)
+        await _bound(self._begin(server), place, setting)
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{taken}"
 
     async def _listen_unix(self, server: Server, path: str, mode: int | None) -> None:
         self._places[path] = server
         if bound := self._bound.pop(path, None):
-            server.files += [path] if path in self._files else []
-            for each in bound:
-                await server.accept_on(each)
+            server.hold(bound)
         else:
             await server.listen_unix(path, mode)
+        await self._begin(server)
+
+    async def _begin(self, server: Server) -> None:
+        if self._waits:
+            server.pause()
+        else:
+            await server.resume()
+
+    async def accept(self) -> None:
+        """Nobody else does now. What we were given and do not listen at is nobody's any more."""
+        for path in self._files:
+            if (server := self._places.get(path)) is not None:
+                server.files.append(path)
+        for server in self._servers:
+            await server.resume()
+        while self._bound:
+            for each in self._bound.popitem()[1]:
+                each.close()
 
     async def open_for_relays(self, paths: Mapping[str, str]) -> list[asyncio.Server]:
-        """By place, where the process before this one passes on what comes to it. The caller closes them."""
-        return [
-            await self._places[place].listen_for_relays(path) for place, path in paths.items() if place in self._places
-        ]
+        """By place, where the process before this one passes on what comes to it: the first is the clients', who may
+        be elsewhere now. The caller closes them.
+        """
+        relays = []
+        for number, (place, path) in enumerate(paths.items()):
+            if (server := self._places.get(place) if number else self._servers[0]) is not None:
+                relays.append(await server.listen_for_relays(path))
+        return relays
 
     # --- handing over -----------------------------------------------------------------------------------------------
 
@@ -146,7 +168,7 @@ class Listeners:
     def begin_closing(self) -> None:
         """Every answer is its connection's last, and nothing new is begun."""
         for api, server in zip(self._apis, self._servers, strict=True):
-            api.draining = server.closing = True
+            api.draining = server.closing = server.hurries = True
 
     async def drain(self, timeout_s: float) -> bool:
         """One after the other: operators are answered until clients have been. True if nothing was cut (I33)."""

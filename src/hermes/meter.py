@@ -6,6 +6,7 @@ where it was given nothing (invariants I6, I31).
 """
 
 from collections.abc import Awaitable, Callable
+from math import ceil, inf
 
 from msgspec import Struct
 
@@ -184,6 +185,8 @@ _WHOSE = {"key": "this key", "model": "this model, by all keys", "key_model": "t
 
 def _refused(refusal: Refusal) -> RateLimited | QuotaExceeded:
     words = f"{_WORDS[refusal.limit]} of {_WHOSE[refusal.scope]}: the limit is {refusal.most}"
+    if refusal.wait_s < inf:
+        words += f"; again in {max(1, ceil(refusal.wait_s))} s"  # as Retry-After has it
     if refusal.limit in ("daily_tokens", "monthly_tokens"):
         return QuotaExceeded(f"The budget is used up, of {words}", retry_after_s=refusal.wait_s)
     return RateLimited(f"Rate limit reached, of {words}", retry_after_s=refusal.wait_s)

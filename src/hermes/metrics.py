@@ -89,6 +89,11 @@ class Buckets:
             seen += count
             yield bound, float(seen)
 
+    def copy(self) -> "Buckets":
+        copy = Buckets(self.bounds)
+        copy.counts, copy.total = self.counts[:], self.total
+        return copy
+
     def merge(self, other: "Buckets") -> None:
         """Add what another of the same bounds has seen."""
         self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
@@ -129,6 +134,9 @@ class KeptHistogram:
         self.labels = labels
         self.read = read
 
+
+# A family and a copy of the value of every series: of a histogram `Buckets`.
+Taken = tuple[Counter | Gauge | Histogram | KeptHistogram, dict[Labels, Any]]
 
 # 1 ms to 10 min: an admission is microseconds, a cold 70B load minutes.
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -252,25 +260,37 @@ class Metrics:
         yield from (metric for metric in vars(self).values() if isinstance(metric, (Counter, Histogram)))
         yield from self.gauges
 
-    def snapshot(self) -> list[Any]:
-        """The present values as prometheus_client's metric families, safe to render in another thread."""
-        # Imported here: a process that nobody scrapes does without its 5 MiB.
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-        families: list[Any] = []
+    def take(self) -> Iterator[Taken]:
+        """The present values of each family, in 1 us for each series: nobody changes them any more."""
         for metric in self.families():
-            family: Any
             if isinstance(metric, (Histogram, KeptHistogram)):
-                family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-                for values, buckets in metric.read().items():
-                    family.add_metric(values, list(buckets.cumulative()), buckets.total)
+                yield metric, {values: buckets.copy() for values, buckets in metric.read().items()}
             else:
-                kind = CounterMetricFamily if isinstance(metric, (Counter, KeptCounter)) else GaugeMetricFamily
-                family = kind(metric.name, metric.help, labels=metric.labels)
-                for values, value in metric.read().items():
-                    family.add_metric(values, value)
-            families.append(family)
-        return families
+                yield metric, dict(metric.read())
+
+    def snapshot(self) -> list[Any]:
+        return told(self.take())
+
+
+def told(taken: Iterable[Taken]) -> list[Any]:
+    """As prometheus_client's metric families. In any thread: it takes 20 us for each series of a histogram."""
+    # Imported here: a process that nobody scrapes does without its 5 MiB.
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+    families: list[Any] = []
+    for metric, series in taken:
+        family: Any
+        if isinstance(metric, (Histogram, KeptHistogram)):
+            family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for values, buckets in series.items():
+                family.add_metric(values, list(buckets.cumulative()), buckets.total)
+        else:
+            kind = CounterMetricFamily if isinstance(metric, (Counter, KeptCounter)) else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for values, value in series.items():
+                family.add_metric(values, value)
+        families.append(family)
+    return families
 
 
 def render(families: list[Any]) -> bytes:

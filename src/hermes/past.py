@@ -1,5 +1,6 @@
 """The last requests that are over, for whoever asks what became of one."""
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
@@ -10,7 +11,7 @@ from msgspec.structs import astuple
 from hermes.policy.ticket import Why
 from hermes.record import Record
 
-# Some 150 bytes each, 300 more if it waited.
+# Some 160 bytes each, 300 more if it waited.
 REMEMBERED = 10_000
 PACKED_TOGETHER = 100
 
@@ -35,32 +36,41 @@ class Past:
 
     def __init__(self) -> None:
         self._loose: list[tuple[Record, bytes]] = []
-        self._pieces: deque[bytes] = deque(maxlen=REMEMBERED // PACKED_TOGETHER)
+        self._pieces: deque[tuple[bytes, array[int]]] = deque(maxlen=REMEMBERED // PACKED_TOGETHER)
 
     def add(self, record: Record, why: Why | None) -> None:
         # A why is a twentieth of the values that it is made of.
         self._loose.append((record, b"" if why is None else _pack(why)))
         if len(self._loose) == PACKED_TOGETHER:
-            self._pieces.append(_pack([(astuple(record), why) for record, why in self._loose]))
+            whose = array("q", [hash((record.user, record.request_id)) for record, _ in self._loose])
+            self._pieces.append((_pack([(astuple(record), why) for record, why in self._loose]), whose))
             self._loose.clear()
 
-    def of(self, request_id: str) -> Iterator[Finished]:
-        """Those with this id, the last one first: clients choose ids."""
-        for record, why in reversed(self._loose):
-            if record.request_id == request_id:
-                yield Finished(record, _unpack_why(why) if why else None)
-        sought = request_id.encode("utf-8", "surrogatepass")
-        for piece in reversed(self._pieces):
-            if sought in piece:
-                for values, why in reversed(_unpack(piece)):
-                    if values[_ID] == request_id:
-                        yield Finished(_record(values), _unpack_why(why) if why else None)
+    def of(self, request_id: str, user: str | None) -> Iterator[list[Finished]]:
+        """Those with this id, the last one first, as `newest` tells them: clients choose ids.
+
+        Of this user, in a time that what others have asked has no part in (invariant I21); None: of all.
+        """
+        loose, pieces = list(reversed(self._loose)), list(reversed(self._pieces))
+        yield [
+            Finished(record, _unpack_why(why) if why else None)
+            for record, why in loose
+            if record.request_id == request_id and user in (None, record.user)
+        ]
+        sought, own = request_id.encode("utf-8", "surrogatepass"), hash((user, request_id))
+        for piece, whose in pieces:
+            if sought in piece if user is None else own in whose:
+                yield [
+                    Finished(_record(values), _unpack_why(why) if why else None)
+                    for values, why in reversed(_unpack(piece))
+                    if values[_ID] == request_id and user in (None, values[_USER])
+                ]
 
     def newest(self, wanted: Mapping[str, str]) -> Iterator[list[Record]]:
         """Those with these values, the last one first: a few at a time, as they were when the first were asked for, so
         that others run in between (invariant I36).
         """
-        loose, pieces = [record for record, _ in reversed(self._loose)], list(reversed(self._pieces))
+        loose, pieces = [record for record, _ in reversed(self._loose)], [piece for piece, _ in reversed(self._pieces)]
         yield [record for record in loose if all(getattr(record, name) == value for name, value in wanted.items())]
         sought = [(_NAMES.index(name), value) for name, value in wanted.items()]
         for piece in pieces:
@@ -73,4 +83,4 @@ def _record(values: tuple[object, ...]) -> Record:
 
 
 _NAMES = Record.__struct_encode_fields__
-_ID = _NAMES.index("request_id")
+_ID, _USER = _NAMES.index("request_id"), _NAMES.index("user")

@@ -34,3 +34,4 @@ class Record(Struct, frozen=True, omit_defaults=True, gc=False):
     asked: str = ""  # the model that was asked for, where another answered
     cache: str = ""  # `hit`, `miss` or `bypass`, where its model has one
     load_ms: int = 0  # of `queue_ms`: its model was being loaded
+    trace_id: str = ""  # of the trace that it is a part of

@@ -111,7 +111,8 @@ class Runtime:
         for name, bounds in scheduled.models.items():
             self.scheduler.configure(name, bounds)
         self._door.adopt(config.server.allowed_hosts, _cors(config.server.cors))
-        self.store = Store(composition.state_dir(config.server, os.environ), before.lock if before else None)
+        folder = composition.state_dir(config.server, os.environ)
+        self.store = Store(folder, before.lock_of(folder) if before else None)
         self.people = Authenticator({}, first.anonymous, first.issuers)
         self.keyring = Keyring(self.people, self.store, send_away=self._send_away)
         self.keyring.adopt(first.static_keys, first.stored_keys)
@@ -139,7 +140,7 @@ class Runtime:
         self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
         bound, files = (before.sockets, before.files) if before is not None else (given.sockets, [])
-        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files)
+        self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files, before is not None)
         self.api = self._api()
         self.server = self._listeners.server(self.api)
         self._restart_asked = restart_asked or asyncio.Event()
@@ -205,8 +206,9 @@ class Runtime:
 
     def _table(self) -> RouteTable:
         more = self._managing if self.config.server.ollama_management else ()
-        page = dashboard.pages(self._openai) if composition.shows_dashboard_to_clients(self.config) else ()
-        return RouteTable((*self._routes, *more, *page))
+        every = (*self._routes, *more)
+        shown = composition.shows_dashboard_to_clients(self.config)
+        return RouteTable(dashboard.beside(self._openai, every) if shown else every)
 
     def _admin_api(self, people: Authenticator) -> Api:
         said = self.config.admin
@@ -236,7 +238,6 @@ class Runtime:
         self._begin(self.keyring.watch(), "keyring")
         self._begin(self.reload.watch(self._reload_asked, lambda: self.config.server.watch_config), "reload")
         self._preload(())
-        await self.succession.take_over(LOOK_S, self._load_keys)
         config, listeners = self.config, self._listeners
         self.address = await listeners.open_for_clients(self.server, config.server)
         if path := composition.admin_socket(config, os.environ):
@@ -245,7 +246,9 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = self._admin_api(self.people)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
-        await self.succession.host()
+        await self.succession.take_over(LOOK_S, self._load_keys)
+        await listeners.accept()
+        self.succession.host()
         self._begin(self.succession.heed(self._restart_asked), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())

@@ -38,6 +38,22 @@ async def test_it_is_where_clients_come_as_long_as_only_this_machine_can() -> No
             assert await shown(gateway) == 404
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@scenario
+async def test_a_browser_at_the_root_is_led_to_it_and_everybody_else_finds_what_was_there(method: str) -> None:
+    page = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    async with ollama() as backend:
+        async with hermes(backend, keys=KEYS) as gateway:
+            led = await gateway.ask("/", headers=page, method=method)
+            assert (led.status, led.headers["location"], led.headers["vary"]) == (302, "./dashboard", "accept")
+            for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}):
+                reply = await gateway.ask("/", headers=accept, method=method)
+                assert (reply.status, reply.body) == (200, b"Ollama is running" if method == "GET" else b"")
+        async with hermes(backend, keys=KEYS, admin={"port": 0}) as gateway:
+            assert (await gateway.ask("/", headers=page, method=method)).status == 200
+            assert (await at_admin_port(gateway)("/")).headers["location"] == "./dashboard"
+
+
 @scenario
 async def test_with_an_address_of_the_operators_it_is_there_alone() -> None:
     async with ollama() as backend:
@@ -145,6 +161,8 @@ def test_it_is_part_of_the_package() -> None:
         ("http://localhost:4000.evil.example", 403),
         ("http://evil.example@localhost:4000", 403),
         ("localhost:4000", 403),
+        ("app://localhost:4000", 403),
+        ("chrome-extension://localhost:4000", 403),
         ("null", 403),
         ("", 403),
     ],

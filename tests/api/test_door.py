@@ -68,6 +68,31 @@ async def test_a_compressed_body_is_415(encoding: str) -> None:
         assert (await gateway.ask(CHAT, chat(), {"content-encoding": "identity"})).status == 200
 
 
+@pytest.mark.parametrize(
+    ("site", "dest", "status"),
+    [
+        ("cross-site", "image", 403),
+        ("cross-site", "iframe", 403),
+        ("cross-site", "empty", 403),
+        ("same-site", "script", 403),  # another port of localhost's
+        ("cross-site", "document", 200),
+        ("same-origin", "empty", 200),
+        ("none", "document", 200),
+    ],
+)
+@scenario
+async def test_no_other_page_has_in_itself_what_not_everybody_may_ask(site: str, dest: str, status: int) -> None:
+    """I22: what it fetches so has no Origin."""
+    of = {"sec-fetch-site": site, "sec-fetch-dest": dest, "sec-fetch-mode": "no-cors"}
+    async with ollama() as backend, hermes(backend, server={"cors": {"origins": ["https://ok.example"]}}) as gateway:
+        for path in ("/v1/models", "/v1/status", "/metrics"):
+            reply = await gateway.ask(path, headers=of)
+            assert reply.status == status
+            assert status == 200 or reply.error["code"] == "origin_not_allowed"
+        assert (await gateway.ask("/health", headers=of)).status == 200
+        assert (await gateway.ask("/v1/models", headers={**of, "origin": "https://ok.example"})).status == 200
+
+
 # --- hops ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@ from tests.fakes.backend import fail, loaded, ollama
 from tests.fakes.gateway import PROMPT, Hermes, bearer, hermes, key, prompt, scenario
 from tests.support import until
 
-KEYS = [key("ann"), key("few", models=["qwen*"]), key("ops", admin=True)]
+FEW = {"admin": True, "models": ["qwen*"]}
+KEYS = [key("ann"), key("few", models=["qwen*"]), key("ops", admin=True), key("some", **FEW)]
 
 
 async def hour(gateway: Hermes, user: str = "", query: str = "") -> Any:
@@ -38,6 +39,24 @@ async def test_operators_are_told_all_and_others_what_moved() -> None:
         assert await moves(gateway, "ann") == await moves(gateway, "ops") != []
         assert await moves(gateway, "few") == []
         assert (await gateway.ask("/v1/history")).status == 401
+
+
+@scenario
+async def test_an_operator_of_some_models_is_told_of_no_others() -> None:
+    """I21: neither by name nor in a sum."""
+    async with ollama("gemma:latest", "qwen:latest") as backend, hermes(backend, keys=KEYS) as gateway:
+        await gateway.ask(PROMPT, prompt(), bearer("ann"))
+        told = await hour(gateway, "some")
+        assert told["models"] == {} and told["wait_ms"]["p50"][-1] is None
+        refused = await gateway.ask("/v1/history?model=gemma:latest", headers=bearer("some"))
+        assert (refused.status, refused.error["param"]) == (403, "model")
+        principal = next(each for each in gateway.runtime.people.table.principals.values() if each.tenant == "some")
+        rates = gateway.runtime._live._hour.rates(principal)
+        assert rates["requests"] == 0 and rates["models"] == {}
+        await gateway.ask("/v1/llm/qwen", prompt(), bearer("ann"))
+        told = await hour(gateway, "some")
+        assert [*told["models"]] == ["qwen:latest"] and told["wait_ms"]["p50"][-1] is not None
+        assert gateway.runtime._live._hour.rates(principal)["requests"] > 0
 
 
 @scenario

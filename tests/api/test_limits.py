@@ -50,7 +50,8 @@ async def test_a_request_too_many_is_refused_in_its_own_dialect_and_told_when_to
         assert (reply.status, reply.error["code"], reply.error["message"]) == (
             429,
             "rate_limit_exceeded",
-            "Rate limit reached, of requests per minute of this key: the limit is 1",
+            "Rate limit reached, of requests per minute of this key: the limit is 1"
+            f"; again in {reply.headers['retry-after']} s",
         )
         assert 59 <= int(reply.headers["retry-after"]) <= 60
         assert 59_000 < int(reply.headers["retry-after-ms"]) <= 60_000
@@ -94,6 +95,7 @@ async def test_a_budget_is_charged_what_was_really_used_and_then_refused_until_t
             "insufficient_quota",
             "insufficient_quota",
         )
+        assert reply.error["message"].endswith(f": the limit is 40; again in {reply.headers['retry-after']} s")
         assert reply.headers["x-should-retry"] == "false" and 60 < int(reply.headers["retry-after"]) <= 86_400
 
 
@@ -211,6 +213,7 @@ async def test_a_models_limit_holds_for_all_keys_together_by_whatever_name_they_
         reply = await gateway.ask(CHAT, chat(model="gemma:latest"), bearer("bob"))
         assert reply.error["message"] == (
             "Rate limit reached, of requests per minute of this model, by all keys: the limit is 2"
+            f"; again in {reply.headers['retry-after']} s"
         )
 
 

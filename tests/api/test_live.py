@@ -11,8 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from hermes.api import live
+from hermes.api.models import Models
 from hermes.api.queue import Queue
-from tests.fakes.backend import ollama
+from tests.fakes.backend import loaded as resident
+from tests.fakes.backend import model, ollama
 from tests.fakes.gateway import PROMPT, Call, Hermes, bearer, hermes, hold_slot, key, prompt, scenario
 from tests.fakes.owner import kept, made, shown
 from tests.support import until
@@ -146,13 +148,38 @@ async def test_a_key_for_some_models_sees_no_other() -> None:
 
 
 @scenario
+async def test_what_a_key_may_see_is_found_out_once_as_long_as_nothing_comes_or_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I36: it takes a look at each model."""
+    found: list[str] = []
+    served = Models.served
+
+    def counted(self: Models, principal: Any) -> Any:
+        found.append(principal.tenant)
+        return served(self, principal)
+
+    monkeypatch.setattr(Models, "served", counted)
+    async with ollama() as backend, hermes(backend, keys=KEYS) as gateway:
+
+        async def loaded() -> int:
+            told = (await gateway.ask("/v1/status", headers=bearer("few"))).json
+            return len(told["backends"][0]["loaded"])
+
+        assert [await loaded(), await loaded(), len(found)] == [0, 0, 1]
+        backend.models, backend.loaded = [model("qwen3:latest")], [resident("qwen3:latest")]
+        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        assert [await loaded(), await loaded(), len(found)] == [1, 1, 2]
+
+
+@scenario
 async def test_who_is_of_one_sight_shares_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many look on: one look for each sight in each second."""
     looks: list[str] = []
     whole = Queue.told
 
     def told(self: Queue, principal: Any, most: int) -> Any:
-        looks.append(principal.key_id)
+        looks.append(principal.tenant)
         return whole(self, principal, most)
 
     monkeypatch.setattr(Queue, "told", told)
@@ -167,8 +194,10 @@ async def test_who_is_of_one_sight_shares_one_look(monkeypatch: pytest.MonkeyPat
         for look in (first, second, third):
             await look.next("state")
         assert len(looks) == 2
-        live_of(gateway)._look()
-        assert len(looks) == 4
+        for number in (3, 4):  # one at a time: others run in between (I36)
+            live_of(gateway)._look()
+            assert len(looks) == number
+        assert set(looks[2:]) == {"ops", "ann"}
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------------
@@ -294,3 +323,55 @@ async def test_of_very_many_at_once_some_are_only_counted(monkeypatch: pytest.Mo
         live_of(gateway)._pass_on()
         told = [await look.next("request") for _ in range(2)]
         assert len(told) == 2 and await look.next("missed") == {"requests": 3}
+
+
+@scenario
+async def test_everybody_is_told_how_many_of_his_own_were_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21: and of no others."""
+    monkeypatch.setattr(live, "GATHERED", 1)
+    monkeypatch.setattr(live, "GATHER_S", 60.0)
+    async with (
+        ollama() as backend,
+        hermes(backend, keys=KEYS) as gateway,
+        looking(gateway, "ann") as ann,
+        looking(gateway, "bob") as bob,
+        looking(gateway, "ops") as ops,
+    ):
+        for user in ("ann", "ann", "bob"):
+            await gateway.ask(PROMPT, prompt(), bearer(user))
+        live_of(gateway)._pass_on()
+        assert (await ann.next("request"))["user"] == "ann"
+        assert [await look.next("missed") for look in (ann, bob, ops)] == [{"requests": missed} for missed in (1, 1, 2)]
+
+
+@scenario
+async def test_strangers_take_no_place_of_those_who_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "GATHERED", 1)
+    monkeypatch.setattr(live, "OF_STRANGERS", 2)
+    monkeypatch.setattr(live, "GATHER_S", 60.0)
+    async with (
+        ollama() as backend,
+        hermes(backend, keys=KEYS) as gateway,
+        looking(gateway, "ann") as ann,
+        looking(gateway, "ops") as ops,
+    ):
+        for _ in range(5):
+            assert (await gateway.ask(PROMPT, prompt())).status == 401
+        await gateway.ask(PROMPT, prompt(), {**bearer("ann"), "x-request-id": "a"})
+        live_of(gateway)._pass_on()
+        assert (await ann.next("request"))["request_id"] == "a"
+        assert [(await ops.next("request"))["status"] for _ in range(3)] == [401, 401, 200]
+        assert await ops.next("missed") == {"requests": 3}
+
+
+@scenario
+async def test_what_nobody_heard_is_not_told_to_who_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "GATHERED", 0)
+    monkeypatch.setattr(live, "GATHER_S", 60.0)
+    async with ollama() as backend, hermes(backend) as gateway:
+        async with looking(gateway) as look:
+            await look.next("state")
+            await gateway.ask(PROMPT, prompt())
+            assert live_of(gateway)._unheard
+        await until(lambda: not live_of(gateway)._listeners)
+        assert not live_of(gateway)._unheard

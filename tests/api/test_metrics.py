@@ -1,11 +1,13 @@
 """What /metrics tells of requests, as they really went."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
+from hermes import metrics
 from tests.fakes.backend import DONE, FakeOllama, Then, listening, ollama, play
 from tests.fakes.gateway import (
     CHAT,
@@ -24,6 +26,23 @@ from tests.fakes.openai_backend import FakeOpenAI
 from tests.support import until
 
 HELD_S = 0.1
+
+
+@scenario
+async def test_what_makes_text_of_many_series_is_done_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I36: 200 models have 38,000 lines."""
+    where: list[int] = []
+    told = metrics.told
+
+    def watched(taken: Iterable[metrics.Taken]) -> list[Any]:
+        where.append(threading.get_ident())
+        return told(taken)
+
+    async with ollama() as backend, hermes(backend) as gateway:
+        monkeypatch.setattr(metrics, "told", watched)
+        assert (await gateway.ask("/metrics")).status == 200
+        assert where and threading.get_ident() not in where
+        monkeypatch.undo()
 
 
 @scenario

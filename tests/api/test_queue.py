@@ -246,6 +246,27 @@ async def test_who_is_between_two_attempts_is_sent_away_too() -> None:
 
 
 @scenario
+async def test_of_several_with_one_id_each_has_a_handle_of_its_own() -> None:
+    """Ids are their clients' choice, and some are no part of a path (`..`) to a browser."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        calls = [await hold(gateway, backend)]
+        for number in range(1, 4):
+            calls.append(await gateway.open(PROMPT, prompt(), named("twice")))
+            await gateway.until_waiting(number)
+        handles = [each["handle"] for each in await queue(gateway)]
+        assert len(set(handles)) == 4 and handles == [each["handle"] for each in await queue(gateway)]
+        calls.append(await gateway.open(PROMPT, prompt(), named(handles[2])))  # who calls himself so is not meant
+        await gateway.until_waiting(4)
+        assert (await gateway.ask(f"/v1/queue/{handles[2]}")).json["position"] == 2
+        assert (await cancel(gateway, handles[2]))["handle"] == handles[2]
+        assert (await calls[2].reply()).status == 499
+        assert (await cancel(gateway, "twice"))["handle"] == handles[1]
+        assert [each["handle"] for each in (await queue(gateway))[:2]] == [handles[0], handles[3]]
+        for call in (calls[0], calls[3], calls[4]):
+            call.leave()
+
+
+@scenario
 async def test_who_waits_for_a_load_is_sent_away_too() -> None:
     async with ollama() as backend:
         backend.loaded.clear()

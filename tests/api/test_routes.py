@@ -71,3 +71,8 @@ def test_a_path_without_v1_is_told_where_the_api_is() -> None:
 def test_a_name_is_decoded_once() -> None:
     with pytest.raises(BadRequest):
         TABLE.match("GET", b"/v1/models/a%252Fb")
+
+
+def test_other_names_are_read_as_utf_8_and_told_where_they_are_not() -> None:
+    table = RouteTable([route("GET", "/v1/requests/{request_id}")])
+    assert table.match("GET", b"/v1/requests/%E2%80%A6%c3%a9%ff").named == "\u2026\u00e9\ufffd"

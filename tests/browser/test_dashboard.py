@@ -215,6 +215,34 @@ def test_the_playground_streams_an_answer_and_tells_how_it_went(page: Browser) -
     page.until(lambda: page.texts(".said small")[-1] == "stopped")
 
 
+def test_a_new_conversation_knows_nothing_of_the_answer_that_it_broke_off(page: Browser) -> None:
+    page.open("play")
+    page.until(lambda: "gemma" in page.texts("#view-play option"))
+    page.run("const whole = fetch; window.sent = []; window.fetch = (...of) => (sent.push(of[1].body), whole(...of))")
+    page.one("#view-play textarea").send_keys("[[tokens:3000]] Tell it.")
+    page.one("#view-play button.primary").click()
+    page.until(lambda: any(page.texts(".said p")), "no answer")
+    page.all("#view-play form button")[2].click()
+    page.until(lambda: page.one("#view-play button.primary").is_enabled())
+    page.one("#view-play textarea").send_keys("[[tokens:5]] Anew.")
+    page.one("#view-play button.primary").click()
+    page.until(lambda: any(page.texts(".said p")), "no answer")
+    (sent,) = page.run("return sent.filter((body) => body?.includes('Anew')).map((body) => JSON.parse(body).messages)")
+    assert sent == [{"role": "user", "content": "[[tokens:5]] Anew."}]
+
+
+def test_a_usage_that_is_told_in_part_is_said_to_be(page: Browser) -> None:
+    page.open("usage")
+    page.until(lambda: page.texts("#view-usage .empty"))
+    said = "leave out the oldest"
+    assert not any(said in text for text in page.texts("#view-usage .empty:not([hidden])"))
+    part = "{object: 'list', data: [], keys: [], has_more: true}"
+    page.run(f"window.fetch = async () => new Response(JSON.stringify({part}))")
+    page.go("now")
+    page.go("usage")
+    page.until(lambda: any(said in text for text in page.texts("#view-usage .empty:not([hidden])")))
+
+
 def test_a_click_tells_why_a_request_waited(busy: Stage, page: Browser) -> None:
     answers = [asked(busy, "[[tokens:60]] Hi") for _ in range(4)]
     assert all(answer()["usage"]["completion_tokens"] for answer in answers)
@@ -287,6 +315,35 @@ def test_what_people_call_themselves_is_text(keyed: Stage, locked: Browser) -> N
     give(locked, "sk-ops")
     locked.until(lambda: any(MARKUP in row for row in locked.texts("tr.request")), "it is not told as it is")
     assert not locked.all("main img")
+
+
+# --- on a phone -------------------------------------------------------------------------------------------------------
+
+CUT = """
+return [...document.querySelectorAll(arguments[0])].filter((each) =>
+  each.scrollWidth > each.clientWidth || each.getBoundingClientRect().right > innerWidth).map((each) => each.innerText)
+"""
+
+
+def test_a_phone_shows_what_runs_without_cutting_or_overlapping_it(busy: Stage, page: Browser) -> None:
+    page.look(390, 844)
+    page.open()
+    answer = asked(busy, "[[tokens:5000]] Go on for ever.")
+    page.until(lambda: any("on gpu0" in row for row in page.texts("table.open tr.running .what")), "it does not run")
+    assert page.run(CUT, "table.open td") == []
+    page.one("table.open tr.running button").click()
+    assert answer() == 499
+    assert page.texts("h2")[2] == "Last 10 minutes"
+
+
+def test_usage_names_keys_and_shows_their_limits_on_a_phone_too(keyed: Stage, locked: Browser) -> None:
+    locked.open("usage")
+    give(locked, "sk-ops")
+    for width in (1280, 390):
+        locked.look(width, 844)
+        locked.until(lambda: len(locked.all(".usage tbody tr")) == 3)
+        assert locked.run(CUT, ".usage td") == [], width
+        assert any("600 requests/min" in row for row in locked.texts(".usage td.limits"))
 
 
 # --- what it looks like -----------------------------------------------------------------------------------------------

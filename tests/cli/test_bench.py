@@ -10,7 +10,8 @@ from click.testing import Result
 
 from tests.cli.verbs import Run, ask
 from tests.fakes.backend import ollama, speak
-from tests.fakes.gateway import hermes, key, scenario
+from tests.fakes.gateway import hermes, scenario
+from tests.fakes.gateway import key as made
 
 APIS = {
     "openai": "/v1/chat/completions",
@@ -71,7 +72,7 @@ async def test_the_api_is_known_by_the_path_of_the_url(verb: Run) -> None:
 async def test_tenants_and_classes_ask_with_their_keys_which_are_told_nowhere(verb: Run, tmp_path: Path) -> None:
     """I26: a report is shown around."""
     (tmp_path / "keys").write_text("# of the test\nann=sk-ann\nsk-ben\n")
-    async with ollama() as backend, hermes(backend, keys=[key("ann"), key("ben")]) as gateway:
+    async with ollama() as backend, hermes(backend, keys=[made("ann"), made("ben")]) as gateway:
         page = tmp_path / "report.html"
         arguments = ("--keys", "keys", "--class", "batch", "--class", "interactive=2", "--html", str(page), "--json")
         result = await ask(verb, gateway, "bench", "gemma", "-n", "30", *arguments)
@@ -100,6 +101,14 @@ async def test_a_log_is_asked_again_with_its_models_lengths_and_classes(verb: Ru
 
 
 @scenario
+async def test_a_number_alone_is_seconds_and_a_rate_may_be_of_each(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        arguments = ("-n", "1", "--timeout", "25", "--slo", "ttft=2", "--rate", "50/s", "--json")
+        found = told(await ask(verb, gateway, "bench", "gemma", *arguments))
+        assert (found["setting"]["timeout_s"], found["slo"], found["setting"]["rate"]) == (25.0, {"ttft": 2.0}, 50.0)
+
+
+@scenario
 async def test_extra_and_headers_go_with_each_request(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         extra = ("--extra", '{"temperature": 0.25}', "--header", "x-request-id: from-bench")
@@ -120,9 +129,32 @@ async def test_anything_that_answers_can_be_asked_for_a_page(verb: Run) -> None:
 @scenario
 async def test_where_nothing_is_answered_it_says_why_and_exits_with_1(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
-        result = await ask(verb, gateway, "bench", "nobody", "-n", "3")
+        url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+        result = await ask(verb, gateway, "bench", "--api", "plain", "--url", url, "-n", "3")
         assert result.exit_code == 1
-        assert "3  404 model_not_found" in result.stdout and "WARNING: nothing was answered" in result.stdout
+        assert "3  405 method_not_allowed" in result.stdout and "WARNING: nothing was answered" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "words"),
+    [
+        ("gemma", "", ("401", "HERMES_API_KEY")),
+        ("gemma", "sk-wrong", ("401 Incorrect API key", "--keys")),
+        ("phi", "sk-ann", ("403", "another key")),
+        ("nobody", "sk-ops", ("404", "nobody", "--url")),
+    ],
+)
+@pytest.mark.parametrize("rate", [(), ("--rate", "500")])
+@scenario
+async def test_what_more_requests_do_not_change_ends_it_with_the_servers_words(
+    verb: Run, model: str, key: str, words: tuple[str, ...], rate: tuple[str, ...]
+) -> None:
+    people = [made("ann", models=["gemma"]), made("ops", admin=True)]
+    async with ollama("gemma:latest", "phi:latest") as backend, hermes(backend, keys=people) as gateway:
+        result = await ask(verb, gateway, "bench", model, *rate, "-d", "5s", HERMES_API_KEY=key)
+        assert result.exit_code == 1 and not result.stdout
+        assert all(word in result.stderr for word in words), result.stderr
+        assert len(gateway.records) < 100
 
 
 def test_where_nobody_is_it_says_so_at_once_and_exits_with_3(verb: Run) -> None:
@@ -142,9 +174,10 @@ def test_where_nobody_is_it_says_so_at_once_and_exits_with_3(verb: Run) -> None:
         (["gemma=0"], "more than nothing"),
         (["gemma", "--rate", "inf"], "finite"),
         (["gemma", "--rate", "nan"], "finite"),
+        (["gemma", "--rate", "5/m"], "5/m"),
         (["../x"], "model"),
         (["gemma", "--slo", "ttl=3s"], "ttft"),
-        (["gemma", "--slo", "ttft=3"], "250ms"),
+        (["gemma", "--slo", "ttft=3x"], "250ms"),
         (["gemma", "--prompt", "many"], "lognormal"),
         (["gemma", "--duration", "soon"], "1.5s"),
         (["gemma", "--extra", "[]"], "object"),

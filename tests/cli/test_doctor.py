@@ -18,6 +18,7 @@ from tests.cli.verbs import Run
 from tests.fakes.backend import FakeOllama, Then, listening, ollama, play
 from tests.fakes.gateway import hermes, scenario
 from tests.fakes.openai_backend import FakeOpenAI
+from tests.fakes.process import serve
 
 Doctor = Callable[..., Any]
 
@@ -140,6 +141,25 @@ async def test_another_program_on_the_port_is_a_problem_and_a_hermes_is_none(doc
         told = await doctor(backend, PORT=str(backend.port))
         assert (told["code"], told["address"]["state"]) == (1, "problem")
         assert f"sport = :{backend.port}" in told["address"]["todo"]
+
+
+@scenario
+async def test_a_backend_in_whose_place_models_are_simulated_is_noted(doctor: Doctor, tmp_path: Path) -> None:
+    """The first look around after `make run`, without an Ollama."""
+    away = {"OLLAMA_URL": f"http://127.0.0.1:{free_port()}"}
+    async with serve(tmp_path, "--or-simulate", **away, API_KEYS_JSON='{"sk-1": {"user": "me"}}') as running:
+        told = await doctor(PORT=str(running.port), HERMES_API_KEY="sk-1", **away)
+        assert (told["code"], told["backend ollama"]["state"]) == (0, "note")
+        assert "serves simulated models in its place" in told["backend ollama"]["told"]
+        assert (await doctor(PORT=str(running.port), **away))["backend ollama"]["state"] == "problem"
+    assert (await doctor(**away))["code"] == 1
+
+
+@scenario
+async def test_a_backend_that_is_away_while_others_serve_is_a_problem(doctor: Doctor) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = await doctor(PORT=str(gateway.port), OLLAMA_URL=f"http://127.0.0.1:{free_port()}")
+        assert (told["code"], told["backend ollama"]["state"]) == (1, "problem")
 
 
 @pytest.mark.parametrize(("usual", "kind"), [("vllm", "vllm"), ("llamacpp", "llamacpp"), ("vllm", "openai")])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -56,8 +57,27 @@ async def test_the_running_server_makes_and_revokes_them_at_once(keys: Run, tmp_
             1,
             "",
         ) and "there is a key named 'editor' already" in refused.stderr
-        assert "is revoked" in (await asyncio.to_thread(keys, "revoke", "editor")).stdout
+        revoked = await asyncio.to_thread(keys, "revoke", "editor")
+        assert "is revoked" in revoked.stdout and "the door stays closed: nobody is let in" in revoked.stderr
         assert await status(gateway, told.stdout.strip()) == 401
+
+
+def test_who_makes_the_first_key_is_told_how_to_have_one_that_sees_everything(keys: Run) -> None:
+    own = "yours, to see everything: hermes keys create me --admin"
+    assert own in keys("create", "editor").stderr
+    assert own not in keys("create", "second").stderr
+
+
+def test_an_operators_first_key_sees_everything_itself(keys: Run) -> None:
+    assert "yours" not in keys("create", "me", "--admin").stderr
+
+
+def test_only_with_the_last_key_nobody_is_let_in(keys: Run) -> None:
+    keys("create", "editor")
+    keys("create", "me", "--admin")
+    assert "closed" not in keys("revoke", "editor").stderr
+    told = keys("revoke", "me", "--json")
+    assert json.loads(told.stdout)["last"] is True
 
 
 @scenario
@@ -192,7 +212,7 @@ def test_a_file_that_somebody_has_who_does_not_answer_is_3(keys: Run, tmp_path: 
     try:
         result = keys("create", "a")
         assert result.exit_code == 3
-        assert "in use by another Hermes, which does not answer at" in result.stderr
+        assert f"in use by another Hermes (process {os.getpid()}), which does not answer at" in result.stderr
         result = keys("create", "a", HERMES_ADMIN__UNIX_SOCKET="off")
         assert result.exit_code == 3 and "has no admin.unix_socket" in result.stderr
     finally:
@@ -240,7 +260,16 @@ def test_no_key_is_made_where_others_were_lost(keys: Run, tmp_path: Path, name: 
     assert not (tmp_path / "state" / name).exists()
 
 
-@pytest.mark.parametrize("word", ["*", "all", "none"])
+@pytest.mark.parametrize("verb", [("create", "b"), ("update", "editor")])
+@pytest.mark.parametrize("said", ["none", "gemma,none"])
+def test_no_models_does_not_mean_all_of_them(keys: Run, verb: tuple[str, str], said: str) -> None:
+    keys("create", "editor", "--models", "gemma")
+    refused = keys(*verb, "--models", said)
+    assert refused.exit_code == 2 and "for every model say all" in refused.stderr
+    assert [key["models"] for key in json.loads(keys("list", "--json").stdout)["data"]] == [["gemma"]]
+
+
+@pytest.mark.parametrize("word", ["*", "all"])
 def test_all_models_can_be_said(keys: Run, word: str) -> None:
     keys("create", "editor", "--models", "gemma")
     assert json.loads(keys("update", "editor", "--models", word, "--json").stdout)["models"] == []

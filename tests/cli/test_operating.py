@@ -75,7 +75,26 @@ async def test_cancel_sends_a_request_away_and_says_whose_it_was(verb: Run) -> N
         assert (result.exit_code, result.stdout) == (0, "job-1 of anonymous for gemma:latest is cancelled\n")
         assert (await runs.reply()).status == 499
         again = await ask(verb, gateway, "cancel", "job-1")
-        assert (again.exit_code, "there is no request 'job-1'" in again.stderr) == (1, True)
+        assert (again.exit_code, "job-1 is over already: cancelled after" in again.stderr) == (1, True)
+
+
+@scenario
+async def test_the_end_of_an_id_is_enough_while_one_request_has_it(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        runs = await hold_slot(gateway, backend, headers={"x-request-id": "first-job-1"})
+        for id in ("…job-1", "job-1"):
+            assert (await ask(verb, gateway, "why", id)).stdout.startswith("first-job-1: ")
+        waits = await gateway.open("/v1/llm/gemma", {"prompt": "Hi"}, {"x-request-id": "second-job-1"})
+        await gateway.until_waiting(1)
+        for name in ("why", "cancel"):
+            told = await ask(verb, gateway, name, "…job-1")
+            assert (told.exit_code, "2 requests have an id that ends in job-1" in told.stderr) == (1, True)
+        for id in ("cond-job-1", "first-job-1"):
+            assert (await ask(verb, gateway, "cancel", id)).exit_code == 0
+        assert [(await call.reply()).status for call in (waits, runs)] == [499, 499]
+        assert "cancelled after" in (await ask(verb, gateway, "why", "first-job-1")).stdout
+        nobody = await ask(verb, gateway, "why", "…")
+        assert (nobody.exit_code, "there is no request '…'" in nobody.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +124,7 @@ async def test_logs_shows_the_last_requests_the_newest_one_last(verb: Run) -> No
         assert result.exit_code == 0
         assert [line.split()[-1] for line in result.stdout.splitlines()] == ["r1", "r2"]
         first = result.stdout.splitlines()[0]
-        assert "  200  ok  POST  /v1/llm/{model}  gemma:latest@b0  " in first and "  7+3 tokens  " in first
+        assert "  ok  200  POST  /v1/llm/{model}  gemma:latest@b0  " in first and "  7+3 tokens  " in first
         backend.default = fail(500, "out of memory")
         await gateway.ask("/v1/llm/gemma", {"prompt": "Hi"}, {"x-request-id": "failed"})
         told = (await ask(verb, gateway, "logs", "--outcome", "upstream_error", "--json")).stdout.splitlines()

@@ -3,11 +3,12 @@
 import logging
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
 from hermes.cli.log import _Text
-from hermes.cli.options import Failed, columns, plain, say
+from hermes.cli.options import Failed, called, columns, plain, say
 
 
 def test_others_words_do_not_drive_the_terminal() -> None:
@@ -44,3 +45,18 @@ def test_a_log_that_people_read_does_not_drive_their_terminal() -> None:
     """I28."""
     record = logging.LogRecord("hermes", logging.INFO, "", 0, "backend b0 is down: %s", ("\x1b[2Jgone",), None)
     assert _Text().format(record).endswith(r"backend b0 is down: \x1b[2Jgone")
+
+
+def test_the_program_is_named_as_it_can_be_called_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = tmp_path / "venv", tmp_path / "other"
+    for folder in (ours, other):
+        folder.mkdir()
+        (folder / "hermes").write_text("#!/bin/sh\n")
+        (folder / "hermes").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["venv/hermes", "serve"])
+    for path, name in ((ours, "hermes"), (other, "venv/hermes"), (tmp_path, "venv/hermes")):
+        monkeypatch.setenv("PATH", str(path))
+        assert called() == name
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "__main__.py")])
+    assert called() == "hermes"

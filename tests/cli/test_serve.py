@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,13 +116,16 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         return words.encode() in said
 
     environ = {**SOURCES, "PORT": "0", "XDG_CONFIG_HOME": str(tmp_path), "OLLAMA_URL": "http://127.0.0.1:1"}
-    process = await asyncio.create_subprocess_exec(*COMMAND, "serve", stderr=its, cwd=tmp_path, env=environ)
+    program = tmp_path / "hermes"  # that is not on PATH
+    program.write_text("from hermes.cli import main\nmain()\n")
+    command = (sys.executable, str(program), "serve")
+    process = await asyncio.create_subprocess_exec(*command, stderr=its, cwd=tmp_path, env=environ)
     try:
         await until(lambda: says("try: curl"), limit_s=10)
         [port] = re.findall(rb"listens on http://127.0.0.1:(\d+)", said)
         peer = await connect(int(port))
         await peer.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await until(lambda: says("Z  200  ok  GET  /v1/models  "), limit_s=10)
+        await until(lambda: says("Z  ok  200  GET  /v1/models  "), limit_s=10)
         peer.close()
         process.terminate()
         await until(lambda: says("draining"), limit_s=10)
@@ -141,7 +145,7 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         f"  others        {address} (Ollama's and Anthropic's)",
         f"  dashboard     {address}/dashboard",
         "  configuration no file: as it is by default, and by variables and flags",
-        "  keys          none: whoever reaches it may ask; hermes keys create NAME makes the first",
+        f"  keys          none: whoever reaches it may ask; {program} keys create NAME makes the first",
         "  backend       ollama, ollama at http://127.0.0.1:1",
     ]
     (told,) = [line for line in lines if "draining" in line]

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from hermes.cli import service
+from hermes.config import files
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ["/usr/bin/env", "serve"]
@@ -80,6 +81,47 @@ def test_it_is_written_where_the_users_systemd_looks_and_names_this_program(
     assert f"\nExecStart={program} serve --config /etc/hermes.yaml\n" in text
     printed = CliRunner().invoke(service.command, ["install", "--user", "--print", "--config", "/etc/hermes.yaml"])
     assert printed.output == text
+
+
+@pytest.mark.parametrize("kind", [[], ["--user"]])
+def test_the_service_reads_the_file_that_serve_would_find_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/env"])
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(files, "SYSTEM_DIR", tmp_path / "etc")
+    monkeypatch.delenv("HERMES_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+
+    def printed() -> str:
+        return CliRunner().invoke(service.command, ["install", "--print", *kind]).output
+
+    assert "\nExecStart=/usr/bin/env serve\n" in printed()
+    for folder in (tmp_path / "config/hermes", tmp_path):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hermes.yaml").write_text("")
+        assert f"\nExecStart=/usr/bin/env serve --config {folder}/hermes.yaml\n" in printed()
+    done = CliRunner().invoke(service.command, ["install", "--user"])
+    assert f"hermes.service, which reads {tmp_path}/hermes.yaml; to start it:" in done.output
+
+
+@pytest.mark.parametrize(("file", "mode"), [("/home/ann/hermes.yaml", 0o644), ("secret/hermes.toml", 0o600)])
+def test_a_file_that_the_services_user_could_not_read_is_told_where_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, mode: int
+) -> None:
+    monkeypatch.setattr(service, "HIDDEN", ("/home",))
+    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("it was written"))
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/env"])
+    monkeypatch.setattr(sys, "platform", "linux")
+    path = tmp_path / file
+    if not file.startswith("/"):
+        path.parent.mkdir()
+        path.touch()
+        path.chmod(mode)
+    done = CliRunner().invoke(service.command, ["install", "--config", str(path)])
+    there = f"/etc/hermes/hermes{path.suffix}"
+    assert done.exit_code == 1 and f"{path} {there} && hermes service install --config {there}" in done.output
 
 
 def test_a_program_that_the_services_user_could_not_run_is_not_installed(

@@ -99,6 +99,7 @@ async def test_a_request_is_cancelled_by_keys_and_q_gives_the_terminal_back() ->
         await terminal.shows("nothing runs or waits")
         runs = await hold_slot(gateway, backend, headers={"x-request-id": "mine"})
         await terminal.shows("runs on b0")
+        terminal.press("\t")
         terminal.press("c")
         await terminal.shows("cancel mine of anonymous for gemma:latest? y: yes")
         terminal.press("\x1b")

@@ -115,4 +115,4 @@ def test_only_the_chosen_row_of_the_pane_in_use_is_marked() -> None:
         return [line.plain.split()[0] for line in lines if any(span.style == "reverse" for span in line.spans)]
 
     assert marked(View(pane="models", chosen={"models": "phi"})) == ["phi"]
-    assert marked(View()) == ["gemma"]  # the request for it
+    assert marked(View(pane="requests")) == ["gemma"]  # the request for it

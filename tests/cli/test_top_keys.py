@@ -23,10 +23,12 @@ def settled(**more: Any) -> tuple[View, Sight]:
 def test_keys_choose_rows_and_panes_and_stop_at_both_ends() -> None:
     view, seen = settled()
     for pressed, pane, chosen in (
+        ("down", "models", "b"),
+        ("tab", "requests", "r0"),
         ("down", "requests", "r1"),
         ("G", "requests", "r2"),
         ("j", "requests", "r2"),
-        ("tab", "models", "a"),
+        ("tab", "models", "b"),
         ("pagedown", "models", "c"),
         ("k", "models", "b"),
         ("home", "models", "a"),
@@ -63,7 +65,7 @@ def test_what_takes_something_away_is_asked_for_twice(pane: Any, pressed: str, v
 
 
 def test_a_question_is_about_what_was_chosen_when_it_was_asked() -> None:
-    view, seen = settled()
+    view, seen = settled(pane="requests")
     view.press("c", seen)
     view.settle(sight(requests=seen.requests[1:]))
     order = view.press("y", seen)
@@ -71,7 +73,7 @@ def test_a_question_is_about_what_was_chosen_when_it_was_asked() -> None:
 
 
 def test_loading_needs_no_question_and_nothing_is_done_in_the_wrong_pane() -> None:
-    view, seen = settled(pane="models")
+    view, seen = settled()
     assert view.press("l", seen) == Order("load", "a")
     assert view.press("c", seen) is None and "choose one of the requests first" in drawn(seen, view)[-1]
     assert view.press("?", seen) is None and "after a question" in "".join(drawn(seen, view))

@@ -135,6 +135,11 @@ def test_a_wrong_command_line_is_2(verb: Run) -> None:
     assert verb("sreve").exit_code == verb("ask").exit_code == verb("status", "--jsn").exit_code == 2
 
 
+def test_a_verb_that_is_misspelt_is_told_with_the_one_that_was_meant(verb: Run) -> None:
+    assert "No such command 'statsu'. Did you mean status?" in verb("statsu").stderr
+    assert "Did you mean" not in verb("nonsense-of-another-kind").stderr
+
+
 def test_version(verb: Run) -> None:
     result = verb("version")
     assert (result.exit_code, result.output.split()[:2]) == (0, ["hermes", __version__])
@@ -152,6 +157,15 @@ def test_check_prints_what_is_in_force_with_secrets_masked(verb: Run, tmp_path: 
     assert told["models"]["gemma"]["timeout_s"] == 30
     assert told["keys"][0]["user"] == "me" and "sk-secret" not in result.output
     assert verb("check", "--quiet").output == ""
+
+
+def test_check_says_that_it_is_good_and_which_file_it_is(verb: Run, tmp_path: Path) -> None:
+    assert verb("check").stderr == "without a file, the configuration is good, and comes to this:\n"
+    (tmp_path / "hermes.yaml").write_text("server: {port: 4001}")
+    told = verb("check")
+    assert told.stderr == f"{tmp_path}/hermes.yaml is good, and comes to this:\n"
+    assert yaml.safe_load(told.stdout)["server"]["port"] == 4001
+    assert verb("check", "--quiet").stderr == ""
 
 
 def test_check_tells_all_that_is_wrong_and_exits_with_2(verb: Run, tmp_path: Path) -> None:
@@ -396,6 +410,12 @@ async def test_what_is_no_hermes_is_told_so(verb: Run, told: Script) -> None:
         assert "no Hermes" in result.stderr or "HTTP 404" in result.stderr
 
 
+def test_restart_names_no_option_that_it_has_not(verb: Run, tmp_path: Path) -> None:
+    result = verb("restart", HERMES_SERVER__STATE_DIR=str(tmp_path))
+    assert result.exit_code == 3 and "Start one with: hermes serve" in result.stderr
+    assert "--config" in result.stderr and "--url" not in result.stderr
+
+
 @scenario
 async def test_ask_prints_the_answer(verb: Run) -> None:
     async with ollama() as backend, hermes(backend) as gateway:
@@ -476,6 +496,16 @@ async def test_models_and_status_print_a_table_or_json(verb: Run) -> None:
             assert "backend b0 (ollama 0.33.0): up" in status
             assert "loaded gemma:latest: 2.00 GiB" in status
             assert json.loads((await ask(verb, gateway, "status", "--json")).stdout)["status"] == "ok"
+
+
+@scenario
+async def test_models_lists_one_model_once_and_another_under_its_name_too(verb: Run) -> None:
+    async with ollama("gemma:latest", "phi:latest", "qwen:8b") as backend:
+        backend.models[2]["capabilities"] = ["completion"]
+        named = {"gemma": {}, "phi": {}, "phi:latest": {"backend_model": "qwen:8b"}}
+        async with hermes(backend, models=named) as gateway:
+            lines = (await ask(verb, gateway, "models")).stdout.splitlines()[1:]
+            assert [line.split()[0] for line in lines] == ["gemma", "phi", "phi:latest", "qwen:8b"]
 
 
 @scenario
@@ -612,6 +642,7 @@ async def test_a_key_comes_from_the_environment(verb: Run, tmp_path: Path) -> No
     async with ollama() as backend, serving(configured(backend, keys=[key])) as gateway:
         refused = await ask(verb, gateway, "models")
         assert refused.exit_code == 1 and "HERMES_API_KEY" in refused.stderr
+        assert "hermes keys create me --admin makes one" in refused.stderr
         assert (await ask(verb, gateway, "models", HERMES_API_KEY="sk-1")).exit_code == 0
 
 
@@ -694,6 +725,19 @@ async def test_there_is_no_draining_a_backend_that_there_is_not(verb: Run) -> No
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------
+
+
+@scenario
+async def test_usage_tells_that_nothing_is_counted_without_keys_and_what_nobody_has_used(verb: Run) -> None:
+    async with ollama() as backend, hermes(backend) as gateway:
+        assert (await gateway.ask(CHAT, chat())).status == 200
+        assert "use is counted by key, and there is none" in (await ask(verb, gateway, "usage")).stdout
+    async with ollama() as backend, hermes(backend, keys=[key("ops", admin=True)]) as gateway:
+        told = await ask(verb, gateway, "usage", HERMES_API_KEY="sk-ops")
+        assert ": 0 requests, " in told.stdout
+        for asked, words in ((["--key", "nobdy"], "key nobdy"), (["--model", "gema"], "model gema")):
+            told = await ask(verb, gateway, "usage", *asked, HERMES_API_KEY="sk-ops")
+            assert f"nothing was used by {words}: is there anything of that name?" in told.stdout
 
 
 @scenario

@@ -222,7 +222,7 @@ def test_no_bytes_break_the_decoder(data: bytes) -> None:
     assert not any(isinstance(event, Stop) for event in events)
 
 
-@pytest.mark.parametrize("count", [-1, -(2**70), 2**40 + 1, 2**70])
+@pytest.mark.parametrize("count", [-1, -(2**70), 2**24 + 1, 2**70])
 def test_absurd_counts_are_zero(count: int) -> None:
     """I15."""
     data = wire([line({}, done=True, prompt_eval_count=count, eval_count=count)])
@@ -236,7 +236,7 @@ def test_absurd_durations_are_unknown(spent: int) -> None:
 
 
 def test_counts_up_to_the_limit_are_believed() -> None:
-    assert decode(wire([line({}, done=True, prompt_eval_count=2**40, eval_count=0)]))[0] == Usage(2**40, 0)
+    assert decode(wire([line({}, done=True, prompt_eval_count=2**24, eval_count=0)]))[0] == Usage(2**24, 0)
 
 
 def test_a_line_has_a_limit_which_is_larger_for_whole_answers() -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import ssl
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from hermes.storage.database import locked
 from hermes.storage.schema import NAME
 from tests.fakes.backend import DONE, Asked, FakeOllama, ollama, play, speak
 from tests.fakes.gateway import CHAT, PROMPT, Call, Reply, bearer, chat, key, prompt, request_bytes, scenario
@@ -361,6 +363,57 @@ async def test_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_one_whose_new_address_is_taken_is_passed_nothing(tmp_path: Path) -> None:
+    """I1: where it can listen is settled before anything is handed over."""
+    file = tmp_path / "hermes.yaml"
+    file.write_text("server: {watch_config: false}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with ollama() as backend, line(tmp_path, backend, **ONE) as hermes:
+            free = asyncio.Event()
+            backend.scripts.append(play("Hel", free, "lo", DONE))
+            runs = await hermes.open(CHAT, chat(stream=True))
+            await runs.head()
+            waits = await hermes.open(CHAT, chat())
+            await hermes.until_queued(1)
+            file.write_text(f"server: {{watch_config: false}}\nadmin: {{port: {taken.getsockname()[1]}}}")
+            hermes.signal(signal.SIGUSR2)
+            assert "ended with 2 before it was ready" in await hermes.told("not restarted")
+            free.set()
+            assert (await runs.events())[-1] == "[DONE]"
+            assert (await waits.reply()).status == 200
+            for call in (runs, waits):
+                call.peer.close()
+            await hermes.finish()
+
+
+@scenario
+async def test_what_is_configured_otherwise_is_left_where_it_was(tmp_path: Path) -> None:
+    """Nobody listens at the old address, whose connections get their answer all the same; the lock is of one folder."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [each.getsockname()[1] for each in (first, second)]
+    file, folders = tmp_path / "hermes.yaml", [tmp_path / name for name in ("a", "b")]
+    said = [f"server: {{watch_config: false, port: {ports[each]}, state_dir: {folders[each]}}}" for each in range(2)]
+    file.write_text(said[0])
+    environ = {"HERMES_CONFIG": str(file), "HERMES_SERVER__PORT": "", "HERMES_SERVER__STATE_DIR": ""}
+    async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+        assert hermes.port == ports[0]
+        idle = await hermes.open("/health")
+        await idle.reply()
+        file.write_text(said[1])
+        await hermes.replace()
+        await idle.peer.send(request_bytes("POST", PROMPT, prompt(), {}))
+        assert (await idle.reply()).json["result"] == "Hello"
+        idle.peer.close()
+        await hermes.alone()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", ports[0])).close()
+        hermes.port = ports[1]
+        assert (await hermes.ask(PROMPT, prompt())).status == 200
+        os.close(locked(folders[0]))
+        await hermes.finish()
+
+
+@scenario
 async def test_what_the_old_one_ran_is_free_when_that_is_killed(tmp_path: Path) -> None:
     """I2: nobody is left to give the slot back, or to say what was used."""
     environ = {**ONE, "HERMES_LIMITS__MODES": '{"concurrency": "reject"}'}
@@ -395,6 +448,7 @@ async def test_an_operator_is_told_how_it_went(tmp_path: Path) -> None:
             code, told = await operator(tmp_path, environ, "restart")
             assert code == 0, told
             hermes.pid = int(told.split()[1])
+            assert f"kill {hermes.pid} stops it" in told
             hermes.pids.append(hermes.pid)
             asked = await hermes.ask(PROMPT, prompt(), {"authorization": f"Bearer {secret}"})
             assert asked.status == 200
@@ -467,7 +521,7 @@ async def test_https_and_unix_sockets_pass_over_too(tmp_path: Path) -> None:
                 assert b'"result":"Hello"' in await reader.read()
                 writer.close()
             free.set()
-            assert b"[DONE]" in await runs[0].read()
+            assert b"[DONE]" in await runs[0].readuntil(b"0\r\n\r\n")
             runs[1].close()
             await hermes.alone()
             assert await hermes.finish()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes import machine
-from hermes.errors import BackendUnreachable, GatewayError
+from hermes.errors import BackendUnreachable, GatewayError, LoadNotBegun
 from hermes.fleet import memory
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
@@ -111,6 +111,37 @@ async def test_an_unload_that_is_not_answered_is_given_up(monkeypatch: pytest.Mo
         orders.order(Unload("b0", "a:latest"))
         orders.order(Load("b0", "b:latest"))
         await until(lambda: ear.heard == ["loaded b:latest"])
+
+
+@scenario
+async def test_a_load_that_has_not_begun_in_time_is_given_up_and_told_as_that() -> None:
+    async with ollama("a:latest", "b:latest") as backend, working(cold(backend)) as (orders, ear):
+        in_turn(backend, play(then=Then.STALL))
+        orders.order(Load("b0", "b:latest", 0.05))
+        orders.order(Load("b0", "a:latest"))
+        await until(lambda: ear.heard == ["failed b:latest", "loaded a:latest"])
+        assert isinstance(ear.errors[0], LoadNotBegun)
+        assert next(asked for asked in backend.managed if asked.path == "/api/generate").ended.is_set()
+
+
+@scenario
+async def test_a_load_that_has_begun_may_take_its_time() -> None:
+    async with ollama("a:latest") as backend, working(cold(backend)) as (orders, ear):
+        seen, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(asked: Asked) -> None:
+            backend.loaded = [loaded("a:latest")]  # listed as soon as it has a process
+            seen.set()
+            await go_on.wait()
+            await backend._manage(asked)
+
+        in_turn(backend, slow)
+        orders.order(Load("b0", "a:latest", 0.01))
+        await seen.wait()
+        looks = orders.backends["b0"].inventory
+        await until(lambda: orders.backends["b0"].inventory is not looks)
+        go_on.set()
+        await until(lambda: ear.heard == ["loaded a:latest"])
 
 
 @scenario

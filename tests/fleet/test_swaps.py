@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
+from hermes.fleet import memory
 from hermes.policy.ticket import Load, Unload
 from hermes.simulator import SimulatedModel, Simulator, SimulatorConfig
 from hermes.simulator.models import GIB
 from tests.fakes.gateway import Hermes, hermes, prompt, scenario
+from tests.support import until
 
 
 @asynccontextmanager
@@ -57,6 +60,34 @@ async def test_what_is_loaded_is_what_was_decided_and_nothing_is_evicted_besides
         assert sum(swaps.values()) == len(loads) - 1  # the first took nobody's place
         loading_s = 2.0 / 100.0
         assert all(took_s[model] >= loading_s * count for model, count in swaps.items())
+
+
+@scenario
+async def test_a_load_is_not_held_up_by_who_asks_for_what_is_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has less room than its machine has memory, and waits for an idle moment that never comes: each request
+    has what is loaded stay for half an hour. Seen for five minutes, until the load's own time was over.
+    """
+    monkeypatch.setattr("hermes.policy.residency.BEGUN_WITHIN_S", 0.2)
+    big = SimulatedModel("big", memory_bytes=8 * GIB, load_s=1.0, slots=2, decode_tps=10.0)
+    small = SimulatedModel("small", memory_bytes=2 * GIB, load_s=1.0, slots=2)
+    simulator = Simulator(SimulatorConfig(models=(big, small), memory_bytes=9 * GIB, speed=100.0))
+    own = {"name": "b0", "url": f"http://127.0.0.1:{await simulator.start()}", "slots": 2}
+    monkeypatch.setattr("hermes.fleet.memory.find", partial(_memory, 64 * GIB))
+    try:
+        async with hermes(backends=[own]) as gateway:
+            running = [await gateway.open("/v1/llm/big", prompt(options={"max_tokens": n})) for n in (20, 70)]
+            await until(lambda: gateway.running == 2)
+            waiting = await gateway.open("/v1/llm/small", prompt())
+            await until(lambda: simulator.machine.scheduler.loaded[0].keep_alive_s == 0)  # it is to make room
+            again = await gateway.open("/v1/llm/big", prompt())
+            for call in (*running, again, waiting):
+                assert (await call.reply()).status == 200
+    finally:
+        await simulator.stop()
+
+
+async def _memory(size_bytes: int, loaded_bytes: int = 0) -> memory.Room:
+    return memory.Room(size_bytes, "memory of the machine", "ram")
 
 
 @scenario

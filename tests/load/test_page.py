@@ -65,6 +65,19 @@ def test_a_page_needs_nothing_and_runs_nothing_whatever_a_server_says() -> None:
     assert "400 &lt;script&gt;" in text and "http://box/&lt;i&gt;" in text
 
 
+def test_what_is_told_apart_has_one_heading_and_a_question_no_full_stop() -> None:
+    tally = Tally(BEGAN, 0.0, None, {"e2e": 1.0}, ["ann", "ben"])
+    for tenant in (0, 1):
+        over(tally, 1.0, 0.5, tenant=tenant)
+    lag = Histogram()
+    lag.add(0.5)
+    found = figures(tally, Strain(lag), {}, None, False)
+    text = page(found)
+    assert text.lower().count("by tenant") == 1 and "by tenant" in table(found)
+    for told in (text, table(found)):
+        assert "core shared?" in told and "?." not in told
+
+
 def test_a_run_in_which_nothing_happened_has_a_page_and_a_table_too() -> None:
     nothing = figures(Tally(BEGAN, 0.0, None, {}, [""]), Strain(Histogram()), {}, None, False)
     assert "<svg" not in page(nothing)
@@ -76,7 +89,10 @@ def test_the_table_says_how_it_was_asked_what_came_and_how_good_that_was() -> No
     assert lines[0] == "gemma, qwen3 at http://box/<i>, openai"
     assert lines[1] == "open loop: Poisson arrivals, 10/s; times count from when a request was due"
     assert lines[2] == "101 requests in 11.4 s: 100 answered, 0 left, 1 failed"
-    assert any(line.startswith("goodput: ") and "50.5 % of requests (e2e <= 1.00 s)" in line for line in lines)
+    assert any(
+        line.startswith("goodput: ") and "also where it ended later), 50.5 % of requests (e2e <= 1.00 s)" in line
+        for line in lines
+    )
     times = next(line for line in lines if line.startswith("end to end"))
     assert re.split("  +", times)[1:] == ["995 ms", "990 ms", "1.39 s", "1.44 s", "1.48 s", "1.49 s", "1.49 s"]
     assert lines[-1].split(maxsplit=1) == ["1", EVIL]

@@ -17,6 +17,7 @@ from hermes.load.figures import Figures
 from hermes.load.job import Job, carry_out
 from hermes.load.plan import Asked
 from hermes.load.run import Request, now
+from hermes.load.table import summary
 from tests.fakes.gateway import scenario
 from tests.http.peers import Handler, background, serving
 from tests.load.test_reading import STREAMS
@@ -229,6 +230,22 @@ async def test_what_fails_is_counted_by_kind_and_not_timed(handler: Handler, str
     assert figures.all.errors == {kind: 3}
     assert figures.all.times.keys() <= {"itl"}
     assert "nothing was answered" in figures.warnings
+
+
+@pytest.mark.parametrize("lines", [b"retry-after: 1\r\nretry-after-ms: 60\r\n", b"retry-after: 9\r\n"])
+@scenario
+async def test_a_closed_loop_waits_as_it_is_told_and_an_open_one_does_not(lines: bytes) -> None:
+    async def later(request: Heard, response: Response) -> None:
+        response.send(503, lines, b"{}")
+
+    figures = await found(later, asked(), connections=2, duration_s=0.1, setting={"arrivals": "closed"})
+    turns = 2 if b"60" in lines else 1
+    assert figures.all.errors == {"503": 2 * turns}
+    assert figures.generator["refusals_heeded"] == 2 * turns
+    assert figures.generator["heeded_s"] == pytest.approx(0.2, abs=0.04)
+    assert "in all after" in "".join(summary(figures))
+    figures = await found(later, islice(asked(arrivals.constant(200)), 10), connections=2)
+    assert (figures.all.asked, figures.generator["refusals_heeded"]) == (10, 0) and figures.window_s < 1
 
 
 @scenario

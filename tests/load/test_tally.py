@@ -15,14 +15,20 @@ BEGAN = 1000.0
 
 
 def over(
-    tally: Tally, due_s: float, lasted_s: float, outcome: str = ANSWERED, late_s: float = 0.0, first_s: float = 0.0
+    tally: Tally,
+    due_s: float,
+    lasted_s: float,
+    outcome: str = ANSWERED,
+    late_s: float = 0.0,
+    tenant: int = 0,
+    first_s: float = 0.0,
 ) -> None:
     """A request that was due so long after the beginning, and took so long from then."""
     reading = Reading(tally.gaps(BEGAN + due_s))
     reading.tokens_out = 10
     reading.first_at = BEGAN + due_s + first_s if first_s else 0.0
     tally.begin(BEGAN + due_s)
-    asked = Asked(0, due_s, "gemma", 1, 1)
+    asked = Asked(0, due_s, "gemma", 1, 1, tenant)
     tally.end(Result(asked, BEGAN + due_s, BEGAN + due_s + late_s, BEGAN + due_s + lasted_s, outcome, reading))
 
 

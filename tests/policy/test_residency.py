@@ -5,6 +5,7 @@ from math import inf, nextafter
 import pytest
 from msgspec.structs import replace
 
+from hermes.policy.residency import BEGUN_WITHIN_S
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.site import Plan, Site
 from hermes.policy.station import Station, Stay
@@ -14,6 +15,7 @@ from hermes.policy.ticket import (
     Class,
     ClassRules,
     Decision,
+    Load,
     ModelBounds,
     Phase,
     Reject,
@@ -618,3 +620,49 @@ def test_who_waits_though_nothing_is_under_way_is_told_that_it_may_take_as_long_
             core.finish(run, float(second))
     later = core.outlook(waits, 41.0)
     assert later.eta_s >= 40.0 and later.eta_high_s >= later.eta_s
+
+
+# --- room that is not there -------------------------------------------------------------------------------------------
+
+
+def crowded(**said: object) -> Scheduler:
+    """Room for both by what is known, which may be more than there is; `big` runs, and `m` is loaded beside it."""
+    core = scheduler()
+    core.observe(replace(facts(loaded={"big": 8}, memory=20, sizes={"big": 8, "m": 2}, slots=2), **said), 0.0)
+    core.offer(ticket("big", 0.0), 0.0)
+    assert told(crowd(core, "m", 9, 1.0)[1]) == ["Load m x"]
+    return core
+
+
+def test_what_a_load_waits_for_in_vain_goes_for_it() -> None:
+    core = crowded(may_be_less=True)
+    running = ticket("big", 2.0)
+    core.offer(running, 2.0)
+    assert told(core.failed("x", "m", "it waits for room", 16.0, late=True)) == []  # until big's runs have ended
+    [change] = core.changes()
+    assert (change.model, change.victims) == ("m", ("big",))
+    core.finish(running, 17.0)
+    assert [ticket for ticket in core.tickets() if ticket.phase is Phase.RUNNING]
+    [first] = [ticket for ticket in core.tickets() if ticket.phase is Phase.RUNNING]
+    assert told(core.finish(first, 18.0)) == ["Unload big x", "Load m x"]
+    assert told(core.loaded("x", "m", 20.0))[0] == "Admit m x"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"may_be_less": False}, {"may_be_less": True, "makes_room": False}],
+    ids=["the room is known for sure", "it makes no room by itself"],
+)
+def test_a_late_load_that_waits_for_nobody_has_failed(said: dict[str, bool]) -> None:
+    core = crowded(**said)
+    assert told(core.failed("x", "m", "?", 16.0, late=True)) == ["Load m x"]
+    assert told(core.failed("x", "m", "?", 32.0, late=True)) == ["Reject m load_failed"] * 9
+
+
+def test_only_a_load_beside_others_has_to_have_begun_soon() -> None:
+    core = scheduler(replace(facts(loaded={}, memory=20), may_be_less=True))
+    [load] = [each for each in crowd(core, "m", 2, 0.0)[1] if isinstance(each, Load)]
+    assert load.begun_within_s == inf
+    core = scheduler(replace(facts(loaded={"v": 5}, memory=20), may_be_less=True))
+    [load] = [each for each in crowd(core, "m", 2, 0.0)[1] if isinstance(each, Load)]
+    assert load.begun_within_s == BEGUN_WITHIN_S

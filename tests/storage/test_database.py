@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 
 from hermes.errors import StorageError
-from hermes.storage.database import LOCK, NAME, Database
+from hermes.storage.database import LOCK, NAME, Database, locked
 from tests.fakes.gateway import scenario
 
 TABLE = ("CREATE TABLE words (word TEXT PRIMARY KEY) STRICT",)
@@ -95,9 +95,23 @@ def test_a_work_that_was_given_up_before_its_turn_is_not_done(database: Database
 
 
 def test_it_is_one_process_s(database: Database, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="in use by another Hermes") as caught:
+    with pytest.raises(StorageError, match=rf"in use by another Hermes \(process {os.getpid()}\)") as caught:
         Database(tmp_path, TABLE)
     assert caught.value.in_use
+
+
+@pytest.mark.parametrize("signed", ["", "words", "999999999"])
+def test_a_process_that_is_not_there_is_not_named(database: Database, tmp_path: Path, signed: str) -> None:
+    (tmp_path / LOCK).write_text(signed)
+    with pytest.raises(StorageError, match=r"in use by another Hermes$"):
+        Database(tmp_path, TABLE)
+
+
+def test_who_is_given_the_lock_is_named_from_then_on(tmp_path: Path) -> None:
+    given = locked(tmp_path)
+    (tmp_path / LOCK).write_text("1")
+    Database(tmp_path, TABLE, lock=given).close()
+    assert (tmp_path / LOCK).read_text() == str(os.getpid())
 
 
 @pytest.mark.parametrize("migrations", [(*TABLE, "SELECT nonsense"), (*TABLE, "CREATE TABLE words (word)")])

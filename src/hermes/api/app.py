@@ -19,7 +19,7 @@ from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import render_headers
 from hermes.metrics import Metrics
-from hermes.policy import claim
+from hermes.policy import claim, trace
 from hermes.policy.claim import NO_CLAIM, Claim
 from hermes.principal import ANONYMOUS, Principal
 
@@ -140,8 +140,11 @@ class Api:
         self._door.check(head)
         asked = cors.asked(head)
         match = self.table.match(asked or head.method, head.path)
+        if match.route.access != "open":
+            self._door.check_site(head)
         route = cors.preflight(match.route) if asked else match.route
-        return Passage(request_id, route, match.named, self._door.hop_line(head.headers.get(HOP_HEADER)), lines)
+        forwarded = self._door.hop_line(head.headers.get(HOP_HEADER)) + trace.lines(head.headers)
+        return Passage(request_id, route, match.named, forwarded, lines)
 
     def _let_in(self, principal: Principal, route: Route, head: Head, exchange: Exchange) -> None:
         """They may use this route. Raises Forbidden or Draining."""

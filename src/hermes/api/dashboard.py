@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from hermes.api.routes import Call, Handler, Route, content_line
 from hermes.dialects import ClientDialect
 from hermes.http.wire import render_headers
@@ -52,11 +54,19 @@ ASKS = frozenset(
 
 def routes(dialect: ClientDialect, every: Iterable[Route]) -> Iterator[Route]:
     """The page, and of all routes those that it asks: for a listener that has no others."""
-    yield from pages(dialect)
+    yield from _pages(dialect)
+    yield Route("GET", "/", "open", dialect, _open, quiet=True)
     yield from (route for route in every if route.path in ASKS)
 
 
-def pages(dialect: ClientDialect) -> Iterator[Route]:
+def beside(dialect: ClientDialect, every: Iterable[Route]) -> Iterator[Route]:
+    """All routes, and the page: whoever comes to the root with a browser is led to it."""
+    yield from _pages(dialect)
+    for route in every:
+        yield replace(route, handler=_lead(route.handler)) if route.path == "/" else route
+
+
+def _pages(dialect: ClientDialect) -> Iterator[Route]:
     yield Route("GET", "/dashboard", "open", dialect, _give(FILES / "index.html"), quiet=True)
     yield Route("GET", "/dashboard/", "open", dialect, _go_there, quiet=True)
     for file in sorted(file for file in FILES.iterdir() if file.suffix in _TYPES):
@@ -74,6 +84,19 @@ def _give(file: Path) -> Handler:
             call.response.send(200, content_line(_TYPES[file.suffix]) + lines, body)
 
     return give
+
+
+def _lead(otherwise: Handler) -> Handler:
+    """Browsers say that they would like HTML best; what else asks at the root says so seldom, and not for that."""
+
+    async def lead(call: Call) -> None:
+        await (_open if b"text/html" in call.request.headers.get(b"accept", b"") else otherwise)(call)
+
+    return lead
+
+
+async def _open(call: Call) -> None:
+    call.response.send(302, b"location: ./dashboard\r\nvary: accept\r\n" + call.exchange.id_line(), b"")
 
 
 async def _go_there(call: Call) -> None:

@@ -2,7 +2,8 @@
 
 A web page can make its visitor's browser send requests to loopback; it cannot choose their Host (other than by a name
 of its own that resolves here: DNS rebinding) nor leave out their Origin. So both are checked, on every path (I22): the
-Host is one of ours, and the Origin is that Host or one that is let in.
+Host is one of ours, and the Origin is that Host or one that is let in. Only what it has fetched as an image, a frame or
+the like has no Origin: that is refused where not everybody may ask, by what browsers say of it themselves.
 """
 
 import re
@@ -21,6 +22,8 @@ _are_hops = re.compile(rb"[\w.-]{1,64}(?:[ \t]*,[ \t]*[\w.-]{1,64})*").fullmatch
 # What can be told back to whoever sent it.
 _is_plain_name = re.compile(r"[a-z0-9._-]{1,100}", re.ASCII).fullmatch
 
+# https://www.w3.org/TR/fetch-metadata/: another port of the same name is the same site.
+_OF_OTHERS = (b"cross-site", b"same-site")
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain")
 
 
@@ -55,6 +58,16 @@ class Door:
         if HOP_HEADER in headers:
             self._check_hops(headers[HOP_HEADER])
 
+    def check_site(self, head: Head) -> None:
+        """Raises Forbidden for what another page has in itself. Whoever follows a link from there may come in."""
+        headers = head.headers
+        if (
+            headers.get(b"sec-fetch-site") in _OF_OTHERS
+            and headers.get(b"sec-fetch-dest") != b"document"
+            and b"origin" not in headers  # one that was let in
+        ):
+            raise Forbidden("other web pages may not have this in them", code="origin_not_allowed")
+
     def hop_line(self, request_hops: bytes | None) -> bytes:
         """The header line that marks what we send to backends: the hops so far, and this one."""
         if request_hops is None:
@@ -83,9 +96,10 @@ class Door:
 def _is_own(origin: bytes, host: bytes) -> bool:
     """Whether a page is from where it asks, the dashboard that is: its Host, which is one of ours, is its origin too.
 
-    Without regard to the scheme: somebody else's TLS may be in front of us.
+    Be it http or https: somebody else's TLS may be in front of us.
     """
-    return origin.partition(b"://")[2].lower() == host.lower()
+    scheme, _, name = origin.lower().partition(b"://")
+    return scheme in (b"http", b"https") and name == host.lower()
 
 
 def host_name(host: str) -> str:

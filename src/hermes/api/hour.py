@@ -1,6 +1,7 @@
 """The route about the last hour: how much was asked and answered, how long was waited, what was loaded when."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -8,6 +9,7 @@ from hermes.api.models import Models
 from hermes.api.routes import Call
 from hermes.fleet.fleet import Fleet
 from hermes.history import COUNTS, SPAN_S, History
+from hermes.principal import Principal
 from hermes.router import Router
 
 _json = msgspec.json.Encoder().encode
@@ -43,16 +45,25 @@ class Hour:
             allows = self._router.catalog.allows
             series = self._history.series(now)
             told["models"] = {name: counts for name, counts in series.items() if allows(principal, name)}
-            times = self._history.percentiles(now, model, PERCENTILES)
+            wanted: Callable[[str], bool] | None = None
+            if model is not None:
+                self._router.check_allowed(principal, model)
+                wanted = model.__eq__
+            elif principal.models:
+                wanted = partial(allows, principal)
+            times = self._history.percentiles(now, wanted, PERCENTILES)
             for name, of in times.items():
                 told[f"{name}_ms"] = {f"p{part * 100:g}": each for part, each in zip(PERCENTILES, of, strict=True)}
         call.reply(_json(told))
 
-    def rates(self) -> dict[str, object]:
-        """Per second, in the last half minute and what there is of the present one; of all, and by model."""
+    def rates(self, principal: Principal) -> dict[str, object]:
+        """Per second, in the last half minute and what there is of the present one, of the models that he may use: of
+        all, and by model.
+        """
         now = self._unix()
         since = (now // SPAN_S - 1) * SPAN_S
-        models = self._history.counted(since)
+        allows = self._router.catalog.allows
+        models = {name: of for name, of in self._history.counted(since).items() if allows(principal, name)}
 
         def rates(counts: dict[str, int]) -> dict[str, float]:
             return {name: round(count / (now - since), 3) for name, count in counts.items()}

@@ -1,11 +1,12 @@
-"""What goes on, told as it happens: a look at everything once a second, shared by all who look on, and each request as
-it ends. While nobody looks on nothing is done.
+"""What goes on, told as it happens: a look at everything once a second, shared by all who may see the same, and each
+request as it ends. While nobody looks on nothing is done.
 
 Everybody is told what he may see (`api/queue`). Who reads slowly misses looks and requests, and is told how many of
 those: nothing is kept for him.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -29,6 +30,8 @@ EVERY_S = 1.0
 # Many requests that end together leave together.
 GATHER_S = 0.2
 GATHERED = 500
+# Of those that nobody known asked, besides.
+OF_STRANGERS = 100
 LISTENERS = 32
 # Of one key that is no operator's; and so many places are left to operators.
 OF_ONE_KEY = 8
@@ -73,9 +76,12 @@ class Live:
         self._unix = unix
         self._listeners: dict[_Listener, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._pause_s = EVERY_S
+        self._due: list[Sight] = []  # those whose look is yet to come in this second
         self._states: dict[Sight, bytes] = {}  # as they were at the last look
         self._ended: list[Record] = []
-        self._unheard = 0  # requests that have ended since, and were too many
+        self._of_strangers = 0  # of these
+        self._unheard: Counter[tuple[str, str]] = Counter()  # those that were too many, by user and model
         self._gathering: asyncio.TimerHandle | None = None
         self._closing = False
 
@@ -121,21 +127,32 @@ class Live:
             for timer in filter(None, (self._timer, self._gathering)):
                 timer.cancel()
             self._timer = self._gathering = None
+            self._due.clear()
             self._states.clear()
-            self._ended.clear()
+            self._forget_ended()
 
     # --- looks ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self._timer = self._loop.call_later(EVERY_S, self._look)
-        self._states.clear()
+        """For one sight at a time, all of them within a second: others run in between (invariant I36)."""
+        if not self._due:
+            self._look_at_keys()
+            self._states.clear()
+            self._due = list({listener.sight: None for listener in self._listeners})
+            self._pause_s = EVERY_S / len(self._due)
+        self._timer = self._loop.call_later(self._pause_s, self._look)
+        sight = self._due.pop()
+        self._states.pop(sight, None)
+        for listener in self._listeners:
+            if listener.sight == sight and not (listener.over.done() or listener.response.paused):
+                self._show(listener)
+
+    def _look_at_keys(self) -> None:
         now = self._unix()
         for listener in self._listeners:
             expires_at = listener.principal.expires_at
             if listener.table is not self._people.table or (expires_at is not None and expires_at <= now):
                 _let_go(listener)
-            elif not listener.response.paused:
-                self._show(listener)
 
     def _show(self, listener: _Listener) -> None:
         state = self._states.get(listener.sight)
@@ -151,33 +168,34 @@ class Live:
             "queue": self._queue.told(principal, LISTED),
         }
         if principal.admin:
-            told["rates"] = self._hour.rates()
+            told["rates"] = self._hour.rates(principal)
         return told
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _hear(self, record: Record) -> None:
-        if len(self._ended) >= GATHERED:
-            self._unheard += 1
+        strange = not record.key_id
+        if self._of_strangers >= OF_STRANGERS if strange else len(self._ended) - self._of_strangers >= GATHERED:
+            self._unheard[record.user, record.model] += 1
             return
         self._ended.append(record)
+        self._of_strangers += strange
         if self._gathering is None:
             self._gathering = self._loop.call_later(GATHER_S, self._pass_on)
 
     def _pass_on(self) -> None:
         self._gathering = None
         events = [(record, _event(b"request", record)) for record in self._ended]
-        unheard, self._unheard = self._unheard, 0
-        self._ended.clear()
-        passed: dict[Sight, tuple[int, bytes]] = {}
+        passed: dict[Sight, tuple[int, int, bytes]] = {}
+        may_see = self._queue.may_see
         for listener in self._listeners:
-            known = passed.get(listener.sight)
+            known, who = passed.get(listener.sight), listener.principal
             if known is None:
-                seen = [event for record, event in events if self._may_see(listener.principal, record)]
-                known = passed[listener.sight] = len(seen), b"".join(seen)
-            count, told = known
-            if listener.principal.admin:
-                listener.missed += unheard
+                seen = [event for record, event in events if may_see(who, record.user, record.model)]
+                unheard = sum(count for of, count in self._unheard.items() if may_see(who, *of))
+                known = passed[listener.sight] = len(seen), unheard, b"".join(seen)
+            count, unheard, told = known
+            listener.missed += unheard
             if listener.response.paused:
                 listener.missed += count
                 continue
@@ -185,9 +203,12 @@ class Live:
                 told += _event(b"missed", {"requests": listener.missed})
                 listener.missed = 0
             listener.response.write(told)
+        self._forget_ended()
 
-    def _may_see(self, principal: Principal, record: Record) -> bool:
-        return self._queue.may_see(principal, record.user, record.model)
+    def _forget_ended(self) -> None:
+        self._ended.clear()
+        self._unheard.clear()
+        self._of_strangers = 0
 
 
 def _let_go(listener: _Listener) -> None:

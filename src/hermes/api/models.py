@@ -18,7 +18,7 @@ from hermes.fleet.inventory import LoadedModel, ModelInfo
 from hermes.fleet.ollama import PullProgress, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.fleet.pulls import Pulls
-from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Service, candidates
+from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Catalog, Service, candidates
 from hermes.policy.ticket import Ticket
 from hermes.principal import ANONYMOUS, Class, Principal
 from hermes.router import Router
@@ -29,6 +29,8 @@ _json = msgspec.json.Encoder().encode
 
 
 LOOK_TIMEOUT_S = 5.0
+# What so many keys may see is remembered: it takes 10 us for each model to find out.
+SIGHTS = 32
 
 
 class _PullBody(msgspec.Struct):
@@ -41,6 +43,8 @@ class Models:
         self._fleet = fleet
         self._admission = admission
         self._dialect = dialect
+        self._seen: dict[tuple[str, ...], set[str]] = {}  # by the patterns of a key
+        self._seen_of: tuple[Catalog | None, int] = None, -1
 
     # --- listing ----------------------------------------------------------------------------------------------------
 
@@ -86,10 +90,17 @@ class Models:
         """Whether a model may be told of, by a backend's own name for it: it is one that may be used."""
         if not principal.models:
             return lambda name: True
-        catalog = self._router.catalog
-        listed = (service for name, service in catalog.listed.items() if catalog.allows(principal, name))
-        residents = {info.name for info in self.served(principal).values()}
-        return residents.union(*((each.backend_model, full_name(each.backend_model)) for each in listed)).__contains__
+        catalog, generation = self._router.catalog, self._fleet.generation
+        if self._seen_of[0] is not catalog or self._seen_of[1] != generation or len(self._seen) >= SIGHTS:
+            self._seen_of = catalog, generation
+            self._seen.clear()
+        names = self._seen.get(principal.models)
+        if names is None:
+            listed = (service for name, service in catalog.listed.items() if catalog.allows(principal, name))
+            residents = {info.name for info in self.served(principal).values()}
+            names = residents.union(*((each.backend_model, full_name(each.backend_model)) for each in listed))
+            self._seen[principal.models] = names
+        return names.__contains__
 
     async def look(self) -> None:
         """See to it that what is told of the backends is fresh."""

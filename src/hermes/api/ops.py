@@ -73,8 +73,9 @@ class Ops:
         return self._fleet.ready and not self._draining()
 
     async def scrape(self, call: Call) -> None:
-        """The values are taken here, between two requests; the text is made in a thread (invariant I36)."""
-        text = await asyncio.to_thread(metrics.render, self._metrics.snapshot())
+        """The values are taken here, between two requests (I3); all else is done in a thread (invariant I36)."""
+        taken = list(self._metrics.take())
+        text = await asyncio.to_thread(lambda: metrics.render(metrics.told(taken)))
         call.reply(text, content_type=metrics.CONTENT_TYPE)
 
     async def drain(self, call: Call) -> None:

@@ -5,6 +5,7 @@ and so are those for models that he may not use.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,12 +114,15 @@ class Queue:
             exchange, ticket = found
             call.reply(_json(self._tell(exchange, ticket) | self._why(call.principal, ticket.why)))
             return
-        for past in self._journal.past.of(call.named or ""):
-            record = past.record
-            if self.may_see(call.principal, record.user, record.model):
-                told = {"state": "done", **msgspec.to_builtins(record), **self._why(call.principal, past.why)}
-                call.reply(_json(told))
-                return
+        user = None if call.principal.admin else call.principal.tenant
+        for some in self._journal.past.of(call.named or "", user):
+            for past in some:
+                record = past.record
+                if self.may_see(call.principal, record.user, record.model):
+                    told = {"state": "done", **msgspec.to_builtins(record), **self._why(call.principal, past.why)}
+                    call.reply(_json(told))
+                    return
+            await asyncio.sleep(0)
         raise _unknown(call)
 
     def _open(self, principal: Principal) -> Iterator[tuple[Exchange, Ticket]]:
@@ -131,8 +135,14 @@ class Queue:
         return (principal.admin or principal.tenant == user) and self._router.catalog.allows(principal, model)
 
     def _find(self, call: Call) -> tuple[Exchange, Ticket] | None:
-        """The oldest that is open and has this id."""
-        return next((found for found in self._open(call.principal) if found[0].request_id == call.named), None)
+        """The one that is open and has this handle, or the oldest that has this id."""
+        oldest = None
+        for found in self._open(call.principal):
+            if found[0].handle == call.named:
+                return found
+            if oldest is None and found[0].request_id == call.named:
+                oldest = found
+        return oldest
 
     def _found(self, call: Call) -> tuple[Exchange, Ticket]:
         if (found := self._find(call)) is None:
@@ -161,8 +171,10 @@ class Queue:
     def _tell(self, exchange: Exchange, ticket: Ticket) -> dict[str, Any]:
         """Times in milliseconds."""
         now = self._clock()
+        exchange.handle = exchange.handle or os.urandom(8).hex()  # no number: that would tell how many others there are
         told: dict[str, Any] = {
             "request_id": exchange.request_id,
+            "handle": exchange.handle,
             "state": "retrying" if ticket.phase in (Phase.NEW, Phase.DONE) else ticket.phase,
             "model": exchange.model,
             "user": ticket.tenant,

@@ -116,14 +116,14 @@ def _of_method(methods: dict[str, Route], method: str) -> Route:
 
 def _model_name(named: bytes) -> str:
     """Percent-decoded exactly once (I16)."""
-    name = check_model_name(unquote_to_bytes(named).decode("latin-1"))
+    name = check_model_name(_plain_name(named))
     if name.endswith("/"):
         raise BadRequest(f"the model name {name!r} ends in a slash; leave it out", param="model")
     return name
 
 
 def _plain_name(named: bytes) -> str:
-    return unquote_to_bytes(named).decode("latin-1")
+    return unquote_to_bytes(named).decode(errors="replace")
 
 
 def _digest(named: bytes) -> str:

@@ -55,6 +55,15 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from hermes.config.schema import nearest
+
+            close = nearest(args[0], _VERBS)
+            raise click.UsageError(f"{error.message} Did you mean {close}?", ctx) if close else error from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

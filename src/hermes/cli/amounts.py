@@ -13,7 +13,7 @@ _PERIODS = {"day": "daily_tokens", "month": "monthly_tokens"}
 
 _count = re.compile(r"(\d{1,15})(?:\.(\d{1,9}))?([kmg]?)", re.ASCII | re.IGNORECASE).fullmatch
 _duration = re.compile(r"(\d{1,9})([smhdw])", re.ASCII).fullmatch
-_span = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII).fullmatch
+_span = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?", re.ASCII).fullmatch
 
 NONE = "none"
 
@@ -57,12 +57,10 @@ def weight(text: str) -> float | None:
 
 
 def span_s(text: str) -> float:
-    """`250ms`, `1.5s`, `2m`, `1h`, as something takes; `0`. Raises ValueError."""
-    if text == "0":
-        return 0.0
+    """`250ms`, `1.5s`, `2m`, `1h`, as something takes; a number alone is seconds. Raises ValueError."""
     if (found := _span(text)) is None:
         raise ValueError(text)
-    return float(found[1]) * (0.001 if found[2] == "ms" else _SECONDS[found[2]])
+    return float(found[1]) * (0.001 if found[2] == "ms" else _SECONDS[found[2] or "s"])
 
 
 def moment(text: str) -> int | None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hermes.cli import bench_job
 from hermes.cli import bench_options as options
 from hermes.cli.amounts import Number
-from hermes.cli.bench_options import Span
+from hermes.cli.bench_options import Rate, Span
 from hermes.cli.loop import run
 from hermes.cli.options import fail, say
 from hermes.cli.remote import url_option
@@ -23,14 +23,20 @@ from hermes.load.asking import APIS
 from hermes.load.figures import Figures
 from hermes.load.job import Job, carry_out
 from hermes.load.page import page
+from hermes.load.run import TurnedAway
 from hermes.load.table import table
 from hermes.load.tally import Tally
 
 _LASTS = Span(zero=False)
 _COUNT = click.IntRange(min=1)
 _SHARE = Number(0, 1)
-_RATE = Number(min=0, min_open=True)
+_RATE = Rate(min=0, min_open=True)
 _READ = click.Path(exists=True, dir_okay=False, path_type=Path)
+_WHAT_TO_DO = {
+    401: "name a key that it knows: HERMES_API_KEY=..., or --keys FILE",
+    403: "another key may be allowed to: HERMES_API_KEY=..., or --keys FILE",
+    404: "is the model's name one that the server lists, and the path of --url right?",
+}
 _WRITTEN = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -90,7 +96,10 @@ def command(as_json: bool, html: Path | None, **given: Any) -> None:
     """
     job = bench_job.read(**given)
     _let_open_files()
-    found = run(_shown(job))
+    try:
+        found = run(_shown(job))
+    except TurnedAway as refusal:
+        fail(f"stopped, the server says {refusal}\n{_WHAT_TO_DO[refusal.status]}", 1)
     if html:
         try:
             html.write_text(page(found), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hermes.cli.amounts import span_s
+from hermes.cli.amounts import Number, span_s
 from hermes.cli.options import fail
 from hermes.errors import BadRequest
 from hermes.http.wire import render_headers
@@ -33,6 +33,15 @@ class Span(click.ParamType):  # type: ignore[type-arg]
         if not found and not self._zero:
             self.fail(f"{value!r} is no time at all", param, ctx)
         return found
+
+
+class Rate(Number):
+    """`5`, or as reports have it: `5/s`."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value.removesuffix("/s") if isinstance(value, str) else value, param, ctx)
 
 
 def tokens(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:

@@ -26,7 +26,8 @@ def command(path: str | None, quiet: bool, as_json: bool) -> None:
     from hermes import composition
     from hermes.config.rules import check_bind, without_effect
 
-    config = load_or_exit(Source(path, os.environ, {}, Path.cwd()))
+    source = Source(path, os.environ, {}, Path.cwd())
+    config = load_or_exit(source)
     try:
         composition.check_files(config)
         check_bind(config, stored=composition.may_have_keys(config, os.environ))
@@ -36,6 +37,7 @@ def command(path: str | None, quiet: bool, as_json: bool) -> None:
         click.echo(f"without effect: {remark}", err=True)
     if quiet:
         return
+    click.echo(f"{source.file or 'without a file, the configuration'} is good, and comes to this:", err=True)
     from hermes.config.dump import dump
 
     if as_json:

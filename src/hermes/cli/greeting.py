@@ -11,6 +11,7 @@ import click
 
 from hermes import __version__, composition
 from hermes.cli.log import is_read, log, tell
+from hermes.cli.options import called
 from hermes.config import Backend
 from hermes.lines import escaped
 from hermes.policy.routing import candidates
@@ -52,7 +53,7 @@ def _banner(runtime: Runtime, file: Path | None) -> Iterator[tuple[str, str]]:
 
 def _keys(runtime: Runtime) -> str:
     if runtime.people.open:
-        return "none: whoever reaches it may ask; hermes keys create NAME makes the first"
+        return f"none: whoever reaches it may ask; {called()} keys create NAME makes the first"
     issuers = [f"tokens of {issuer.name}" for issuer in runtime.config.jwt]
     count = len(runtime.people.table.principals)
     return ", ".join([f"{count} known", *issuers])

@@ -66,6 +66,8 @@ def create(name: str, as_json: bool, path: str | None, **said: Any) -> None:
     words = f"made {told['id']} ({told['name']}): this is shown only once"
     if told.get("first"):
         words += "\nthis is the first key: from now on every request needs one"
+        if not told["admin"]:
+            words += "\nyours, to see everything: hermes keys create me --admin"
     _hand_over(told, as_json, words)
 
 
@@ -100,7 +102,7 @@ def show(key: str, as_json: bool, path: str | None) -> None:
 @_json_option
 @config_option
 def update(key: str, name: str | None, as_json: bool, path: str | None, **said: Any) -> None:
-    """Change what is said of a key, from now on. `none` takes a bound away, '*' allows all models.
+    """Change what is said of a key, from now on. `none` takes a bound away, of models `all` does.
 
     \b
     hermes keys update editor --rpm 120 --budget none
@@ -141,6 +143,9 @@ def revoke(key: str, as_json: bool, path: str | None) -> None:
         say_json(told)
     else:
         say(f"{told['id']} ({told['name']}) is revoked")
+        if told.get("last"):
+            words = "no key is left, and the door stays closed: nobody is let in by one until you make it"
+            click.echo(f"{words}: hermes keys create me --admin", err=True)
 
 
 @command.command("backup")
@@ -186,7 +191,9 @@ def _asked(said: dict[str, Any]) -> dict[str, Any]:
     if said["expires"] is not None:
         (asked["expires_at"],) = said["expires"]
     if patterns := [each for text in said["models"] for each in text.split(",")]:
-        asked["models"] = [] if patterns in (["*"], ["all"], ["none"]) else patterns
+        if "none" in patterns:
+            raise click.BadParameter("there is no key for no model; for every model say all", param_hint="--models")
+        asked["models"] = [] if patterns in (["*"], ["all"]) else patterns
     return asked
 
 

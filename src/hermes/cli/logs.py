@@ -34,8 +34,8 @@ def command(
 ) -> None:
     """Show the last requests that are over, the newest one last. With a key: your own, or everybody's to operators.
 
-    As lines to read, or with --json as the access log has them. What is refused as it comes (no key, no such model) is
-    not kept: --follow tells it, too.
+    As lines to read, each with when it ended, or with --json as the access log has them. What is refused as it comes
+    (no key, no such model) is not kept: --follow tells it, too.
 
     \b
     hermes logs --follow

@@ -38,11 +38,15 @@ def command(as_json: bool, url: str) -> None:
         say_json(listing)
         return
     rows = [("MODEL", "CREATED", "CAPABILITIES")]
-    for model in listing["data"]:
+    by_name = {model["id"]: model for model in listing["data"]}
+    for name, model in by_name.items():
+        short = name.removesuffix(":latest")
+        if short != name and model | {"id": short} == by_name.get(short):
+            continue  # one model by the name that it was given here and by its backend's
         created = datetime.fromtimestamp(model["created"]).strftime("%Y-%m-%d") if model["created"] else "-"
         capabilities = model["capabilities"]
         told = ", ".join(capabilities) or "-"
         if capabilities and not {"completion", "embedding"}.intersection(capabilities):
             told += " (cannot be asked)"
-        rows.append((model["id"], created, told))
+        rows.append((name, created, told))
     say("\n".join(columns(rows)))

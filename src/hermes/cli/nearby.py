@@ -3,7 +3,9 @@ where Hermes would listen. All at once, each for a short time; nobody is asked f
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Iterator
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,13 +13,15 @@ import msgspec
 from hermes import drivers, machine
 from hermes.cli.checkup import Finding, in_container
 from hermes.cli.options import gib
-from hermes.config import Backend, Config
+from hermes.config import Backend, Config, Secret
 from hermes.config.kinds import BackendKind
 from hermes.config.rules import is_loopback
 from hermes.errors import BackendTimeout, BackendUnreachable, ConfigError, GatewayError
 from hermes.fleet import memory
 from hermes.fleet.inventory import Inventory
 from hermes.http.wire import Deadlines
+
+T = TypeVar("T")
 
 PATIENCE_S = 2.0
 
@@ -37,7 +41,10 @@ async def look(config: Config) -> list[Finding]:
     known = {_port(backend.url) for backend in config.backends if memory.is_here(backend.url)}
     strangers = [_stranger(*usual) for usual in USUAL if usual[1] not in (*known, config.server.port)]
     asked: list[Awaitable[list[Finding]]] = [_address(config), *map(_backend, backends), *strangers, _memory(config)]
-    return [finding for found in await asyncio.gather(*asked) for finding in found]
+    found = [finding for told in await asyncio.gather(*asked) for finding in told]
+    if any(_is_away(finding) for finding in found) and await _simulates(config):
+        return [_stood_in_for(finding) if _is_away(finding) else finding for finding in found]
+    return found
 
 
 # --- where Hermes would listen ----------------------------------------------------------------------------------------
@@ -47,7 +54,7 @@ async def _address(config: Config) -> list[Finding]:
     server = config.server
     if server.unix_socket:
         return []
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - is found on loopback
+    host = _host(config)
     try:
         async with asyncio.timeout(PATIENCE_S):
             _, writer = await asyncio.open_connection(host, server.port)
@@ -55,7 +62,7 @@ async def _address(config: Config) -> list[Finding]:
         return [Finding("address", "ok", f"nobody listens on {server.host}:{server.port} yet")]
     writer.close()
     where = f"{server.host}:{server.port}"
-    if await _is_hermes(f"{'https' if server.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{server.port}"):
+    if await _is_hermes(_url(config)):
         return [Finding("address", "ok", f"a Hermes listens on {where}: hermes status tells how it is")]
     if server.tls:
         return [Finding("address", "note", f"somebody listens on {where} whose certificate is not known here")]
@@ -63,20 +70,51 @@ async def _address(config: Config) -> list[Finding]:
     return [Finding("address", "problem", f"another program listens on {where}", todo)]
 
 
+def _host(config: Config) -> str:
+    host = config.server.host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - is found on loopback
+
+
+def _url(config: Config) -> str:
+    host, server = _host(config), config.server
+    return f"{'https' if server.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+
 class _Alive(msgspec.Struct):
     status: str
     ready: bool
 
 
+class _Served(msgspec.Struct):
+    simulated: bool
+
+
+class _Status(msgspec.Struct):
+    backends: list[_Served]
+
+
 async def _is_hermes(url: str) -> bool:
+    return await _told(Backend("doctor", url, "openai"), "/livez", _Alive) is not None
+
+
+async def _simulates(config: Config) -> bool:
+    """Whether the Hermes that listens there has simulated models alone, as far as it tells us."""
+    key = os.environ.get("HERMES_API_KEY", "")
+    secret = Secret(key) if key and key.isascii() and key.isprintable() else None
+    backend = Backend("doctor", _url(config), "openai", api_key=secret)
+    status = None if config.server.unix_socket else await _told(backend, "/v1/status", _Status)
+    return status is not None and all(served.simulated for served in status.backends)
+
+
+async def _told(backend: Backend, path: str, what: type[T]) -> T | None:
+    """What it answers, if it is that."""
     loop = asyncio.get_running_loop()
-    driver = drivers.driver(Backend("doctor", url, "openai"), Deadlines(loop), loop)
+    driver = drivers.driver(backend, Deadlines(loop), loop)
     try:
-        async with driver.pool.exchange("GET", "/livez", whole=True, deadline=loop.time() + PATIENCE_S) as answer:
-            msgspec.json.decode(answer.take_body(), type=_Alive)
-            return True
+        async with driver.pool.exchange("GET", path, whole=True, deadline=loop.time() + PATIENCE_S) as answer:
+            return msgspec.json.decode(answer.take_body(), type=what)
     except (GatewayError, msgspec.DecodeError):
-        return False
+        return None
     finally:
         driver.pool.close()
 
@@ -98,6 +136,15 @@ async def _backend(backend: Backend) -> list[Finding]:
         todo = "hermes pull gemma3" if backend.kind == "ollama" else "start it with a model"
         found = [Finding(what, "warning", f"{told}, so there is nothing to ask", todo)]
     return [*found, *_doubts(backend, has)]
+
+
+def _is_away(finding: Finding) -> bool:
+    return finding.what.startswith("backend ") and finding.state == "problem"
+
+
+def _stood_in_for(finding: Finding) -> Finding:
+    told = f"{finding.told}; the Hermes that listens serves simulated models in its place"
+    return Finding(finding.what, "note", told, "to serve real ones: start it, then Hermes anew")
 
 
 def _doubts(backend: Backend, has: Inventory) -> Iterator[Finding]:

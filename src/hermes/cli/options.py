@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import click
@@ -89,6 +90,17 @@ def seconds(ms: int) -> str:
 def gib(size_bytes: int) -> str:
     """What a model takes, a small one's in MiB."""
     return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
+
+
+def called() -> str:
+    """The program, as it can be called again: by its name where PATH leads to it, else as it was."""
+    program = Path(sys.argv[0])
+    if program.name not in ("hermes", "hermes-sidecar"):  # python -m hermes
+        return "hermes"
+    from shutil import which
+
+    found = which(program.name)
+    return program.name if found and Path(found).resolve() == program.resolve() else str(program)
 
 
 def is_taken(error: BaseException | None) -> bool:

@@ -35,7 +35,7 @@ def ask(config_path: str | None, operation: str, named: str = "", asked: dict[st
     """What the operation tells. Exits with a message when that fails."""
     config = load_or_exit(Source(config_path, os.environ, {}, Path.cwd()))
     path = composition.admin_socket(config, os.environ)
-    if path is not None and _answers(path):
+    if path is not None and answers(path):
         method, route = _ROUTES[operation]
         return get(f"unix://{path}", route.format(quote(named, safe="")), method, asked)
     told = _in_the_file(config, path, operation, named, asked or {})
@@ -50,7 +50,8 @@ def folder(config_path: str | None) -> Path:
     return found or fail("nothing is stored: server.state_dir is off, or there is no HOME to have it in", 2)
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether a Hermes does, at its admin socket. Exits with a message where that is another user's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         try:
             caller.connect(str(path))

@@ -186,7 +186,7 @@ def _headers() -> dict[str, str]:
 
 
 _HINTS = {
-    "invalid_api_key": ". Set HERMES_API_KEY to a key that the server knows",
+    "invalid_api_key": ". Set HERMES_API_KEY to a key it knows; on its machine hermes keys create me --admin makes one",
     "key_expired": ". Set HERMES_API_KEY to one that is good; an operator makes it with: hermes keys rotate",
     "admin_only": ". Set HERMES_API_KEY to an operator's key; hermes keys create NAME --admin makes one",
     "request_not_found": ". See what runs with: hermes queue",

@@ -7,6 +7,7 @@ import click
 
 from hermes import composition
 from hermes.cli.options import config_option, fail, load_or_exit, say, say_json
+from hermes.cli.reach import answers
 from hermes.cli.remote import get, json_option
 from hermes.config.load import Source
 
@@ -27,8 +28,10 @@ def command(as_json: bool, path: str | None) -> None:
     socket = composition.admin_socket(load_or_exit(Source(path, os.environ, {}, Path.cwd())), os.environ)
     if socket is None:
         fail("it has no admin.unix_socket by which to ask for that; send it SIGUSR2", 2)
+    if not answers(socket):
+        fail(f"no Hermes answers at {socket}. Start one with: hermes serve; another --config may name another place", 3)
     told = get(f"unix://{socket}", "/admin/restart", "POST")
     if as_json:
         say_json(told)
     else:
-        say(f"process {told['pid']} goes on")
+        say(f"process {told['pid']} goes on, in the background: kill {told['pid']} stops it")

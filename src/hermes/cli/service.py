@@ -8,9 +8,13 @@ from pathlib import Path
 import click
 
 from hermes.cli.options import fail, say
+from hermes.config.files import find
+from hermes.errors import ConfigError
 
 _NAME = "hermes.service"
 _LABEL = "hermes.gateway"  # launchd's
+# By ProtectHome and PrivateTmp of the system's unit.
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - is not written to
 
 
 @click.group("service")
@@ -34,7 +38,8 @@ def install(user: bool, path: str | None, only_print: bool) -> None:
     hermes service install --user
     hermes service install --print | less
     """
-    program = [_program(), "serve"] + (["--config", str(Path(path).absolute())] if path else [])
+    file = _configuration(path)
+    program = [_program(), "serve"] + (["--config", str(file)] if file else [])
     if sys.platform == "darwin":
         folder, name, text = Path.home() / "Library/LaunchAgents", f"{_LABEL}.plist", plist(program, Path.home())
         after = [f"launchctl bootstrap gui/{os.getuid()} {folder / name}"]
@@ -45,6 +50,8 @@ def install(user: bool, path: str | None, only_print: bool) -> None:
         after = [f"{systemctl} daemon-reload", f"{systemctl} enable --now {name}"]
         if not user and not only_print:
             _check_for_all(program[0])
+            if file:
+                _check_is_seen(file)
     if only_print:
         say(text, nl=False)
         return
@@ -53,7 +60,7 @@ def install(user: bool, path: str | None, only_print: bool) -> None:
         (folder / name).write_text(text)
     except OSError as error:
         fail(f"cannot write {folder / name}: {error.strerror}. As root, or with --user", 1)
-    say(f"wrote {folder / name}; to start it:")
+    say(f"wrote {folder / name}, which reads {file or 'no file'}; to start it:")
     for line in after:
         say(f"  {line}")
 
@@ -62,6 +69,15 @@ def _program() -> str:
     """By which it was called, or would be."""
     found = shutil.which(sys.argv[0]) or shutil.which("hermes")
     return str(Path(found).absolute()) if found else fail("which program is meant? Call it as `hermes`", 1)
+
+
+def _configuration(path: str | None) -> Path | None:
+    """The file that `hermes serve` would read here and now: a service is started elsewhere."""
+    try:
+        file = find(path or os.environ.get("HERMES_CONFIG"), os.environ, Path.cwd())
+    except ConfigError as error:
+        fail(str(error), 2)
+    return file.absolute() if file else None
 
 
 def _user_units() -> Path:
@@ -73,8 +89,16 @@ def _check_for_all(program: str) -> None:
     """The unit's user is nobody who is there already, so what it runs has to be everybody's."""
     for path in (real := Path(program).resolve(), *real.parents):
         if not path.stat().st_mode & 0o001:
-            hint = "install it for all: python3 -m venv /opt/hermes && /opt/hermes/bin/pip install hermes-sidecar"
+            hint = "install it for all: python3 -m venv /opt/hermes && /opt/hermes/bin/pip install ."
             fail(f"others may not look into {path}, so the service's user cannot run {program}; {hint}", 1)
+
+
+def _check_is_seen(file: Path) -> None:
+    """A file that is not there yet may come; one that is has to be there for the unit's user too."""
+    if any(map(file.resolve().is_relative_to, HIDDEN)) or (file.exists() and not file.stat().st_mode & 0o004):
+        there = "/etc/hermes/hermes" + file.suffix
+        hint = f"install -D -m 644 {file} {there} && hermes service install --config {there}"
+        fail(f"the service's user cannot read {file}; put it where it can: {hint}", 1)
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------

@@ -30,10 +30,18 @@ def command(key: str | None, model: str | None, since: str | None, as_json: bool
     if as_json:
         say_json(usage)
     else:
-        say("\n".join(map(escaped, _lines(usage))))
+        named = " with ".join(f"{name} {asked[name]}" for name in ("key", "model") if name in asked)
+        say("\n".join(map(escaped, _lines(usage, named))))
 
 
-def _lines(usage: dict[str, Any]) -> Iterator[str]:
+def _lines(usage: dict[str, Any], named: str) -> Iterator[str]:
+    """`named`: what was asked for alone."""
+    if not usage["data"] and named:
+        yield f"since {usage['since']} nothing was used by {named}: is there anything of that name?"
+        return
+    if not usage["data"] and not usage["keys"]:
+        yield "nothing is counted: use is counted by key, and there is none. To make one: hermes keys create NAME"
+        return
     yield f"since {usage['since']}: {_told(usage['total'])}"
     if usage["has_more"]:
         yield f"... and more: these are the last {len(usage['data'])} rows"

@@ -6,9 +6,10 @@ from urllib.parse import quote
 
 import click
 
+from hermes.cli.ending import complete
 from hermes.cli.options import say, say_json, seconds
 from hermes.cli.queue import state
-from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.remote import Refused, get, json_option, url_option
 from hermes.lines import escaped
 
 
@@ -19,21 +20,29 @@ from hermes.lines import escaped
 def command(request_id: str, as_json: bool, url: str) -> None:
     """Tell why a request waited: who was ahead, what ran, which models held the memory.
 
-    REQUEST_ID is the x-request-id of its answer, one of the last 10,000.
+    REQUEST_ID is the x-request-id of its answer, one of the last 10,000; of the last 1,000, its end is enough.
 
     \b
     hermes why 3f6c0a9d1b52e87f4a0c10000042
+    hermes why 10000042
     """
-    told = get(url, f"/v1/requests/{quote(request_id, safe='')}")
+    try:
+        told = request(url, request_id)
+    except Refused as refused:
+        told = request(url, complete(url, request_id, refused))
     if as_json:
         say_json(told)
     else:
         say("\n".join(map(escaped, _lines(told))))
 
 
+def request(url: str, id: str) -> Any:
+    return get(url, f"/v1/requests/{quote(id, safe='')}")
+
+
 def _lines(told: dict[str, Any]) -> Iterator[str]:
     asked = f" instead of {told['asked']}" if "asked" in told else ""
-    yield f"{told['request_id']}: {told['model']}{asked}, {told['class']}, {_end(told)}"
+    yield f"{told['request_id']}: {told['model']}{asked}, {told['class']}, {end(told)}"
     why = told.get("why")
     if why is None:
         refused = told["state"] == "done" and "queue_ms" not in told
@@ -65,7 +74,7 @@ _MODEL_WAS = {
 }
 
 
-def _end(told: dict[str, Any]) -> str:
+def end(told: dict[str, Any]) -> str:
     if told["state"] != "done":
         return state(told)
     return f"{told.get('code') or told['outcome']} after {seconds(told['duration_ms'])}"

@@ -109,6 +109,10 @@ export function stretch(uptime) {
   return Math.min(HOUR_S, Math.ceil((uptime + 1) / STEP_S) * STEP_S);
 }
 
+export function stretchName(seconds) {
+  return seconds === HOUR_S ? "Last hour" : `Last ${seconds / 60} minutes`;
+}
+
 /** Below a chart: from when on, and its middle. */
 export function axis() {
   const [from, middle] = [h("span"), h("span")];

@@ -2,12 +2,14 @@
 
 import { send } from "./api.js";
 import { Chart, latest } from "./charts.js";
-import { colour, duration, each, fail, h, panel, rate, say, short, stretch } from "./dom.js";
+import { colour, duration, each, fail, h, panel, rate, say, short, stretch, stretchName } from "./dom.js";
 import { Memory } from "./memory.js";
 import { recentRow } from "./requests.js";
 
 const RECENT = 8;
 const ENOUGH_S = 12;
+const HALF_MINUTE = "A second, in the last half minute and what there is of the present one";
+const SPAN = "Of half the requests, in the last half minute that had any";
 const CLASSES = ["interactive", "normal", "batch"];
 
 export class Now {
@@ -15,10 +17,10 @@ export class Now {
     this.root = root;
     this.figures = {};
     this.uptime = 0;
-    const figure = (name, title) => {
+    const figure = (name, title, over) => {
       const value = (this.figures[name] = h("strong", {}, "–"));
       const note = (this.figures[`${name}-note`] = h("small", {}, ""));
-      return h("div.figure", {}, h("span", {}, title), value, note);
+      return h("div.figure", { title: over ?? "" }, h("span", {}, title), value, note);
     };
     this.lines = h("tbody");
     this.asked = h("tbody");
@@ -32,6 +34,7 @@ export class Now {
       wait: new Chart("Wait", duration),
       ttft: new Chart("Time to first token", duration),
     };
+    this.span = h("span", {}, "Last hour");
     this.hour = h("div.charts", {}, ...Object.values(this.charts).map((chart) => chart.node));
     root.append(
       h(
@@ -39,10 +42,10 @@ export class Now {
         {},
         figure("running", "Running"),
         figure("waiting", "Waiting"),
-        figure("tokens", "Tokens/s"),
-        figure("requests", "Requests/s"),
-        figure("ttft", "First token"),
-        figure("wait", "Wait"),
+        figure("tokens", "Tokens/s", HALF_MINUTE),
+        figure("requests", "Requests/s", HALF_MINUTE),
+        figure("ttft", "First token", SPAN),
+        figure("wait", "Wait", SPAN),
       ),
       h(
         "div.columns",
@@ -62,9 +65,9 @@ export class Now {
             h("div.open-box", {}, h("table.open", {}, this.asked), this.idle),
           ),
         ),
-        h("div", {}, panel("Memory", "and the last hour's swaps", this.memory.node)),
+        h("div", {}, panel("Memory", "and what was swapped", this.memory.node)),
       ),
-      panel("Last hour", "", this.hour),
+      panel(this.span, "", this.hour),
       panel("Last requests", "", this.last, this.lastEmpty),
     );
   }
@@ -79,7 +82,7 @@ export class Now {
     this.figure("requests", rate(rates?.requests), rates?.failed ? `${rate(rates.failed)} failed` : "");
     each(this.lines, lines(queue.lines, models), (line) => `${line.model} ${line.class}`, lineRow);
     this.lines.parentNode.hidden = !queue.lines.length;
-    each(this.asked, queue.requests, (each) => each.request_id, () => openRow());
+    each(this.asked, queue.requests, (each) => each.handle, () => openRow());
     this.idle.hidden = queue.requests.length > 0;
     this.memory.state(state);
   }
@@ -89,6 +92,7 @@ export class Now {
     this.hour.parentNode.hidden = !told.models;
     if (!told.models) return;
     const seconds = stretch(this.uptime);
+    say(this.span, stretchName(seconds));
     const passed = (told.at - told.from) % told.span_s; // of the present span: too little of it says nothing
     const early = passed < ENOUGH_S && this.uptime > told.span_s;
     const settled = (list, none) => (early ? [none, ...list.slice(0, -1)] : list);
@@ -174,14 +178,14 @@ function lineRow(line) {
 }
 
 function openRow() {
-  const [dot, model, user, what, age] = [h("span.dot"), h("span"), h("td.muted.clip"), h("td.what"), h("td.num")];
+  const [dot, model, user, what, age] = [h("span.dot"), h("span"), h("td.muted.clip"), h("td.what.clip"), h("td.num")];
   const cancel = h("button.quiet", { type: "button", title: "Send it away" }, "Cancel");
   const node = h("tr", {}, h("td.clip", {}, dot, model), user, what, age, h("td.end", {}, cancel));
-  let id = "";
+  let handle = "";
   cancel.addEventListener("click", async () => {
     cancel.disabled = true;
     try {
-      await send("DELETE", `v1/queue/${encodeURIComponent(id)}`);
+      await send("DELETE", `v1/queue/${handle}`);
     } catch (error) {
       fail(error);
       cancel.disabled = false;
@@ -190,7 +194,7 @@ function openRow() {
   return {
     node,
     update(told) {
-      id = told.request_id;
+      handle = told.handle;
       dot.className = `dot ${colour(told.model)} ${told.state}`;
       node.className = told.state;
       node.title = told.request_id;
@@ -203,7 +207,7 @@ function openRow() {
 }
 
 function doing(told) {
-  if (told.state === "running") return `on ${told.backend}, ${duration(told.running_ms)}`;
+  if (told.state === "running") return `${duration(told.running_ms)} on ${told.backend}`;
   if (told.state === "retrying") return "is tried again";
   if (told.pulled_percent !== undefined) return `its model is ${told.pulled_percent} % here`;
   return `no. ${told.position}, in ${duration(told.eta_ms)}`;

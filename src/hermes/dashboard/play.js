@@ -48,8 +48,9 @@ export class Playground {
     const said = this.text.value.trim();
     const model = this.model.value;
     if (!said || !model) return;
+    const messages = this.messages; // another conversation may begin before this answer has ended
     this.text.value = "";
-    this.messages.push({ role: "user", content: said });
+    messages.push({ role: "user", content: said });
     this.talk.append(h("p.said.mine", {}, said));
     const thought = h("span.thought");
     const words = h("span");
@@ -60,14 +61,14 @@ export class Playground {
     this.go.disabled = true;
     this.stop.hidden = false;
     try {
-      await this.read(model, { thought, words, status });
-      this.messages.push({ role: "assistant", content: words.textContent });
+      await this.read(model, messages, { thought, words, status });
+      messages.push({ role: "assistant", content: words.textContent });
     } catch (error) {
       const stopped = error.name === "AbortError";
       say(status, stopped ? "stopped" : error.message);
       status.classList.toggle("bad", !stopped);
-      if (words.textContent) this.messages.push({ role: "assistant", content: words.textContent });
-      else this.messages.pop();
+      if (words.textContent) messages.push({ role: "assistant", content: words.textContent });
+      else messages.pop();
     }
     this.abort = null;
     this.go.disabled = false;
@@ -75,9 +76,9 @@ export class Playground {
     this.text.focus();
   }
 
-  async read(model, { thought, words, status }) {
+  async read(model, said, { thought, words, status }) {
     const system = this.system.value.trim();
-    const messages = [...(system ? [{ role: "system", content: system }] : []), ...this.messages];
+    const messages = [...(system ? [{ role: "system", content: system }] : []), ...said];
     const most = this.most.valueAsNumber > 0 ? { max_tokens: this.most.valueAsNumber } : {};
     const body = { model, messages, stream: true, stream_options: { include_usage: true }, ...most };
     const began = performance.now();

@@ -11,15 +11,23 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from hermes.chat import Answer, Embeddings, Failure, ReasoningDelta, Stop, StreamEvent, TextDelta, ToolCallDelta, Usage
+from hermes.chat import (
+    MOST_TOKENS,
+    Answer,
+    Embeddings,
+    Failure,
+    ReasoningDelta,
+    Stop,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from hermes.dialects import ndjson, strict
 from hermes.dialects.logprobs import Logprob, openai_items
 from hermes.errors import BackendError
 
-# More tokens than any model has ever seen: a count beyond is a lie, like a negative one (I15).
-_ABSURD = 1 << 40
-
-_Count = Annotated[int, Meta(ge=0, le=_ABSURD)]
+_Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 _Ns = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -265,7 +273,7 @@ def _usage(told: _Line) -> Usage:
 
 
 def _count(tokens: int) -> int:
-    return tokens if 0 <= tokens <= _ABSURD else 0
+    return tokens if 0 <= tokens <= MOST_TOKENS else 0
 
 
 def _seconds(ns: int) -> float:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from hermes.chat import (
+    MOST_TOKENS,
     Answer,
     Embeddings,
     Failure,
@@ -34,8 +35,8 @@ from hermes.dialects.logprobs import Logprob, OldLogprobs, old_items, openai_ite
 from hermes.dialects.sse import Events
 from hermes.errors import BackendError, BadRequest
 
-# More tokens than any model has ever seen, more time than any takes: what is beyond is a lie, like what is negative.
-_ABSURD = 1 << 40
+# More time than any answer takes: what is beyond is a lie, like what is negative.
+_ABSURD_MS = 1 << 40
 
 _json = msgspec.json.Encoder().encode
 
@@ -388,8 +389,8 @@ def _why(bad: Exception) -> str:
 
 
 def plausible(count: int | None) -> int:
-    return count if count is not None and 0 <= count <= _ABSURD else 0
+    return count if count is not None and 0 <= count <= MOST_TOKENS else 0
 
 
 def _seconds(ms: float) -> float:
-    return ms / 1e3 if 0 <= ms <= _ABSURD else 0.0
+    return ms / 1e3 if 0 <= ms <= _ABSURD_MS else 0.0

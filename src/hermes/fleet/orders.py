@@ -12,7 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from hermes.errors import GatewayError, ModelNotFound
+from hermes.errors import GatewayError, LoadNotBegun, ModelNotFound
 from hermes.fleet.backend import PROBE_TIMEOUT_S, Backend
 from hermes.fleet.inventory import ModelInfo
 from hermes.fleet.moves import Move, What
@@ -113,7 +113,7 @@ class Orders:
         backend, model, began = self._backend, order.model, asyncio.get_running_loop().time()
         outcome = "failed"
         try:
-            await backend.while_up(backend.driver.load(self._info(model), LOAD_TIMEOUT_S))
+            await backend.while_up(self._bring(order))
         except GatewayError as error:
             log.warning("backend %s could not load %s: %s", backend.name, model, error.message)
             self._note(model, "failed", began)
@@ -135,6 +135,23 @@ class Orders:
             tell(backend, partial(self._listener.loaded, backend.name, model))
         finally:
             self._metrics.loads.add((backend.name, model, outcome))
+
+    async def _bring(self, order: Load) -> None:
+        """Raises BackendError; LoadNotBegun where it waits for room that was thought to be there."""
+        backend = self._backend
+        loading = asyncio.get_running_loop().create_task(
+            backend.driver.load(self._info(order.model), LOAD_TIMEOUT_S), name="load"
+        )
+        try:
+            done, _ = await asyncio.wait((loading,), timeout=min(order.begun_within_s, LOAD_TIMEOUT_S))
+            if not done:
+                await backend.look(PROBE_TIMEOUT_S)
+                # Listed as soon as it has a process.
+                if order.model not in {model.name for model in backend.inventory.loaded} and not loading.done():
+                    raise LoadNotBegun(f"{order.model} waits for room beside what is in memory")
+            await loading
+        finally:
+            loading.cancel()
 
     def _tell_failed(self, order: Load, error: GatewayError) -> None:
         if self._asked[order.model] is order:

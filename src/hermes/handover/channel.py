@@ -16,13 +16,14 @@ from hermes.policy.ticket import Ticket
 class Greeting(Struct, frozen=True, tag=True):
     """`version`: of what is pickled. `places`: by where it listens, as its configuration has it, the sockets and the
     path at which the new one is to listen for what is passed on. `files`: of sockets, to be removed by who ends last.
-    `lock`: of what is stored.
+    `lock`: of what is stored in `folder`.
     """
 
     version: str
     places: dict[str, tuple[list[int], str]]
     files: list[str]
     lock: int | None
+    folder: str
 
 
 class State(Struct, frozen=True, tag=True):
@@ -67,6 +68,14 @@ class Charged(Struct, frozen=True, tag=True):
     tokens: int | None
 
 
+class Yours(Struct, frozen=True, tag=True):
+    """That it is taken has been heard in time: it may accept."""
+
+
+class Off(Struct, frozen=True, tag=True):
+    """The old one goes on itself, and the new one is to end. Without this word its end is that of the process."""
+
+
 # --- the new one ------------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +110,7 @@ class Revoked(Struct, frozen=True, tag=True):
     keys: list[str]
 
 
-FromOld = Greeting | State | Offered | Begun | Settled | Finished | Left | Charged
+FromOld = Greeting | State | Offered | Begun | Settled | Finished | Left | Charged | Yours | Off
 FromNew = Ready | Taken | Admitted | Refused | Revoked
 Message = FromOld | FromNew
 

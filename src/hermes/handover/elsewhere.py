@@ -110,7 +110,9 @@ class Elsewhere(Scheduler):
             return [Admit(ticket, message.backend)]
         self._forget(ticket)
         if message.reason:
-            return [Reject(ticket, message.reason, message.retry_after_s, message.why)]
+            # Where else it is served is known there alone: asked again, we would offer what we have offered.
+            reason = "no_backend" if message.reason == "moved" else message.reason
+            return [Reject(ticket, reason, message.retry_after_s, message.why)]
         return [Expire(ticket)]
 
     def undo(self, now: float) -> tuple[Scheduler, list[Decision]]:
@@ -145,7 +147,7 @@ class Elsewhere(Scheduler):
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
         return []
 
-    def failed(self, backend: str, model: str, why: str, now: float) -> list[Decision]:
+    def failed(self, backend: str, model: str, why: str, now: float, *, late: bool = False) -> list[Decision]:
         return []
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:

@@ -17,7 +17,19 @@ from typing import Any
 from hermes import __version__
 from hermes.errors import RestartFailed, StorageError
 from hermes.handover import VARIABLE
-from hermes.handover.channel import Admitted, Channel, Greeting, Message, Ready, Refused, Revoked, State, Taken
+from hermes.handover.channel import (
+    Admitted,
+    Channel,
+    Greeting,
+    Message,
+    Off,
+    Ready,
+    Refused,
+    Revoked,
+    State,
+    Taken,
+    Yours,
+)
 from hermes.handover.elsewhere import Elsewhere
 from hermes.handover.parts import Parts
 from hermes.handover.relay import Relay
@@ -114,10 +126,13 @@ class Leaving:
                 raise
         channel = self._channel = await Channel.on(ours, self._hear)
         try:
-            channel.tell(Greeting(VERSION, places, parts.listeners.files(), lock))
+            channel.tell(Greeting(VERSION, places, parts.listeners.files(), lock, str(parts.store.folder)))
             await self._heard(self._ready, START_S, process)
+            if why := self._why_not():  # by now
+                raise RestartFailed(why)
             await self._pass_on({place: path for place, (_, path) in places.items()}, process)
         except BaseException:
+            channel.tell(Off())
             channel.close()
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -158,6 +173,7 @@ class Leaving:
         try:
             await self._heard(self._taken, TAKE_S, process)
         except BaseException:
+            self._elsewhere = None
             admission.scheduler, decisions = elsewhere.undo(self._loop.time())
             admission.apply(decisions)
             passed.undo()
@@ -167,6 +183,7 @@ class Leaving:
         parts.listeners.let_go()
         passed.let_go()
         settled.set_result(True)
+        channel.tell(Yours())
 
     def _hear(self, message: Message) -> None:
         match message:
@@ -175,8 +192,8 @@ class Leaving:
             case Taken():
                 self._taken.set()
             case Admitted() | Refused():
-                assert self._elsewhere is not None
-                self._parts.admission.apply(self._elsewhere.answered(message))
+                if self._elsewhere is not None:  # else it has been undone
+                    self._parts.admission.apply(self._elsewhere.answered(message))
             case Revoked():
                 self._parts.send_away(message.keys)
             case _:

@@ -10,7 +10,7 @@ from functools import partial
 
 from hermes.exchange import Exchange
 from hermes.handover.channel import Charged, Message
-from hermes.meter import Charge, Meter
+from hermes.meter import Meter, Visit
 from hermes.policy.limiter import Hold, Limiter, Modes
 from hermes.policy.limits import Moment, Settle
 
@@ -21,7 +21,7 @@ class Passed:
     """What the old process had. How it ends is told from now on."""
 
     def __init__(self, meter: Meter, exchanges: Iterable[Exchange], tell: Callable[[Message], None]) -> None:
-        holds = [each.charge.hold for each in exchanges if isinstance(each.charge, Charge)] + [*meter.hosted.values()]
+        holds = [each.charge.hold for each in exchanges if isinstance(each.charge, Visit)] + [*meter.hosted.values()]
         self._meter = meter
         self._tell = tell
         self.state = pickle.dumps((meter.limiter, holds))

@@ -34,12 +34,13 @@ class Succession:
         self._why_not = why_not
         self._loop = loop
         self._leaving: Leaving | None = None
+        self._relays: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []  # for who is before, then for who comes after
 
     # --- the one before ---------------------------------------------------------------------------------------------
 
     async def take_over(self, look_s: float, read_keys: Callable[[], None]) -> None:
-        """What the one before has, if there is one. Raises ConfigError."""
+        """What the one before has, if there is one. Raises ConfigError; then that goes on as if nothing had been."""
         if self._before is None:
             return
         parts = self._parts
@@ -50,18 +51,22 @@ class Succession:
             for name in state.drained:
                 with contextlib.suppress(BackendNotFound):
                     parts.fleet.drain(name, True)
+            self._relays = await parts.listeners.open_for_relays(self._before.paths)
             self._before.take(state, parts.admission, parts.meter)
+            await self._before.settled()
 
-    async def host(self) -> None:
-        """All is taken, and accepted here: say so, and serve what it passes on until it is gone."""
+    def host(self) -> None:
+        """All is taken, and accepted here: serve what it passes on until it is gone."""
         if self._before is not None:
-            relays = await self._parts.listeners.open_for_relays(self._before.paths)
-            self._tasks.append(self._loop.create_task(self._host(self._before, relays), name="guests"))
+            self._tasks.append(self._loop.create_task(self._host(self._before), name="guests"))
 
-    async def _host(self, before: "Taking", relays: list[asyncio.Server]) -> None:
+    async def _host(self, before: "Taking") -> None:
         await before.host()
-        for relay in relays:
-            relay.close()
+        self._close_relays()
+
+    def _close_relays(self) -> None:
+        while self._relays:
+            self._relays.pop().close()
 
     async def empty(self) -> None:
         """Wait until nothing runs there any more."""
@@ -108,6 +113,7 @@ class Succession:
         await self._parts.listeners.empty()
 
     async def close(self) -> None:
+        self._close_relays()
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

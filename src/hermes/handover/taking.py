@@ -23,12 +23,14 @@ from hermes.handover.channel import (
     Greeting,
     Left,
     Message,
+    Off,
     Offered,
     Ready,
     Refused,
     Revoked,
     Settled,
     State,
+    Yours,
 )
 from hermes.handover.channel import Taken as TakenOver
 from hermes.handover.leaving import TAKE_S, VERSION
@@ -49,56 +51,82 @@ class Taking:
         self.sockets = {place: [socket.socket(fileno=fd) for fd in fds] for place, (fds, _) in greeting.places.items()}
         self.paths = {place: path for place, (_, path) in greeting.places.items()}
         self.files = greeting.files
-        self.lock = greeting.lock
+        self._lock, self._folder = greeting.lock, greeting.folder
         self._channel = channel
         self._version = greeting.version
-        self._state: asyncio.Future[State] = asyncio.get_running_loop().create_future()
+        self._state: State | None = None
+        self._passed, self._yours = asyncio.Event(), asyncio.Event()
+        self._off = False
         self._early: list[Message] = []
         self._guests: Guests | None = None
         channel.hear = self._hear
         given = [each.fileno() for sockets in self.sockets.values() for each in sockets]
-        for fd in given if self.lock is None else (*given, self.lock):
+        for fd in given if self._lock is None else (*given, self._lock):
             os.set_inheritable(fd, False)
 
     @classmethod
     async def meet(cls, fd: int) -> "Taking":
         """Who has started us. Raises ConfigError where that was nobody."""
-        heard: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        heard: asyncio.Queue[Message] = asyncio.Queue()
         try:
             end = socket.socket(fileno=fd)
             end.set_inheritable(False)
-            channel = await Channel.on(end, heard.set_result)
+            channel = await Channel.on(end, heard.put_nowait)
             async with asyncio.timeout(_GREETING_S):
-                greeting = await heard
+                greeting = await heard.get()
         except (OSError, TimeoutError) as error:
             raise ConfigError(f"what is to be taken over cannot be reached: {error}") from error
         assert isinstance(greeting, Greeting)
-        return cls(channel, greeting)
+        taking = cls(channel, greeting)
+        while not heard.empty():
+            taking._hear(heard.get_nowait())
+        return taking
+
+    def lock_of(self, folder: Path | None) -> int | None:
+        """What locks this folder; that of another is let go of."""
+        lock, self._lock = self._lock, None
+        if lock is not None and str(folder) != self._folder:
+            os.close(lock)
+            return None
+        return lock
 
     async def state(self) -> State | None:
-        """Say that all is ready, and wait for what is passed on. None: the old one is gone, and nothing is."""
+        """Say that all is ready, and wait for what is passed on. None: the old one is gone, and nothing is.
+
+        Raises ConfigError where that goes on itself, or says nothing.
+        """
         self._channel.tell(Ready())
-        ended = asyncio.get_running_loop().create_task(self._channel.ended.wait(), name="predecessor")
-        try:
-            await asyncio.wait((self._state, ended), timeout=TAKE_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended.cancel()
-        if self._state.done():
-            return self._state.result()
-        if not self._channel.ended.is_set():
+        await self._until(self._passed, TAKE_S)
+        if self._state is None and not self._channel.ended.is_set():
             raise ConfigError("the process that is to be replaced does not answer")
-        return None
+        return self._state
+
+    async def _until(self, event: asyncio.Event, within_s: float | None = None) -> None:
+        """Or until the old one is gone. We may be late: raises ConfigError where it goes on itself."""
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(each.wait(), name="predecessor") for each in (event, self._channel.ended)]
+        try:
+            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._off:
+            raise ConfigError("the process that was to be replaced goes on itself")
 
     def take(self, state: State, admission: Admission, meter: Meter) -> None:
-        """From now on it counts here."""
+        """Tell that it is taken. From now on it counts here; what is decided of it comes after that word."""
+        self._channel.tell(TakenOver())
         taken = Taken(meter, state.limits, meter.limiter.modes) if self._version == VERSION else None
         self._guests = Guests(state, admission, taken, self._channel.tell)
         for message in self._early:
             self._guests.hear(message)
 
+    async def settled(self) -> None:
+        """Wait until the old one has heard that it is taken. Raises ConfigError where that was too late."""
+        await self._until(self._yours)
+
     async def host(self) -> None:
-        """Tell that it is taken, and wait until the old one is gone."""
-        self._channel.tell(TakenOver())
+        """Wait until the old one is gone."""
         await self._channel.ended.wait()
         if self._guests is not None:
             self._guests.close()
@@ -116,8 +144,12 @@ class Taking:
 
     def _hear(self, message: Message) -> None:
         if isinstance(message, State):
-            if not self._state.done():
-                self._state.set_result(message)
+            self._state = message
+            self._passed.set()
+        elif isinstance(message, Yours):
+            self._yours.set()
+        elif isinstance(message, Off):
+            self._off = True
         elif self._guests is None:
             self._early.append(message)
         else:

@@ -42,6 +42,7 @@ class Host(Reception, Protocol):
     app: App
     loop: asyncio.AbstractEventLoop
     closing: bool
+    hurries: bool
 
     def welcome(self, connection: "ServerConnection") -> bool: ...
     def farewell(self, connection: "ServerConnection") -> None: ...
@@ -228,7 +229,7 @@ class ServerConnection(asyncio.Protocol):
             self._task.cancel()
 
     def response_ended(self, response: Response) -> None:
-        if self.lost or (response.keep_alive and not self._server.closing):
+        if self.lost or (response.keep_alive and not self._server.hurries):
             return
         # Closing with unread input in the socket would reset the connection and could destroy the answer on its way
         # (RFC 9112 9.6): say that we are done, swallow what still comes, then close.

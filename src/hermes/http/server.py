@@ -27,7 +27,9 @@ class Server:
         self.arriving_bytes = 0
         self.loop = loop
         self.tls: ssl.SSLContext | None = None
-        self.closing = False  # every answer is its connection's last
+        self.closing = False  # every answer that begins is its connection's last, and says so
+        self.hurries = False  # and so is each that has begun, though it has not said so
+        self._over = False  # and nobody may come in any more
         self.refused_connections = 0
         self._deadlines = deadlines
         self._connections: set[ServerConnection] = set()
@@ -87,6 +89,11 @@ class Server:
             connect = self._connect if tls is None else lambda: Caller(self._greet)
             self._listeners.append(await self.loop.create_server(connect, sock=bound, backlog=_BACKLOG))
 
+    def hold(self, bound: list[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """The same, from `resume` on."""
+        self.tls = tls
+        self._paused += bound
+
     async def listen_for_relays(self, path: str) -> asyncio.Server:
         """A way in that is the caller's to close."""
         return await self.loop.create_unix_server(self._connect, sock=_bind_unix(path, 0o600), backlog=_BACKLOG)
@@ -99,7 +106,7 @@ class Server:
 
     def pause(self) -> None:
         """Accept nobody for now; who comes waits in the kernel."""
-        self._paused = [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
+        self._paused += [socket.socket(fileno=os.dup(fd)) for fd in self.sockets()]
         while self._listeners:
             self._listeners.pop().close()
 
@@ -128,7 +135,7 @@ class Server:
 
         Until what runs has ended, new connections get one answer each: they are told that this is the end.
         """
-        self.closing = True
+        self.closing = self.hurries = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_left()
@@ -150,11 +157,14 @@ class Server:
             await self._all_left.wait()
 
     def _stop_accepting(self) -> None:
+        self._over = True
         while self.files:  # as long as it is served, it is nobody else's
             with contextlib.suppress(OSError):
                 Path(self.files.pop()).unlink()
         while self._listeners:
             self._listeners.pop().close()
+        while self._paused:
+            self._paused.pop().close()
         while self._handshakes:
             self._handshakes.popitem()[1].cancel()
 
@@ -192,10 +202,13 @@ class Server:
             pass
         finally:
             self._handshakes.pop(connection, None)
+            self._tell_if_all_left()
 
     def _has_room(self) -> bool:
-        """Whether one more may come in: file descriptors are few. At the end nobody may."""
-        if self._listeners and self.open_connections < self.limits.connections:
+        """Whether one more may come in: file descriptors are few. At the end nobody may; whoever was accepted before
+        others accept in our place is told of a turn or two after.
+        """
+        if not self._over and self.open_connections < self.limits.connections:
             return True
         self.refused_connections += 1
         return False
@@ -212,6 +225,9 @@ class Server:
         self._connections.discard(connection)
         self._deadlines.unwatch(connection)
         self._awaited.discard(connection)
+        self._tell_if_all_left()
+
+    def _tell_if_all_left(self) -> None:
         if not self._awaited:
             self._all_left.set()
 

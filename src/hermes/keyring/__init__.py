@@ -184,7 +184,8 @@ class Keyring:
         def work(connection: "Connection") -> Key:
             return keys.revoke(connection, named, self._now())
 
-        return await self._change("revoked", named, work, by)
+        told = await self._change("revoked", named, work, by)
+        return told if self._people.table.principals else {**told, "last": True}
 
     # --- how --------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,8 @@ def figures(tally: Tally, strain: Strain, setting: dict[str, Any], senders: int 
         "loop_lag_most": strain.lag.most_s,
         "sent_late_p99": tally.late.percentile(99),
         "sent_late_most": tally.late.most_s,
+        "refusals_heeded": tally.heeded,
+        "heeded_s": round(tally.heeded_s, 3),
     }
     return Figures(
         setting,

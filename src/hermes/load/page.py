@@ -6,7 +6,7 @@ from math import log10
 
 from hermes.load.figures import Figures, Moment, Spread
 from hermes.load.svg import Points, plot
-from hermes.load.table import NAMES, amount, groups, seconds, summary, times
+from hermes.load.table import NAMES, amount, groups, seconds, sentence, summary, times
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --back: #fff; --faint: #d5d9de;
@@ -14,7 +14,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --back: #14171a; --faint: #3a4047;
   --c0: #6cb0ff; --c1: #ff9a62; --c2: #5fd38a; --c3: #cf9bff } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 2em auto;
-  max-width: 760px; padding: 0 1em }
+  max-width: 960px; padding: 0 1em }
 h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin-top: 2em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
 td, th { padding: .15em .7em; text-align: right; border-bottom: 1px solid var(--faint); white-space: nowrap }
@@ -34,9 +34,11 @@ _PERCENTS = (50, 90, 99, 99.9, 99.99, 99.999)
 def page(found: Figures) -> str:
     title = f"hermes bench: {found.setting.get('url', '')}"
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in summary(found))]
-    parts += [f'<p class="warning">{escape(warning)}.</p>' for warning in found.warnings]
+    parts += [f'<p class="warning">{escape(sentence(warning))}</p>' for warning in found.warnings]
     parts += [_section("Times", _table(times(found.all)))]
-    parts += [_section(f"By {kind}", _table(groups(kind, by, bool(found.slo)))) for kind, by in found.by.items()]
+    for kind, by in found.by.items():
+        (heading, *columns), *rows = groups(kind, by, bool(found.slo))
+        parts.append(_section(heading.capitalize(), _table([["", *columns], *rows])))
     if found.all.errors:
         rows = [["what", "requests"], *([kind, f"{count:,}"] for kind, count in found.all.errors.items())]
         parts.append(_section("What failed", _table(rows)))

@@ -4,6 +4,7 @@ Lines of JSON and server-sent events are told apart by how they begin, so that o
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from hermes.dialects.ndjson import Lines
 from hermes.load.histogram import Histogram
 
 _MAX_LINE_BYTES = 16 << 20
+_MOST_WORDS = 500
 
 # What no answer has, whatever its server tells.
 _MOST_TOKENS, _MOST_WAIT_MS = 10**8, 10**9
@@ -82,6 +84,7 @@ class Reading:
         "first_at",
         "last_at",
         "pieces",
+        "retry_after_s",
         "tokens_in",
         "tokens_out",
         "wait_s",
@@ -93,6 +96,7 @@ class Reading:
         self.first_at = self.last_at = 0.0
         self.pieces = self.tokens_in = self.tokens_out = 0
         self.wait_s: float | None = None
+        self.retry_after_s = 0.0
         self.complete = False
         self.error = ""
 
@@ -116,6 +120,13 @@ class Reading:
         """What stood in the head of the answer, in milliseconds."""
         if len(header) <= 10 and header.isdigit():
             self._waited(int(header))
+
+    def told_retry(self, headers: Mapping[bytes, bytes]) -> None:
+        """When a server that refuses would be asked again, where it says that as a number."""
+        for name, of_a_second in ((b"retry-after-ms", 1000), (b"retry-after", 1)):
+            if (told := headers.get(name, b"")).isdigit():
+                self.retry_after_s = int(told) / of_a_second
+                return
 
     def _note_wait(self, comment: bytes) -> None:
         if found := _told_wait(comment):
@@ -178,12 +189,24 @@ def kind_of(error: Any) -> str:
 
 def kind_of_refusal(status: int, body: bytes) -> str:
     """Such as `429 queue_full`; the status alone where the server says no more."""
+    name = kind_of(_error(body))
+    return f"{status} {name}" if name != "error" else str(status)
+
+
+def words_of_refusal(body: bytes) -> str:
+    """What it says to people; empty where it says nothing that we know how to read."""
+    error = _error(body)
+    said = (error.get(name) for name in ("message", "error", "detail"))
+    return next((words[:_MOST_WORDS] for words in said if isinstance(words, str)), "")
+
+
+def _error(body: bytes) -> dict[str, Any]:
+    """The `error` of a body, or all of it where that is not in an envelope."""
     try:
         told = msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        return str(status)
+        return {}
     if not isinstance(told, dict):
-        return str(status)
+        return {}
     error = told.get("error")
-    name = kind_of(error if isinstance(error, dict) else told)
-    return f"{status} {name}" if name != "error" else str(status)
+    return error if isinstance(error, dict) else told

@@ -2,8 +2,10 @@
 
 Without a bound on connections every request is sent when it is due, whatever became of the others. With one, as many
 senders take the next request each as they are free: what was due meanwhile is sent late, and its time counts from when
-it was due. A plan without times is a closed loop: each sender asks again as soon as it is answered. Whoever cannot keep
-up with the plan stops soon after its end, and says so.
+it was due. A plan without times is a closed loop: each sender asks again as soon as it is answered, or when a server
+that refused it said that it might. Whoever cannot keep up with the plan stops soon after its end, and says so.
+
+Where a server says that it will never have such requests, the run is over: more of them tell nothing.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ from hermes.http.pool import Pool
 from hermes.http.wire import Deadlines
 from hermes.load.histogram import Histogram
 from hermes.load.plan import Asked
-from hermes.load.reading import Reading, kind_of_refusal
+from hermes.load.reading import Reading, kind_of_refusal, words_of_refusal
 from hermes.load.tally import ANSWERED, LEFT, TIMEOUT, Result, Tally
 
 _MANY = 1 << 15  # Linux has 28,232 ports to one address
@@ -31,6 +33,7 @@ _LOOK_S = 0.02
 _LOOKS = 10  # to one that is shown
 _TICK_S = 0.001  # uvloop's timers count milliseconds; what is due within one is sent at once, and counts from then
 _MOST_REFUSAL_BYTES = 1 << 16
+_FOR_GOOD = frozenset((401, 403, 404))
 
 now = time.perf_counter  # the loop's own clock stands still within a turn, and counts milliseconds
 
@@ -48,6 +51,14 @@ class Request(Struct, frozen=True):
 
 Render = Callable[[Asked], Request]
 Show = Callable[[Tally, float], None]
+
+
+class TurnedAway(Exception):
+    """It takes another key, model or path, not more requests. `words`: the server's."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"{status} {words}".rstrip())
+        self.status = status
 
 
 class Strain(Struct):
@@ -77,7 +88,7 @@ class Load:
     async def run(self, plan: Iterator[Asked], tally: Tally, think_s: float = 0.0) -> None:
         """Until the plan or the time is over, and everybody has an answer or has waited for long enough.
 
-        Cancelled, it ends at once: whoever still waits has left.
+        Cancelled, it ends at once: whoever still waits has left. Raises TurnedAway.
         """
         watch = self._loop.create_task(self._watch(tally))
         began_at, began_cpu_s = now(), time.process_time()
@@ -88,6 +99,11 @@ class Load:
                 else:
                     for number in range(self._connections):
                         group.create_task(self._send_in_turn(plan, tally, think_s, Random(number)))
+        except ExceptionGroup as failed:
+            turned_away, others = failed.split(TurnedAway)
+            if turned_away is None or others is not None:
+                raise
+            raise turned_away.exceptions[0] from None
         finally:
             watch.cancel()
             self.strain.cpu = (time.process_time() - began_cpu_s) / (now() - began_at)
@@ -111,10 +127,20 @@ class Load:
             request = self._render(asked)
             if (due_at := await self._until_due(asked, tally)) is None:
                 return
-            await self._send(asked, request, due_at, tally)
+            reading = await self._send(asked, request, due_at, tally)
+            if asked.at_s is None and reading.retry_after_s and not await self._heed(reading.retry_after_s, tally):
+                return
             if think_s:
                 await asyncio.sleep(random.expovariate(1 / think_s))
         tally.plan_ended = True
+
+    async def _heed(self, retry_after_s: float, tally: Tally) -> bool:
+        """Until the end at most; where that is no time, no longer than an answer would be. Whether it is not over."""
+        left_s = self._timeout_s if tally.until_at is None else max(0.0, tally.until_at - now())
+        tally.heeded += 1
+        tally.heeded_s += (waits_s := min(retry_after_s, left_s))
+        await asyncio.sleep(waits_s)
+        return tally.until_at is None or waits_s < left_s
 
     async def _until_due(self, asked: Asked, tally: Tally) -> float | None:
         """When the request is due, once it is; None: not before the end, or too late to be sent at all."""
@@ -129,7 +155,7 @@ class Load:
             await asyncio.sleep(early_s)
         return min(due_at, now())
 
-    async def _send(self, asked: Asked, request: Request, due_at: float, tally: Tally) -> None:
+    async def _send(self, asked: Asked, request: Request, due_at: float, tally: Tally) -> Reading:
         result = Result(asked, due_at, now(), 0.0, LEFT, Reading(tally.gaps(due_at)))
         tally.begin(due_at)
         try:
@@ -143,6 +169,7 @@ class Load:
         finally:
             result.ended_at = now()
             tally.end(result)
+        return result.reading
 
     async def _ask(self, request: Request, reading: Reading, tally: Tally) -> str:
         """The outcome."""
@@ -164,7 +191,11 @@ class Load:
                 deadline=deadline,
             ) as connection:
                 if connection.status != 200:
-                    return kind_of_refusal(connection.status, await connection.read_all(_MOST_REFUSAL_BYTES, deadline))
+                    body = await connection.read_all(_MOST_REFUSAL_BYTES, deadline)
+                    if connection.status in _FOR_GOOD:
+                        raise TurnedAway(connection.status, words_of_refusal(body))
+                    reading.told_retry(connection.headers)
+                    return kind_of_refusal(connection.status, body)
                 if not request.read:
                     return ANSWERED
                 reading.told_wait(connection.headers.get(b"x-hermes-queue-ms", b""))

@@ -22,7 +22,7 @@ def table(found: Figures) -> str:
     if found.all.errors:
         lines += ["", "failed", *(f"{count:>7,}  {kind}" for kind, count in found.all.errors.items())]
     return "\n".join(
-        [*lines, *(["", *(f"WARNING: {warning}." for warning in found.warnings)] if found.warnings else [])]
+        [*lines, *(["", *(f"WARNING: {sentence(warning)}" for warning in found.warnings)] if found.warnings else [])]
     )
 
 
@@ -34,18 +34,25 @@ def summary(found: Figures) -> list[str]:
         _how(found.setting),
         f"{whole.asked:,} requests in {found.window_s:.1f} s: {whole.answered:,} answered, {whole.left:,} left, "
         f"{sum(whole.errors.values()):,} failed",
-        f"{amount(whole.answers_per_s)} answers/s",
+        f"{amount(whole.answers_per_s)} answers/s ended within that time",
     ]
     if whole.tokens_out:
         lines[-1] += f"; tokens/s: {amount(whole.tokens_out_per_s)} out, {amount(whole.tokens_in_per_s)} in"
     if found.slo:
         limits = ", ".join(f"{name} <= {seconds(most_s)}" for name, most_s in found.slo.items())
-        lines.append(
-            f"goodput: {amount(whole.good_per_s)} answers/s, {100 * whole.good_share:.1f} % of requests ({limits})"
-        )
+        is_closed = found.setting.get("arrivals") == "closed"
+        of_what = "that ended in it" if is_closed else "of what was due in it, also where it ended later"
+        good = f"{amount(whole.good_per_s)} answers/s ({of_what}), {100 * whole.good_share:.1f} % of requests"
+        lines.append(f"goodput: {good} ({limits})")
+    if heeded := own["refusals_heeded"]:
+        lines.append(f"waited {seconds(own['heeded_s'])} in all after {heeded:,} refusals, as long as Retry-After said")
     busy = f"{100 * own['cpu']:.0f} % of a core ({100 * own['cpu_most']:.0f} % at most)"
     lines.append(f"the generator itself: {busy}, late by {seconds(own['loop_lag_p99'])} (p99)")
     return lines
+
+
+def sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _how(setting: dict[str, Any]) -> str:

@@ -126,6 +126,8 @@ class Tally:
         self.slot_s = 1.0
         self.slots: list[Slot] = []
         self.in_flight = 0
+        self.heeded = 0  # refusals after which a connection waited as it was told to, and for how long in all
+        self.heeded_s = 0.0
         self.ended = self.failed = 0  # warm-up included: for whoever watches
         self._unheeded = Histogram()
 

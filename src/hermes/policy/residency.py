@@ -21,6 +21,10 @@ WEIGH_EVERY_S = 1.0
 WEIGH_AGAIN_S = 0.1
 FEW_WAITING = 200
 
+# A load beside others, where nobody knows for sure that there is room, has to have begun by then. Ollama waits for what
+# is in the way to fall idle and go, and each request that says how long that is to stay has it stay (server/sched.go).
+BEGUN_WITHIN_S = 15.0
+
 # Who was refused because of a load may come again within so long.
 MISSED_S = 60.0
 
@@ -200,15 +204,21 @@ class Residency:
         self._freed[plan.station] = None
         return plan.payer
 
-    def failed(self, backend: str, model: str, why: str, now: float) -> Load | None:
-        """It is tried once more; then the model rests."""
+    def failed(self, backend: str, model: str, why: str, now: float, late: bool) -> Load | None:
+        """It is tried once more; then the model rests. Not where what is in its way can go."""
         site = self.sites[backend]
         plan = self._carried_out(site, model)
         if plan is None:
             return None
+        if late and self._may_lack_room(site):
+            site.learned_bytes = site.most_bytes
+            if site.missing_bytes(plan.station):
+                self._end(site)
+                site.chosen_at = -inf
+                return None
         if not plan.tries and site.facts.up:
             plan.tries, plan.loading_since = 1, now
-            return Load(backend, model)
+            return self._load(site, plan)
         self._charge(site, plan, now)
         self._end(site)
         plan.station.why_failed = why
@@ -283,7 +293,16 @@ class Residency:
             return []
         plan.loading_since = now
         unloads = [self._take_out(stay, site) for stay in victims if site.has(stay)]  # or others unloaded it
-        return [*unloads, Load(site.name, station.name)]
+        return [*unloads, self._load(site, plan)]
+
+    def _load(self, site: Site, plan: Plan) -> Load:
+        begun_within_s = BEGUN_WITHIN_S if self._may_lack_room(site) else inf
+        return Load(site.name, plan.station.name, begun_within_s)
+
+    def _may_lack_room(self, site: Site) -> bool:
+        """Whether it may have to wait until others go, which could."""
+        unsure = site.facts.memory_bytes is None or site.facts.may_be_less
+        return unsure and site.facts.makes_room and any(not stay.station.pinned for stay in site.stays.values())
 
     def _take_out(self, stay: Stay, site: Site) -> Unload:
         site.move_out(stay)

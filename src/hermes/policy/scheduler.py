@@ -283,9 +283,12 @@ class Scheduler:
                 decisions.append(self._let_run(payer, stay, station, now))
         return decisions + self._follow(now)
 
-    def failed(self, backend: str, model: str, why: str, now: float) -> list[Decision]:
-        """A `Load` has failed. It is tried once more; then its waiters hear why, and the model backs off."""
-        if again := self._residency.failed(backend, model, why, now):
+    def failed(self, backend: str, model: str, why: str, now: float, *, late: bool = False) -> list[Decision]:
+        """A `Load` has failed. It is tried once more; then its waiters hear why, and the model backs off.
+
+        One that was `late` may have waited for room: then what is in its way has to go first.
+        """
+        if again := self._residency.failed(backend, model, why, now, late):
             return [again]
         station = self._stations[model]
         hopeless = [

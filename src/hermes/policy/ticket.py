@@ -109,10 +109,11 @@ class Expire(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """Have `backend` load a model; `loaded` or `failed` tells how it went."""
+    """Have `backend` load a model; `loaded` or `failed` tells how it went, `late` where it had not begun in time."""
 
     backend: str
     model: str
+    begun_within_s: float = inf
 
 
 class Unload(Struct, frozen=True):

@@ -55,6 +55,7 @@ class Database:
         self._migrations = migrations
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self.lock = locked(folder) if lock is None else lock
+        _sign(self.lock)
         try:
             self._connection: sqlite3.Connection | None = self._open()
         except BaseException:
@@ -158,8 +159,28 @@ def locked(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise StorageError(f"{folder} is in use by another Hermes", in_use=True) from None
+        raise StorageError(f"{folder} is in use by another Hermes{_holder(folder / LOCK)}", in_use=True) from None
     return lock
+
+
+def _sign(lock: int) -> None:
+    with contextlib.suppress(OSError):  # it holds all the same
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d" % os.getpid(), 0)
+
+
+def _holder(lock: Path) -> str:
+    """The process, where one has signed that is still there."""
+    try:
+        pid = int(lock.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    with contextlib.suppress(PermissionError):  # another user's
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+    return f" (process {pid})"
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

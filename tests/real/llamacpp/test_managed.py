@@ -60,7 +60,9 @@ async def test_two_take_turns_in_a_memory_for_one(tmp_path: Path) -> None:
                 assert (await home.ask(CHAT, chat(model, stream=stream))).status == 200
                 # The first time each is thought to take no more than its file.
                 await until_state(home, other, "stopped")
-                told = (await processes(home))[model]
+                async with asyncio.timeout(10.0):  # its slots are known at the next look
+                    while (told := (await processes(home))[model])["slots"] is None:
+                        pass
                 assert (told["state"], told["slots"]) == ("running", 2)
                 pids.add(told["pid"])
     assert len(pids) == 4 and not any(map(is_alive, pids))

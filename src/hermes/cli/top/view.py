@@ -30,7 +30,7 @@ class View(Struct):
     waits for a yes. `message`: what came of the last order.
     """
 
-    pane: Pane = "requests"
+    pane: Pane = "models"
     chosen: dict[Pane, str] = {}
     at: dict[Pane, int] = {}
     asking: Order | None = None
