@@ -41,8 +41,9 @@ def test_all_that_was_told_is_told_again_whether_it_waited_or_not() -> None:
         assert type(found.record.outcome) is Outcome
 
 
-def test_the_last_are_kept_and_no_others() -> None:
-    count = REMEMBERED + 3 * PACKED_TOGETHER + 5
+def test_the_last_are_kept_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.past.REMEMBERED", remembered := 5 * PACKED_TOGETHER)
+    count = remembered + 3 * PACKED_TOGETHER + 5
     past = remembering(count)
     kept = {number for number in range(count) if of(past, f"r{number}", "ann")}
     assert kept == {*range(3 * PACKED_TOGETHER, count)}

@@ -1,6 +1,8 @@
 """Fairness: tenants and classes are served by their weights, in tokens, whatever the others send (I7)."""
 
+from itertools import groupby
 from math import inf
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 
 from hermes.policy.fairness import Shares
 from hermes.policy.ticket import BackendFacts, Class
-from tests.policy.box import PATIENT, Job, Play, chats, facts, scheduler, tenant, ticket, urgency
+from tests.policy.box import PATIENT, Job, Play, Run, chats, facts, scheduler, tenant, ticket, urgency
 
 SLOTS = 4
+began = attrgetter("started_at")
 
 
 def play(work: list[Job]) -> Play:
@@ -30,9 +33,19 @@ def jain(served: list[float]) -> float:
 
 def widest_gap(played: Play, until: float, weights: dict[str, float] | None = None) -> float:
     """The widest gap between two tenants, in tokens over their weights, at any start of a run until then."""
-    widest = 0.0
-    for moment in sorted({run.started_at for run in played.runs if run.started_at <= until}):
-        served = played.tokens(tenant, until=moment)
+    widest, running = 0.0, list[Run]()
+    ended = dict.fromkeys((run.job.ticket.tenant for run in played.runs), 0.0)  # added up once
+    for moment, starting in groupby(sorted(played.runs, key=began), key=began):
+        if moment > until:
+            break
+        served, left = ended.copy(), list[Run]()
+        for run in (*running, *starting):
+            is_over = moment - run.started_at >= run.job.service_s
+            for sums in (served, ended) if is_over else (served,):
+                sums[run.job.ticket.tenant] += run.tokens(moment)
+            if not is_over:
+                left.append(run)
+        running = left
         each = [tokens / (weights[name] if weights else 1.0) for name, tokens in served.items()]
         widest = max(widest, max(each) - min(each))
     return widest
