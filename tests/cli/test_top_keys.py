@@ -50,6 +50,16 @@ def test_who_is_chosen_is_followed_and_who_takes_his_place_when_he_is_gone() -> 
     assert "requests" not in view.chosen
 
 
+def test_of_several_requests_with_one_id_the_chosen_one_is_meant() -> None:
+    requests = tuple(Request("same", "a", "normal", "me", True, "", handle) for handle in ("h0", "h1", "h2"))
+    view, seen = View(pane="requests"), sight(requests=requests)
+    view.settle(seen)
+    view.press("down", seen)
+    view.settle(sight(requests=requests))
+    assert view.at["requests"] == 1 and view.press("c", seen) is None
+    assert (order := view.press("y", seen)) is not None and (order.name, order.key) == ("same", "h1")
+
+
 @pytest.mark.parametrize(
     ("pane", "pressed", "verb", "name"), [("requests", "c", "cancel", "r0 of me for a"), ("models", "u", "unload", "a")]
 )

@@ -39,6 +39,10 @@ class Model(Struct, frozen=True):
     last_ms: int | None = None
 
     @property
+    def key(self) -> str:
+        return self.name
+
+    @property
     def is_of_interest(self) -> bool:
         return bool(self.where or self.running or any(self.waiting)) or self.state not in ("", "-")
 
@@ -50,6 +54,11 @@ class Request(Struct, frozen=True):
     user: str
     waits: bool
     words: str
+    handle: str = ""  # it alone has: clients choose the names
+
+    @property
+    def key(self) -> str:
+        return self.handle or self.name
 
 
 class Sight(Struct, frozen=True):
@@ -173,7 +182,8 @@ def _request(told: Mapping[str, Any]) -> Request:
         words = f"runs on {told['backend']} for {seconds(told['running_ms'])}"
     else:
         words = str(state)
-    return Request(told["request_id"], told["model"], told["class"], told["user"], state == "waiting", words)
+    waits = state == "waiting"
+    return Request(told["request_id"], told["model"], told["class"], told["user"], waits, words, told["handle"])
 
 
 class Tenants:

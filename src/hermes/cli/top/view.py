@@ -12,11 +12,12 @@ _PAGE = 10
 
 
 class Order(Struct, frozen=True):
-    """`of`: more of what it is about, for whoever is asked."""
+    """`of`: more of what it is about, for whoever is asked. `key`: of several requests of one name the one."""
 
     verb: Verb
     name: str = ""
     of: str = ""
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.name}{self.of}"
@@ -42,10 +43,10 @@ class View(Struct):
         panes: tuple[Pane, Pane] = "models", "requests"
         for pane in panes:
             rows = _rows(sight, pane)
-            names = [row.name for row in rows]
+            keys = [row.key for row in rows]
             at = self.at.get(pane, 0)
-            if self.chosen.get(pane) in names:
-                at = names.index(self.chosen[pane])
+            if self.chosen.get(pane) in keys:
+                at = keys.index(self.chosen[pane])
             self._choose(pane, at, rows)
 
     def press(self, key: str, sight: Sight) -> Order | None:
@@ -80,13 +81,13 @@ class View(Struct):
     def _order(self, key: str, sight: Sight) -> Order | None:
         """Loading takes nothing from anybody at once; the others are asked for twice."""
         pane: Pane = "requests" if key == "c" else "models"
-        row = next((row for row in _rows(sight, pane) if row.name == self.chosen.get(pane)), None)
+        row = next((row for row in _rows(sight, pane) if row.key == self.chosen.get(pane)), None)
         if self.pane != pane or row is None:
             self.message = f"choose one of the {pane} first (tab, then up and down)"
         elif key == "l":
             return Order("load", row.name)
         elif isinstance(row, Request):
-            self.asking = Order("cancel", row.name, f" of {row.user} for {row.model}")
+            self.asking = Order("cancel", row.name, f" of {row.user} for {row.model}", row.key)
         else:
             self.asking = Order("unload", row.name)
         return None
@@ -95,7 +96,7 @@ class View(Struct):
         at = max(0, min(at, len(rows) - 1))
         self.at[pane] = at
         if rows:
-            self.chosen[pane] = rows[at].name
+            self.chosen[pane] = rows[at].key
         else:
             self.chosen.pop(pane, None)
 

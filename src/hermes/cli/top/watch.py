@@ -93,7 +93,7 @@ def recent(url: str) -> list[dict[str, Any]]:
 def carried_out(url: str, order: Order) -> str:
     """Do what was ordered. Returns what came of it; exits with a message where nothing did."""
     if order.verb == "cancel":
-        get(url, f"/v1/queue/{quote(order.name, safe='')}", "DELETE")
+        get(url, f"/v1/queue/{quote(order.key, safe='')}", "DELETE")
         return f"{order.name} is cancelled"
     told = get(url, model_path(order.name, order.verb), "POST")
     if order.verb == "load":
