@@ -12,7 +12,7 @@ from hermes.handover import leaving
 from hermes.handover.channel import Admitted, Channel, Charged, Greeting, Message, Offered, Ready, Refused, State, Taken
 from hermes.handover.elsewhere import Elsewhere
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import Decision
+from hermes.policy.ticket import STANDARD, Admit, BackendFacts, Bounds, Decision, Load, ModelBounds, Ticket
 from tests.fakes.backend import DONE, ollama, play
 from tests.fakes.gateway import CHAT, PROMPT, Hermes, bearer, chat, hermes, key, prompt, scenario
 from tests.support import until
@@ -25,6 +25,20 @@ def test_nothing_is_decided_by_the_scheduler_that_was_handed_over() -> None:
     events = {name for name in deciding if not name.startswith("_")}
     assert {"offer", "finish", "observe"} <= events
     assert events - vars(Elsewhere).keys() == set()
+
+
+def test_what_happens_until_it_is_undone_is_told_to_the_scheduler_that_was_before() -> None:
+    """A load that is over would be waited for else, for ever."""
+    facts = BackendFacts("b", True, slots=1, loaded={}, names={"m": "m"}, sizes={"m": 1 << 30}, memory_bytes=8 << 30)
+    before = Scheduler(Bounds(), ModelBounds(max_concurrency=1), STANDARD)
+    before.observe(facts, 0.0)
+    waits = Ticket("m", "m", "ann", ("b",), 10, 1.0, 1000.0)
+    assert [type(each) for each in before.offer(waits, 1.0)] == [Load]
+    told: list[Message] = []
+    elsewhere = Elsewhere(before, before.tickets(), told.append)
+    assert elsewhere.loaded("b", "m", 3.0) == [] == told
+    undone, decisions = elsewhere.undo(4.0)
+    assert undone is before and [type(each) for each in decisions] == [Admit]
 
 
 class NewProcess:

@@ -57,6 +57,8 @@ def _socket(fd: int) -> socket.socket:
         raise ConfigError(
             f"LISTEN_FDS: descriptor {fd} is no socket that listens: that takes ListenStream= and Accept=no"
         )
+    if given.family == socket.AF_UNIX and isinstance(given.getsockname(), bytes):
+        raise ConfigError(f"LISTEN_FDS: descriptor {fd} is an abstract socket: that takes a path")
     given.set_inheritable(False)
     return given
 

@@ -124,6 +124,16 @@ def test_what_does_not_listen_is_refused(tmp_path: Path) -> None:
     assert ended.returncode == 2 and b"no socket that listens" in ended.stderr
 
 
+def test_an_abstract_socket_is_refused(tmp_path: Path) -> None:
+    """It has no path by which it could be configured, or passed on."""
+    with socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0hermes-{os.getpid()}")
+        abstract.listen()
+        manager = [sys.executable, "-c", MANAGER, str(abstract.fileno()), "", *COMMAND, "serve"]
+        ended = subprocess.run(manager, pass_fds=[abstract.fileno()], env=SOURCES, cwd=tmp_path, capture_output=True)
+    assert ended.returncode == 2 and b"abstract socket" in ended.stderr
+
+
 def test_sockets_of_another_process_are_not_ours(tmp_path: Path) -> None:
     environ = {**SOURCES, "LISTEN_PID": "1", "LISTEN_FDS": "1", "HERMES_SERVER__PORT": "0", "HERMES_SERVER__NO": "1"}
     ended = subprocess.run([*COMMAND, "serve"], env=environ, cwd=tmp_path, capture_output=True)

@@ -225,7 +225,7 @@ async def test_what_runs_and_waits_stays_in_its_order_and_under_its_cap(tmp_path
 async def test_an_idle_connection_gets_one_more_answer_from_who_goes_on(tmp_path: Path) -> None:
     """I22: what is passed on is passed on as it came, its Host included."""
     async with ollama() as backend, line(tmp_path, backend) as hermes:
-        idle = [await hermes.open("/health") for _ in range(6)]
+        idle = [await hermes.open("/health") for _ in range(7)]
         for each in idle:
             assert "connection" not in (await each.reply()).headers
         await hermes.replace()
@@ -247,6 +247,8 @@ async def test_an_idle_connection_gets_one_more_answer_from_who_goes_on(tmp_path
         assert (await idle[4].reply()).status == 400
         await idle[5].peer.send(request_bytes("GET", "/v1/requests?limit=none", None, {}))
         assert (await idle[5].reply()).error["param"] == "limit"
+        await idle[6].peer.send(request_bytes("GET", "/v1/events", None, {}))
+        assert (await idle[6].reply()).whole, "it has no end of its own"
         for each in idle:
             await each.peer.gone()
         await hermes.alone()

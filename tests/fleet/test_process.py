@@ -147,6 +147,8 @@ def _until_it_has(group: int, count: int) -> None:
 
 def test_the_environment_is_ours_without_our_secrets_and_what_is_said() -> None:
     own = {"HERMES_KEYS": "k", "API_KEYS_JSON": "k", "PATH": "/bin", "LANG": "C", "MY_HERMES_HOME": "h"}
+    own |= dict.fromkeys(("API_KEYS_JSON_FILE", "OPENAI_API_KEY", "CREDENTIALS_DIRECTORY"), "k")
+    own |= dict.fromkeys(("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"), "1")
     assert environment(own, {"LANG": "de"}) == {"PATH": "/bin", "LANG": "de", "MY_HERMES_HOME": "h"}
 
 

@@ -31,12 +31,14 @@ KEPT_LINES = 100
 _LINE_BYTES = 1000
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f]+").sub
 
-# Ours, and no business of what we start.
-_SECRETS = re.compile(r"HERMES_.*|API_KEYS_JSON").fullmatch
+# Ours, and no business of what we start: keys, and what the service manager has told us.
+_SECRETS = re.compile(
+    r"HERMES_.*|API_KEYS_JSON(_FILE)?|.*_API_KEY|CREDENTIALS_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*"
+).fullmatch
 
 
 def environment(own: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
-    """Of our own all but our secrets, and what is said."""
+    """Of our own all but what is ours alone, and what is said."""
     return {name: value for name, value in own.items() if not _SECRETS(name)} | dict(said)
 
 

@@ -5,8 +5,8 @@
    says so.
 2. The old one stops accepting and passes on, in one turn of the loop, what runs and waits and what everybody may still
    use. From then on there is one scheduler, the new one's: what the old one has is tickets in it (`Elsewhere`).
-3. The new one takes that over, says so, and accepts once the old one has heard it. What still comes to the old one, on connections that it has, is passed on
-   (`relay`), and each answer is its connection's last.
+3. The new one takes that over, says so, and accepts once the old one has heard it. What still comes to the old one, on
+   connections that it has, is passed on (`relay`), and each answer is its connection's last.
 4. The old one is gone when its last connection is.
 
 Whoever may die when: before 3 is told, the old one goes on as if nothing had been (`undo`), since the kernel tells it

@@ -4,6 +4,7 @@ Questions are answered by how things were when they were handed over.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 
 from msgspec.structs import replace
@@ -37,9 +38,8 @@ class Elsewhere(Scheduler):
         self._numbers = count(len(self._here))
         self._ids = {ticket: id for id, ticket in self._here.items()}
         self._known = len(self._here)
-        self._ended: list[
-            tuple[Ticket, str, Left | Finished]
-        ] = []  # of those known before, and in what phase they were
+        # What the one before would have been told, each with the time when it is.
+        self._missed: list[Callable[[float], list[Decision]]] | None = []
         self._over = False
 
     def told(self, phase: str) -> list[tuple[int, Ticket]]:
@@ -78,7 +78,7 @@ class Elsewhere(Scheduler):
     def _gone(self, ticket: Ticket, how: Left | Finished) -> list[Decision]:
         if ticket in self._ids:
             if how.id < self._known:
-                self._ended.append((ticket, ticket.phase, how))
+                self._later(partial(self._ended, ticket, ticket.phase, how))
             self._forget(ticket)
             self._tell(how)
         return []
@@ -118,17 +118,28 @@ class Elsewhere(Scheduler):
     def undo(self, now: float) -> tuple[Scheduler, list[Decision]]:
         """The one that was before, told of all that has happened since. Nobody was admitted meanwhile."""
         before, decisions = self._before, list[Decision]()
-        for ticket, phase, how in self._ended:
-            ticket.phase = phase
-            if isinstance(how, Finished):
-                decisions += before.finish(ticket, now)
-            else:
-                decisions += before.cancel(ticket, now, broken_off=how.broken_off, failed=how.failed)
+        for missed in self._missed or ():
+            decisions += missed(now)
         for id, ticket in self._here.items():
             if id >= self._known:
                 ticket.phase = Phase.NEW
                 decisions += before.offer(ticket, now, again=True)
         return before, decisions
+
+    def let_go(self) -> None:
+        """There is nothing to be undone any more."""
+        self._missed = None
+
+    def _later(self, event: Callable[[float], list[Decision]]) -> list[Decision]:
+        if self._missed is not None:
+            self._missed.append(event)
+        return []
+
+    def _ended(self, ticket: Ticket, phase: str, how: Left | Finished, now: float) -> list[Decision]:
+        ticket.phase = phase
+        if isinstance(how, Finished):
+            return self._before.finish(ticket, now)
+        return self._before.cancel(ticket, now, broken_off=how.broken_off, failed=how.failed)
 
     # --- what is not ours any more ----------------------------------------------------------------------------------
 
@@ -136,28 +147,28 @@ class Elsewhere(Scheduler):
         return []
 
     def observe(self, facts: BackendFacts, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.observe, facts))
 
     def adopt(self, settings: Settings, change: Changed, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.adopt, settings, change))
 
     def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.resize, model, bounds))
 
     def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.loaded, backend, model))
 
     def failed(self, backend: str, model: str, why: str, now: float, *, late: bool = False) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.failed, backend, model, why, late=late))
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.unheard, backend, model))
 
     def lost(self, backend: str, model: str, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.lost, backend, model))
 
     def unload(self, model: str, now: float) -> list[Decision]:
-        return []
+        return self._later(partial(self._before.unload, model))
 
     def next_deadline(self) -> float | None:
         return None

@@ -181,6 +181,7 @@ class Leaving:
             settled.set_result(False)
             raise
         parts.listeners.let_go()
+        elsewhere.let_go()
         passed.let_go()
         settled.set_result(True)
         channel.tell(Yours())

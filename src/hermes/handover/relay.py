@@ -16,6 +16,8 @@ _OURS = frozenset(
     (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length", b"expect")
 )
 _NOT_TOLD = _OURS | {b"date"}
+# It has no end of its own, and would keep this process: its client comes again, to the new one.
+_ENDLESS = b"/v1/events"
 
 
 class Relay:
@@ -61,6 +63,8 @@ class Relay:
             while data := await answer.read(NEVER):
                 if not response.write(data):
                     await response.drain()
+                if request.head.path == _ENDLESS:
+                    break
             response.end()
 
 
