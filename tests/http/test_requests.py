@@ -382,6 +382,7 @@ class _Host:
         self.arriving_bytes = 0
         self.loop = asyncio.get_running_loop()
         self.closing = False
+        self.hurries = False
 
     def welcome(self, connection: ServerConnection) -> bool:
         return True
