@@ -41,7 +41,8 @@ def test_help_has_a_line_with_words_for_every_target() -> None:
     (targets,) = [
         line.split()[1:] for line in (root / "Makefile").read_text().splitlines() if line.startswith(".PHONY")
     ]
-    told = subprocess.run(["make", "help"], cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    helping = ["make", "--no-print-directory", "help"]
+    told = subprocess.run(helping, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     words = {line.split()[1]: line.split()[2:] for line in told}
     assert sorted(words) == sorted(targets)
     assert [target for target, told_of_it in words.items() if len(told_of_it) < 2] == []
