@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import socket
+import subprocess
 
 import pytest
 
@@ -45,6 +46,7 @@ class NewProcess:
     """Stands in for it: says what the test says, and dies when that wants it."""
 
     pid = 4711
+    stays = False  # though it has broken off
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.heard: list[Message] = []
@@ -73,11 +75,28 @@ class NewProcess:
         assert isinstance(state, State)
         return state
 
-    def wait(self) -> int:
+    def wait(self, timeout: float) -> int:
+        if self.stays:
+            raise subprocess.TimeoutExpired("hermes", timeout)
         return -9
 
     def terminate(self) -> None:
+        self.stays = False
         self.channel.close()
+
+
+@scenario
+async def test_one_that_breaks_off_and_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = NewProcess(monkeypatch)
+    new.stays = True
+    async with ollama() as backend, hermes(backend) as gateway:
+        told = restart(gateway)
+        await new.is_greeted()
+        new.channel.close()
+        with pytest.raises(RestartFailed, match="broken off"):
+            await told
+        assert not new.stays
+        assert (await gateway.ask(CHAT, chat())).status == 200
 
 
 def restart(gateway: Hermes) -> "asyncio.Task[int]":

@@ -152,6 +152,7 @@ class Orders:
             await loading
         finally:
             loading.cancel()
+            await asyncio.wait((loading,))  # the next order finds nothing of it under way
 
     def _tell_failed(self, order: Load, error: GatewayError) -> None:
         if self._asked[order.model] is order:

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 # From the start of the new one until it is ready, and from what it is passed until it has taken it.
 START_S = 60.0
 TAKE_S = 10.0
+# And until it has ended, once it has broken off.
+END_S = 5.0
 VERSION = f"{__version__} {sys.version}"
 
 # Of service managers, and of this process alone.
@@ -155,7 +157,10 @@ class Leaving:
             return
         if not self._channel.ended.is_set():
             raise RestartFailed(f"the new process was not ready within {within_s:g} s")
-        code = await asyncio.to_thread(process.wait)
+        try:
+            code = await asyncio.to_thread(process.wait, END_S)
+        except subprocess.TimeoutExpired:
+            raise RestartFailed("the new process has broken off, and does not end") from None
         raise RestartFailed(f"the new process ended with {code} before it was ready; the log says why")
 
     async def _pass_on(self, paths: dict[str, str], process: "subprocess.Popen[bytes]") -> None:
