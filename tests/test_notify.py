@@ -85,7 +85,7 @@ async def test_the_watchdog_is_answered_by_the_loop_and_not_while_that_hangs(man
     notify.guard(loop)
     for _ in range(3):
         assert await manager.told(but="") == {"WATCHDOG": "1"}
-    assert 0.04 <= loop.time() - began_at < 1.0, "at half the time"
+    assert 0.038 <= loop.time() - began_at < 1.0, "at half the time, by a clock of whole milliseconds"
     notify.close()
     await asyncio.sleep(0.03)
     with pytest.raises(BlockingIOError):
