@@ -6,10 +6,12 @@ import os
 import resource
 import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
@@ -39,6 +41,7 @@ from hermes.storage.keys import Key as StoredKey
 
 if TYPE_CHECKING:
     from hermes.oidc.issuers import Issuers
+    from hermes.tracing import Tracing
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -198,6 +201,40 @@ def check_issuer(issuer: settings.Issuer) -> None:
             read_set(source.read(issuer.jwks_file or ""), issuer.algorithms)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def tracing(
+    config: settings.Config, instance: str, metrics: Metrics, kind_of: Callable[[str], str]
+) -> "Tracing | None":
+    """What makes spans of requests; None: nobody wants any. Raises ConfigError as `check_tracing` does."""
+    said = config.tracing
+    if said.otlp_endpoint is None:
+        return None
+    check_tracing(said)
+    from hermes.tracing import Terms, Tracing
+    from hermes.tracing.export import Exporter
+
+    def captures(user: str) -> bool:
+        return said.capture_content and (not said.capture_users or user in said.capture_users)
+
+    parts = urlsplit(said.otlp_endpoint)
+    url = said.otlp_endpoint if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1/traces"
+    exporter = Exporter(url, said.service_name, instance, metrics)
+    scheme = "http" if config.server.tls is None else "https"
+    return Tracing(Terms(exporter, kind_of, captures, scheme), said.sample_ratio, exporter.close)
+
+
+def check_tracing(said: settings.Tracing) -> None:
+    """The extra is installed, if it is needed. Raises ConfigError."""
+    names = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+    try:
+        if said.otlp_endpoint is not None and not all(map(find_spec, names)):
+            raise ImportError
+    except ImportError:
+        raise ConfigError(
+            "tracing: spans need more than is installed: pip install opentelemetry-sdk"
+            " opentelemetry-exporter-otlp-proto-http (docs/tracing.md)"
+        ) from None
 
 
 def allowance(said: Struct) -> Allowance:
@@ -447,6 +484,7 @@ def check_files(config: settings.Config) -> None:
     tls(config.server)
     for issuer in config.jwt:
         check_issuer(issuer)
+    check_tracing(config.tracing)
     for backend in config.backends:
         drivers.check(backend)
     target = config.logging.access_log

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import chain
 from time import monotonic, time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, EmbedRequest, Usage
+from hermes.dialects import ClientDialect
 from hermes.errors import Dismissed, GatewayError, Outcome
 from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
 from hermes.past import Past
@@ -66,6 +67,28 @@ class Charging(Protocol):
     def give_back(self) -> None: ...
 
 
+D = TypeVar("D", bound=ClientDialect)
+
+
+class Traced(Protocol):
+    """What is noted on the way of a request whose spans will be told."""
+
+    def ask(self, exchange: "Exchange", dialect: D, host: str, port: int) -> tuple[bytes, D]:
+        """A backend is asked: the header lines by which it knows whose child it is, and who renders what it says."""
+
+    def failed(self, why: str) -> None:
+        """That attempt has, or was given up."""
+
+    def begin_again(self, exchange: "Exchange") -> None:
+        """What was waited for, and asked, has come to nothing."""
+
+    def share(self, run: "Exchange") -> "Traced":
+        """A run of its own, which others may follow."""
+
+    def follow(self, run: "Traced") -> None: ...
+    def close(self, exchange: "Exchange") -> None: ...
+
+
 class Exchange(Struct, eq=False, gc=False):
     """What is known of one request so far. `now` arguments and `*_at` are monotonic seconds, `created_at` is not."""
 
@@ -102,6 +125,7 @@ class Exchange(Struct, eq=False, gc=False):
     crashes: int = 0  # of backends that were at it
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
+    traced: Traced | None = None  # None: nobody is told its spans
     charge: Charging | None = None  # None: nothing bounds or counts what it uses
     quota_lines: bytes = b""  # what its client is told of its limits
     reuse: str = ""  # of its model's cache: `hit`, `miss` or `bypass`
@@ -137,6 +161,8 @@ class Exchange(Struct, eq=False, gc=False):
 
     def forget_attempt(self) -> None:
         """Nothing of it has gone out, and its connection may be somebody else's by now."""
+        if self.traced is not None:
+            self.traced.begin_again(self)
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:
@@ -242,6 +268,8 @@ class Journal:
                     log.exception("request %s was not recorded everywhere", exchange.request_id)
             if (ticket := exchange.ticket) is not None:
                 self.past.add(record, ticket.why)
+            if exchange.traced is not None:
+                exchange.traced.close(exchange)
 
     def _count_run(self, exchange: Exchange, duration_s: float) -> None:
         ticket, queue_s, usage = exchange.ticket, exchange.queue_s, exchange.usage

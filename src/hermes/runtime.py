@@ -139,6 +139,7 @@ class Runtime:
         self._notify = notify or Notify({})
         self.reload.under_way = self._tell_of_reload
         self._openai = OpenAI()
+        self.tracing = composition.tracing(config, os.urandom(8).hex(), self.metrics, self._kind_of)
         bound, files = (before.sockets, before.files) if before is not None else (given.sockets, [])
         self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files, before is not None)
         self.api = self._api()
@@ -218,7 +219,23 @@ class Runtime:
 
     def _app(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
         clock, left, served = self._loop.time, self._come_again.left, self._models.served
-        return Api(table, self._door, people, self.journal, self.metrics, self._openai, clock, areas, left, served)
+        return Api(
+            table,
+            self._door,
+            people,
+            self.journal,
+            self.metrics,
+            self._openai,
+            clock,
+            areas,
+            left,
+            served,
+            self.tracing,
+        )
+
+    def _kind_of(self, backend: str) -> str:
+        found = self.fleet.backends.get(backend)
+        return "" if found is None else found.kind
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -332,6 +349,8 @@ class Runtime:
         await asyncio.to_thread(self.store.close)
         if self._access_log is not None:
             self._access_log.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         self._notify.close()
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -102,8 +102,10 @@ VALUES = {
     "volatile_lines": ["Time:"], "jwt": [{"name": "a", "issuer": "https://a", "audience": ["h"], "jwks_file": "/k"}],
     "watch_config": False, "dashboard": False, "metrics": True, "modes": {"rpm": "off"}, "rpm": "shadow", "tpm": "off",
     "daily_tokens": "shadow", "monthly_tokens": "off", "concurrency": "reject", "cache": "forced", "scope": "all",
+    "otlp_endpoint": "http://c:4318", "sample_ratio": 0.5, "service_name": "box", "capture_content": True,
+    "capture_users": ["editor"],
 }  # fmt: skip
-SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling", "cache")
+SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling", "cache", "tracing")
 PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]
 
 
