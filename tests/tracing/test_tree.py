@@ -162,6 +162,13 @@ async def test_without_a_collector_nothing_is_added() -> None:
         assert "traceparent" not in backend.asked[0].headers
 
 
+@scenario
+async def test_where_spans_go_is_changed_by_a_restart_alone() -> None:
+    async with collector() as told, ollama() as backend, traced(told, backend) as gateway:
+        attempt = await gateway.reload(backend)
+        assert attempt.needs_restart == ("tracing.otlp_endpoint",)
+
+
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,7 @@ class Exporter:
 
     def __init__(self, endpoint: str, service_name: str, instance: str, metrics: Metrics) -> None:
         self._endpoint = OTLPSpanExporter(endpoint=endpoint)
+        logging.getLogger("urllib3").setLevel(logging.WARNING)  # it tells each request, with its whole path
         self._said = _Said()
         _THEIR_LOG.addFilter(self._said)
         self._metrics = metrics
