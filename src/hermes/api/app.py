@@ -5,7 +5,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from itertools import islice
 from math import ceil, inf
 
@@ -186,6 +185,8 @@ class Api:
 
 def _with_the_nearest(error: UnknownModel, served: Iterable[str]) -> UnknownModel:
     """Anew: several may wait for one answer, who may see different models (invariant I21)."""
+    from difflib import get_close_matches  # 0.2 MiB
+
     names = (name.removesuffix(":latest") for name in islice(served, _COMPARED))
     close = get_close_matches(error.asked.lower().removesuffix(":latest"), names, 1, 0.65)
     return UnknownModel(error.asked, f"{error.message}; did you mean {close[0]!r}?") if close else error
