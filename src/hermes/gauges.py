@@ -3,10 +3,10 @@
 import sys
 
 from hermes import __version__
-from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.http.server import Server
+from hermes.journal import Journal
 from hermes.metrics import Labels, Metrics
 from hermes.policy.breaker import CLOSED
 from hermes.policy.cache import Shelf

@@ -37,7 +37,6 @@ from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
 from hermes.errors import ConfigError, Draining, StorageError
-from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.watchdog import Watchdog
 from hermes.flights.flights import Flights
@@ -49,6 +48,7 @@ from hermes.handover.parts import Parts
 from hermes.handover.succession import Succession
 from hermes.history import History
 from hermes.http.wire import TICK_S, Deadlines
+from hermes.journal import Journal
 from hermes.keyring import OPERATOR, Keyring
 from hermes.lines import are_read, as_json, as_text
 from hermes.listeners import Listeners

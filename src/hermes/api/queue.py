@@ -16,8 +16,9 @@ from msgspec.structs import asdict
 from hermes.api.models import Models
 from hermes.api.routes import Call
 from hermes.errors import BadRequest, RequestNotFound
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.fleet.fleet import Fleet
+from hermes.journal import Journal
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
