@@ -6,7 +6,7 @@ import os
 import resource
 import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -431,6 +431,13 @@ def _managed(group: list[settings.Backend], driver: Managed) -> Backend:
 def preloaded(config: settings.Config) -> list[tuple[str, str]]:
     """Backend and model of each process that is started with us."""
     return [(backend.name, drivers.called(backend, config)) for backend in config.backends if backend.preload]
+
+
+def watched(config: settings.Config) -> Iterable[str]:
+    """Files besides the configuration's that are renewed while we run."""
+    tls = config.server.tls
+    named = (tls.cert_file, tls.key_file) if tls is not None else ()
+    return filter(None, (*named, *(backend.ca_file for backend in config.backends)))
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
