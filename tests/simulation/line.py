@@ -287,7 +287,7 @@ class Line:
 
     def _check_waiting(self) -> None:
         """Where nothing runs, who waits has nowhere to run."""
-        if self.scheduler.running or any(memory.settling for memory in self.scheduler._residency.in_memory()):
+        if self.scheduler.running or any(memory.settling for memory in self.scheduler._sites.in_memory()):
             return
         for exchange in self.journal.exchanges:
             ticket = exchange.ticket

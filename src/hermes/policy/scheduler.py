@@ -24,6 +24,7 @@ from hermes.policy.places import Place
 from hermes.policy.queue import Queue
 from hermes.policy.residency import Residency
 from hermes.policy.site import Swaps
+from hermes.policy.sites import Sites
 from hermes.policy.slots import Lane, Slots
 from hermes.policy.station import Station, Stations, Stay
 from hermes.policy.ticket import (
@@ -60,8 +61,9 @@ class Scheduler:
         self._queue = Queue(bounds)
         self._slots = Slots(bounds.max_concurrent, unlisted)
         self._ledger = Ledger(rules, is_shared=bounds.max_concurrent is not None)
-        self._residency = Residency(self._stations, self._queue.stations, self._freed, rules.floor)
-        self._forecast = Forecast(rules, self._residency, self._slots)
+        self._sites = Sites()
+        self._residency = Residency(self._stations, self._sites, self._queue.stations, self._freed, rules.floor)
+        self._forecast = Forecast(rules, self._sites, self._slots)
         self._floor = Floor(rules.floor)
         self._settling: dict[Stay, None] = {}
         self._sequence = 0
@@ -116,7 +118,7 @@ class Scheduler:
 
         One whose backend there is no more counts nowhere.
         """
-        site = self._residency.sites.get(ticket.backend)
+        site = self._sites.get(ticket.backend)
         if site is None:
             ticket.phase = Phase.DONE
             return
@@ -265,9 +267,9 @@ class Scheduler:
     def _refuse_lost(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         for line, station in list(self._queue.lines.items()):
-            if reason := self._residency.cannot_have(line.candidates, station):
+            if reason := self._sites.cannot_have(line.candidates, station):
                 decisions += self._send_away(list(line), reason)
-            elif (back_at := self._residency.back_at(line.candidates, station)) > now:
+            elif (back_at := self._sites.back_at(line.candidates, station)) > now:
                 in_vain = [ticket for ticket in line if ticket.start_by < back_at]
                 decisions += self._send_away(in_vain, "no_backend", back_at - now)
         return decisions
@@ -291,9 +293,7 @@ class Scheduler:
         if again := self._residency.failed(backend, model, why, now, late):
             return [again]
         station = self._stations[model]
-        hopeless = [
-            line for line in station.lines.values() if self._residency.rests_until(line.candidates, station) > now
-        ]
+        hopeless = [line for line in station.lines.values() if self._sites.rests_until(line.candidates, station) > now]
         return self._send_away([ticket for line in hopeless for ticket in line], "load_failed") + self._follow(now)
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
@@ -445,18 +445,18 @@ class Scheduler:
 
     def _refusal(self, ticket: Ticket, lane: Lane, station: Station, now: float, again: bool) -> Reject | None:
         """Why it may not even wait. Else it is told how long."""
-        residency = self._residency
-        if reason := residency.cannot_have(ticket.candidates, station):
+        sites = self._sites
+        if reason := sites.cannot_have(ticket.candidates, station):
             return self._reject(ticket, reason)
-        if (back_at := residency.back_at(ticket.candidates, station)) > ticket.start_by:
+        if (back_at := sites.back_at(ticket.candidates, station)) > ticket.start_by:
             return self._reject(ticket, "no_backend", back_at - now)
-        if (until := residency.rests_until(ticket.candidates, station)) > now:
+        if (until := sites.rests_until(ticket.candidates, station)) > now:
             return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):
             if ticket.kind == "absent":
-                residency.miss(ticket, station, now)
+                self._residency.miss(ticket, station, now)
             return self._reject(ticket, "deadline_unreachable")
         return None
 
@@ -465,7 +465,7 @@ class Scheduler:
         decisions: list[Decision] = []
         for station in stations:
             for line in list(station.lines.values()):
-                lead_s = 0.0 if line.slots else self._residency.lead_s(line.candidates, station)
+                lead_s = 0.0 if line.slots else self._sites.lead_s(line.candidates, station)
                 while line.waiting and line.start_by - lead_s <= now:
                     ticket = line.earliest()
                     self._take(ticket, Phase.DONE)
@@ -506,8 +506,8 @@ class Scheduler:
             if line.start_by < due:
                 due = line.start_by
             if not line.slots:
-                lead_s = self._residency.lead_s(line.candidates, station)
-                weighs_at = self._residency.weighs_at(line.candidates, station)
+                lead_s = self._sites.lead_s(line.candidates, station)
+                weighs_at = self._sites.weighs_at(line.candidates, station)
                 due = min(due, line.start_by - lead_s, weighs_at)
         for stay in self._settling:
             due = min(due, *stay.settling.values())
@@ -525,12 +525,12 @@ class Scheduler:
         waiting = {
             name: backlog.waiting for name, backlog in zip(CLASS_NAMES, line.backlogs, strict=True) if backlog.waiting
         }
-        memory = tuple(self._residency.in_memory())
-        return Why(ticket.told, ticket.kind, waiting, memory, tuple(self.changes()), self._residency.pressed())
+        memory = tuple(self._sites.in_memory())
+        return Why(ticket.told, ticket.kind, waiting, memory, tuple(self.changes()), self._sites.pressed())
 
     def tickets(self) -> Iterator[Ticket]:
         """All that run or wait."""
-        for site in self._residency.sites.values():
+        for site in self._sites.values():
             for stay in site.stays.values():
                 yield from stay.running
         for line in self._queue.lines:
@@ -578,7 +578,7 @@ class Scheduler:
 
     def changes(self) -> Iterator[Change]:
         """What is under way in the backends' memories."""
-        return self._residency.changes()
+        return self._sites.changes()
 
     def patience_s(self, resident: str) -> float:
         """What no usual bound on a wait for a model should be below, by what is known of how long it loads."""
@@ -595,10 +595,10 @@ class Scheduler:
 
     def in_memory(self, backend: str) -> Iterator[InMemory]:
         """What a backend has loaded, and how much there is to do for it."""
-        return (model for model in self._residency.in_memory() if model.backend == backend)
+        return (model for model in self._sites.in_memory() if model.backend == backend)
 
     def running_on(self, backend: str) -> int:
-        site = self._residency.sites.get(backend)
+        site = self._sites.get(backend)
         return sum(len(stay.running) for stay in site.stays.values()) if site is not None else 0
 
     def concurrency(self, model: str) -> Mapping[str, Concurrency]:
@@ -615,7 +615,7 @@ class Scheduler:
 
     def slots(self, model: str, backend: str) -> int:
         """How many runs of a model a backend takes at once, at most."""
-        site, lane = self._residency.sites.get(backend), self._slots.lanes.get(model)
+        site, lane = self._sites.get(backend), self._slots.lanes.get(model)
         station, own = (lane.station, lane.bounds.max_concurrency) if lane else (None, None)
         told = site.facts.slots_for(station.name if station else model) if site else None
         return told or (station.slots if station else own) or 1
