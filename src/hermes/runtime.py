@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
-from hermes import aliases, composition, gauges
+from hermes import aliases, composition, drivers, gauges
 from hermes import config as settings
 from hermes.access_log import Target
 from hermes.activation import NOTHING, Activated
@@ -235,7 +235,7 @@ class Runtime:
 
     def _preload(self, before: Iterable[tuple[str, str]]) -> None:
         """What is to be loaded with us, and was not to be before."""
-        if new := [each for each in composition.preloaded(self.config) if each not in before]:
+        if new := [each for each in drivers.preloaded(self.config) if each not in before]:
             self._begin(self.front.models.preload(new), "preloading")
 
     def _send_away(self, keys: Collection[str]) -> None:
@@ -294,4 +294,4 @@ class Runtime:
         self.serving.adopt(new)
         if config.logging.level != before.logging.level:
             logging.getLogger().setLevel(config.logging.level.upper())
-        self._preload(composition.preloaded(before))
+        self._preload(drivers.preloaded(before))
