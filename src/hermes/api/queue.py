@@ -19,7 +19,7 @@ from hermes.errors import BadRequest, RequestNotFound
 from hermes.exchange import Exchange
 from hermes.fleet.fleet import Fleet
 from hermes.journal import Journal
-from hermes.policy.scheduler import Scheduler
+from hermes.policy.standing import Standing
 from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
 from hermes.record import Record
@@ -35,7 +35,7 @@ class Queue:
     def __init__(
         self,
         journal: Journal,
-        scheduler: Scheduler,
+        scheduler: Standing,
         fleet: Fleet,
         router: Router,
         models: Models,

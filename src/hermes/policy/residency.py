@@ -48,7 +48,6 @@ class Residency:
         self._freed = freed
         self._leaving: dict[Stay, None] = {}  # an operator wants them gone
         self._missed: dict[Station, None] = {}  # absent ones that somebody could not wait for
-        self.swaps: dict[tuple[str, str], Swaps] = {}  # by backend and model
 
     # --- what is seen -----------------------------------------------------------------------------------------------
 
@@ -196,7 +195,7 @@ class Residency:
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
         if plan.victims:
-            swaps = self.swaps.setdefault((backend, model), Swaps())
+            swaps = self.sites.swaps.setdefault((backend, model), Swaps())
             swaps.count += 1
             swaps.took_s += now - plan.decided_at
         site.rests.pop(model, None)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import inf
 
-from hermes.policy.site import Plan, Site
+from hermes.policy.site import Plan, Site, Swaps
 from hermes.policy.station import Station
 from hermes.policy.ticket import Change, InMemory
 
@@ -12,11 +12,12 @@ WEIGH_EVERY_S = 1.0
 
 
 class Sites(dict[str, Site]):
-    """By backend. `plans`: what is loaded, or will be, and where."""
+    """By backend. `plans`: what is loaded, or will be, and where. `swaps`: those that were, by backend and model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.plans: dict[Station, Site] = {}
+        self.swaps: dict[tuple[str, str], Swaps] = {}
 
     def ours(self, candidates: tuple[str, ...]) -> Iterator[Site]:
         """Those of these backends that load what we say."""
