@@ -78,7 +78,7 @@ class Front:
             reload=reload,
             reloaded=lambda: reload.last,
         )
-        queue = Queue(journal, serving.scheduler, fleet, router, models, clock)
+        queue = Queue(journal, admission.scheduler, fleet, router, models, clock)
         hour = Hour(history, fleet, models, router, clock, wall)
         live = self.live = Live(journal, hour, queue, ops, trust.people, loop, wall)
         dialects = openai, Completions(), Responses(), prompt, anthropic

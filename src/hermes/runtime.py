@@ -25,6 +25,7 @@ from hermes.keyring import OPERATOR
 from hermes.listeners import Listeners
 from hermes.metrics import Metrics
 from hermes.notify import Notify
+from hermes.policy.scheduler import Scheduler
 from hermes.reload import Reload, Source, Unchanged
 from hermes.serving import Serving
 from hermes.snapshot import Snapshot, snapshot
@@ -76,8 +77,8 @@ class Runtime:
         self.trust = trust = Trust(first, self.store, self._send_away, self._begin, loop)
         self.people, self.keyring = trust.people, trust.keyring
         self.serving = serving = Serving(first, self.journal, self.store, self.metrics, loop)
-        self.scheduler, self.admission, self.fleet = serving.scheduler, serving.admission, serving.fleet
-        self.router, self.meter, self.runs, self.shelf = serving.router, serving.meter, serving.runs, serving.shelf
+        self.admission, self.fleet, self.router = serving.admission, serving.fleet, serving.router
+        self.meter, self.runs, self.shelf = serving.meter, serving.runs, serving.shelf
         self.reload = Reload(
             source or Unchanged(config),
             self._compose,
@@ -120,6 +121,11 @@ class Runtime:
         self.address = self.admin_address = ""
         gauges.show(self.metrics, self.journal, self.scheduler, self.fleet, self.server, self.shelf)
         aliases.show(self.metrics, self.scheduler)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Another one, when another process goes on."""
+        return self.admission.scheduler
 
     def _compose(self, config: settings.Config) -> Snapshot:
         """All that a configuration comes to, while another one may be in force. Raises ConfigError."""

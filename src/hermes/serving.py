@@ -38,10 +38,10 @@ class Serving:
     ) -> None:
         config, scheduled = first.config, first.scheduled
         self._store = store
-        self.scheduler = Scheduler(scheduled.bounds, scheduled.unlisted, scheduled.rules)
+        scheduler = Scheduler(scheduled.bounds, scheduled.unlisted, scheduled.rules)
         for name, bounds in scheduled.models.items():
-            self.scheduler.configure(name, bounds)
-        self.admission = Admission(self.scheduler, loop, lambda order: self.fleet.order(order))
+            scheduler.configure(name, bounds)
+        self.admission = Admission(scheduler, loop, lambda order: self.fleet.order(order))
         self.fleet = Fleet(first.backends, self.admission, metrics, first.patience)
         self.watchdog = Watchdog(journal, self.fleet.health, first.patience)
         self.router = Router(first.catalog, self.fleet)
@@ -73,7 +73,7 @@ class Serving:
         self.shelf.adopt(config.cache.max_bytes, config.cache.ttl_s)
         self.flights.scope = config.cache.scope
         self.meter.limiter.change(new.modes)
-        elsewhere = moved(self.router.catalog, new.catalog, self.scheduler.models())
+        elsewhere = moved(self.router.catalog, new.catalog, self.admission.scheduler.models())
         self.router.adopt(new.catalog)
         replaced = self.fleet.replace(new.backends, new.patience)
         self.watchdog.heed(new.patience)
@@ -89,7 +89,7 @@ class Serving:
         folder = self._store.folder
         if folder is not None and not composition.is_simulated(config):
             self.keeper = Keeper(folder, self._learned)
-            self.scheduler.learn(self.keeper.state.models)
+            self.admission.scheduler.learn(self.keeper.state.models)
             for name, backend in self.fleet.backends.items():
                 backend.learn(self.keeper.state.sizes.get(name, {}))
             self.keeper.start()
@@ -104,4 +104,4 @@ class Serving:
         if any(backend.simulated for backend in backends.values()):
             return None
         sizes = {name: backend.weights for name, backend in backends.items() if backend.weights}
-        return State(self.scheduler.learned(), sizes)
+        return State(self.admission.scheduler.learned(), sizes)
