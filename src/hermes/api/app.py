@@ -15,10 +15,11 @@ from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator, Table
 from hermes.dialects import ClientDialect
 from hermes.errors import Draining, Forbidden, GatewayError, Outcome, UnknownModel
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import render_headers
+from hermes.journal import Journal
 from hermes.metrics import Metrics
 from hermes.policy import claim, trace
 from hermes.policy.claim import NO_CLAIM, Claim
