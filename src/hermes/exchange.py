@@ -77,7 +77,7 @@ class Exchange(Struct, eq=False, gc=False):
     charge: Charging | None = None  # None: nothing bounds or counts what it uses
     quota_lines: bytes = b""  # what its client is told of its limits
     reuse: str = ""  # of its model's cache: `hit`, `miss` or `bypass`
-    said: int = 0  # characters of a stream that was broken off
+    said: int = 0  # characters of a stream
     free: bool = False  # no run was its own: what `usage` says was not spent on it, and no limit on tokens counts it
     outcome: Outcome = Outcome.OK
     code: str = ""
