@@ -35,7 +35,7 @@ class Charging(Protocol):
     """What a request has reserved of what may be used."""
 
     def close(self, exchange: "Exchange") -> None: ...
-    def give_back(self) -> None: ...
+    def give_back(self, exchange: "Exchange") -> None: ...
 
 
 class Exchange(Struct, eq=False, gc=False):
@@ -104,7 +104,7 @@ class Exchange(Struct, eq=False, gc=False):
     def uncharge(self) -> None:
         """It begins anew: what was reserved for it is given back."""
         if self.charge is not None:
-            self.charge.give_back()
+            self.charge.give_back(self)
             self.charge = None
 
     def forget_attempt(self) -> None:

@@ -110,8 +110,9 @@ class Api:
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)
             call = Call(request, response, exchange, principal, passage.named, passage.claim or NO_CLAIM)
-            del head, passage  # the answer may take an hour
-            await route.handler(call)
+            answering = route.handler(call)
+            del head, passage, call  # the answer may take an hour
+            await answering
         except UnknownModel as error:
             self._refuse(_with_the_nearest(error, self._served(principal)), response, exchange, dialect)
         except GatewayError as error:
