@@ -86,12 +86,11 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
         gathers = spoken.streams_only and not request.stream
         path, body = spoken.render_request(replace(request, stream=True) if gathers else request, ticket.resident)
     whole = not (request.stream or gathers)
-    lines = exchange.forwarded
     if exchange.traced is not None:
         at = pool.origin
-        lines, dialect = exchange.traced.ask(exchange, job.dialect, at.unix_path or at.host, at.port)
+        dialect = exchange.traced.ask(exchange, job.dialect, at.unix_path or at.host, at.port)
         job = replace(job, dialect=dialect)
-    asking = pool.exchange("POST", path, body, headers=lines, whole=whole, deadline=job.deadline)
+    asking = pool.exchange("POST", path, body, headers=exchange.forwarded, whole=whole, deadline=job.deadline)
     exchange.asking = asking
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
     sent_at = monotonic()

@@ -45,8 +45,8 @@ D = TypeVar("D", bound=ClientDialect)
 class Traced(Protocol):
     """What is noted on the way of a request whose spans will be told."""
 
-    def ask(self, exchange: "Exchange", dialect: D, host: str, port: int) -> tuple[bytes, D]:
-        """A backend is asked: the header lines by which it knows whose child it is, and who renders what it says."""
+    def ask(self, exchange: "Exchange", dialect: D, host: str, port: int) -> D:
+        """A backend is about to be asked, which `exchange.forwarded` tells whose child it is. Who renders its answer."""
 
     def failed(self, why: str) -> None:
         """That attempt has, or was given up."""

@@ -40,14 +40,15 @@ class Traced:
         self._terms = terms
         self._attempt: Attempt | None = None
 
-    def ask(self, exchange: Exchange, dialect: D, host: str, port: int) -> tuple[bytes, D]:
+    def ask(self, exchange: Exchange, dialect: D, host: str, port: int) -> D:
         terms, name, ticket = self._terms, exchange.backend, exchange.ticket
         context = replace(self.notes.own, span_id=new_id(8))
         attempt = self._attempt = Attempt(context, name, terms.provider_of(name), host, port, monotonic())
-        if isinstance(exchange.request, ChatRequest):
-            attempt.heard = Heard(keeps=ticket is not None and terms.captures(ticket.tenant))
-            dialect = cast(D, Listening(dialect, attempt.heard))
-        return trace.without(exchange.forwarded) + context.lines, dialect
+        exchange.forwarded = trace.without(exchange.forwarded) + context.lines
+        if not isinstance(exchange.request, ChatRequest):
+            return dialect
+        attempt.heard = Heard(keeps=ticket is not None and terms.captures(ticket.tenant))
+        return cast(D, Listening(dialect, attempt.heard))
 
     def failed(self, why: str) -> None:
         if self._attempt is not None:
