@@ -11,7 +11,7 @@ from hermes.policy.trace import context
 from tests.fakes.backend import DONE, FakeOllama, Then, answer, ollama, play, speak
 from tests.fakes.collector import Collector, Seen, collector
 from tests.fakes.gateway import CHAT, WHOLE, Hermes, chat, hermes, hold_slot, scenario, session
-from tests.support import until
+from tests.support import run, until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "tracestate": "vendor=value"}
@@ -322,6 +322,18 @@ async def test_what_never_got_far_has_a_span_in_its_callers_trace(
         assert (server.name, server.trace_id, record.trace_id) == (name, TRACE, TRACE)
         assert server.attributes["error.type"] == error
         assert "secret-path" not in str(server)
+
+
+def test_a_bug_in_telling_spans_is_nothing_to_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.tracing.tree._request", None)
+
+    async def asking() -> None:
+        async with collector() as told, ollama() as backend, traced(told, backend) as gateway:
+            peer = await gateway.connect()
+            for _ in range(2):
+                assert (await gateway.ask(CHAT, chat(), on=peer)).status == 200
+
+    run(asking(), may_log_errors=True)
 
 
 @scenario
