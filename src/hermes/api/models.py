@@ -13,9 +13,9 @@ from hermes.admission import Admission
 from hermes.api.routes import Call
 from hermes.dialects import ClientDialect, strict
 from hermes.errors import BadRequest, Draining, GatewayError, ModelNotFound, NoBackend, UnknownModel
+from hermes.fleet.driver import PullProgress
 from hermes.fleet.fleet import Fleet
-from hermes.fleet.inventory import LoadedModel, ModelInfo
-from hermes.fleet.ollama import PullProgress, full_name
+from hermes.fleet.inventory import LoadedModel, ModelInfo, full_name
 from hermes.fleet.orders import LOAD_TIMEOUT_S
 from hermes.fleet.pulls import Pulls
 from hermes.policy.routing import ALIAS, MODEL_NAME, Candidates, Catalog, Service, candidates

@@ -20,9 +20,8 @@ from hermes import machine
 from hermes.config import Secret
 from hermes.errors import BackendError, BadRequest, ModelNotFound
 from hermes.fleet import memory
-from hermes.fleet.driver import Server, Single
-from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
-from hermes.fleet.ollama import PullProgress, full_name
+from hermes.fleet.driver import PullProgress, Server, Single
+from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo, full_name
 from hermes.fleet.process import Process, environment, free_port
 from hermes.policy.load_options import Terms
 from hermes.policy.ticket import Fallen
