@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import shutil
 from collections.abc import Collection, Mapping
 
 from msgspec.structs import asdict, replace
@@ -212,8 +211,10 @@ def check(backend: settings.Backend) -> None:
     """Its authority, its program and its class can be used, as far as can be seen without. Raises ConfigError."""
     origin(_at(backend, 1) if backend.command else backend)
     if backend.command is not None:
+        from shutil import which  # 0.4 MiB
+
         program, path = shlex.split(backend.command)[0], backend.env.get("PATH")
-        if shutil.which(program, path=path.reveal() if path else None) is None:
+        if which(program, path=path.reveal() if path else None) is None:
             raise ConfigError(f"backends.{backend.name}.command: there is no program {program!r} here")
     if backend.plugin is not None:
         _plugin(backend)

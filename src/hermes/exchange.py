@@ -35,7 +35,7 @@ class Charging(Protocol):
     """What a request has reserved of what may be used."""
 
     def close(self, exchange: "Exchange") -> None: ...
-    def give_back(self) -> None: ...
+    def give_back(self, exchange: "Exchange") -> None: ...
 
 
 class Exchange(Struct, eq=False, gc=False):
@@ -77,7 +77,7 @@ class Exchange(Struct, eq=False, gc=False):
     charge: Charging | None = None  # None: nothing bounds or counts what it uses
     quota_lines: bytes = b""  # what its client is told of its limits
     reuse: str = ""  # of its model's cache: `hit`, `miss` or `bypass`
-    said: int = 0  # characters of a stream that was broken off
+    said: int = 0  # characters of a stream
     free: bool = False  # no run was its own: what `usage` says was not spent on it, and no limit on tokens counts it
     outcome: Outcome = Outcome.OK
     code: str = ""
@@ -104,7 +104,7 @@ class Exchange(Struct, eq=False, gc=False):
     def uncharge(self) -> None:
         """It begins anew: what was reserved for it is given back."""
         if self.charge is not None:
-            self.charge.give_back()
+            self.charge.give_back(self)
             self.charge = None
 
     def forget_attempt(self) -> None:
