@@ -242,7 +242,7 @@ class Runtime:
     def _preload(self, before: Iterable[tuple[str, str]]) -> None:
         """What is to be loaded with us, and was not to be before."""
         if new := [each for each in drivers.preloaded(self.config) if each not in before]:
-            self._begin(self.front.models.preload(new), "preloading")
+            self._begin(self.front.loading.preload(new), "preloading")
 
     def _send_away(self, keys: Collection[str]) -> None:
         """Who waits by one of these, which let in nobody any more."""
