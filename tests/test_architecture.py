@@ -47,6 +47,7 @@ DRIVERS = {
     "jwt": "hermes.oidc.keys",
     "cryptography": "hermes.oidc.keys",
     "matplotlib": "hermes.simulator.replay.plot",
+    "opentelemetry": "hermes.tracing.export",
 }
 
 Modules = Mapping[str, str]

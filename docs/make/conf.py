@@ -20,7 +20,7 @@ PLACES = {
     "Clients": ["clients", "compatibility", "translation", "coming-from"],
     "Servers": ["backends", "custom-backends", "simulator", "health"],
     "Deciding": ["scheduling", "limits", "cache"],
-    "Running it": ["deployment", "operations", "dashboard", "metrics", "security", "keys", "jwt"],
+    "Running it": ["deployment", "operations", "dashboard", "metrics", "tracing", "security", "keys", "jwt"],
     "Reference": ["configuration", "api", "cli", "benchmarks", "load-testing", "development"],
 }
 

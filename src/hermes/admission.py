@@ -205,7 +205,9 @@ class Lease(Struct, frozen=True, eq=False):
             self.admission.leave(self.ticket)
             raise
         finally:
-            self.ticket.waited_s += monotonic() - since
+            until = monotonic()
+            self.ticket.waited_s += until - since
+            self.ticket.waited = since, until
             self.admission.forget(self.ticket)
 
     async def _keep_telling(self, waiter: asyncio.Future[Admit | Reject | Expire], listener: Listener) -> None:

@@ -78,7 +78,7 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
 
     Raises GatewayError; `job.exchange.begun` then tells whether it is final: content has gone out.
     """
-    request, spoken, pool = job.request, server.dialect, server.pool
+    exchange, request, spoken, pool = job.exchange, job.request, server.dialect, server.pool
     if isinstance(request, EmbedRequest):
         gathers = False
         path, body = spoken.render_embed(request, ticket.resident)
@@ -86,8 +86,12 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
         gathers = spoken.streams_only and not request.stream
         path, body = spoken.render_request(replace(request, stream=True) if gathers else request, ticket.resident)
     whole = not (request.stream or gathers)
-    asking = pool.exchange("POST", path, body, headers=job.exchange.forwarded, whole=whole, deadline=job.deadline)
-    job.exchange.asking = asking
+    if exchange.traced is not None:
+        at = pool.origin
+        dialect = exchange.traced.ask(exchange, job.dialect, at.unix_path or at.host, at.port)
+        job = replace(job, dialect=dialect)
+    asking = pool.exchange("POST", path, body, headers=exchange.forwarded, whole=whole, deadline=job.deadline)
+    exchange.asking = asking
     del body  # the rendered request is nobody's once it is sent: a stream may last for an hour
     sent_at = monotonic()
     async with asking as answer:
@@ -97,27 +101,27 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
                 error.retry_after_s = _retry_after_s(answer.headers)
             raise error
         if isinstance(job, EmbedJob):
-            job.exchange.backend_s = monotonic() - sent_at
+            exchange.backend_s = monotonic() - sent_at
             await _answer_embedded(job, answer.take_body(), spoken, ticket, pool.loop.time())
             return
         if job.request.stream:
             await _Stream(job, answer, spoken, ticket, pool.loop.time).run()
-            job.exchange.backend_s = monotonic() - sent_at
+            exchange.backend_s = monotonic() - sent_at
             return
         if gathers:
-            decoder = spoken.decoder(job.request, job.exchange.request_id)
+            decoder = spoken.decoder(job.request, exchange.request_id)
             events = await _gather(asking, answer, decoder, job.deadline)
-            job.exchange.backend_s = monotonic() - sent_at
+            exchange.backend_s = monotonic() - sent_at
             said = collect(events)
         else:
-            job.exchange.backend_s = monotonic() - sent_at
-            said = spoken.whole(answer.take_body(), job.request, job.exchange.request_id)
+            exchange.backend_s = monotonic() - sent_at
+            said = spoken.whole(answer.take_body(), job.request, exchange.request_id)
         _answer_whole(job, said, spoken, ticket, pool.loop.time())
         if gathers:
-            job.exchange.cancel = None  # what is still to be done is no business of the client's
+            exchange.cancel = None  # what is still to be done is no business of the client's
             answered_at = monotonic()
             await _let_end(answer, pool.loop.time)
-            job.exchange.backend_s += monotonic() - answered_at
+            exchange.backend_s += monotonic() - answered_at
 
 
 def break_off(job: Job | EmbedJob, error: BaseException, encoder: Encoder | None = None) -> None:

@@ -5,8 +5,11 @@ import os
 import resource
 import ssl
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from msgspec.structs import asdict, replace
 
@@ -15,13 +18,18 @@ from hermes import drivers, grants
 from hermes.chat import Sampling
 from hermes.config.rules import is_loopback
 from hermes.errors import ConfigError
+from hermes.fleet.fleet import Fleet
 from hermes.http.limits import Limits
+from hermes.metrics import Metrics
 from hermes.policy.limiter import Modes
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules, Settings
 from hermes.storage import pepper
+
+if TYPE_CHECKING:
+    from hermes.tracing import Tracing
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -73,6 +81,41 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return tls.key_file is None and b"PRIVATE KEY-----" not in Path(tls.cert_file).read_bytes()
     except OSError:
         return False
+
+
+def tracing(config: settings.Config, instance: str, metrics: Metrics, fleet: Fleet) -> "Tracing | None":
+    """What makes spans of requests; None: nobody wants any. Raises ConfigError as `check_tracing` does."""
+    said = config.tracing
+    if said.otlp_endpoint is None:
+        return None
+    check_tracing(said)
+    from hermes.tracing import Terms, Tracing
+    from hermes.tracing.export import Exporter
+
+    def kind_of(backend: str) -> str:
+        return fleet.backends[backend].kind if backend in fleet.backends else ""
+
+    def captures(user: str) -> bool:
+        return said.capture_content and (not said.capture_users or user in said.capture_users)
+
+    parts = urlsplit(said.otlp_endpoint)
+    url = said.otlp_endpoint if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1/traces"
+    exporter = Exporter(url, said.service_name, instance, metrics)
+    scheme = "http" if config.server.tls is None else "https"
+    return Tracing(Terms(exporter, kind_of, captures, scheme), said.sample_ratio, exporter.close)
+
+
+def check_tracing(said: settings.Tracing) -> None:
+    """The extra is installed, if it is needed. Raises ConfigError."""
+    names = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+    try:
+        if said.otlp_endpoint is not None and not all(map(find_spec, names)):
+            raise ImportError
+    except ImportError:
+        raise ConfigError(
+            "tracing: spans need more than is installed: pip install opentelemetry-sdk"
+            " opentelemetry-exporter-otlp-proto-http (docs/tracing.md)"
+        ) from None
 
 
 # --- what is served ---------------------------------------------------------------------------------------------------
@@ -254,6 +297,7 @@ def check_files(config: settings.Config) -> None:
     tls(config.server)
     for issuer in config.jwt:
         grants.check_issuer(issuer)
+    check_tracing(config.tracing)
     for backend in config.backends:
         drivers.check(backend)
     target = config.logging.access_log

@@ -3,11 +3,12 @@
 from asyncio import Event
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from hermes.chat import Answer, ChatRequest, EmbedRequest, Usage
+from hermes.dialects import ClientDialect
 from hermes.errors import Dismissed, GatewayError, Outcome
 from hermes.policy.places import Place
 from hermes.policy.ticket import Ticket
@@ -36,6 +37,28 @@ class Charging(Protocol):
 
     def close(self, exchange: "Exchange") -> None: ...
     def give_back(self, exchange: "Exchange") -> None: ...
+
+
+D = TypeVar("D", bound=ClientDialect)
+
+
+class Traced(Protocol):
+    """What is noted on the way of a request whose spans will be told."""
+
+    def ask(self, exchange: "Exchange", dialect: D, host: str, port: int) -> D:
+        """A backend is about to be asked, which `exchange.forwarded` tells whose child it is. Who renders its answer."""
+
+    def failed(self, why: str) -> None:
+        """That attempt has, or was given up."""
+
+    def begin_again(self, exchange: "Exchange") -> None:
+        """What was waited for, and asked, has come to nothing."""
+
+    def share(self, run: "Exchange") -> "Traced":
+        """A run of its own, which others may follow."""
+
+    def follow(self, run: "Traced") -> None: ...
+    def close(self, exchange: "Exchange") -> None: ...
 
 
 class Exchange(Struct, eq=False, gc=False):
@@ -74,6 +97,7 @@ class Exchange(Struct, eq=False, gc=False):
     crashes: int = 0  # of backends that were at it
     looked_again: bool = False  # its backend had lost the model: who has it was asked once more
     forwarded: bytes = b""  # header lines that go on to the backend
+    traced: Traced | None = None  # None: nobody is told its spans
     charge: Charging | None = None  # None: nothing bounds or counts what it uses
     quota_lines: bytes = b""  # what its client is told of its limits
     reuse: str = ""  # of its model's cache: `hit`, `miss` or `bypass`
@@ -109,6 +133,8 @@ class Exchange(Struct, eq=False, gc=False):
 
     def forget_attempt(self) -> None:
         """Nothing of it has gone out, and its connection may be somebody else's by now."""
+        if self.traced is not None:
+            self.traced.begin_again(self)
         self.asking = self.ttft_s = None
 
     def id_line(self) -> bytes:

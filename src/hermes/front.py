@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from hermes import composition
 from hermes import config as settings
@@ -38,6 +39,9 @@ from hermes.serving import Serving
 from hermes.snapshot import Snapshot
 from hermes.trust import Trust
 
+if TYPE_CHECKING:
+    from hermes.tracing import Tracing
+
 
 class Front:
     """`api` and its `server` are the clients'."""
@@ -54,8 +58,10 @@ class Front:
         reload: Reload[Snapshot],
         listeners: Listeners,
         loop: asyncio.AbstractEventLoop,
+        tracing: "Tracing | None",
     ) -> None:
         self._door = door
+        self._tracing = tracing
         self._serving = serving
         self._trust = trust
         self._journal = journal
@@ -123,5 +129,15 @@ class Front:
     def _api(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
         left, served = self._serving.come_again.left, self._models.served
         return Api(
-            table, self._door, people, self._journal, self._metrics, self._openai, self._clock, areas, left, served
+            table,
+            self._door,
+            people,
+            self._journal,
+            self._metrics,
+            self._openai,
+            self._clock,
+            areas,
+            left,
+            served,
+            self._tracing,
         )

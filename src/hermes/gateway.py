@@ -202,8 +202,8 @@ class Gateway:
                 ticket = replace(ticket, resident=found.resident, candidates=found.names)
             again = again or exchange.attempts > before
             await asyncio.sleep(pause_s)
-            ticket = exchange.ticket = ticket.again()
             exchange.forget_attempt()
+            ticket = exchange.ticket = ticket.again()
 
     def _ticket(
         self,
@@ -300,7 +300,9 @@ class Gateway:
         try:
             await attempt.run(job, backend.server or backend.driver.server_of(ticket.resident), ticket)
         except BaseException as error:
-            self._metrics.attempts.add((backend.name, _result_of(error)))
+            self._metrics.attempts.add((backend.name, result := _result_of(error)))
+            if exchange.traced is not None:
+                exchange.traced.failed(result)
             if isinstance(error, BackendError):
                 self._blame(backend, ticket, exchange, error)
             raise

@@ -74,6 +74,8 @@ class Journal:
                     log.exception("request %s was not recorded everywhere", exchange.request_id)
             if (ticket := exchange.ticket) is not None:
                 self.past.add(record, ticket.why)
+            if exchange.traced is not None:
+                exchange.traced.close(exchange)
 
 
 def _record(exchange: Exchange, duration_s: float) -> Record:

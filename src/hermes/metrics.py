@@ -253,6 +253,9 @@ class Metrics:
         )
         self.malformed = Counter("hermes_malformed_requests", "Bytes that never became a request.", ("code",))
         self.log_dropped = Counter("hermes_log_lines_dropped", "Access log lines dropped because writing fell behind.")
+        self.spans_dropped = Counter(
+            "hermes_spans_dropped", "Spans of traces that their collector has not got, by why.", ("reason",)
+        )
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")
         self.reloads = Counter("hermes_config_reloads", "Times the configuration was read anew.", ("result",))
         self.gauges: list[Gauge | Relabelled] = []

@@ -89,6 +89,7 @@ class Runtime:
         self.reload.under_way = self._tell_of_reload
         self._reload_asked = reload_asked or asyncio.Event()
         self._notify = notify or Notify({})
+        self.tracing = composition.tracing(config, os.urandom(8).hex(), self.metrics, self.fleet)
         bound, files = (before.sockets, before.files) if before is not None else (given.sockets, [])
         self._listeners = Listeners(first.limits, first.tls, self._deadlines, loop, bound, files, before is not None)
         self.front = Front(
@@ -102,6 +103,7 @@ class Runtime:
             self.reload,
             self._listeners,
             loop,
+            self.tracing,
         )
         self.api, self.server = self.front.api, self.front.server
         self._restart_asked = restart_asked or asyncio.Event()
@@ -232,6 +234,8 @@ class Runtime:
         await self.meter.close()
         await asyncio.to_thread(self.store.close)
         self._access_log.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         self._notify.close()
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:

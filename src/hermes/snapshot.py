@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Of `server`, what cannot change while it runs; nor can whether it speaks TLS.
 FIXED = ("host", "port", "unix_socket", "state_dir", "cpu_affinity")
 # And all of this.
-SECTIONS = ("admin",)
+SECTIONS = ("admin", "tracing")
 
 
 class Snapshot(Struct, frozen=True):

@@ -215,6 +215,15 @@ def test_check_tells_what_tokens_need_that_is_not_installed(verb: Run, monkeypat
     assert "pip install 'PyJWT[crypto]'" in result.stderr
 
 
+def test_check_tells_what_spans_need_that_is_not_installed(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
+    monkeypatch.delitem(sys.modules, "opentelemetry.sdk.trace", raising=False)
+    result = verb("check", HERMES_TRACING__OTLP_ENDPOINT="http://collector:4318")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http" in result.stderr
+    assert verb("check").exit_code == 0
+
+
 def test_check_tells_roles_that_nobody_gets(verb: Run, tmp_path: Path) -> None:
     section = {"claims": {"roles": "groups"}, "roles": {"*": {}, "ops": {"admin": True}}}
     (told,) = json.loads(issuer(jwks_url="https://sso/keys"))

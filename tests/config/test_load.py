@@ -1,13 +1,14 @@
 """Where settings come from, and which wins."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hermes.config import Config
+from hermes.config import Config, Tracing
 from hermes.config.dump import dump
 from hermes.config.environment import own_layers
 from hermes.config.files import find, read_env
@@ -102,8 +103,10 @@ VALUES = {
     "volatile_lines": ["Time:"], "jwt": [{"name": "a", "issuer": "https://a", "audience": ["h"], "jwks_file": "/k"}],
     "watch_config": False, "dashboard": False, "metrics": True, "modes": {"rpm": "off"}, "rpm": "shadow", "tpm": "off",
     "daily_tokens": "shadow", "monthly_tokens": "off", "concurrency": "reject", "cache": "forced", "scope": "all",
+    "otlp_endpoint": "http://c:4318", "sample_ratio": 0.5, "service_name": "box", "capture_content": True,
+    "capture_users": ["editor"],
 }  # fmt: skip
-SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling", "cache")
+SECTIONS = ("server", "admin", "defaults", "limits", "health", "logging", "scheduling", "cache", "tracing")
 PATHS = [path for path, _ in settings() if path[0] not in SECTIONS or len(path) > 1]
 
 
@@ -197,6 +200,52 @@ def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(
     settle: Settle, yaml: str, text: str, slots: int | None
 ) -> None:
     assert settle(yaml, {"OLLAMA_NUM_PARALLEL": text}).config.backends[0].slots == slots
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, {"otlp_endpoint": "http://c:4318/v1/traces"}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp"}, {"otlp_endpoint": "https://c/otlp/v1/traces"}),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://d/in"},
+            {"otlp_endpoint": "http://d/in"},
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, {}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_EXPORTER": "none"}, {}),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}),
+        ({"OTEL_SERVICE_NAME": "gpu-box"}, {"service_name": "gpu-box"}),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, {"sample_ratio": 0}),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, {"sample_ratio": 0.25}),
+        ({"OTEL_TRACES_SAMPLER": "jaeger_remote", "OTEL_TRACES_SAMPLER_ARG": "endpoint=a"}, {}),
+        ({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "True"}, {"capture_content": True}),
+        ({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "event_only"}, {}),
+    ],
+)
+def test_opentelemetrys_names_say_where_spans_go(settle: Settle, environ: dict[str, str], said: dict[str, Any]) -> None:
+    assert settle(None, environ).config.tracing == Tracing(**said)
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL: only http/protobuf is spoken",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4318"},
+            "tracing.otlp_endpoint: 'c:4318/v1/traces' is not http://host:port",
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"},
+            "tracing.sample_ratio: 2.0 is not a number from 0 to 1",
+        ),
+    ],
+)
+def test_what_of_them_cannot_be_is_refused(settle: Settle, environ: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        settle(None, environ)
 
 
 CUSTOM = "backends: [{name: a, url: 'http://a', kind: %s, plugin: 'parrots:Parrots'}]"

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.fakes import issuer, llm_server
 from tests.fakes.backend import DONE, Asked, FakeOllama, Script, answer, play
+from tests.fakes.collector import Collector, collector
 from tests.fakes.gateway import request_bytes
 from tests.fakes.openai_backend import FakeOpenAI
 from tests.fakes.process import COMMAND, SOURCES
@@ -110,8 +111,9 @@ def echo(stage: str) -> Script:
 class World:
     """The process, what stands behind it, and what was seen of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spans: Collector) -> None:
         self.folder = folder
+        self.spans = spans
         self.canaries = Canaries()
         self.ollama = FakeOllama("gemma:latest", "other")
         self.openai = FakeOpenAI("vllm", "qwen")
@@ -140,6 +142,7 @@ class World:
             "health": {"pause_s": 0.01},
             "logging": {"level": "debug", "access_log": "./access.log"},
             "jwt": [issuer.config(jwks_file=str(self.folder / "jwks.json"))],
+            "tracing": {"otlp_endpoint": f"{self.spans.url}/{secret('path of the collector')}"},
         }  # fmt: skip
 
     def environment(self) -> dict[str, str]:
@@ -155,6 +158,7 @@ class World:
             "PYTHONASYNCIODEBUG": "1",
             "XDG_CONFIG_HOME": str(self.folder),
             "API_KEYS_JSON": json.dumps(keys),
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={secret('key for the collector')}",
             "HERMES_API_KEY": secret("the key of the client commands"),
             "AWS_SECRET_ACCESS_KEY": secret("a variable of somebody else's"),
         }
@@ -201,7 +205,13 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
-    made = World(folder)
+    async with collector() as spans, _world(World(folder, spans)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _world(made: World) -> AsyncIterator[World]:
+    folder = made.folder
     for server in (made.ollama, made.openai, made.parrots):
         await server.listen()
     (folder / "tattler.py").write_text(PLUGIN)

@@ -38,6 +38,9 @@ async def test_forty_canaries_are_seen_nowhere(tmp_path: Path) -> None:
     assert b"event: request" in seen[-1]
     for told in seen:
         here.canaries.look("what is told of what goes on", told)
+    assert len(here.spans.of("server")) > 100 and len(here.spans.of("client")) > 50
+    for told in here.spans.raw:
+        here.canaries.look("spans", told)
     keep_nothing(here)
     assert len(here.canaries.secrets | here.canaries.words) >= 40
     environment = (here.environment(), here.configuration())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hermes.policy.trace import lines, trace_id
+from hermes.policy.trace import Context, context, is_in_share, lines, trace_id, without
 
 ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{ID}-{PARENT}-01"
@@ -31,3 +31,38 @@ def test_a_trace_goes_on_as_it_came_and_what_is_none_does_not(headers: dict[str,
     found = lines({name.encode(): value.encode() for name, value in headers.items()})
     assert found == passed.encode()
     assert trace_id(b"x-hermes-hop: abc\r\n" + found) == (ID if passed else "")
+
+
+@pytest.mark.parametrize(
+    ("parent", "sampled"), [(GOOD, True), (f"00-{ID}-{PARENT}-00", False), (f"cc-{ID}-{PARENT}-03-what-may-come", True)]
+)
+@pytest.mark.parametrize("state", ["", "a=1,b=2"])
+def test_a_child_knows_its_parent_and_names_it_by_the_version_that_we_know(
+    parent: str, sampled: bool, state: str
+) -> None:
+    told = b"x-hermes-hop: abc\r\n" + lines({b"traceparent": parent.encode(), b"tracestate": state.encode()})
+    found = context(told)
+    assert found == Context(ID, PARENT, sampled, state.encode())
+    again = f"traceparent: 00-{ID}-{PARENT}-0{int(sampled)}\r\n" + (f"tracestate: {state}\r\n" if state else "")
+    assert found.lines == again.encode() and context(found.lines) == found
+    assert without(told) == b"x-hermes-hop: abc\r\n" == without(b"x-hermes-hop: abc\r\n")
+
+
+def test_without_a_trace_there_is_no_parent() -> None:
+    assert context(b"") is None and context(b"x-hermes-hop: abc\r\n") is None
+
+
+@pytest.mark.parametrize(
+    ("last", "share", "told"),
+    [
+        ("0000000000000000", 0.0, False),
+        ("0000000000000000", 1e-9, True),
+        ("7fffffffffffffff", 0.5, True),
+        ("8000000000000000", 0.5, False),
+        ("ffffffffffffffff", 0.999999, False),
+        ("ffffffffffffffff", 1.0, True),
+    ],
+)
+def test_the_last_bytes_of_its_id_decide_whether_a_trace_is_told(last: str, share: float, told: bool) -> None:
+    for first in ("0" * 16, "f" * 16):
+        assert is_in_share(first + last, share) is told

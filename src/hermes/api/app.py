@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from math import ceil, inf
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -24,6 +25,9 @@ from hermes.metrics import Metrics
 from hermes.policy import claim, trace
 from hermes.policy.claim import NO_CLAIM, Claim
 from hermes.principal import ANONYMOUS, Principal
+
+if TYPE_CHECKING:
+    from hermes.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class Api:
         areas: Mapping[bytes, ClientDialect],
         left: Callable[[Exchange], None],
         served: Callable[[Principal], Iterable[str]],
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.table = table
         self._door = door
@@ -79,6 +84,7 @@ class Api:
         self._areas = areas
         self._left = left
         self._served = served
+        self._tracing = tracing
         self.draining = False
         self.cutting = False
 
@@ -94,6 +100,8 @@ class Api:
             route = passage.route
             exchange.more_lines = passage.more_lines
             exchange.route, exchange.quiet, exchange.forwarded = route.path, route.quiet, passage.forwarded
+            if self._tracing is not None:
+                self._tracing.begin(exchange)
             dialect, exchange.also_id = route.dialect, route.also_id
             if route.access == "open":
                 principal = ANONYMOUS
@@ -147,13 +155,14 @@ class Api:
         """Past the door and onto a route: the same for every request with this head. Raises what refuses it."""
         cors = self._door.cors
         exchange.more_lines = lines = cors.lines(head.headers.get(b"origin"))
+        exchange.forwarded = traced = trace.lines(head.headers)
         self._door.check(head)
         asked = cors.asked(head)
         match = self.table.match(asked or head.method, head.path)
         if match.route.access != "open":
             self._door.check_site(head)
         route = cors.preflight(match.route) if asked else match.route
-        forwarded = self._door.hop_line(head.headers.get(HOP_HEADER)) + trace.lines(head.headers)
+        forwarded = self._door.hop_line(head.headers.get(HOP_HEADER)) + traced
         return Passage(request_id, route, match.named, forwarded, lines)
 
     def _let_in(self, principal: Principal, route: Route, head: Head, exchange: Exchange) -> None:
@@ -166,6 +175,8 @@ class Api:
 
     def _refuse(self, error: GatewayError, response: Response, exchange: Exchange, dialect: ClientDialect) -> None:
         exchange.outcome, exchange.code, exchange.quiet = error.outcome, error.code, False
+        if self._tracing is not None and not exchange.route:  # it did not get that far
+            self._tracing.begin(exchange)
         if response.started:
             return  # an answer on its way has ended itself, uncleanly
         headers, after_s, should_retry = error.headers, error.retry_after_s, error.should_retry

@@ -19,6 +19,7 @@ from hermes.config.kinds import (
     CacheRule,
     CacheScope,
     ClassName,
+    CollectorUrl,
     Command,
     ConcurrencyMode,
     Cost,
@@ -85,6 +86,7 @@ __all__ = [
     "Secret",
     "Server",
     "Tls",
+    "Tracing",
 ]
 
 
@@ -424,6 +426,19 @@ class Logging(Struct, frozen=True):
     format: Literal["auto", "json", "human"] = "auto"
 
 
+class Tracing(Struct, frozen=True):
+    """Where the spans of requests go; None: nowhere. `sample_ratio`: of those that nobody else has decided about.
+
+    `capture_content`: what is asked and answered goes too, of these users; none: of all.
+    """
+
+    otlp_endpoint: CollectorUrl | None = None
+    sample_ratio: Number0To1 = 1
+    service_name: Label = "hermes"
+    capture_content: bool = False
+    capture_users: tuple[User, ...] = ()
+
+
 class Config(Struct, frozen=True):
     """Everything, checked. `backends` is never empty once loaded."""
 
@@ -441,6 +456,7 @@ class Config(Struct, frozen=True):
     keys: tuple[Key, ...] = ()
     jwt: tuple[Issuer, ...] = ()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
 
     def model(self, name: str) -> Model | None:
         """How to serve `name`: as listed, by the defaults if unlisted models are served, or not at all."""

@@ -126,11 +126,14 @@ def _foreign(name: str, value: str) -> bool:
 
 
 def familiar_layers(environ: Mapping[str, str], below: Tree, suffix: str = "") -> Iterator[Layer | ConfigError]:
-    """Layers for PORT, MAX_CONCURRENT, API_KEYS_JSON and where Ollama is. `below`: what lower layers say."""
+    """Layers for PORT, MAX_CONCURRENT, API_KEYS_JSON, where Ollama is, and OpenTelemetry's own names.
+
+    `below`: what lower layers say.
+    """
     for name, path in (("PORT", ("server", "port")), ("MAX_CONCURRENT", ("limits", "max_concurrent"))):
         if text := environ.get(name):
             yield Layer(name + suffix, nested(path, from_text(name, int, text)))
-    for read in (_keys, _kind, _address):
+    for read in (_keys, _kind, _address, _tracing):
         try:
             yield from read(environ, below, suffix)
         except ConfigError as error:
@@ -212,6 +215,38 @@ def _address(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[L
 def _is_command(configured: list[Any]) -> bool:
     """Whether the one backend is a process of ours, which tells by itself what and where it is."""
     return len(configured) == 1 and isinstance(configured[0], dict) and "command" in configured[0]
+
+
+_TRACES, _SIGNALS = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
+_SAMPLERS = {"always_on": 1.0, "always_off": 0.0}
+_CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+def _tracing(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[Layer]:
+    """What of https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables is ours to heed."""
+    said = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
+
+    def layer(name: str, key: str, value: Any) -> Layer:
+        return Layer(name + suffix, {"tracing": {key: value}})
+
+    if name := next((name for name in (_TRACES + "ENDPOINT", _SIGNALS + "ENDPOINT") if name in said), None):
+        for protocol in (_TRACES + "PROTOCOL", _SIGNALS + "PROTOCOL"):
+            if said.get(protocol) == "grpc":
+                raise ConfigError(f"{protocol}{suffix}: only http/protobuf is spoken, to a collector's port 4318")
+        path = "" if name.startswith(_TRACES) else "/v1/traces"
+        yield layer(name, "otlp_endpoint", said[name].rstrip("/") + path if path else said[name])
+    for name, off in (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")):
+        if said.get(name, "").lower() == off:
+            yield layer(name, "otlp_endpoint", None)
+    if "OTEL_SERVICE_NAME" in said:
+        yield layer("OTEL_SERVICE_NAME", "service_name", said["OTEL_SERVICE_NAME"])
+    sampler = said.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
+    if sampler in _SAMPLERS:
+        yield layer("OTEL_TRACES_SAMPLER", "sample_ratio", _SAMPLERS[sampler])
+    elif sampler == "traceidratio" and (share := said.get("OTEL_TRACES_SAMPLER_ARG")):
+        yield layer("OTEL_TRACES_SAMPLER_ARG", "sample_ratio", from_text("", float, share))
+    if _CAPTURE in said:  # the later values say where: as attributes of spans, or as events, which there are none of
+        yield layer(_CAPTURE, "capture_content", said[_CAPTURE].lower() in ("true", "span_only", "span_and_event"))
 
 
 def parallel_hint(environ: Mapping[str, str]) -> int | None:

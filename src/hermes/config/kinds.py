@@ -209,6 +209,14 @@ KeySetUrl = Annotated[
         description="https://host/path, without credentials; http:// only to this machine",
     ),
 ]
+CollectorUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"\Ahttps?://[^\s/@?#]+(/[\x21\x22\x24-\x3e\x40-\x7e]*)?\Z",
+        title="URL",
+        description="http://host:port or https://host:port, without credentials",
+    ),
+]
 Leeway = Annotated[
     float,
     Meta(

@@ -85,6 +85,8 @@ class Caller:
         exchange = self.exchange
         exchange.free = bool(flight.callers)
         place = flight.join(exchange)
+        if exchange.traced is not None and flight.exchange.traced is not None:
+            exchange.traced.follow(flight.exchange.traced)
         try:
             if isinstance(self._job, Job) and self._job.request.stream:
                 await self._follow(self._job, flight, place)

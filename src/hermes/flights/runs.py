@@ -47,6 +47,8 @@ class Runs:
         id = of.request_id if of.request_id not in recorder.runs else os.urandom(14).hex()
         run = Exchange(id, of.method, of.arrived_at, of.created_at, of.route, key_id=of.key_id, forwarded=of.forwarded)
         run.place = of.place
+        if of.traced is not None:
+            run.traced = of.traced.share(run)
         flight = recorder.runs[id] = Flight(run, self.loop, linger_s, holds_end=linger_s > 0)
         self.running.add(flight)
         self._journal.runs[run] = None
@@ -69,6 +71,8 @@ class Runs:
         finally:
             run.closed = True
             _settle(run)
+            if run.traced is not None:
+                run.traced.close(run)
             self.running.discard(flight)
             del recorder.runs[run.request_id], self._journal.runs[run]
             forget(flight)

@@ -135,7 +135,7 @@ class Forecast:
             stay.station.calibrations[ticket.kind].learn(ticket.thought_s, now - ticket.arrived_at)
         if stay.since > ticket.arrived_at:
             ticket.found = stay.found
-            ticket.load_s = min(stay.load_s, now - ticket.arrived_at)
+            ticket.load_s, ticket.loaded_at = min(stay.load_s, now - ticket.arrived_at), stay.since
 
     def learn_prefill(self, ticket: Ticket, station: Station, when: float) -> None:
         """The first byte of its answer came then."""

@@ -31,7 +31,7 @@ class Ticket(Struct, eq=False, gc=False):
     there may be at once; who bears a name is of one tenant. Of a tenant's tickets those of the lowest `priority` go
     first. `weight` is the tenant's share beside others. `prefix` tells the ticket's conversation from others; 0: there
     is none, or no choice of backends. `place` is the one that an earlier try has left; when this one leaves, its own.
-    `waited_s` is for who waits to write, by a finer clock.
+    `waited_s` and `waited`, the last time from when until when, are for who waits to write, by a finer clock.
     """
 
     model: str
@@ -51,6 +51,7 @@ class Ticket(Struct, eq=False, gc=False):
     prefix: int = 0
     place: Place | None = None
     waited_s: float = 0.0
+    waited: tuple[float, float] | None = None
     phase: str = Phase.NEW
     backend: str = ""
     started_at: float = 0.0
@@ -63,6 +64,7 @@ class Ticket(Struct, eq=False, gc=False):
     sequence: int = 0
     found: str = "hit"  # its model was loaded (`hit`), had to be loaded, or took another's place (`swap`)
     load_s: float = 0.0  # how much of its wait was loading
+    loaded_at: float = 0.0  # until when
     told: Outlook | None = None  # when it began to wait: how long for
     why: "Why | None" = None
     kind: str = ""  # of what was thought then
@@ -77,6 +79,7 @@ class Ticket(Struct, eq=False, gc=False):
             avoid=self.backend,
             place=None,
             turn_by=inf,
+            waited=None,
             phase=Phase.NEW,
             backend="",
             started_at=0.0,
@@ -85,6 +88,7 @@ class Ticket(Struct, eq=False, gc=False):
             settled=False,
             found="hit",
             load_s=0.0,
+            loaded_at=0.0,
         )
 
 

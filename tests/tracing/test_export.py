@@ -1,0 +1,129 @@
+"""A collector that is slow, gone or wrong is nobody's trouble: requests go on, and what it does not get is counted."""
+
+import asyncio
+import logging
+
+import pytest
+
+from hermes.tracing import export
+from tests.fakes.backend import ollama
+from tests.fakes.collector import collector
+from tests.fakes.gateway import CHAT, Hermes, chat, hermes, scenario
+from tests.support import until
+from tests.tracing.test_tree import traced
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "GROUP_S", 0.005)
+
+
+def dropped(gateway: Hermes) -> dict[tuple[str, ...], float]:
+    return gateway.counted("hermes_spans_dropped_total")
+
+
+@scenario
+async def test_spans_come_soon_and_together() -> None:
+    async with collector() as told, ollama() as backend, traced(told, backend) as gateway:
+        await gateway.ask(CHAT, chat())
+        await until(lambda: told.of("server"), "nothing has come")
+        assert len(told.spans) == 3 and told.paths == [b"/v1/traces"]
+        assert dropped(gateway) == {}
+
+
+def failures(gateway: Hermes, caplog: pytest.LogCaptureFixture) -> tuple[float, list[str]]:
+    """How many spans were dropped because they were not taken; what is told of it."""
+    lines = [line.getMessage() for line in caplog.records if line.levelno >= logging.WARNING]
+    return dropped(gateway).get(("failed",), 0), lines
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+@scenario
+async def test_a_collector_that_refuses_spans_is_told_of_once(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hermes")
+    async with collector() as told, ollama() as backend:
+        told.status, told.body = status, b"<html>nonsense</html>"
+        async with traced(told, backend) as gateway:
+            for count in range(3):
+                assert (await gateway.ask(CHAT, chat())).status == 200
+                await until(lambda count=count: failures(gateway, caplog)[0] == 3 * count + 3, "nothing is dropped")  # type: ignore[misc]
+            told.status, told.body = 200, b""
+            await gateway.ask(CHAT, chat())
+            await until(lambda: told.spans, "it is not asked again")
+        assert failures(gateway, caplog) == (
+            9,
+            [f"spans are dropped, the collector does not take them: status {status}"],
+        )
+        assert "takes spans again" in caplog.text and "nonsense" not in caplog.text
+
+
+@scenario
+async def test_what_a_collector_is_too_busy_for_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda *_: 0.01)  # of the second that they wait
+    async with collector() as told, ollama() as backend, traced(told, backend) as gateway:
+        told.status = 503
+        await gateway.ask(CHAT, chat())
+        await until(lambda: told.raw, "it is not asked")
+        told.status = 200
+        await until(lambda: told.of("server"), "it is not asked again")
+        assert dropped(gateway) == {}
+
+
+@pytest.mark.parametrize("answers", [False, True])
+@scenario
+async def test_at_the_end_nobody_waits_long_for_a_collector(
+    answers: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(export, "LAST_S", 0.05)
+    async with collector() as told, ollama() as backend:
+        told.status = 503
+        url = told.url if answers else "http://127.0.0.1:9"
+        async with hermes(backend, tracing={"otlp_endpoint": url}) as gateway:
+            assert (await gateway.ask(CHAT, chat())).status == 200
+            begun_at = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - begun_at < 1
+        assert failures(gateway, caplog)[0] == 3
+    assert "127.0.0.1:9" not in caplog.text
+
+
+@scenario
+async def test_while_a_collector_hangs_requests_go_on_and_what_is_too_much_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I4."""
+    monkeypatch.setattr(export, "MAX_WAITING_BYTES", 20_000)
+    monkeypatch.setattr(export, "LAST_S", 0.05)
+    async with collector() as told, ollama() as backend:
+        told.gate.clear()
+        async with traced(told, backend) as gateway:
+            peer = await gateway.connect()
+            for _ in range(10):
+                assert (await gateway.ask(CHAT, chat(), on=peer)).status == 200
+            lost = dropped(gateway)[("full",)]
+            assert lost % 3 == 0 and 12 <= lost <= 24
+            told.gate.set()
+            await until(lambda: len(told.spans) == 30 - lost, "what was taken has not come")
+            await gateway.ask(CHAT, chat(), on=peer)
+            await until(lambda: len(told.spans) == 33 - lost, "nothing comes any more")
+
+
+@scenario
+async def test_the_collector_is_given_the_headers_that_are_known_by_opentelemetrys_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    async with collector() as told, ollama() as backend:
+        async with traced(told, backend, tracing={"service_name": "gpu-box"}) as gateway:
+            await gateway.ask(CHAT, chat())
+        assert told.headers[b"authorization"] == b"Bearer abc"
+        resource = told.spans[0].resource
+        assert (resource["service.name"], resource["deployment.environment.name"]) == ("gpu-box", "test")
+
+
+@scenario
+async def test_a_path_of_the_collectors_own_is_kept() -> None:
+    async with collector() as told, ollama() as backend:
+        async with hermes(backend, tracing={"otlp_endpoint": told.url + "/in/traces"}) as gateway:
+            await gateway.ask(CHAT, chat())
+        assert told.paths == [b"/in/traces"]
