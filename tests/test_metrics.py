@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hermes import config
 from hermes.errors import Outcome
-from hermes.metrics import MAX_SERIES, SECONDS, Counter, Histogram, Metrics, render, told
+from hermes.metrics import MAX_SERIES, SECONDS, TOKENS, Buckets, Counter, Histogram, Metrics, render, told
 from hermes.record import Record
 from hermes.runtime import Runtime
 from tests.simulation.loop import VirtualLoop
@@ -158,7 +158,7 @@ def test_no_metric_says_its_name_twice_and_all_say_what_they_are() -> None:
     for family in families:
         assert re.fullmatch(r"hermes_[a-z_]+", family.name) and family.help.endswith(".")
         assert not family.name.endswith(("_total", "_ms")), "Prometheus adds _total, and counts in seconds"
-        assert isinstance(family, Histogram) == family.name.endswith("_seconds")
+        assert isinstance(family, Histogram) == family.name.endswith(("_seconds", "_request_tokens"))
 
 
 def test_the_page_lists_every_metric_with_its_type_and_labels(loop: VirtualLoop) -> None:
@@ -185,3 +185,14 @@ def test_the_page_lists_every_field_of_the_access_log_and_every_outcome() -> Non
     fields = msgspec.structs.fields(Record)
     assert listed == [(field.encode_name, kinds[field.type]) for field in fields]
     assert set(re.findall(r"`(\w+)`", page.partition("Outcomes:")[2])) == set(Outcome)
+
+
+@given(st.lists(st.one_of(st.sampled_from((*TOKENS, 0, 2**26 + 1)), st.floats(0, 1e9))))
+def test_many_observations_at_once_are_what_they_are_one_by_one(values: list[float]) -> None:
+    one_by_one, at_once = Buckets(TOKENS), Buckets(TOKENS)
+    for value in values:
+        one_by_one.observe(value)
+    at_once.observe_all(values[: len(values) // 2])
+    at_once.observe_all(values[len(values) // 2 :])
+    assert at_once.counts == one_by_one.counts
+    assert at_once.total == pytest.approx(one_by_one.total)

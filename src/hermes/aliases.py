@@ -42,12 +42,24 @@ def show(metrics: Metrics, scheduler: Standing) -> None:
         metrics.token_time,
         _labels,
     )
+    metrics.relabelled(
+        "gen_ai_client_token_usage",
+        "As hermes_request_tokens.",
+        (*_COMMON, "gen_ai_token_type"),
+        metrics.request_tokens,
+        _token_labels,
+    )
     metrics.gauge("vllm:num_requests_running", "As hermes_requests_active.", ("model_name",), lambda: {
         (name,): float(scheduler.occupancy(name).running) for name in scheduler.models()
     })  # fmt: skip
     metrics.gauge("vllm:num_requests_waiting", "As hermes_requests_queued, all classes.", ("model_name",), lambda: {
         (name,): float(scheduler.occupancy(name).waiting) for name in scheduler.models()
     })  # fmt: skip
+
+
+def _token_labels(values: Labels) -> Labels:
+    *where, kind = values
+    return *_labels(tuple(where)), "input" if kind == "prompt" else "output"
 
 
 def _labels(values: Labels) -> Labels:

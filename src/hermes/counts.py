@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from hermes.errors import Outcome
 from hermes.exchange import Exchange
-from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics
+from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics, Uses
 from hermes.policy.estimates import Outlook
 from hermes.principal import CLASS_NAMES, Class
 
@@ -27,6 +27,10 @@ _REFUSED = frozenset(
 )
 
 
+# Tokens of so many requests are added up at once, in some 20 us.
+MOST_NOTED = 100
+
+
 class _Tally(Struct):
     """The series that a request of one route, model, outcome and class counts on, streamed or whole."""
 
@@ -35,8 +39,7 @@ class _Tally(Struct):
     queue_wait: Buckets
     ttft: Buckets
     token_time: Buckets
-    tokens_in: Cell
-    tokens_out: Cell
+    uses: Uses
 
 
 # What is never observed: the wait of what has no ticket, the first token of a whole answer.
@@ -89,8 +92,10 @@ class Counts:
             if usage.completion_tokens > 1 and exchange.outcome is _OK and not exchange.free:
                 tally.token_time.observe((duration_s - exchange.ttft_s) / (usage.completion_tokens - 1))
         if ticket is not None and not exchange.free:
-            tally.tokens_in.value += usage.prompt_tokens
-            tally.tokens_out.value += usage.completion_tokens
+            noted = tally.uses.noted
+            noted.append(usage)
+            if len(noted) == MOST_NOTED:
+                tally.uses.add_up()
             spender = self._spenders.get(ticket.tenant) or self._spender(ticket.tenant, exchange.key_id)
             spender.tokens_in.value += usage.prompt_tokens
             spender.tokens_out.value += usage.completion_tokens
@@ -113,8 +118,7 @@ class Counts:
             _NEVER if urgency is None else metrics.queue_wait.child((model, CLASS_NAMES[urgency])),
             metrics.ttft.child((route, model)) if stream else _NEVER,
             metrics.token_time.child((route, model)) if stream else _NEVER,
-            metrics.tokens.child((model, "prompt")),
-            metrics.tokens.child((model, "completion")),
+            metrics.uses(route, model),
         )
         if len(self._tallies) < MAX_SERIES:
             self._tallies[key] = tally

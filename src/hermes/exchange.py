@@ -46,7 +46,7 @@ class Traced(Protocol):
     """What is noted on the way of a request whose spans will be told."""
 
     def ask(self, exchange: "Exchange", dialect: D, host: str, port: int) -> D:
-        """A backend is about to be asked: `exchange.forwarded` tells whose child it is. Who renders its answer."""
+        """A backend is about to be asked; `exchange.forwarded` tells it whose child it is. Who renders its answer."""
 
     def failed(self, why: str) -> None:
         """That attempt has, or was given up."""

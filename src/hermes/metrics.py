@@ -4,9 +4,9 @@ Label values come from closed sets (invariant I27): outcomes, routes, the models
 `MAX_SERIES` all the same counts the rest under `other`.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 MAX_SERIES = 1000
 # Tenants by name; what others use is told in one sum.
@@ -82,6 +82,17 @@ class Buckets:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Many at once, for less than one by one takes."""
+        ordered = sorted(values)
+        before = 0
+        for place, bound in enumerate(self.bounds):
+            up_to = bisect_right(ordered, bound)
+            self.counts[place] += up_to - before
+            before = up_to
+        self.counts[-1] += len(ordered) - before
+        self.total += sum(ordered)
+
     def cumulative(self) -> Iterator[tuple[str, float]]:
         """Pairs of upper bound and the number of observations up to it, as Prometheus wants them."""
         seen = 0
@@ -145,6 +156,37 @@ class Relabelled:
 
 
 Family = Counter | Gauge | Histogram | Relabelled
+
+
+class Used(Protocol):
+    """The tokens of a request."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+
+
+class Uses:
+    """The tokens of requests of one route and model: noted, and added up when many are, or when somebody asks."""
+
+    __slots__ = ("_completions", "_prompts", "noted")
+
+    def __init__(self, prompts: tuple[Cell, Buckets], completions: tuple[Cell, Buckets]) -> None:
+        self.noted: list[Used] = []
+        self._prompts = prompts
+        self._completions = completions
+
+    def add_up(self) -> None:
+        """0 is what no backend has told, or what requests of that kind have none of: it is in no bucket."""
+        prompts = [each.prompt_tokens for each in self.noted]
+        completions = [each.completion_tokens for each in self.noted]
+        self.noted.clear()
+        for (cell, buckets), counts in ((self._prompts, prompts), (self._completions, completions)):
+            cell.value += sum(counts)
+            buckets.observe_all(filter(None, counts))
+
+
 # A family and a copy of the value of every series: of a histogram `Buckets`, of what is relabelled the histogram's.
 Taken = tuple[Family, dict[Labels, Any]]
 
@@ -152,6 +194,8 @@ Taken = tuple[Family, dict[Labels, Any]]
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 # What is short: 50 us to 2.5 s.
 SHORT = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+# As the conventions for `gen_ai.client.token.usage` have them.
+TOKENS = tuple(4.0**power for power in range(14))
 # The loop's clock knows nothing shorter.
 MILLISECONDS = SHORT[4:]
 
@@ -215,6 +259,12 @@ class Metrics:
             "hermes_event_loop_lag_seconds", "How late the event loop came to what was due.", (), MILLISECONDS
         )
         self.tokens = Counter("hermes_tokens", "Tokens as backends counted them.", ("model", "kind"))
+        self.request_tokens = Histogram(
+            "hermes_request_tokens",
+            "Tokens of each request, as its backend counted them.",
+            ("route", "model", "kind"),
+            TOKENS,
+        )
         self.tenant_tokens = Counter(
             "hermes_tenant_tokens", "The same by who asked for them.", ("tenant", "kind"), 2 * MAX_TENANTS
         )
@@ -259,6 +309,18 @@ class Metrics:
         self.double_close = Counter("hermes_double_closes", "Exchanges that were closed twice: a bug (invariant I3).")
         self.reloads = Counter("hermes_config_reloads", "Times the configuration was read anew.", ("result",))
         self.gauges: list[Gauge | Relabelled] = []
+        self._uses: dict[Labels, Uses] = {}
+
+    def uses(self, route: str, model: str) -> Uses:
+        """To be kept by whoever notes tokens there, and adds them up now and then."""
+        if (route, model) not in self._uses and len(self._uses) >= MAX_SERIES:
+            route = model = "other"
+        if (route, model) not in self._uses:
+            self._uses[route, model] = Uses(
+                (self.tokens.child((model, "prompt")), self.request_tokens.child((route, model, "prompt"))),
+                (self.tokens.child((model, "completion")), self.request_tokens.child((route, model, "completion"))),
+            )
+        return self._uses[route, model]
 
     def gauge(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
         self.gauges.append(Gauge(name, help, labels, read))
@@ -277,6 +339,8 @@ class Metrics:
 
     def take(self) -> Iterator[Taken]:
         """The present values of each family, in 1 us for each series: nobody changes them any more."""
+        for uses in self._uses.values():
+            uses.add_up()
         copies: dict[Histogram, dict[Labels, Buckets]] = {}
         for metric in self.families():
             if isinstance(metric, Histogram):

@@ -192,6 +192,14 @@ async def test_others_names_tell_the_same_numbers() -> None:
             ("hermes_time_per_output_token_seconds", "gen_ai_server_time_per_output_token_seconds"),
         ):
             assert _sum(gateway, ours) == pytest.approx(_sum(gateway, theirs)) != 0
+        used = gateway.counted("gen_ai_client_token_usage_count")
+        assert used == {  # of what failed nothing was told
+            ("chat", "hermes", model, "input"): 1,
+            ("chat", "hermes", model, "output"): 1,
+            ("text_completion", "hermes", model, "input"): 2,
+            ("text_completion", "hermes", model, "output"): 2,
+        }
+        assert gateway.counted("gen_ai_client_token_usage_sum")["chat", "hermes", model, "output"] == 3
 
 
 @scenario
