@@ -47,7 +47,6 @@ class Listeners:
         self._files = files  # of these, ours to remove once they are ours
         self._waits = waits  # whoever comes waits in the kernel until `accept`
         self._places: dict[str, Server] = {}
-        self._before: dict[str, App] = {}
 
     def server(self, api: Api) -> Server:
         """One more, which nobody can reach yet. The first is the clients'."""
@@ -144,17 +143,11 @@ class Listeners:
         return [file for server in self._servers for file in server.files]
 
     def hand_over(self, relay: Callable[[str, App], App]) -> None:
-        """Accept nobody any more; what still comes is for `relay`, made of the place and who answered before."""
+        """Another process accepts in our place. What still comes on connections that there are is for `relay`, made of
+        the place and who answered before; each answer is its connection's last.
+        """
         for place, server in self._places.items():
-            server.pause()
-            self._before[place], server.app = server.app, relay(place, server.app)
-
-    async def take_back(self) -> None:
-        for place, server in self._places.items():
-            server.app = self._before[place]
-            await server.resume()
-
-    def let_go(self) -> None:
+            server.app = relay(place, server.app)
         for server in self._servers:
             server.let_go()
 
