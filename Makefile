@@ -102,9 +102,9 @@ browser: $(RUN_READY)
 	$(VENV)-browser/bin/python -m pip install -q -r tests/browser/requirements.txt
 	HERMES_BROWSER=1 $(VENV)-browser/bin/python -m pytest -rs tests/browser
 
-# The simulation with 10,000 seeds.
+# The simulation with 10,000 seeds, and properties of the policy at random.
 nightly: $(DEV_READY)
-	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation
+	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation tests/policy
 
 # A thousand reloads, half of them of no use, under load; `make test` does 60.
 reloads: $(DEV_READY)

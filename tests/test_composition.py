@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import asdict
 
-from hermes import composition, config, drivers
+from hermes import composition, config, drivers, grants
 from hermes.config.build import build
 from hermes.errors import ConfigError
 from hermes.http.limits import Limits
@@ -81,7 +81,7 @@ def test_each_mode_is_the_limiters() -> None:
 def test_what_a_key_and_a_model_may_use_is_theirs(name: str) -> None:
     key = {"user": "ann", "sha256": "0" * 64, name: 7, "per_model": {"g*": {name: 8}}}
     built = build({"keys": [key], "models": {} if name == "concurrency" else {"gemma": {name: 9}}})
-    principal = composition._principal(built.keys[0], built)
+    principal = grants._principal(built.keys[0], built)
     assert principal.allowance == Allowance(**{name: 7})
     assert principal.per_model == (("g*", Allowance(**{name: 8})),)
     if built.models:
@@ -112,7 +112,7 @@ def test_each_setting_of_a_model_is_somebodys(name: str) -> None:
         (
             composition.catalog(each).listed["gemma"],
             composition.model_bounds(each.models["gemma"], each),
-            composition.pins(each, backend),
+            drivers.pins(each, backend),
         )
         for each in (build({"models": {"gemma": {}}}), model)
     )

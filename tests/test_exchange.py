@@ -7,7 +7,8 @@ from msgspec import json
 
 from hermes.chat import Usage
 from hermes.errors import Outcome
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
+from hermes.journal import Journal
 from hermes.metrics import MAX_TENANTS, Metrics
 from hermes.policy.ticket import Ticket
 from hermes.record import Record

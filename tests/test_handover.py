@@ -91,6 +91,12 @@ class NewProcess:
         assert self.end is not None
         self.end.sendall(b"\0\0\0\1?")
 
+    async def goes_on(self, gateway: Hermes) -> State:
+        told = restart(gateway)
+        state = await self.takes()
+        assert await told == self.pid
+        return state
+
     def wait(self, timeout: float) -> int:
         if self.stays:
             raise subprocess.TimeoutExpired("hermes", timeout)
@@ -180,10 +186,7 @@ async def test_who_waits_is_told_when_the_new_one_is_gone_too(monkeypatch: pytes
         first, second = [await gateway.open(CHAT, chat()) for _ in range(2)]
         await gateway.until_waiting(2)
         running = asyncio.get_running_loop().create_task(gateway.runtime.run(asyncio.Event(), asyncio.Event()))
-        told = restart(gateway)
-        state = await new.takes()
-        assert await told == new.pid
-        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+        state = await new.goes_on(gateway)
         free.set()
         assert (await runs.events())[-1] == "[DONE]"
         runs.peer.close()
@@ -222,7 +225,6 @@ async def test_who_asked_for_it_need_not_wait_for_it(monkeypatch: pytest.MonkeyP
         await gateway.runtime.succession.gone.wait()
         assert gateway.runtime.succession.pid == new.pid
         new.dies()
-        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
 
 
 @scenario
@@ -248,10 +250,7 @@ async def test_all_that_is_reserved_is_passed_on_and_settled(monkeypatch: pytest
         backend.scripts.append(play(free, "Hello", DONE))
         calls = [await gateway.open(CHAT, chat(temperature=0), bearer("ann")) for _ in range(2)]
         await until(lambda: sum(len(flight.callers) for flight in gateway.runtime.runs.running) == 2)
-        told = restart(gateway)
-        await new.takes()
-        await told
-        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+        await new.goes_on(gateway)
         free.set()
         assert [(await call.reply()).status for call in calls] == [200, 200]
         await until(lambda: sum(isinstance(each, Charged) for each in new.heard) == 2)
@@ -268,10 +267,7 @@ async def test_what_has_moved_there_is_not_asked_for_again_from_here(monkeypatch
         await runs.head()
         waits = await gateway.open(CHAT, chat())
         await gateway.until_waiting(1)
-        told = restart(gateway)
-        state = await new.takes()
-        await told
-        gateway.runtime.scheduler = gateway.runtime.admission.scheduler
+        state = await new.goes_on(gateway)
         new.channel.tell(Refused(state.waiting[0][0], "moved", 1.0))
         refused = await waits.reply()
         assert (refused.status, refused.error["code"]) == (503, "no_backend")

@@ -131,11 +131,25 @@ def test_a_snapshot_is_of_its_moment() -> None:
     metrics = Metrics()
     metrics.ttft.observe(("m",), 0.1)
     taken = list(metrics.take())
-    before = told(taken)
+    before = list(told(taken))
     metrics.accepted.add(())
     metrics.ttft.observe(("m",), 0.1)
     metrics.tokens.add(("m", "prompt"))
-    assert told(taken) == before != metrics.snapshot()
+    assert list(told(taken)) == before != metrics.snapshot()
+
+
+def test_one_family_is_made_after_the_other_and_aliases_by_whoever_makes_the_text() -> None:
+    """I36: what is held at once, and what the loop does, is little."""
+    metrics = Metrics()
+    metrics.relabelled("alias", "By nothing.", (), metrics.ttft, lambda values: ())
+    for model in "ab":
+        metrics.ttft.observe(("/", model), 0.1)
+    taken = {metric.name: series for metric, series in metrics.take()}
+    assert taken["alias"] is taken["hermes_time_to_first_token_seconds"]
+    begun = metrics.take()
+    next(told(begun))
+    assert next(begun)[0] is [*metrics.families()][1]
+    assert samples(render(metrics.snapshot()))["alias_count", ()] == 2.0
 
 
 def test_no_metric_says_its_name_twice_and_all_say_what_they_are() -> None:

@@ -9,13 +9,52 @@ import os
 import select
 import threading
 from collections import deque
+from collections.abc import Callable
 
-from hermes.lines import Lines, as_json
+from hermes import config as settings
+from hermes.errors import ConfigError
+from hermes.lines import Lines, are_read, as_json, as_text
 from hermes.metrics import Metrics
 from hermes.record import Record
 
 MAX_WAITING_LINES = 10_000
 GROUP_S = 0.2
+
+
+class Target:
+    """Where the configuration has it: a sink among the others while there is one."""
+
+    def __init__(
+        self, sinks: list[Callable[[Record], None]], loop: asyncio.AbstractEventLoop, metrics: Metrics
+    ) -> None:
+        self._sinks = sinks
+        self._loop = loop
+        self._metrics = metrics
+        self._log: AccessLog | None = None
+
+    def adopt(self, said: settings.Logging) -> None:
+        """Raises ConfigError; then it is where it was."""
+        target, log = said.access_log, self._log
+        if target == "off":
+            if log is not None:
+                self._sinks.remove(log)
+                self._loop.run_in_executor(None, log.close)
+                self._log = None
+            return
+        try:
+            fd = 2 if target == "stderr" else os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        except OSError as error:
+            raise ConfigError(f"logging.access_log: cannot write {target}: {error}") from error
+        lines = as_text if are_read(said.format, os.isatty(fd)) else as_json
+        if log is not None:
+            log.turn_to(fd, lines)
+            return
+        self._log = AccessLog(fd, self._loop, self._metrics, lines)
+        self._sinks.append(self._log)
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
 
 
 class AccessLog:

@@ -2,11 +2,9 @@
 of vLLM that autoscalers and routers read. They cost a request nothing: each scrape makes them of the series there are.
 """
 
-from collections.abc import Callable
-
 from hermes.errors import Outcome
-from hermes.metrics import Buckets, Histogram, Labels, Metrics
-from hermes.policy.scheduler import Scheduler
+from hermes.metrics import Labels, Metrics
+from hermes.policy.standing import Standing
 
 # What the conventions call it; whatever is none of these is `chat`.
 _OPERATIONS = {
@@ -21,25 +19,28 @@ _OPERATIONS = {
 _COMMON = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
 
-def show(metrics: Metrics, scheduler: Scheduler) -> None:
+def show(metrics: Metrics, scheduler: Standing) -> None:
     """Declare each, and say what it is made of."""
-    metrics.histogram(
+    metrics.relabelled(
         "gen_ai_server_request_duration_seconds",
         "As hermes_request_duration_seconds.",
         (*_COMMON, "error_type"),
-        _of(metrics.duration),
+        metrics.duration,
+        _labels,
     )
-    metrics.histogram(
+    metrics.relabelled(
         "gen_ai_server_time_to_first_token_seconds",
         "As hermes_time_to_first_token_seconds.",
         _COMMON,
-        _of(metrics.ttft),
+        metrics.ttft,
+        _labels,
     )
-    metrics.histogram(
+    metrics.relabelled(
         "gen_ai_server_time_per_output_token_seconds",
         "As hermes_time_per_output_token_seconds.",
         _COMMON,
-        _of(metrics.token_time),
+        metrics.token_time,
+        _labels,
     )
     metrics.gauge("vllm:num_requests_running", "As hermes_requests_active.", ("model_name",), lambda: {
         (name,): float(scheduler.occupancy(name).running) for name in scheduler.models()
@@ -49,15 +50,8 @@ def show(metrics: Metrics, scheduler: Scheduler) -> None:
     })  # fmt: skip
 
 
-def _of(histogram: Histogram) -> Callable[[], dict[Labels, Buckets]]:
+def _labels(values: Labels) -> Labels:
     """By operation instead of route. An outcome is told where it is an error: a label without a value is none."""
-
-    def read() -> dict[Labels, Buckets]:
-        found: dict[Labels, Buckets] = {}
-        for (route, model, *outcome), buckets in histogram.series.items():
-            errors = ("" if each == Outcome.OK else each for each in outcome)
-            labels = _OPERATIONS.get(route, "chat"), "hermes", model, *errors
-            found.setdefault(labels, Buckets(histogram.bounds)).merge(buckets)
-        return found
-
-    return read
+    route, model, *outcome = values
+    errors = ("" if each == Outcome.OK else each for each in outcome)
+    return _OPERATIONS.get(route, "chat"), "hermes", model, *errors

@@ -322,6 +322,8 @@ class _Stream:
         for event in events:
             if type(event) is TextDelta or type(event) is ReasoningDelta:
                 self._said += len(event.text)
+            elif type(event) is ToolCallDelta:
+                self._said += len(event.name) + len(event.arguments)
             if type(event) is not TextDelta or not self._begun:
                 self._note(event)
         if self._stopped:
@@ -340,6 +342,7 @@ class _Stream:
             self._response.start(200, stream_lines(job.dialect, job.exchange) + wait_lines(job.exchange, self._ticket))
 
     def _complete(self, events: list[StreamEvent]) -> None:
+        self._job.exchange.said = self._said
         if self._job.exchange.dismissed:
             return  # its task is about to hear of it
         encoded = self._encoder.encode(events)

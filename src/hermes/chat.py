@@ -209,6 +209,21 @@ class Usage(Struct, frozen=True, gc=False):
     decode_s: float = 0.0
     cached_tokens: int = 0
 
+    def believed(self, sent_bytes: int, said: int) -> "Usage":
+        """As far as it can be, by how long the request was and how many characters came: no tokenizer makes more of a
+        byte than one token, and a character has at most four bytes.
+        """
+        most_prompt, most_output = sent_bytes + UNSEEN_TOKENS, 4 * said + UNSEEN_TOKENS
+        if self.prompt_tokens <= most_prompt and self.completion_tokens <= most_output:
+            return self
+        prompt_tokens = min(self.prompt_tokens, most_prompt)
+        output_tokens, cached_tokens = min(self.completion_tokens, most_output), min(self.cached_tokens, prompt_tokens)
+        return Usage(prompt_tokens, output_tokens, self.load_s, self.prefill_s, self.decode_s, cached_tokens)
+
+
+# What may be there all the same: a template around the prompt, thoughts that are counted and not told.
+UNSEEN_TOKENS = 1 << 14
+
 
 class Stop(Struct, frozen=True, gc=False):
     """The answer is complete. A stream that ends without one was truncated: an error, never a success.
@@ -240,6 +255,11 @@ class Answer(Struct, frozen=True, gc=False):
     reason: StopReason
     logprobs: tuple[dict[str, Any], ...] = ()
     stop_text: str = ""
+
+    @property
+    def characters(self) -> int:
+        calls = sum(len(call.name) + len(call.arguments) for call in self.tool_calls)
+        return len(self.text) + len(self.reasoning) + calls
 
 
 class Embeddings(Struct, frozen=True, gc=False):

@@ -1,44 +1,27 @@
 """From settings to values: what a Config comes to in each of the rooms that `runtime` puts together."""
 
-import asyncio
 import contextlib
 import os
 import resource
 import ssl
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from hermes import config as settings
-from hermes import drivers
+from hermes import drivers, grants
 from hermes.chat import Sampling
 from hermes.config.rules import is_loopback
 from hermes.errors import ConfigError
-from hermes.fleet.backend import Backend
-from hermes.fleet.managed import Managed
 from hermes.http.limits import Limits
-from hermes.http.wire import Deadlines
-from hermes.keyring import Made
-from hermes.metrics import Metrics
-from hermes.oidc import source
 from hermes.policy.limiter import Modes
-from hermes.policy.load_options import Pins
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
 from hermes.policy.ticket import Bounds, ClassRules, ModelBounds, Rules, Settings
-from hermes.principal import ANONYMOUS, CLASS_NAMES, UNBOUNDED, Allowance, Class, Principal
 from hermes.storage import pepper
-from hermes.storage.keys import Fields as StoredFields
-from hermes.storage.keys import Key as StoredKey
-
-if TYPE_CHECKING:
-    from hermes.oidc.issuers import Issuers
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -46,7 +29,7 @@ USUAL_OUTPUT_TOKENS = 211
 RESERVED_FILES = 64
 
 
-# --- who is let in ----------------------------------------------------------------------------------------------------
+# --- the door ---------------------------------------------------------------------------------------------------------
 
 
 def limits(server: settings.Server) -> Limits:
@@ -71,17 +54,6 @@ def _connections_allowed() -> int:
     return max(16, (soft - RESERVED_FILES) // 2)
 
 
-def stay_on(cpus: tuple[int, ...]) -> None:
-    """Keep the process on these processors; on any, if none is named. Raises ConfigError for one there is not."""
-    if not cpus:
-        return
-    try:
-        os.sched_setaffinity(0, cpus)
-    except (OSError, AttributeError) as error:
-        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "none"
-        raise ConfigError(f"server.cpu_affinity: cannot run on {list(cpus)}; allowed here: {allowed}") from error
-
-
 def tls(server: settings.Server) -> ssl.SSLContext | None:
     """What makes it https. Raises ConfigError for a certificate that cannot be used."""
     if server.tls is None:
@@ -103,125 +75,7 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return False
 
 
-def anonymous(config: settings.Config) -> Principal:
-    """Who asks without a key, where there are none."""
-    return replace(ANONYMOUS, usual=urgency(config.scheduling.usual_class))
-
-
-def static_keys(config: settings.Config) -> dict[bytes, Principal]:
-    """Who has which key of the configuration, by its digest."""
-    return {bytes.fromhex(key.sha256): _principal(key, config) for key in config.keys}
-
-
-def _principal(key: settings.Key, config: settings.Config) -> Principal:
-    ceiling, usual = _classes(key, config)
-    return Principal(
-        key.key_id,
-        key.user,
-        key.admin,
-        ceiling,
-        usual,
-        key.weight,
-        key.models,
-        allowance(key),
-        tuple((pattern, allowance(own)) for pattern, own in key.per_model.items()),
-        metrics=key.metrics,
-        expires_at=key.expires,
-    )
-
-
-def _classes(key: settings.Key | StoredFields, config: settings.Config) -> tuple[Class, Class]:
-    ceiling = urgency(key.max_class or "interactive")
-    return ceiling, max(ceiling, urgency(key.usual_class or config.scheduling.usual_class))
-
-
-def stored(config: settings.Config) -> Made:
-    """To whom a stored key comes; `until`: the end of the secret, beside the key's own."""
-
-    def principal(key: StoredKey, until: int | None) -> Principal:
-        said = key.fields
-        ceiling, usual = _classes(said, config)
-        return Principal(
-            key.id,
-            said.user,
-            said.admin,
-            ceiling,
-            usual,
-            said.weight,
-            models=said.models,
-            allowance=allowance(said),
-            metrics=said.metrics,
-            expires_at=min((end for end in (said.expires_at, until) if end is not None), default=None),
-        )
-
-    return principal
-
-
-def issuers(
-    config: settings.Config, deadlines: Deadlines, loop: asyncio.AbstractEventLoop, metrics: Metrics
-) -> "Issuers | None":
-    """Whose tokens are taken, with how their keys are fetched. Raises ConfigError as `check_issuer` does."""
-    if not config.jwt:
-        return None
-    for each in config.jwt:
-        check_issuer(each)
-    from hermes.oidc.issuers import Issuers, Known
-    from hermes.oidc.keys import KeySet
-
-    def key_set(issuer: settings.Issuer) -> KeySet:
-        def count(result: str) -> None:
-            metrics.key_fetches.add((issuer.name, result))
-
-        if issuer.jwks_url is not None:
-            fetch = source.from_url(issuer.jwks_url, issuer.ca_file, deadlines, loop)
-        else:
-            fetch = source.from_file(issuer.jwks_file or "")
-        return KeySet(issuer.name, fetch, issuer.algorithms, count)
-
-    known = [Known(issuer, key_set(issuer)) for issuer in config.jwt]
-    return Issuers(known, config.scheduling.usual_class, time.time)  # noqa: TID251 - when tokens end
-
-
-def check_issuer(issuer: settings.Issuer) -> None:
-    """The extra is installed, the authority can be used, the file has keys. Raises ConfigError."""
-    where = f"jwt.{issuer.name}"
-    try:
-        from hermes.oidc.keys import read_set
-    except ImportError:
-        raise ConfigError(
-            "jwt: tokens need more than is installed: pip install 'PyJWT[crypto]' (docs/jwt.md)"
-        ) from None
-    try:
-        if issuer.jwks_url is not None:
-            source.origin(issuer.jwks_url, issuer.ca_file)
-        else:
-            read_set(source.read(issuer.jwks_file or ""), issuer.algorithms)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def allowance(said: Struct) -> Allowance:
-    """Of a key, a model, or a key with a model. A model's runs are bounded by its `max_concurrency`."""
-    found = Allowance(**{name: getattr(said, name, None) for name in Allowance.__struct_fields__})
-    return UNBOUNDED if found == UNBOUNDED else found
-
-
-def modes(limits: settings.Limits) -> Modes:
-    return Modes(**asdict(limits.modes))
-
-
-def has_budgets(config: settings.Config) -> bool:
-    """Whether the database is needed from the first request on."""
-    said = [allowance(each) for each in (*config.keys, *config.models.values())]
-    said += [allowance(each) for key in config.keys for each in key.per_model.values()]
-    return any(each.daily_tokens or each.monthly_tokens for each in said)
-
-
-def urgency(name: str) -> Class:
-    return Class(CLASS_NAMES.index(name))
-
-
-# --- what is served, and by whom --------------------------------------------------------------------------------------
+# --- what is served ---------------------------------------------------------------------------------------------------
 
 
 def bounds(config: settings.Config) -> Bounds:
@@ -237,6 +91,17 @@ def bounds(config: settings.Config) -> Bounds:
 
 def retries(limits: settings.Limits) -> RetryPolicy:
     return RetryPolicy(limits.max_attempts, limits.retry_ratio)
+
+
+def modes(limits: settings.Limits) -> Modes:
+    return Modes(**asdict(limits.modes))
+
+
+def has_budgets(config: settings.Config) -> bool:
+    """Whether the database is needed from the first request on."""
+    said = [grants.allowance(each) for each in (*config.keys, *config.models.values())]
+    said += [grants.allowance(each) for key in config.keys for each in key.per_model.values()]
+    return any(each.daily_tokens or each.monthly_tokens for each in said)
 
 
 def rules(scheduling: settings.Scheduling) -> Rules:
@@ -308,10 +173,10 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
         max_stream_s=model.max_stream_s,
         sampling=Sampling(**{field: getattr(params, field) for field in params.__struct_fields__}),
         max_output_tokens=model.max_output_tokens,
-        highest=urgency(model.max_class or "interactive"),
+        highest=grants.urgency(model.max_class or "interactive"),
         pulled=model.pull == "on_demand",
         fallback=model.fallback,
-        allowance=allowance(model),
+        allowance=grants.allowance(model),
         reuse="forced" if model.cache == "forced" else "on" if model.cache is True else "off",
     )
 
@@ -322,25 +187,7 @@ def caches(config: settings.Config) -> bool:
     return any(model is not None and model.cache not in (False, "off") for model in models)
 
 
-def pins(config: settings.Config, backend: settings.Backend) -> dict[str, Pins]:
-    """What its models are loaded with, by its own names for them."""
-    return {
-        model.backend_model or name: _pins(model)
-        for name, model in config.models.items()
-        if not model.backends or backend.name in model.backends
-    }
-
-
-def unlisted_pins(config: settings.Config) -> Pins:
-    return _pins(settings.with_defaults(settings.Model(), config.defaults, said=frozenset()))
-
-
-def _pins(model: settings.Model) -> Pins:
-    return Pins(_said(model.options), model.keep_alive, model.options_policy, model.max_num_ctx)
-
-
-def _said(options: settings.LoadOptions) -> dict[str, Any]:
-    return {name: value for name, value in asdict(options).items() if value is not None}
+# --- where we are -----------------------------------------------------------------------------------------------------
 
 
 def state_dir(server: settings.Server, environ: Mapping[str, str]) -> Path | None:
@@ -364,6 +211,17 @@ def admin_socket(config: settings.Config, environ: Mapping[str, str]) -> Path | 
     return None if folder is None else folder / ADMIN_SOCKET
 
 
+def stay_on(cpus: tuple[int, ...]) -> None:
+    """Keep the process on these processors; on any, if none is named. Raises ConfigError for one there is not."""
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, AttributeError) as error:
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "none"
+        raise ConfigError(f"server.cpu_affinity: cannot run on {list(cpus)}; allowed here: {allowed}") from error
+
+
 def shows_dashboard_to_clients(config: settings.Config) -> bool:
     """Only where nobody but this machine can come, and there is no place of the operators' own for it."""
     server, admin = config.server, config.admin
@@ -375,62 +233,11 @@ def is_simulated(config: settings.Config) -> bool:
     return any(backend.simulated for backend in config.backends)
 
 
-def groups(config: settings.Config) -> list[list[settings.Backend]]:
-    """Commands of one name are one backend, with one memory; all others are each their own."""
-    named: dict[str, list[settings.Backend]] = {}
-    for backend in config.backends:
-        named.setdefault(backend.name, []).append(backend)
-    return list(named.values())
-
-
-def backend(
-    group: list[settings.Backend],
-    config: settings.Config,
-    deadlines: Deadlines,
-    loop: asyncio.AbstractEventLoop,
-    hop: bytes,
-    cpus: Collection[int],
-) -> Backend:
-    """What is asked by this name. `cpus`: those that processes may run on. Raises ConfigError as `drivers` does."""
-    first = group[0]
-    if first.command is not None:
-        return _managed(group, drivers.managed(group, config, deadlines, loop, cpus))
-    return Backend(
-        first.name,
-        first.kind,
-        first.url,
-        drivers.driver(first, deadlines, loop, pins(config, first), unlisted_pins(config), hop),
-        first.slots,
-        first.probe_interval_s,
-        first.simulated,
-        first.memory,
-        first.max_loaded,
-        first.weight,
-        drivers.identity(first),
-    )
-
-
-def _managed(group: list[settings.Backend], driver: Managed) -> Backend:
-    """Processes of ours, on one memory."""
-    backend = Backend(
-        group[0].name,
-        "managed",
-        "http://127.0.0.1",
-        driver,
-        None,
-        min(each.probe_interval_s for each in group),
-        memory_bytes=max((each.memory for each in group if each.memory), default=None),
-        max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
-        weight=max(each.weight for each in group),
-        identity=Managed,
-    )
-    driver.changed = backend.suspect
-    return backend
-
-
-def preloaded(config: settings.Config) -> list[tuple[str, str]]:
-    """Backend and model of each process that is started with us."""
-    return [(backend.name, drivers.called(backend, config)) for backend in config.backends if backend.preload]
+def watched(config: settings.Config) -> Iterable[str]:
+    """Files besides the configuration's that are renewed while we run."""
+    tls = config.server.tls
+    named = (tls.cert_file, tls.key_file) if tls is not None else ()
+    return filter(None, (*named, *(backend.ca_file for backend in config.backends)))
 
 
 # --- before anything is started ---------------------------------------------------------------------------------------
@@ -446,7 +253,7 @@ def check_files(config: settings.Config) -> None:
     """The certificate, the authorities, plugins and the log, with nothing changed. Raises ConfigError for the first."""
     tls(config.server)
     for issuer in config.jwt:
-        check_issuer(issuer)
+        grants.check_issuer(issuer)
     for backend in config.backends:
         drivers.check(backend)
     target = config.logging.access_log

@@ -1,11 +1,10 @@
-"""From a configured backend to what speaks to it: its connections, its key, its kind, its processes."""
+"""From configured backends to those of the fleet, each with what speaks to it: connections, key, kind and processes."""
 
 import asyncio
 import shlex
-import shutil
 from collections.abc import Collection, Mapping
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from hermes import config as settings
 from hermes.config import commands
@@ -13,17 +12,111 @@ from hermes.config.files import signature
 from hermes.config.notation import PORT
 from hermes.errors import ConfigError, never_tell
 from hermes.fleet import memory
+from hermes.fleet.backend import Backend
 from hermes.fleet.driver import Single
+from hermes.fleet.inventory import full_name
 from hermes.fleet.kind import ByItself, Kind
-from hermes.fleet.managed import Command, Managed
-from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama, full_name
+from hermes.fleet.managed import Managed
+from hermes.fleet.ollama import Ollama
 from hermes.fleet.openai import KINDS, OpenAIKind
+from hermes.fleet.terms import NO_PINS, UNPINNED
 from hermes.fleet.tgi import Tgi
+from hermes.fleet.unit import Command
 from hermes.http.client import PoolLimits
 from hermes.http.origin import Origin
 from hermes.http.pool import Pool
 from hermes.http.wire import Deadlines, render_headers
 from hermes.policy.load_options import Pins
+
+
+def backends(
+    config: settings.Config, deadlines: Deadlines, loop: asyncio.AbstractEventLoop, hop: bytes, cpus: Collection[int]
+) -> tuple[Backend, ...]:
+    """By name: commands of one are one backend, with one memory. `cpus`: those that processes may run on.
+
+    Raises ConfigError for what cannot be used.
+    """
+    named: dict[str, list[settings.Backend]] = {}
+    for each in config.backends:
+        named.setdefault(each.name, []).append(each)
+    return tuple(
+        _of_ours(group, config, deadlines, loop, cpus)
+        if group[0].command
+        else _at_a_url(group[0], config, deadlines, loop, hop)
+        for group in named.values()
+    )
+
+
+def _at_a_url(
+    said: settings.Backend, config: settings.Config, deadlines: Deadlines, loop: asyncio.AbstractEventLoop, hop: bytes
+) -> Backend:
+    return Backend(
+        said.name,
+        said.kind,
+        said.url,
+        driver(said, deadlines, loop, pins(config, said), _unlisted_pins(config), hop),
+        said.slots,
+        said.probe_interval_s,
+        said.simulated,
+        said.memory,
+        said.max_loaded,
+        said.weight,
+        identity(said),
+    )
+
+
+def _of_ours(
+    group: list[settings.Backend],
+    config: settings.Config,
+    deadlines: Deadlines,
+    loop: asyncio.AbstractEventLoop,
+    cpus: Collection[int],
+) -> Backend:
+    """Processes, on one memory."""
+    driver = Managed([_command(each, _called(each, config), deadlines, loop) for each in group], cpus)
+    backend = Backend(
+        group[0].name,
+        "managed",
+        "http://127.0.0.1",
+        driver,
+        None,
+        min(each.probe_interval_s for each in group),
+        memory_bytes=max((each.memory for each in group if each.memory), default=None),
+        max_loaded=max((each.max_loaded for each in group if each.max_loaded), default=None),
+        weight=max(each.weight for each in group),
+        identity=Managed,
+    )
+    driver.changed = backend.suspect
+    return backend
+
+
+def preloaded(config: settings.Config) -> list[tuple[str, str]]:
+    """Backend and model of each process that is started with us."""
+    return [(backend.name, _called(backend, config)) for backend in config.backends if backend.preload]
+
+
+# --- what models are loaded with --------------------------------------------------------------------------------------
+
+
+def pins(config: settings.Config, backend: settings.Backend) -> dict[str, Pins]:
+    """By the backend's own names for them."""
+    return {
+        model.backend_model or name: _pins(model)
+        for name, model in config.models.items()
+        if not model.backends or backend.name in model.backends
+    }
+
+
+def _unlisted_pins(config: settings.Config) -> Pins:
+    return _pins(settings.with_defaults(settings.Model(), config.defaults, said=frozenset()))
+
+
+def _pins(model: settings.Model) -> Pins:
+    options = {name: value for name, value in asdict(model.options).items() if value is not None}
+    return Pins(options, model.keep_alive, model.options_policy, model.max_num_ctx)
+
+
+# --- what speaks to a backend -----------------------------------------------------------------------------------------
 
 
 def origin(backend: settings.Backend) -> Origin:
@@ -89,18 +182,7 @@ def _plugin(backend: settings.Backend) -> Kind:
         raise ConfigError(f"backends.{backend.name}.plugin: {error}") from error
 
 
-def managed(
-    backends: list[settings.Backend],
-    config: settings.Config,
-    deadlines: Deadlines,
-    loop: asyncio.AbstractEventLoop,
-    cpus: Collection[int],
-) -> Managed:
-    """Processes that are to be."""
-    return Managed([_command(backend, called(backend, config), deadlines, loop) for backend in backends], cpus)
-
-
-def called(backend: settings.Backend, config: settings.Config) -> str:
+def _called(backend: settings.Backend, config: settings.Config) -> str:
     """A process's model: with a tag, as Ollama's have one, where there is an Ollama that may have it too."""
     assert backend.model is not None
     return full_name(backend.model) if any(each.kind == "ollama" for each in config.backends) else backend.model
@@ -130,8 +212,10 @@ def check(backend: settings.Backend) -> None:
     """Its authority, its program and its class can be used, as far as can be seen without. Raises ConfigError."""
     origin(_at(backend, 1) if backend.command else backend)
     if backend.command is not None:
+        from shutil import which  # 0.4 MiB
+
         program, path = shlex.split(backend.command)[0], backend.env.get("PATH")
-        if shutil.which(program, path=path.reveal() if path else None) is None:
+        if which(program, path=path.reveal() if path else None) is None:
             raise ConfigError(f"backends.{backend.name}.command: there is no program {program!r} here")
     if backend.plugin is not None:
         _plugin(backend)

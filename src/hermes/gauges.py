@@ -3,18 +3,18 @@
 import sys
 
 from hermes import __version__
-from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.http.server import Server
+from hermes.journal import Journal
 from hermes.metrics import Labels, Metrics
 from hermes.policy.breaker import CLOSED
 from hermes.policy.cache import Shelf
-from hermes.policy.scheduler import Scheduler
+from hermes.policy.standing import Standing
 from hermes.principal import CLASS_NAMES, CLASSES
 
 
-def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet, server: Server, shelf: Shelf) -> None:
+def show(metrics: Metrics, journal: Journal, scheduler: Standing, fleet: Fleet, server: Server, shelf: Shelf) -> None:
     """Declare each, and say where its values are found."""
     gauge, names = metrics.gauge, scheduler.models
     gauge("hermes_requests_active", "Requests that hold a slot.", ("model",), lambda: {
@@ -98,7 +98,7 @@ def show(metrics: Metrics, journal: Journal, scheduler: Scheduler, fleet: Fleet,
     gauge("hermes_build_info", "Always 1; what runs here.", ("version", "python"), lambda: {version: 1.0})
 
 
-def _queued(scheduler: Scheduler) -> dict[Labels, float]:
+def _queued(scheduler: Standing) -> dict[Labels, float]:
     waiting = scheduler.waiting_by_class()
     return {
         (name, CLASS_NAMES[urgency]): float(waiting[name, urgency])

@@ -21,7 +21,6 @@ from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
 from hermes.principal import Principal
 from hermes.storage.ledger import Ledger
-from hermes.storage.usage import Use
 
 # Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
 CHARACTERS = 4
@@ -34,7 +33,7 @@ class Meter:
         self.limiter = limiter
         self.ledger = ledger
         self.hosted: dict[int, Hold] = {}  # of requests that another process runs (`handover`)
-        self._clock = clock
+        self.clock = clock
 
     def reserve(
         self,
@@ -54,8 +53,7 @@ class Meter:
             exchange.uncharge()
         hold = self._hold(exchange, principal, service, dialect, ticket.prompt_tokens, most_output)
         ticket.caps = hold.party.caps
-        hurries = ticket.deadline < ticket.arrived_at + service.timeout_s
-        exchange.charge = Charge(self, hold, service.model, exchange.created_at, exchange.attempts, hurries)
+        exchange.charge = Charge(self, hold, service, exchange.attempts)
         return self._write_ahead(hold.party.budgets) if hold.party.budgets else None
 
     def count(
@@ -65,7 +63,7 @@ class Meter:
         many. Raises RateLimited or QuotaExceeded.
         """
         hold = self._hold(exchange, principal, service, dialect, 0, room)
-        exchange.charge = Visit(self, hold, service.model, exchange.created_at)
+        exchange.charge = Visit(self, hold, service)
 
     def _hold(
         self,
@@ -76,21 +74,16 @@ class Meter:
         prompt: int,
         most_output: int | None,
     ) -> Hold:
-        at = Moment(self._clock(), exchange.created_at)
+        at = Moment(self.clock(), exchange.created_at)
         party = self.limiter.party(principal, service.model, service.allowance, at)
         hold = self.limiter.reserve(party, prompt, most_output, at)
         if party.rules:
             exchange.quota_lines = dialect.quota_lines(*self.limiter.quotas(party, at), at.unix)
         if isinstance(hold, Refusal):
-            self._count(principal, service.model, at.unix, Use(refused=1))
+            if principal.counted:
+                self.ledger.row(day_of(at.unix), principal.key_id, service.model).refused += 1
             raise _refused(hold)
         return hold
-
-    def settle(self, hold: Hold, model: str, unix: float, used: tuple[int, int] | None) -> None:
-        """It is over, and took so much; None: it was given nothing."""
-        hold.settle(used, Moment(self._clock(), unix))
-        if used is not None:
-            self._count(hold.party.principal, model, unix, Use(1, *used))
 
     async def recall(self, unix: float, has_budgets: bool) -> None:
         """What was used of budgets before the last restart. Raises StorageError."""
@@ -115,17 +108,14 @@ class Meter:
             (): float(self.ledger.failures)
         })  # fmt: skip
 
-    def _count(self, principal: Principal, model: str, unix: float, use: Use) -> None:
-        if principal.counted:
-            self.ledger.add(day_of(unix), principal.key_id, model, use)
-
     def _write_ahead(self, budgets: tuple[tuple[str, Budget], ...]) -> Awaitable[None] | None:
         """What is used of a budget is on the disk before it is used."""
         waits = False
         for account, budget in budgets:
-            if (tokens := budget.claim()) is not None:
-                self.ledger.claim(account, budget.period, tokens, budget)
-            waits = waits or budget.used > budget.written
+            if budget.used > budget.claims_above:
+                self.ledger.claim(account, budget.period, budget.claim(), budget)
+            if budget.used > budget.written:
+                waits = True
         return self.ledger.written() if waits else None
 
 
@@ -134,43 +124,50 @@ class Visit(Struct, eq=False, gc=False):
 
     meter: Meter
     hold: Hold
-    model: str
-    created_at: float
+    service: Service
 
-    def give_back(self) -> None:
-        self.meter.settle(self.hold, self.model, self.created_at, None)
+    def give_back(self, exchange: Exchange) -> None:
+        self._settle(exchange, None)
 
     def close(self, exchange: Exchange) -> None:
         """The request is over."""
         given = exchange.begun or exchange.outcome is Outcome.OK
-        self.meter.settle(self.hold, self.model, self.created_at, (0, 0) if given else None)
+        self._settle(exchange, (0, 0) if given else None)
+
+    def _settle(self, exchange: Exchange, used: tuple[int, int] | None) -> None:
+        """It took so much; None: it was given nothing."""
+        meter, principal, unix = self.meter, self.hold.party.principal, exchange.created_at
+        self.hold.settle(used, Moment(meter.clock(), unix))
+        if used is not None and principal.counted:
+            row = meter.ledger.row(day_of(unix), principal.key_id, self.service.model)
+            row.requests += 1
+            row.prompt_tokens += used[0]
+            row.completion_tokens += used[1]
 
 
 class Charge(Visit, eq=False, gc=False):
-    """What a run has reserved. `attempts`: what it had made before, with another model. `hurries`: its client gives it
-    less time than it would have.
-    """
+    """What a run has reserved. `attempts`: what it had made before, with another model."""
 
     attempts: int
-    hurries: bool
 
     def close(self, exchange: Exchange) -> None:
         """The request is over. What is charged is what is told of it from now on."""
         usage, hold = exchange.usage, self.hold
         if exchange.outcome is Outcome.OK:
             hold.learn(usage.completion_tokens)
-        elif not (exchange.begun or (exchange.attempts > self.attempts and self._was_left(exchange.outcome))):
+        elif not (exchange.begun or (exchange.attempts > self.attempts and self._was_left(exchange))):
             exchange.usage = Usage()
-            self.give_back()
+            self._settle(exchange, None)
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
             usage = exchange.usage = Usage(hold.prompt, max(hold.output, exchange.said // CHARACTERS))
-        used = usage.prompt_tokens, usage.completion_tokens
-        self.meter.settle(self.hold, self.model, self.created_at, used)
+        self._settle(exchange, (usage.prompt_tokens, usage.completion_tokens))
 
-    def _was_left(self, outcome: Outcome) -> bool:
-        """Whether it is its client that did not wait for the end."""
-        return outcome in _LEFT or (self.hurries and outcome is Outcome.UPSTREAM_TIMEOUT)
+    def _was_left(self, exchange: Exchange) -> bool:
+        """Whether it is its client that did not wait for the end, or gave it less time than it would have had."""
+        outcome, ticket = exchange.outcome, exchange.ticket
+        hurried = ticket is not None and ticket.deadline < ticket.arrived_at + self.service.timeout_s
+        return outcome in _LEFT or (hurried and outcome is Outcome.UPSTREAM_TIMEOUT)
 
 
 _WORDS = {

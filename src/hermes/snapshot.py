@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hermes import composition
+from hermes import composition, drivers, grants
 from hermes import config as settings
 from hermes.fleet.backend import Backend
 from hermes.http.limits import Limits
@@ -66,10 +66,10 @@ def snapshot(
     return Snapshot(
         config,
         needs_restart,
-        composition.static_keys(config),
-        composition.stored(config),
-        composition.anonymous(config),
-        composition.issuers(config, deadlines, loop, metrics),
+        grants.static_keys(config),
+        grants.stored(config),
+        grants.anonymous(config),
+        grants.issuers(config, deadlines, loop, metrics),
         composition.limits(config.server),
         composition.tls(config.server),
         composition.scheduled(config),
@@ -77,7 +77,7 @@ def snapshot(
         composition.retries(config.limits),
         composition.patience(config.health),
         composition.catalog(config),
-        tuple(composition.backend(group, config, deadlines, loop, hop, cpus) for group in composition.groups(config)),
+        drivers.backends(config, deadlines, loop, hop, cpus),
     )
 
 

@@ -115,6 +115,29 @@ async def test_status_tells_of_no_backends_model_that_may_not_be_used() -> None:
 
 
 @scenario
+async def test_who_is_no_operator_is_told_neither_of_all_that_runs_nor_of_the_machine_nor_where_backends_are() -> None:
+    """I21: what others run counts where it is in his way."""
+    async with ollama("gemma:latest", "phi:latest") as backend, hermes(backend, keys=KEYS) as gateway:
+        calls = [await hold_slot(gateway, backend, headers=bearer("bob"))]
+        backend.scripts.append(play(asyncio.Event(), DONE))
+        for _ in range(2):
+            calls.append(await gateway.open(PROMPT.replace("gemma", "phi"), prompt(), bearer("bob")))
+        await gateway.until_waiting(1)
+        status: dict[str, Any] = {
+            user: (await gateway.ask("/v1/status", None, bearer(user))).json for user in ("ann", "bob", "ops")
+        }
+        counts = {user: (told["requests"]["active"], told["requests"]["queued"]) for user, told in status.items()}
+        assert counts == {"ann": (1, 0), "bob": (2, 1), "ops": (2, 1)}
+        for user in ("ann", "bob"):
+            mine, every = status[user], status["ops"]
+            assert every.keys() - mine.keys() == {"process", "machine", "cgroup"}
+            assert every["requests"].keys() - mine["requests"].keys() == {"connections", "queued_bytes"}
+            assert every["backends"][0].keys() - mine["backends"][0].keys() == {"url"}
+        for call in calls:
+            call.leave()
+
+
+@scenario
 async def test_a_request_of_ones_own_tenant_for_another_model_is_as_if_there_were_none() -> None:
     """I21: two keys of one tenant are two."""
     other = key("bob") | {"user": "ann"}

@@ -8,11 +8,11 @@ from unittest.mock import patch
 
 import pytest
 
-from hermes import exchange
+from hermes import journal
 from hermes.auth import Authenticator
 from hermes.composition import ADMIN_SOCKET
 from hermes.errors import ConfigError, InvalidConfig
-from hermes.exchange import time as wall_clock
+from hermes.journal import time as wall_clock
 from hermes.keyring import OPERATOR, Keyring
 from hermes.principal import Class
 from hermes.storage import keys
@@ -72,7 +72,7 @@ async def test_of_a_rotated_key_the_old_secret_is_good_for_its_grace(
         second = (await ask(tmp_path / ADMIN_SOCKET, rotate, {"grace_s": 60})).json["key"]
         assert await status(gateway, first) == await status(gateway, second) == 200
         with monkeypatch.context() as later:
-            later.setattr(exchange, "time", lambda: wall_clock() + 61)
+            later.setattr(journal, "time", lambda: wall_clock() + 61)
             assert (await status(gateway, first), await status(gateway, second)) == (401, 200)
         third = (await ask(tmp_path / ADMIN_SOCKET, rotate, {"grace_s": 0})).json["key"]
         assert [await status(gateway, secret) for secret in (first, second, third)] == [401, 401, 200]
@@ -85,7 +85,7 @@ async def test_a_key_ends_when_it_was_said_to(tmp_path: Path, monkeypatch: pytes
         now = int(wall_clock())
         _, secret = await made(tmp_path, expires_at=now + 60)
         assert await status(gateway, secret) == 200
-        monkeypatch.setattr(exchange, "time", lambda: now + 60.0)
+        monkeypatch.setattr(journal, "time", lambda: now + 60.0)
         reply = await gateway.ask("/v1/models", None, shown(secret))
         assert (reply.status, reply.error["code"]) == (401, "key_expired")
 
@@ -331,7 +331,7 @@ async def test_who_is_known_by_a_head_that_comes_again_is_known_no_longer_than_t
         assert await statuses() == [401, 200, 200]
         await gateway.reload(backend, **kept(tmp_path))
         assert await statuses(3) == [401, 200, 401] * 3
-        monkeypatch.setattr(exchange, "time", lambda: now + 60.0)
+        monkeypatch.setattr(journal, "time", lambda: now + 60.0)
         assert await statuses() == [401, 401, 401]
 
 

@@ -51,12 +51,12 @@ async def test_an_operator_of_some_models_is_told_of_no_others() -> None:
         refused = await gateway.ask("/v1/history?model=gemma:latest", headers=bearer("some"))
         assert (refused.status, refused.error["param"]) == (403, "model")
         principal = next(each for each in gateway.runtime.people.table.principals.values() if each.tenant == "some")
-        rates = gateway.runtime._live._hour.rates(principal)
+        rates = gateway.runtime.front.live._hour.rates(principal)
         assert rates["requests"] == 0 and rates["models"] == {}
         await gateway.ask("/v1/llm/qwen", prompt(), bearer("ann"))
         told = await hour(gateway, "some")
         assert [*told["models"]] == ["qwen:latest"] and told["wait_ms"]["p50"][-1] is not None
-        assert gateway.runtime._live._hour.rates(principal)["requests"] > 0
+        assert gateway.runtime.front.live._hour.rates(principal)["requests"] > 0
 
 
 @scenario

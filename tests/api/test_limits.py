@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from hermes.chat import MOST_TOKENS, UNSEEN_TOKENS
 from hermes.policy.limits import Moment, Window
-from tests.fakes.backend import DONE, Then, fail, ollama, play
+from tests.fakes.backend import DONE, Done, Then, fail, ollama, play
 from tests.fakes.gateway import (
     CHAT,
     MESSAGES,
@@ -288,3 +289,40 @@ async def test_who_leaves_a_long_stream_is_charged_what_came_of_it() -> None:
         call.leave()
         await gateway.settle()
         assert 500 <= used(gateway) < 600
+
+
+CLAIM = Done(prompt_eval_count=MOST_TOKENS, eval_count=MOST_TOKENS)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@scenario
+async def test_of_tokens_that_cannot_have_been_no_more_are_charged_than_can(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I15, I31: it is what a backend says, and it may say anything."""
+    async with ollama() as backend, hermes(backend, keys=[key("ann", daily_tokens=10**9)]) as gateway:
+        backend.default = play("Hello", CLAIM)
+        assert (await gateway.ask(CHAT, chat(stream=stream), ANN)).status == 200
+        await gateway.settle()
+        record = await gateway.record(0)
+        assert used(gateway) == record.tokens_in + record.tokens_out
+        assert UNSEEN_TOKENS < record.tokens_in < UNSEEN_TOKENS + 500
+        assert record.tokens_out == UNSEEN_TOKENS + 4 * len("Hello")
+        assert f"claims {MOST_TOKENS} + {MOST_TOKENS} tokens" in caplog.text
+
+
+LONG = "x" * UNSEEN_TOKENS
+HONEST = Done(prompt_eval_count=2 * UNSEEN_TOKENS, eval_count=2 * UNSEEN_TOKENS)
+CALL = {"content": "", "tool_calls": [{"function": {"name": "write", "arguments": {"text": LONG}}}]}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("steps", [(LONG, HONEST), ({"message": CALL, **HONEST.told()},)], ids=["text", "call"])
+@scenario
+async def test_a_long_answer_to_a_long_prompt_is_charged_in_full(steps: Any, stream: bool) -> None:
+    """I31"""
+    async with ollama() as backend, hermes(backend, keys=[key("ann", daily_tokens=10**9)]) as gateway:
+        backend.default = play(*steps)
+        assert (await gateway.ask(CHAT, chat(LONG, stream=stream), ANN)).status == 200
+        await gateway.settle()
+        assert used(gateway) == HONEST.prompt_eval_count + HONEST.eval_count

@@ -56,7 +56,7 @@ async def looking(gateway: Hermes, user: str = "", **headers: str) -> AsyncItera
 
 
 def live_of(gateway: Hermes) -> live.Live:
-    return gateway.runtime._live
+    return gateway.runtime.front.live
 
 
 @pytest.fixture(autouse=True)

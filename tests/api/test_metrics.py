@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ async def test_what_makes_text_of_many_series_is_done_in_a_thread(monkeypatch: p
     where: list[int] = []
     told = metrics.told
 
-    def watched(taken: Iterable[metrics.Taken]) -> list[Any]:
+    def watched(taken: Iterable[metrics.Taken]) -> Iterator[Any]:
         where.append(threading.get_ident())
         return told(taken)
 

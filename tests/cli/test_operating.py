@@ -163,10 +163,10 @@ async def test_followed_logs_go_on_after_the_connection_was_lost_and_miss_nothin
             assert (await line_of(process.stdout)).endswith("last")
             await done("one")
             assert (await line_of(process.stdout)).endswith("one")
-            gateway.runtime._live.close()
+            gateway.runtime.front.live.close()
             assert "has ended the stream. Trying again" in await line_of(process.stderr)
             await done("meanwhile")
-            gateway.runtime._live._closing = False
+            gateway.runtime.front.live._closing = False
             assert (await line_of(process.stdout)).endswith("meanwhile")
             await gateway.ask("/v1/models")
             await gateway.ask("/v1/llm/nobody", {"prompt": "Hi"}, {"x-request-id": "lost"})

@@ -106,31 +106,62 @@ def test_the_service_reads_the_file_that_serve_would_find_in_the_folder(
     assert f"hermes.service, which reads {tmp_path}/hermes.yaml; to start it:" in done.output
 
 
-@pytest.mark.parametrize(("file", "mode"), [("/home/ann/hermes.yaml", 0o644), ("secret/hermes.toml", 0o600)])
+@pytest.mark.parametrize(
+    ("file", "mode", "folder"),
+    [("/home/ann/hermes.yaml", 0o644, 0o755), ("secret/hermes.toml", 0o600, 0o755), ("mine/hermes.yaml", 0o644, 0o700)],
+)
 def test_a_file_that_the_services_user_could_not_read_is_told_where_to_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, mode: int
+    system: Path, file: str, mode: int, folder: int
 ) -> None:
-    monkeypatch.setattr(service, "HIDDEN", ("/home",))
-    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("it was written"))
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/env"])
-    monkeypatch.setattr(sys, "platform", "linux")
-    path = tmp_path / file
+    path = system / file
     if not file.startswith("/"):
         path.parent.mkdir()
         path.touch()
         path.chmod(mode)
+        path.parent.chmod(folder)
     done = CliRunner().invoke(service.command, ["install", "--config", str(path)])
     there = f"/etc/hermes/hermes{path.suffix}"
     assert done.exit_code == 1 and f"{path} {there} && hermes service install --config {there}" in done.output
 
 
+@pytest.mark.parametrize("hidden", ["program", "python"])
 def test_a_program_that_the_services_user_could_not_run_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    system: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
 ) -> None:
-    program = tmp_path / "hermes"
-    program.write_text("#!/bin/sh\n")
+    """ProtectHome hides even a home that all may look into; a venv may be everybody's, and its Python be in there."""
+    home = system / "home"
+    monkeypatch.setattr(service, "HIDDEN", (str(home),))
+    home.mkdir()
+    for name in ("python3", "hermes"):
+        (home / name).touch()
+        (home / name).chmod(0o755)
+    program = home / "hermes" if hidden == "program" else Path("/usr/bin/env")
+    (system / "python").symlink_to(home / "python3")
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setattr(sys, "executable", str(system / "python" if hidden == "python" else "/usr/bin/env"))
+    done = CliRunner().invoke(service.command, ["install"])
+    assert done.exit_code == 1 and f"may not look into {home}, so cannot run {program}" in done.output
+    assert ("which needs" in done.output) == (hidden == "python")
+    assert "/usr/bin/python3 -m venv /opt/hermes" in done.output and "--user" in done.output
+
+
+def test_a_program_that_is_its_owners_alone_is_not_installed(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = system / "hermes"
+    program.touch()
     program.chmod(stat.S_IRWXU)
     monkeypatch.setattr(sys, "argv", [str(program)])
-    monkeypatch.setattr(sys, "platform", "linux")
     done = CliRunner().invoke(service.command, ["install"])
-    assert done.exit_code == 1 and "others may not look into" in done.output
+    assert done.exit_code == 1 and "may not look into" in done.output
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on a Linux where nothing is written."""
+    monkeypatch.setattr(service, "HIDDEN", ("/home",))
+    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("it was written"))
+    monkeypatch.setattr(files, "SYSTEM_DIR", tmp_path / "etc")
+    monkeypatch.delenv("HERMES_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/env"])
+    monkeypatch.setattr(sys, "platform", "linux")
+    return tmp_path

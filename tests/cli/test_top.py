@@ -139,7 +139,7 @@ async def test_ctrl_z_lends_the_terminal_and_fg_takes_it_back() -> None:
 async def test_a_bug_gives_the_terminal_back_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
         await terminal.shows("nothing runs or waits")
-        monkeypatch.setattr(gateway.runtime._live, "_state", lambda principal: {"no": "state"})
+        monkeypatch.setattr(gateway.runtime.front.live, "_state", lambda principal: {"no": "state"})
         assert await terminal.ended() == 1
         assert "KeyError" in terminal.shown[terminal.shown.rfind("\x1b[?1049l") :]
 
@@ -153,9 +153,9 @@ async def test_a_lost_connection_is_told_and_made_again_and_a_key_that_is_gone_e
         top(gateway, HERMES_API_KEY="sk-ann") as terminal,
     ):
         await terminal.shows("nothing runs or waits")
-        gateway.runtime._live.close()
+        gateway.runtime.front.live.close()
         await terminal.shows("LOST at ")
-        gateway.runtime._live._closing = False
+        gateway.runtime.front.live._closing = False
         await terminal.shows("Hermes 0.1.0 at ")
         gateway.runtime.people.table = Table({})
         assert await terminal.ended() == 1

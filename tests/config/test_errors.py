@@ -177,7 +177,7 @@ def jwt(**more: Any) -> str:
         ("server: {port: !!int ''}", "line 1, column 16: the value does not fit its tag"),
         ("server: {port: 1", "hermes.yaml: line"),
         ("- a", "expected keys such as 'server:' at the top"),
-        ("a: \x00", "hermes.yaml: not YAML"),
+        ("server:\n  port:4000", "server: 'port:4000' is not a mapping; behind a key's colon stands a space"),
         ("[" * 5000, "hermes.yaml: "),
     ],
 )

@@ -281,7 +281,7 @@ async def test_who_was_in_no_time_proves_nothing() -> None:
         backend.default = play(then=Then.STALL)
         call = await gateway.open(PROMPT, prompt(), {"x-hermes-deadline-ms": "100"})
         await backend.request(0)
-        watchdog, clock = gateway.runtime._watchdog, asyncio.get_running_loop().time
+        watchdog, clock = gateway.runtime.serving.watchdog, asyncio.get_running_loop().time
         watchdog.look(clock())
         assert (await call.reply()).status == 504
         watchdog.look(clock())

@@ -214,7 +214,7 @@ async def test_a_model_is_asked_with_other_options_from_the_next_request_on() ->
 async def test_a_silence_is_watched_for_also_where_it_was_not_before() -> None:
     async with ollama() as backend, hermes(backend, health={"silence_s": 0}) as gateway:
         looked = asyncio.Event()
-        gateway.runtime._watchdog.look = lambda now: looked.set()  # type: ignore[method-assign]
+        gateway.runtime.serving.watchdog.look = lambda now: looked.set()  # type: ignore[method-assign]
         await asyncio.sleep(0)
         await gateway.reload(backend, health={"silence_s": 0.05})
         async with asyncio.timeout(2.0):
@@ -244,7 +244,7 @@ async def test_the_level_of_the_log_is_what_it_is_to_be() -> None:
 async def test_a_log_that_turns_from_a_terminal_to_a_file_is_json_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hermes.runtime.os.isatty", lambda fd: fd == 2)
+    monkeypatch.setattr("hermes.access_log.os.isatty", lambda fd: fd == 2)
     file = tmp_path / "access.log"
     async with ollama() as backend, hermes(backend, logging={"access_log": "stderr"}) as gateway:
         await gateway.reload(backend, logging={"access_log": str(file)})

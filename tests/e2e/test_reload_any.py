@@ -83,7 +83,7 @@ async def observed(gateway: Hermes) -> dict[str, Any]:
     for moment in ("reload", "uptime_s", "process", "machine", "cgroup"):
         status.pop(moment, None)
     del status["requests"]["connections"]
-    scheduler, core = runtime.scheduler, runtime._gateway
+    scheduler, core = runtime.scheduler, runtime.serving.gateway
     stations = {
         name: (station.pinned, station.slots, station.size_bytes, station.adaptive, station.counts)
         for name, station in scheduler._stations.items()
@@ -104,7 +104,7 @@ async def observed(gateway: Hermes) -> dict[str, Any]:
         "sites": {name: site.facts.weight for name, site in scheduler._residency.sites.items()},
         "gateway": [core.retries._policy, core.heartbeat_s, core.volatile_lines],
         "limits": runtime.server.limits,
-        "patience": [runtime._watchdog._patience, *(each.patience for each in runtime.fleet.health.values())],
+        "patience": [runtime.serving.watchdog._patience, *(each.patience for each in runtime.fleet.health.values())],
         "terms": {
             name: [backend.driver.terms[f"{model}:latest"].options for model in MODELS]
             for name, backend in runtime.fleet.backends.items()

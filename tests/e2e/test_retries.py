@@ -24,6 +24,11 @@ PASSING = {
 }
 
 
+@pytest.fixture(autouse=True)
+def a_retry_does_not_wait_long() -> None:
+    """Here it waits as long as it does."""
+
+
 @pytest.mark.parametrize("script", PASSING.values(), ids=PASSING)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @scenario

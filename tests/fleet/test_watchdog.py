@@ -6,8 +6,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.fleet.watchdog import Watchdog
+from hermes.journal import Journal
 from hermes.metrics import Metrics
 from hermes.policy.pulse import Patience
 from hermes.policy.ticket import Phase, Ticket

@@ -381,6 +381,7 @@ class _Host:
         self.heads = heads
         self.arriving_bytes = 0
         self.loop = asyncio.get_running_loop()
+        self.clock = self.loop.time
         self.closing = False
         self.hurries = False
 

@@ -22,7 +22,6 @@ from hermes.dialects.openai_completions import Completions
 from hermes.dialects.prompt import Prompt
 from hermes.dialects.responses import Responses
 from hermes.errors import Outcome
-from hermes.exchange import Journal
 from hermes.fleet.backend import Backend
 from hermes.fleet.fleet import Fleet
 from hermes.fleet.inventory import Inventory, LoadedModel
@@ -37,6 +36,7 @@ from hermes.http.pool import Pool
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import Deadlines
+from hermes.journal import Journal
 from hermes.meter import Meter
 from hermes.metrics import Gauge, Metrics
 from hermes.policy.cache import Shelf
@@ -287,7 +287,7 @@ class Line:
 
     def _check_waiting(self) -> None:
         """Where nothing runs, who waits has nowhere to run."""
-        if self.scheduler.running or any(memory.settling for memory in self.scheduler._residency.in_memory()):
+        if self.scheduler.running or any(memory.settling for memory in self.scheduler._sites.in_memory()):
             return
         for exchange in self.journal.exchanges:
             ticket = exchange.ticket

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from itertools import islice
 from math import ceil, inf
 
@@ -16,10 +15,11 @@ from hermes.api.routes import Call, Route, RouteTable, content_line
 from hermes.auth import Authenticator, Table
 from hermes.dialects import ClientDialect
 from hermes.errors import Draining, Forbidden, GatewayError, Outcome, UnknownModel
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.http.request import Head, Request
 from hermes.http.response import Response
 from hermes.http.wire import render_headers
+from hermes.journal import Journal
 from hermes.metrics import Metrics
 from hermes.policy import claim, trace
 from hermes.policy.claim import NO_CLAIM, Claim
@@ -110,8 +110,9 @@ class Api:
             if route.queues and passage.claim is None:
                 passage.claim = claim.read(head.headers)
             call = Call(request, response, exchange, principal, passage.named, passage.claim or NO_CLAIM)
-            del head, passage  # the answer may take an hour
-            await route.handler(call)
+            answering = route.handler(call)
+            del head, passage, call  # the answer may take an hour
+            await answering
         except UnknownModel as error:
             self._refuse(_with_the_nearest(error, self._served(principal)), response, exchange, dialect)
         except GatewayError as error:
@@ -186,6 +187,8 @@ class Api:
 
 def _with_the_nearest(error: UnknownModel, served: Iterable[str]) -> UnknownModel:
     """Anew: several may wait for one answer, who may see different models (invariant I21)."""
+    from difflib import get_close_matches  # 0.2 MiB
+
     names = (name.removesuffix(":latest") for name in islice(served, _COMPARED))
     close = get_close_matches(error.asked.lower().removesuffix(":latest"), names, 1, 0.65)
     return UnknownModel(error.asked, f"{error.message}; did you mean {close[0]!r}?") if close else error

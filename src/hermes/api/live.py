@@ -19,8 +19,8 @@ from hermes.api.routes import Call, content_line
 from hermes.auth import Authenticator, Table
 from hermes.dialects import sse
 from hermes.errors import Draining, Overloaded
-from hermes.exchange import Journal
 from hermes.http.response import Response
+from hermes.journal import Journal
 from hermes.principal import Principal
 from hermes.record import Record
 

@@ -19,6 +19,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
+from hermes.policy.standing import Standing
 from hermes.policy.ticket import Change, Occupancy
 from hermes.principal import Principal
 from hermes.reload import Attempt
@@ -49,7 +50,7 @@ class Ops:
     ) -> None:
         self._fleet = fleet
         self._models = models
-        self._scheduler = admission.scheduler
+        self._scheduler: Standing = admission.scheduler
         self._router = router
         self._metrics = counted
         self._clock = clock
@@ -99,30 +100,36 @@ class Ops:
     def told(self, principal: Principal) -> dict[str, object]:
         """The same, as it was seen last."""
         state = "draining" if self._draining() else "ok" if self._fleet.ready else "no_backend"
-        scheduler = self._scheduler
         seen = self._models.seen(principal)
+        models = {name: self._model(name, principal) for name in sorted(self._known(principal))}
         status: dict[str, object] = {
             "status": state,
             "version": __version__,
             "uptime_s": round(self._clock() - self._started_at, 3),
-            "requests": {
-                "active": scheduler.running,
-                "queued": scheduler.waiting,
-                "queued_bytes": scheduler.waiting_bytes,
-                "max_concurrent": scheduler.whole.max_concurrent,
-                "queue_total": scheduler.whole.queue_tickets,
-                "queue_bytes": scheduler.whole.queue_bytes,
-                "connections": self._connections(),
-            },
+            "requests": self._requests(principal, models),
             "backends": [self._backend(backend, principal, seen) for backend in self._fleet.backends.values()],
-            "models": {name: self._model(name, principal) for name in sorted(self._known(principal))},
-            "process": machine.process(),
-            "machine": machine.machine(),
-            "cgroup": machine.cgroup(),
+            "models": models,
         }
+        if principal.admin:
+            status |= {"process": machine.process(), "machine": machine.machine(), "cgroup": machine.cgroup()}
         if (last := self._reloaded()) is not None:
             status["reload"] = last if principal.admin else replace(last, error="", needs_restart=())
         return status
+
+    def _requests(self, principal: Principal, models: dict[str, dict[str, object]]) -> dict[str, object]:
+        """To operators of all; to others of the models that they may use, whose lines their own places tell of too."""
+        scheduler = self._scheduler
+        told: dict[str, object] = {
+            "active": scheduler.running,
+            "queued": scheduler.waiting,
+            "max_concurrent": scheduler.whole.max_concurrent,
+            "queue_total": scheduler.whole.queue_tickets,
+            "queue_bytes": scheduler.whole.queue_bytes,
+        }
+        if principal.admin:
+            return told | {"queued_bytes": scheduler.waiting_bytes, "connections": self._connections()}
+        loads = [scheduler.occupancy(name) for name in models]
+        return told | {"active": sum(load.running for load in loads), "queued": sum(load.waiting for load in loads)}
 
     async def reload(self, call: Call) -> None:
         """The configuration is read anew. Answered when it is in force; raises why it is not."""
@@ -157,6 +164,10 @@ class Ops:
 
     def _backend(self, backend: Backend, principal: Principal, seen: Callable[[str], bool]) -> dict[str, object]:
         told = _backend(backend, seen)
+        if principal.admin:  # the backend's own door may be open to anybody who knows where it is
+            told["url"] = backend.url
+            if backend.error:
+                told["error"] = backend.error
         used = {
             each.model: {"running": each.running, "slots": each.slots}
             for each in self._scheduler.in_memory(backend.name)
@@ -196,7 +207,6 @@ def _backend(backend: Backend, seen: Callable[[str], bool]) -> dict[str, object]
     told: dict[str, object] = {
         "name": backend.name,
         "kind": backend.kind,
-        "url": backend.url,
         "state": backend.state,
         "version": backend.inventory.version,
         "simulated": backend.simulated,
@@ -209,8 +219,6 @@ def _backend(backend: Backend, seen: Callable[[str], bool]) -> dict[str, object]
         told["draining"] = True
     if backend.pressed:
         told["pressed"] = f"loads wait: {backend.pressed}"
-    if backend.error:
-        told["error"] = backend.error
     if backend.slots is None and backend.server is not None:
         own = " (or OLLAMA_NUM_PARALLEL)" if backend.kind == "ollama" else ""
         told["hint"] = (

@@ -16,9 +16,10 @@ from msgspec.structs import asdict
 from hermes.api.models import Models
 from hermes.api.routes import Call
 from hermes.errors import BadRequest, RequestNotFound
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.fleet.fleet import Fleet
-from hermes.policy.scheduler import Scheduler
+from hermes.journal import Journal
+from hermes.policy.standing import Standing
 from hermes.policy.ticket import Change, Phase, Ticket, Why
 from hermes.principal import CLASS_NAMES, Principal
 from hermes.record import Record
@@ -34,7 +35,7 @@ class Queue:
     def __init__(
         self,
         journal: Journal,
-        scheduler: Scheduler,
+        scheduler: Standing,
         fleet: Fleet,
         router: Router,
         models: Models,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from hermes import composition
+from hermes import composition, grants
 from hermes.auth import Authenticator
 from hermes.cli.options import fail, load_or_exit
 from hermes.cli.remote import get
@@ -65,7 +65,7 @@ def answers(path: Path) -> bool:
 def _in_the_file(config: Config, path: Path | None, operation: str, named: str, asked: dict[str, Any]) -> Any:
     store = Store(composition.state_dir(config.server, os.environ))
     keyring = Keyring(Authenticator({}), store)
-    keyring.adopt(composition.static_keys(config), composition.stored(config))
+    keyring.adopt(grants.static_keys(config), grants.stored(config))
     try:
         keyring.load()
         return asyncio.run(getattr(keyring, operation)(named, asked, OPERATOR))

@@ -49,9 +49,9 @@ def install(user: bool, path: str | None, only_print: bool) -> None:
         systemctl = "systemctl --user" if user else "systemctl"
         after = [f"{systemctl} daemon-reload", f"{systemctl} enable --now {name}"]
         if not user and not only_print:
-            _check_for_all(program[0])
             if file:
                 _check_is_seen(file)
+            _check_for_all(program[0])
     if only_print:
         say(text, nl=False)
         return
@@ -86,19 +86,31 @@ def _user_units() -> Path:
 
 
 def _check_for_all(program: str) -> None:
-    """The unit's user is nobody who is there already, so what it runs has to be everybody's."""
-    for path in (real := Path(program).resolve(), *real.parents):
-        if not path.stat().st_mode & 0o001:
-            hint = "install it for all: python3 -m venv /opt/hermes && /opt/hermes/bin/pip install ."
-            fail(f"others may not look into {path}, so the service's user cannot run {program}; {hint}", 1)
+    """The unit's user is nobody who is there already, so what it runs has to be everybody's: Python and Hermes too."""
+    for path in (Path(program), Path(sys.executable), Path(__file__)):
+        if (unseen := _unseen(path)) is not None:
+            hint = "install it for all: /usr/bin/python3 -m venv /opt/hermes && /opt/hermes/bin/pip install ."
+            alone = "or run it for you alone: hermes service install --user"
+            needs = "" if path == Path(program) else f", which needs {path}"
+            fail(f"the service's user may not look into {unseen}, so cannot run {program}{needs}; {hint}; {alone}", 1)
 
 
 def _check_is_seen(file: Path) -> None:
     """A file that is not there yet may come; one that is has to be there for the unit's user too."""
-    if any(map(file.resolve().is_relative_to, HIDDEN)) or (file.exists() and not file.stat().st_mode & 0o004):
+    if _unseen(file) is not None:
         there = "/etc/hermes/hermes" + file.suffix
         hint = f"install -D -m 644 {file} {there} && hermes service install --config {there}"
         fail(f"the service's user cannot read {file}; put it where it can: {hint}", 1)
+
+
+def _unseen(path: Path) -> Path | None:
+    """What keeps others from reading it, wherever links lead; None: nothing does."""
+    real = path.resolve()
+    for each in map(Path, HIDDEN):
+        if real.is_relative_to(each):
+            return each
+    needed = {real: 0o004} | dict.fromkeys(real.parents, 0o001)
+    return next((each for each, mode in needed.items() if each.exists() and not each.stat().st_mode & mode), None)
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------

@@ -114,7 +114,10 @@ class _Builder:
     def _refuse(self, kind: Any, value: Any, path: Path) -> Any:
         hint = nearest(value, _words(kind)) if isinstance(value, str) else None
         shown = MASK if kind is Secret or path[:1] == ("keys",) else _show(value)
-        self._problem(path, f"{shown} is not {describe(kind)}" + (f", did you mean {hint}?" if hint else ""))
+        more = f", did you mean {hint}?" if hint else ""
+        if (is_struct(kind) or origin(kind) is dict) and isinstance(value, str) and ":" in value:
+            more = "; behind a key's colon stands a space"
+        self._problem(path, f"{shown} is not {describe(kind)}{more}")
         return _REFUSED
 
     def _unknown(self, known: list[str], value: dict[Any, Any], path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Finding and reading hermes.yaml, hermes.toml and .env. What they hold is judged elsewhere.
-
-Parsers quote what they could not read; a secret may stand there, so errors give the place instead (I26).
-"""
+"""Finding and reading hermes.yaml, hermes.toml and .env. What they hold is judged elsewhere."""
 
 import re
 from collections.abc import Mapping
@@ -89,27 +86,22 @@ def _toml(path: Path, text: str) -> Any:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {_unquoted(str(error))}") from None
+        from hermes.config.slips import in_toml
+
+        raise ConfigError(f"{path}: {in_toml(text, error)}") from None
 
 
 def _yaml(path: Path, text: str) -> Any:
-    from yaml import MarkedYAMLError, YAMLError
+    from yaml import YAMLError
 
     from hermes.config.strictyaml import parse
 
     try:
         return parse(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {place}{_unquoted(error.problem or 'not YAML')}") from None
-    except (YAMLError, RecursionError):
-        raise ConfigError(f"{path}: not YAML") from None
+    except (YAMLError, RecursionError) as error:
+        from hermes.config.slips import in_yaml
 
-
-def _unquoted(message: str) -> str:
-    """The parser's words without what it quotes from the file, single characters excepted."""
-    return re.sub(r"(['\"])(?!\\?.\1).*\1", "'...'", message, flags=re.DOTALL)
+        raise ConfigError(f"{path}: {in_yaml(text, error)}") from None
 
 
 # --- .env -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 Unlike the dialects that others define, this one refuses every key it does not know: here a typo is a typo.
 """
 
-from difflib import get_close_matches
 from typing import Any
 
 from msgspec import Struct
@@ -74,6 +73,8 @@ def _refuse_unknown(tree: dict[str, Any], known: frozenset[str], at: str) -> Non
 
 
 def _hint(key: str, known: frozenset[str]) -> str:
+    from difflib import get_close_matches  # 0.2 MiB, and only for a typo
+
     name = key[:200].lower()
     near = get_close_matches(name, known, 1) or get_close_matches(name, _PATHS, 1)
     return f"did you mean `{_PATHS[near[0]]}`?" if near else f"known are {', '.join(sorted(known))}"

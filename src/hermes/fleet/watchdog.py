@@ -15,8 +15,9 @@ from math import inf
 from msgspec import Struct
 
 from hermes.errors import Outcome
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.fleet.health import Health
+from hermes.journal import Journal
 from hermes.policy.breaker import STUCK
 from hermes.policy.pulse import Patience, Pulse
 from hermes.policy.ticket import Phase, Ticket

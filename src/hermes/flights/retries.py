@@ -9,8 +9,9 @@ from math import inf
 
 from hermes.attempt import LONG_BYTES
 from hermes.chat import Answer, ChatRequest, EmbedRequest
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
+from hermes.journal import Journal
 from hermes.policy import cache
 from hermes.policy.places import Places
 from hermes.policy.ticket import Phase

@@ -10,13 +10,14 @@ from typing import cast
 
 from hermes.dialects import ClientDialect
 from hermes.errors import GatewayError, Outcome, Unauthenticated
-from hermes.exchange import Exchange, Journal
+from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
 from hermes.flights.flight import Flight
 from hermes.flights.recorder import Recorder
 from hermes.gateway import Gateway
 from hermes.http.request import NO_HEAD
 from hermes.http.response import Response
+from hermes.journal import Journal
 from hermes.policy.ticket import Phase
 
 # What is to be done with an answer; it may wait.

@@ -6,9 +6,9 @@ from typing import Any
 from msgspec import Struct
 
 from hermes.admission import Admission
-from hermes.exchange import Journal
 from hermes.fleet.fleet import Fleet
 from hermes.http.wire import Deadlines
+from hermes.journal import Journal
 from hermes.listeners import Listeners
 from hermes.meter import Meter
 from hermes.storage.store import Store

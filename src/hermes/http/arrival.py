@@ -39,6 +39,7 @@ class Reception(Protocol):
 
     limits: Limits
     heads: Heads
+    clock: Callable[[], float]
     arriving_bytes: int
 
 
@@ -66,15 +67,15 @@ class Arrival:
         "request",
     )
 
-    def __init__(self, receiver: Receiver, reception: Reception, clock: Callable[[], float]) -> None:
+    def __init__(self, receiver: Receiver, reception: Reception) -> None:
         self._receiver = receiver
         self._reception = reception
         self._limits = reception.limits
-        self._clock = clock
+        self._clock = reception.clock
         self._parser: httptools.HttpRequestParser | None = None
         # The head that is arriving.
         self.begun = False
-        self.head_since: float | None = clock()
+        self.head_since: float | None = reception.clock()
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._repeats = 0

@@ -70,7 +70,7 @@ class ServerConnection(asyncio.Protocol):
         self._server = server
         self.date_line = server.date_line
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._arrival = Arrival(self, server, server.loop.time)
+        self._arrival = Arrival(self, server)
         # What is being answered, and what waits for that.
         self._task: asyncio.Task[None] | None = None
         self._response: Response = cast(Response, None)

@@ -30,6 +30,7 @@ class Server:
         self.heads = Heads()
         self.arriving_bytes = 0
         self.loop = loop
+        self.clock = loop.time  # one object for all connections
         self.tls: ssl.SSLContext | None = None
         self.closing = False  # every answer that begins is its connection's last, and says so
         self.hurries = False  # and so is each that has begun, though it has not said so

@@ -1,6 +1,6 @@
 """What was learned of how long things take: samples, quantiles, and how far predictions were off."""
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from math import exp, log
 from typing import Annotated
@@ -29,14 +29,15 @@ class Samples:
         self.mean = (first + self._sum) / (1 + len(self._recent))
 
     def add(self, value: float) -> None:
-        if len(self._recent) == self.size:
-            oldest = self._recent.popleft()
-            del self._sorted[bisect_right(self._sorted, oldest) - 1]
+        recent, ordered = self._recent, self._sorted
+        if len(recent) == self.size:
+            oldest = recent.popleft()
+            del ordered[bisect_left(ordered, oldest)]
             self._sum -= oldest
-        self._recent.append(value)
-        insort(self._sorted, value)
+        recent.append(value)
+        insort(ordered, value)
         self._sum += value
-        self.mean = (self.first + self._sum) / (1 + len(self._recent))
+        self.mean = (self.first + self._sum) / (1 + len(recent))
 
     @property
     def count(self) -> int:

@@ -4,7 +4,7 @@ from math import inf
 
 from hermes.policy.estimates import Outlook
 from hermes.policy.line import Line
-from hermes.policy.residency import Residency
+from hermes.policy.sites import Sites
 from hermes.policy.slots import Slots
 from hermes.policy.station import Station, Stay
 from hermes.policy.ticket import Rules, Ticket
@@ -25,9 +25,9 @@ CUT_RUNS_NEED = 1.5
 
 
 class Forecast:
-    def __init__(self, rules: Rules, residency: Residency, slots: Slots) -> None:
+    def __init__(self, rules: Rules, sites: Sites, slots: Slots) -> None:
         self.rules = rules
-        self._residency = residency
+        self._sites = sites
         self._slots = slots
 
     # --- deadlines --------------------------------------------------------------------------------------------------
@@ -99,14 +99,14 @@ class Forecast:
         if here:
             return position, "hit", position * pace_s
         rounds_s = max(0, position - slots) * pace_s
-        if (back_at := self._residency.back_at(ticket.candidates, station)) > now and back_at < inf:
+        if (back_at := self._sites.back_at(ticket.candidates, station)) > now and back_at < inf:
             return position, "hit", back_at - now + rounds_s
-        if plan := self._residency.coming(ticket.candidates, station):
+        if plan := self._sites.coming(ticket.candidates, station):
             return position, "coming", plan.ready_in_s(now) + rounds_s
-        if (there_at := self._residency.pulled_at(ticket.candidates, station)) is not None:
+        if (there_at := self._sites.pulled_at(ticket.candidates, station)) is not None:
             return position, "pulling", max(0.0, there_at - now) + station.load_s.value + rounds_s
-        sites = self._residency.ours(ticket.candidates)
-        idle_s = min((stay.idle_in_s(now) for site in sites for stay in site.stays.values()), default=0.0)
+        ours = self._sites.ours(ticket.candidates)
+        idle_s = min((stay.idle_in_s(now) for site in ours for stay in site.stays.values()), default=0.0)
         return position, "absent", idle_s + station.load_s.value + rounds_s
 
     def _ahead(self, ticket: Ticket, station: Station, now: float, pace_s: float) -> int:

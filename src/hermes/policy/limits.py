@@ -1,8 +1,9 @@
 """What may be used at most: requests in 60 s, tokens in a time, requests at once, tokens of a day or a month.
 
-Each limit is asked (`wait_s`) before it is charged (`take`), so that who asks several charges all or none (invariant
-I6). What was taken is settled once, with what was really used: None, nothing was, and all is given back. `prompt` and
-`output` are tokens, the second of them a guess: of a request that may fit without it no limit says that it never will.
+Each limit is asked (`wait_s`) before it is charged (`take`), in the same moment, so that who asks several charges all
+or none (invariant I6); only then does it tell what is left (`quota`). What was taken is settled once, with what was
+really used: None, nothing was, and all is given back. `prompt` and `output` are tokens, the second of them a guess: of
+a request that may fit without it no limit says that it never will.
 """
 
 from bisect import bisect_right
@@ -74,14 +75,14 @@ class Window:
         return inf
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        marks = self._marks
-        if self.most > MANY and marks and at.now - marks[-1][2] < GRAIN_S:
-            marks[-1][0] = at.now
-            marks[-1][1] += 1
+        now, marks = at.now, self._marks
+        if self.most > MANY and marks and now - (mark := marks[-1])[2] < GRAIN_S:
+            mark[0] = now
+            mark[1] += 1
         else:
-            marks.append([at.now, 1, at.now])
+            marks.append(mark := [now, 1, now])
         self._total += 1
-        return partial(self._settle, marks[-1])
+        return partial(self._settle, mark)
 
     def _settle(self, mark: list[float], used: int | None, at: Moment) -> None:
         if used is not None or not mark[1]:
@@ -99,7 +100,6 @@ class Window:
         return not self._total
 
     def quota(self, at: Moment) -> Quota:
-        self._age(at.now)
         marks, left = self._marks, self.most - self._total
         if marks and marks[-1][1]:
             youngest = marks[-1][0]
@@ -142,8 +142,6 @@ class Flow:
         return inf if prompt > self.most else surplus * SPAN_S / self.most
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        if at.now > self._at:
-            self._leak(at.now)
         cost = prompt + output
         if cost > self.most:
             cost = _trimmed(prompt, self.most)
@@ -170,8 +168,6 @@ class Flow:
         return not self._level
 
     def quota(self, at: Moment) -> Quota:
-        if at.now > self._at:
-            self._leak(at.now)
         left = int(self.most - self._level + _DUST)
         return Quota(self.most, max(0, left), self._level * SPAN_S / self.most)
 
@@ -238,11 +234,11 @@ class Budget:
     clock that is set back leads into no period that is over.
     """
 
-    __slots__ = ("_claims_above", "_earlier", "_ends", "_span", "claimed", "most", "period", "used", "written")
+    __slots__ = ("_earlier", "_ends", "_span", "claimed", "claims_above", "most", "period", "used", "written")
 
     def __init__(self, most: int, span: Literal["day", "month"], earlier: Callable[[str], int]) -> None:
         self.most = most
-        self.used = self.written = self.claimed = self._claims_above = 0
+        self.used = self.written = self.claimed = self.claims_above = 0
         self.period = ""
         self._span = span
         self._earlier = earlier
@@ -257,8 +253,6 @@ class Budget:
         return inf if prompt > self.most else max(1.0, self._ends - at.unix)
 
     def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        if at.unix >= self._ends:
-            self._turn(at.unix)
         cost = prompt + output
         if cost > self.most:
             cost = _trimmed(prompt, self.most)
@@ -277,13 +271,11 @@ class Budget:
             self._turn(at.unix)
         return not self.used
 
-    def claim(self) -> int | None:
-        """What is to be written down as used now; None: what was told before is enough for a while."""
-        if self.used <= self._claims_above:
-            return None
+    def claim(self) -> int:
+        """What is to be written down as used now; that is enough as long as no more than `claims_above` is used."""
         block = max(1, self.most // BLOCKS)
         self.claimed = max(self.used, min(self.used + block, self.most))
-        self._claims_above = self.claimed - block // 2 if self.claimed < self.most else self.claimed
+        self.claims_above = self.claimed - block // 2 if self.claimed < self.most else self.claimed
         return self.claimed
 
     def _turn(self, unix: float) -> None:
@@ -292,7 +284,7 @@ class Budget:
         if self._span == "month":
             self.period, ends = self.period[:7], (day.replace(day=1) + timedelta(days=32)).replace(day=1)
         self._ends = ends.timestamp()
-        self.used = self.written = self.claimed = self._claims_above = self._earlier(self.period)
+        self.used = self.written = self.claimed = self.claims_above = self._earlier(self.period)
 
 
 def day_of(unix: float) -> str:

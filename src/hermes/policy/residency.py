@@ -5,19 +5,18 @@ all. What has to go starts nothing new, ends what it runs, and is unloaded; noth
 backends is the truth: others load and unload too.
 """
 
-from collections.abc import Iterator
 from math import inf
 
 from msgspec.structs import replace
 
 from hermes.policy.site import Plan, Rest, Site, Swaps
+from hermes.policy.sites import WEIGH_EVERY_S, Sites
 from hermes.policy.station import Station, Stations, Stay
 from hermes.policy.swap import choose, too_much, waiting_in_time
-from hermes.policy.ticket import BackendFacts, Change, Fallen, InMemory, Load, Ticket, Unload
+from hermes.policy.ticket import BackendFacts, Fallen, Load, Ticket, Unload
 
-# While a model is wanted that is not loaded, swaps are weighed again so often, and at events no oftener than that. The
-# more wait, the less one more of them tells.
-WEIGH_EVERY_S = 1.0
+# While a model is wanted that is not loaded, swaps are weighed again at events, but no oftener than that. The more
+# wait, the less one more of them tells.
 WEIGH_AGAIN_S = 0.1
 FEW_WAITING = 200
 
@@ -35,17 +34,20 @@ class Residency:
     """`waiting` are the stations where something waits. Those where something may start that could not are `freed`."""
 
     def __init__(
-        self, stations: Stations, waiting: dict[Station, None], freed: dict[Station, None], floor: float
+        self,
+        stations: Stations,
+        sites: Sites,
+        waiting: dict[Station, None],
+        freed: dict[Station, None],
+        floor: float,
     ) -> None:
         self.floor = floor
-        self.sites: dict[str, Site] = {}
+        self.sites = sites
         self._stations = stations
         self._waiting = waiting
         self._freed = freed
-        self._plans: dict[Station, Site] = {}  # what is loaded, or will be, and where
         self._leaving: dict[Stay, None] = {}  # an operator wants them gone
         self._missed: dict[Station, None] = {}  # absent ones that somebody could not wait for
-        self.swaps: dict[tuple[str, str], Swaps] = {}  # by backend and model
 
     # --- what is seen -----------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class Residency:
         took_s = now - plan.loading_since
         plan.station.load_s.add(took_s)
         if plan.victims:
-            swaps = self.swaps.setdefault((backend, model), Swaps())
+            swaps = self.sites.swaps.setdefault((backend, model), Swaps())
             swaps.count += 1
             swaps.took_s += now - plan.decided_at
         site.rests.pop(model, None)
@@ -242,7 +244,7 @@ class Residency:
             if self.sites[stay.backend].is_ours:
                 self._send_off(stay)
         fallen = [site.name for site in self.sites.values() if model in site.facts.fallen]
-        if not fallen or station in self._plans:
+        if not fallen or station in self.sites.plans:
             return []
         self._missed.pop(station, None)
         return [Unload(name, model) for name in fallen]
@@ -273,7 +275,7 @@ class Residency:
             else:
                 orders.append(order)
                 site.changed_at = now
-        for site in list(self._plans.values()):
+        for site in list(self.sites.plans.values()):
             if site.plan is not None and site.plan.loading_since is None:
                 orders += self._advance(site, site.plan, now)
         return orders
@@ -331,7 +333,7 @@ class Residency:
                 site.chosen_at = now
                 if (plan := choose(site, wanting, now, self.floor)) is not None:
                     site.plan = plan
-                    self._plans[plan.station] = site
+                    self.sites.plans[plan.station] = site
                     for stay in plan.victims:
                         stay.drain(True)
                     orders += self._advance(site, plan, now)
@@ -347,7 +349,7 @@ class Residency:
             and site.name in station.candidates
             and station.name not in site.facts.pulling
             and station.name not in site.facts.resting
-            and station not in self._plans
+            and station not in self.sites.plans
             and (not site.rests or now >= site.rests_until(station))
         ]
 
@@ -382,7 +384,7 @@ class Residency:
     def _end(self, site: Site, changed_at: float | None = None) -> None:
         """Nothing is under way there any more."""
         assert site.plan is not None
-        del self._plans[site.plan.station]
+        del self.sites.plans[site.plan.station]
         site.plan = None
         if changed_at is not None:
             site.changed_at = changed_at
@@ -391,7 +393,7 @@ class Residency:
 
     @property
     def is_changing(self) -> bool:
-        return bool(self._plans or self._leaving)
+        return bool(self.sites.plans or self._leaving)
 
     @property
     def is_missing(self) -> bool:
@@ -413,94 +415,9 @@ class Residency:
                 del self._missed[station]
         return [station for station in self._missed if station not in self._waiting]
 
-    # --- questions --------------------------------------------------------------------------------------------------
-
-    def ours(self, candidates: tuple[str, ...]) -> Iterator[Site]:
-        """Those of these backends that load what we say."""
-        for name in candidates:
-            site = self.sites.get(name)
-            if site is not None and site.facts.up and site.is_ours:
-                yield site
-
-    def cannot_have(self, candidates: tuple[str, ...], station: Station) -> str:
-        """Why the model can be run on none of these backends, whoever waits for it; else nothing."""
-        sites = [site for name in candidates if (site := self.sites.get(name)) is not None and not site.retired]
-        if not any(site.facts.up for site in sites):
-            return "moved" if len(sites) < len(candidates) else "no_backend"
-        if not station.stays_on(candidates) and not any(site.can_hold(station) for site in sites):
-            return "insufficient_memory"
-        return ""
-
-    def back_at(self, candidates: tuple[str, ...], station: Station) -> float:
-        """When it rests on none of these backends any more; -inf: on one it does not."""
-        at = inf
-        for name in candidates:
-            site = self.sites.get(name)
-            if site is not None and site.facts.up:
-                at = min(at, site.facts.resting.get(station.name, -inf))
-        return at
-
-    def coming(self, candidates: tuple[str, ...], station: Station) -> Plan | None:
-        """What is under way to have it on one of these backends."""
-        site = self._plans.get(station)
-        return site.plan if site is not None and site.name in candidates else None
-
-    def pulled_at(self, candidates: tuple[str, ...], station: Station) -> float | None:
-        """When it will probably be on a disk of theirs, if it is on its way there."""
-        arrivals = (site.facts.pulling.get(station.name) for site in self.ours(candidates))
-        return min((when for when in arrivals if when is not None), default=None)
-
-    def rests_until(self, candidates: tuple[str, ...], station: Station) -> float:
-        """Until when it can be run on none of these backends, because it could not be loaded."""
-        if station.stays_on(candidates):
-            return -inf
-        return min(
-            (site.rests_until(station) for site in self.ours(candidates) if site.can_hold(station)), default=-inf
-        )
-
-    def lead_s(self, candidates: tuple[str, ...], station: Station) -> float:
-        """How long before its time a ticket has no chance any more: nothing is under way, and loading takes so long."""
-        if not station.load_s.is_known or station.stays_on(candidates) or self.coming(candidates, station):
-            return 0.0
-        return station.load_s.value
-
-    def weighs_at(self, candidates: tuple[str, ...], station: Station, since: float = inf) -> float:
-        """When it is next asked whether to load it; only of backends where that was not asked after `since`."""
-        if station in self._plans:
-            return inf
-        return min(
-            (
-                max(site.chosen_at + WEIGH_EVERY_S, site.rests_until(station))
-                for site in self.ours(candidates)
-                if site.plan is None and station.name not in site.stays and site.chosen_at <= since
-                if station.name not in site.facts.pulling and station.name not in site.facts.resting
-            ),
-            default=inf,
-        )
-
     def weighs_missed_at(self) -> float:
         """When it is next asked whether to load what somebody could not wait for."""
         missed = (station for station in self._missed if station not in self._waiting)
-        return min((self.weighs_at(station.candidates, station, station.missed_at) for station in missed), default=inf)
-
-    def changes(self) -> Iterator[Change]:
-        for site in self.sites.values():
-            if plan := site.plan:
-                victims = tuple(stay.station.name for stay in plan.victims)
-                yield Change(site.name, plan.station.name, victims, plan.decided_at, plan.loading_since)
-
-    def pressed(self) -> dict[str, str]:
-        """Backends where nothing more is loaded for now, and why."""
-        return {site.name: site.facts.pressed for site in self.sites.values() if site.facts.pressed}
-
-    def in_memory(self) -> Iterator[InMemory]:
-        for site in self.sites.values():
-            for stay in site.stays.values():
-                yield InMemory(
-                    site.name,
-                    stay.station.name,
-                    len(stay.running),
-                    len(stay.settling),
-                    stay.slots,
-                    stay.station.waiting,
-                )
+        return min(
+            (self.sites.weighs_at(station.candidates, station, station.missed_at) for station in missed), default=inf
+        )

@@ -11,57 +11,45 @@ time (`expire`). Decisions come out, in the order they were made. Rules:
 - A slot is taken and given back by synchronous changes of this object only, and giving it back twice is nothing (I2).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 
-from hermes.policy.concurrency import Concurrency
-from hermes.policy.estimates import Learned, Outlook
+from hermes.policy.estimates import Learned
 from hermes.policy.floor import Floor
-from hermes.policy.forecast import Forecast
 from hermes.policy.ledger import Ledger
 from hermes.policy.places import Place
-from hermes.policy.queue import Queue
 from hermes.policy.residency import Residency
-from hermes.policy.site import Swaps
-from hermes.policy.slots import Lane, Slots
-from hermes.policy.station import Station, Stations, Stay
+from hermes.policy.slots import Lane
+from hermes.policy.standing import Standing
+from hermes.policy.station import Station, Stay
 from hermes.policy.ticket import (
     STANDARD,
     Admit,
     BackendFacts,
     Bounds,
-    Change,
     Changed,
     Decision,
     Expire,
-    InMemory,
     ModelBounds,
-    Occupancy,
     Phase,
     Reject,
     Rules,
     Settings,
     Ticket,
-    Why,
 )
-from hermes.principal import CLASS_NAMES, CLASSES, Class
 
 # A run that failed is not reckoned as longer than this.
 FAILURE_COSTS_S = 1.0
 
 
-class Scheduler:
-    """`bounds` are those of the process; `unlisted` those of every model that `configure` was not called for."""
+class Scheduler(Standing):
+    """What may be asked of it is in `Standing`."""
 
     def __init__(self, bounds: Bounds, unlisted: ModelBounds, rules: Rules = STANDARD) -> None:
-        self._stations = Stations(rules)
+        super().__init__(bounds, unlisted, rules)
         self._freed: dict[Station, None] = {}  # where something may start now that could not before
-        self._queue = Queue(bounds)
-        self._slots = Slots(bounds.max_concurrent, unlisted)
+        self._residency = Residency(self._stations, self._sites, self._queue.stations, self._freed, rules.floor)
         self._ledger = Ledger(rules, is_shared=bounds.max_concurrent is not None)
-        self._residency = Residency(self._stations, self._queue.stations, self._freed, rules.floor)
-        self._forecast = Forecast(rules, self._residency, self._slots)
         self._floor = Floor(rules.floor)
         self._settling: dict[Stay, None] = {}
         self._sequence = 0
@@ -116,7 +104,7 @@ class Scheduler:
 
         One whose backend there is no more counts nowhere.
         """
-        site = self._residency.sites.get(ticket.backend)
+        site = self._sites.get(ticket.backend)
         if site is None:
             ticket.phase = Phase.DONE
             return
@@ -186,6 +174,20 @@ class Scheduler:
         self._freed.update(self._queue.stations)
         return self._follow(now)
 
+    def next_deadline(self) -> float | None:
+        """When `expire` should next be called; None while nothing waits, and nothing is left to be weighed."""
+        due = self._residency.weighs_missed_at() if self._residency.is_missing else inf
+        for line, station in self._queue.lines.items():
+            if line.start_by < due:
+                due = line.start_by
+            if not line.slots:
+                lead_s = self._sites.lead_s(line.candidates, station)
+                weighs_at = self._sites.weighs_at(line.candidates, station)
+                due = min(due, line.start_by - lead_s, weighs_at)
+        for stay in self._settling:
+            due = min(due, *stay.settling.values())
+        return due if due < inf else None
+
     def _place(self, ticket: Ticket, station: Station) -> Place:
         """Where it stands, or stood."""
         by = (
@@ -212,6 +214,11 @@ class Scheduler:
         lane.bounds = bounds
         if lane.station is not None:
             self._slots.fit(lane.station)
+
+    def learn(self, learned: Mapping[str, Learned]) -> None:
+        """What was learned earlier, before anything is: better than any first estimate, and corrected by what comes."""
+        for name, known in learned.items():
+            self._stations[name].learn(known)
 
     def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
         """Change a model's bounds. A lower cap stops new runs until enough have ended; none is killed (I1)."""
@@ -265,9 +272,9 @@ class Scheduler:
     def _refuse_lost(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
         for line, station in list(self._queue.lines.items()):
-            if reason := self._residency.cannot_have(line.candidates, station):
+            if reason := self._sites.cannot_have(line.candidates, station):
                 decisions += self._send_away(list(line), reason)
-            elif (back_at := self._residency.back_at(line.candidates, station)) > now:
+            elif (back_at := self._sites.back_at(line.candidates, station)) > now:
                 in_vain = [ticket for ticket in line if ticket.start_by < back_at]
                 decisions += self._send_away(in_vain, "no_backend", back_at - now)
         return decisions
@@ -291,9 +298,7 @@ class Scheduler:
         if again := self._residency.failed(backend, model, why, now, late):
             return [again]
         station = self._stations[model]
-        hopeless = [
-            line for line in station.lines.values() if self._residency.rests_until(line.candidates, station) > now
-        ]
+        hopeless = [line for line in station.lines.values() if self._sites.rests_until(line.candidates, station) > now]
         return self._send_away([ticket for line in hopeless for ticket in line], "load_failed") + self._follow(now)
 
     def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
@@ -445,18 +450,18 @@ class Scheduler:
 
     def _refusal(self, ticket: Ticket, lane: Lane, station: Station, now: float, again: bool) -> Reject | None:
         """Why it may not even wait. Else it is told how long."""
-        residency = self._residency
-        if reason := residency.cannot_have(ticket.candidates, station):
+        sites = self._sites
+        if reason := sites.cannot_have(ticket.candidates, station):
             return self._reject(ticket, reason)
-        if (back_at := residency.back_at(ticket.candidates, station)) > ticket.start_by:
+        if (back_at := sites.back_at(ticket.candidates, station)) > ticket.start_by:
             return self._reject(ticket, "no_backend", back_at - now)
-        if (until := residency.rests_until(ticket.candidates, station)) > now:
+        if (until := sites.rests_until(ticket.candidates, station)) > now:
             return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):
             if ticket.kind == "absent":
-                residency.miss(ticket, station, now)
+                self._residency.miss(ticket, station, now)
             return self._reject(ticket, "deadline_unreachable")
         return None
 
@@ -465,7 +470,7 @@ class Scheduler:
         decisions: list[Decision] = []
         for station in stations:
             for line in list(station.lines.values()):
-                lead_s = 0.0 if line.slots else self._residency.lead_s(line.candidates, station)
+                lead_s = 0.0 if line.slots else self._sites.lead_s(line.candidates, station)
                 while line.waiting and line.start_by - lead_s <= now:
                     ticket = line.earliest()
                     self._take(ticket, Phase.DONE)
@@ -496,138 +501,3 @@ class Scheduler:
             waiting = self._queue.tickets_of(ticket.model) + 1
             retry_after_s = self._forecast.drained_in_s(ticket, station, waiting) if station is not None else 1.0
         return Reject(ticket, reason, max(1.0, retry_after_s), why)
-
-    # --- questions --------------------------------------------------------------------------------------------------
-
-    def next_deadline(self) -> float | None:
-        """When `expire` should next be called; None while nothing waits, and nothing is left to be weighed."""
-        due = self._residency.weighs_missed_at() if self._residency.is_missing else inf
-        for line, station in self._queue.lines.items():
-            if line.start_by < due:
-                due = line.start_by
-            if not line.slots:
-                lead_s = self._residency.lead_s(line.candidates, station)
-                weighs_at = self._residency.weighs_at(line.candidates, station)
-                due = min(due, line.start_by - lead_s, weighs_at)
-        for stay in self._settling:
-            due = min(due, *stay.settling.values())
-        return due if due < inf else None
-
-    def outlook(self, ticket: Ticket, now: float) -> Outlook:
-        """When a waiting ticket will start, as things are."""
-        return self._forecast.outlook(ticket, self._stations[ticket.resident], now)
-
-    def explain(self, ticket: Ticket) -> Why | None:
-        """Why a ticket waits that has just begun to; None if it does not."""
-        if ticket.told is None or ticket.phase is not Phase.WAITING:
-            return None
-        line = self._stations[ticket.resident].lines[ticket.model, ticket.candidates]
-        waiting = {
-            name: backlog.waiting for name, backlog in zip(CLASS_NAMES, line.backlogs, strict=True) if backlog.waiting
-        }
-        memory = tuple(self._residency.in_memory())
-        return Why(ticket.told, ticket.kind, waiting, memory, tuple(self.changes()), self._residency.pressed())
-
-    def tickets(self) -> Iterator[Ticket]:
-        """All that run or wait."""
-        for site in self._residency.sites.values():
-            for stay in site.stays.values():
-                yield from stay.running
-        for line in self._queue.lines:
-            yield from line
-
-    @property
-    def whole(self) -> Bounds:
-        """Those of the process."""
-        return self._queue.bounds
-
-    @property
-    def running(self) -> int:
-        return self._slots.running
-
-    @property
-    def waiting(self) -> int:
-        return self._queue.tickets
-
-    @property
-    def waiting_bytes(self) -> int:
-        return self._queue.size_bytes
-
-    def occupancy(self, model: str) -> Occupancy:
-        lane = self._slots.lanes.get(model)
-        return Occupancy(lane.running if lane else 0, self._queue.tickets_of(model))
-
-    def waiting_by_class(self) -> Counter[tuple[str, Class]]:
-        """How many wait for each model."""
-        found: Counter[tuple[str, Class]] = Counter()
-        for line in self._queue.lines:
-            for urgency, backlog in zip(CLASSES, line.backlogs, strict=True):
-                found[line.model, urgency] += backlog.waiting
-        return found
-
-    def bounds(self, model: str) -> ModelBounds:
-        lane = self._slots.lanes.get(model)
-        return lane.bounds if lane else self._slots.unlisted
-
-    def models(self) -> Iterable[str]:
-        return self._slots.lanes.keys()
-
-    def swaps(self) -> Mapping[tuple[str, str], Swaps]:
-        """By backend and model: those that took others' places."""
-        return self._residency.swaps
-
-    def changes(self) -> Iterator[Change]:
-        """What is under way in the backends' memories."""
-        return self._residency.changes()
-
-    def patience_s(self, resident: str) -> float:
-        """What no usual bound on a wait for a model should be below, by what is known of how long it loads."""
-        station = self._stations.get(resident)
-        if station is None or not station.load_s.is_known:
-            return 0.0
-        return self._forecast.patience_s(station.load_s.value)
-
-    def where(self, resident: str) -> dict[str, int]:
-        """The backends where a model is loaded, and how many runs it has there."""
-        station = self._stations.get(resident)
-        stays = station.stays.values() if station is not None else ()
-        return {stay.backend: len(stay.running) for stay in stays if stay.up}
-
-    def in_memory(self, backend: str) -> Iterator[InMemory]:
-        """What a backend has loaded, and how much there is to do for it."""
-        return (model for model in self._residency.in_memory() if model.backend == backend)
-
-    def running_on(self, backend: str) -> int:
-        site = self._residency.sites.get(backend)
-        return sum(len(stay.running) for stay in site.stays.values()) if site is not None else 0
-
-    def concurrency(self, model: str) -> Mapping[str, Concurrency]:
-        """What was found out of how many runs of it each backend does well at once; empty where that is not asked."""
-        lane = self._slots.lanes.get(model)
-        station = lane.station if lane is not None else None
-        return station.concurrency if station is not None and station.adaptive else {}
-
-    def limits(self) -> Iterator[tuple[str, str, int]]:
-        """Backend, model and how many of its runs are let there at once, where that is found out."""
-        for station in self._stations.values():
-            if station.adaptive:
-                yield from ((backend, station.name, known.limit) for backend, known in station.concurrency.items())
-
-    def slots(self, model: str, backend: str) -> int:
-        """How many runs of a model a backend takes at once, at most."""
-        site, lane = self._residency.sites.get(backend), self._slots.lanes.get(model)
-        station, own = (lane.station, lane.bounds.max_concurrency) if lane else (None, None)
-        told = site.facts.slots_for(station.name if station else model) if site else None
-        return told or (station.slots if station else own) or 1
-
-    # --- what survives a restart ------------------------------------------------------------------------------------
-
-    def learned(self) -> dict[str, Learned]:
-        """By the names that backends have for models."""
-        found = {name: station.learned for name, station in self._stations.items()}
-        return {name: learned for name, learned in found.items() if learned != Learned()}
-
-    def learn(self, learned: Mapping[str, Learned]) -> None:
-        """What was learned earlier, before anything is: better than any first estimate, and corrected by what comes."""
-        for name, known in learned.items():
-            self._stations[name].learn(known)

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Annotated
 
 import msgspec
@@ -58,16 +57,17 @@ def read(folder: Path) -> State:
 def write(folder: Path, state: State) -> None:
     """Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=folder, prefix=f"{NAME}.", delete=False) as file:
-        try:
+    path = folder / f"{NAME}.{os.getpid()}"
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(state)))
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).replace(folder / NAME)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(file.name).unlink()
-            raise
+        path.replace(folder / NAME)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 class Keeper:

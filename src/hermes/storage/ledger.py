@@ -97,17 +97,16 @@ class Ledger:
         """Rows."""
         return len(self._next.rows) + (len(self._batch.rows) if self._batch is not None else 0)
 
-    def add(self, day: str, key: str, model: str, use: Use) -> None:
-        """`use` is the ledger's from now on."""
+    def row(self, day: str, key: str, model: str) -> Use:
+        """Where to add what was used, at once."""
         rows = self._next.rows
         row = rows.get((day, key, model))
-        if row is not None:
-            row.add(use)
-        elif len(rows) < MOST_ROWS:
-            rows[day, key, model] = use
+        if row is None:
+            if len(rows) >= MOST_ROWS:
+                return rows.setdefault((day, OTHER, OTHER), Use())
+            row = rows[day, key, model] = Use()
             self._write_in(WRITE_AFTER_S)
-        else:
-            rows.setdefault((day, OTHER, OTHER), Use()).add(use)
+        return row
 
     def claim(self, account: str, period: str, tokens: int, budget: Budget | None = None) -> None:
         """So much of a budget is to count as used from the next start on; `budget` is told when that is so."""

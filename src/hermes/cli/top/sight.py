@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from hermes.cli.options import seconds
 from hermes.cli.status import changes
-from hermes.fleet.ollama import full_name
+from hermes.fleet.inventory import full_name
 from hermes.principal import CLASS_NAMES
 
 # Whose tokens are counted: of requests that have ended within this time.
