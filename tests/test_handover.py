@@ -6,10 +6,13 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from hermes.errors import RestartFailed
+from hermes.errors import ConfigError, RestartFailed
+from hermes.fleet.backend import PROBE_TIMEOUT_S
 from hermes.handover import leaving
 from hermes.handover.channel import (
     Admitted,
@@ -25,6 +28,8 @@ from hermes.handover.channel import (
     Yours,
 )
 from hermes.handover.elsewhere import Elsewhere
+from hermes.handover.succession import Succession
+from hermes.handover.taking import Taking
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Decision
 from tests.fakes.backend import DONE, ollama, play
@@ -289,3 +294,60 @@ async def test_nothing_is_handed_over_by_one_that_is_to_stop_meanwhile(monkeypat
             await told
         assert new.killed
         gateway.runtime.api.draining = False
+
+
+@scenario
+async def test_one_that_is_told_to_stop_before_it_is_ready_takes_nothing() -> None:
+    """Else it would take all, and end with it."""
+    ours, theirs = socket.socketpair()
+    old, stop = Channel(ours), asyncio.Event()
+    old.send(Greeting(leaving.VERSION, {}, [], None, ""), 1.0)
+    taking = Taking.meet(theirs.detach(), stop)
+    stop.set()
+    with pytest.raises(ConfigError, match="told to stop"):
+        await taking.state()
+    with pytest.raises(TimeoutError):
+        old.receive(0.01)
+    taking._channel.close()
+    old.close()
+
+
+class Looks:
+    """A fleet, of which one look takes this long; and whoever is started after another."""
+
+    is_alike = False
+
+    def __init__(self, look_s: float) -> None:
+        self._look_s = look_s
+        self.did: list[str] = []
+
+    async def refresh(self, timeout_s: float) -> None:
+        self.did.append("looked" if timeout_s > self._look_s else "gave up")
+
+    async def state(self) -> None:
+        self.did.append("ready")
+
+    async def recall(self) -> None:
+        self.did.append("recalled")
+
+
+@scenario
+async def test_it_is_ready_when_every_look_is_over_and_knows_what_was_used_until_then() -> None:
+    """I1: on a backend that was never seen nothing could be counted. I31: of a process of another version what is on
+    the disk is all that is known.
+    """
+    looks: Any = Looks(PROBE_TIMEOUT_S)
+    parts: Any = SimpleNamespace(fleet=looks)
+    await Succession(parts, looks, str, asyncio.get_running_loop()).take_over(
+        lambda: looks.did.append("keys"), looks.recall
+    )
+    assert looks.did == ["looked", "ready", "keys", "recalled"]
+
+
+@scenario
+async def test_the_first_process_of_a_container_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others end with it."""
+    async with ollama() as backend, hermes(backend) as gateway:
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with pytest.raises(RestartFailed, match="container"):
+            await gateway.runtime.succession.restart()

@@ -5,6 +5,7 @@ that is configured, an address for those with an operator's key.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -114,14 +115,20 @@ class Listeners:
 
     async def accept(self) -> None:
         """Nobody else does now. What we were given and do not listen at is nobody's any more."""
-        for path in self._files:
-            if (server := self._places.get(path)) is not None:
-                server.files.append(path)
+        self._own_files()
         for server in self._servers:
             await server.resume()
         while self._bound:
             for each in self._bound.popitem()[1]:
                 each.close()
+
+    def _own_files(self) -> None:
+        for path in self._files:
+            if (server := self._places.get(path)) is not None:
+                server.files.append(path)
+            else:
+                with contextlib.suppress(OSError):
+                    Path(path).unlink()
 
     async def open_for_relays(self, paths: Mapping[str, str]) -> list[asyncio.Server]:
         """By place, where the process before this one passes on what comes to it: the first is the clients', who may
