@@ -124,8 +124,8 @@ class Server:
         """Others accept at its sockets now. What still comes here gets one answer each."""
         self.closing = True
         self.files.clear()
-        while self._paused:
-            self._paused.pop().close()
+        while self._listeners:
+            self._listeners.pop().close()
 
     async def empty(self) -> None:
         """Wait until there is no connection any more."""
