@@ -102,9 +102,9 @@ browser: $(RUN_READY)
 	$(VENV)-browser/bin/python -m pip install -q -r tests/browser/requirements.txt
 	HERMES_BROWSER=1 $(VENV)-browser/bin/python -m pytest -rs tests/browser
 
-# The simulation with 10,000 seeds, and properties of the policy at random.
+# The simulation with 10,000 seeds, properties of the policy at random, each odd thing in each place of what verbs are told.
 nightly: $(DEV_READY)
-	HERMES_SEEDS=10000 $(BIN)/python -m pytest tests/simulation tests/policy
+	HERMES_SEEDS=10000 HERMES_SHAPES=100000 $(BIN)/python -m pytest tests/simulation tests/policy tests/cli/test_shapes.py
 
 # A thousand reloads, half of them of no use, under load; `make test` does 60.
 reloads: $(DEV_READY)

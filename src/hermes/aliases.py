@@ -4,7 +4,7 @@ of vLLM that autoscalers and routers read. They cost a request nothing: each scr
 
 from hermes.errors import Outcome
 from hermes.metrics import Labels, Metrics
-from hermes.policy.scheduler import Scheduler
+from hermes.policy.standing import Standing
 
 # What the conventions call it; whatever is none of these is `chat`.
 _OPERATIONS = {
@@ -19,7 +19,7 @@ _OPERATIONS = {
 _COMMON = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
 
-def show(metrics: Metrics, scheduler: Scheduler) -> None:
+def show(metrics: Metrics, scheduler: Standing) -> None:
     """Declare each, and say what it is made of."""
     metrics.relabelled(
         "gen_ai_server_request_duration_seconds",

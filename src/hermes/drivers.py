@@ -14,11 +14,14 @@ from hermes.errors import ConfigError, never_tell
 from hermes.fleet import memory
 from hermes.fleet.backend import Backend
 from hermes.fleet.driver import Single
+from hermes.fleet.inventory import full_name
 from hermes.fleet.kind import ByItself, Kind
-from hermes.fleet.managed import Command, Managed
-from hermes.fleet.ollama import NO_PINS, UNPINNED, Ollama, full_name
+from hermes.fleet.managed import Managed
+from hermes.fleet.ollama import Ollama
 from hermes.fleet.openai import KINDS, OpenAIKind
+from hermes.fleet.terms import NO_PINS, UNPINNED
 from hermes.fleet.tgi import Tgi
+from hermes.fleet.unit import Command
 from hermes.http.client import PoolLimits
 from hermes.http.origin import Origin
 from hermes.http.pool import Pool

@@ -14,6 +14,7 @@ from hermes.api.door import Door
 from hermes.api.hour import Hour
 from hermes.api.inference import Inference
 from hermes.api.live import Live
+from hermes.api.loading import Loading
 from hermes.api.management import Management
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
@@ -71,7 +72,8 @@ class Front:
         openai = self._openai = OpenAI()
         prompt, anthropic = Prompt(), Anthropic()
         router, fleet, admission = serving.router, serving.fleet, serving.admission
-        models = self.models = Models(router, fleet, admission, openai)
+        models = self._models = Models(router, fleet)
+        loading = self.loading = Loading(router, fleet, admission, openai)
         ops = self._ops = Ops(
             fleet,
             models,
@@ -91,10 +93,10 @@ class Front:
         inference = self._inference = Inference(
             serving.gateway, *dialects, serving.flights, caches=composition.caches(first.config)
         )
-        ollama = Ollama(inference, models)
+        ollama = Ollama(inference, models, loading)
         usage = Usage(serving.meter.ledger, trust.people, trust.keyring.names)
         self._routes = tuple(
-            routes(inference, models, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic)
+            routes(inference, models, loading, ops, queue, live, hour, ollama, usage, openai, prompt, anthropic)
         )
         self._managing = tuple(Management(fleet, router, ollama.dialect).routes())
         self._let_in(first.config.server)
@@ -125,7 +127,7 @@ class Front:
         return self._api(RouteTable((*own, *shown)), people, {})
 
     def _api(self, table: RouteTable, people: Authenticator, areas: dict[bytes, ClientDialect]) -> Api:
-        left, served = self._serving.come_again.left, self.models.served
+        left, served = self._serving.come_again.left, self._models.served
         return Api(
             table,
             self._door,

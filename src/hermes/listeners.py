@@ -5,6 +5,7 @@ that is configured, an address for those with an operator's key.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -47,7 +48,6 @@ class Listeners:
         self._files = files  # of these, ours to remove once they are ours
         self._waits = waits  # whoever comes waits in the kernel until `accept`
         self._places: dict[str, Server] = {}
-        self._before: dict[str, App] = {}
 
     def server(self, api: Api) -> Server:
         """One more, which nobody can reach yet. The first is the clients'."""
@@ -115,14 +115,20 @@ class Listeners:
 
     async def accept(self) -> None:
         """Nobody else does now. What we were given and do not listen at is nobody's any more."""
-        for path in self._files:
-            if (server := self._places.get(path)) is not None:
-                server.files.append(path)
+        self._own_files()
         for server in self._servers:
             await server.resume()
         while self._bound:
             for each in self._bound.popitem()[1]:
                 each.close()
+
+    def _own_files(self) -> None:
+        for path in self._files:
+            if (server := self._places.get(path)) is not None:
+                server.files.append(path)
+            else:
+                with contextlib.suppress(OSError):
+                    Path(path).unlink()
 
     async def open_for_relays(self, paths: Mapping[str, str]) -> list[asyncio.Server]:
         """By place, where the process before this one passes on what comes to it: the first is the clients', who may
@@ -144,17 +150,11 @@ class Listeners:
         return [file for server in self._servers for file in server.files]
 
     def hand_over(self, relay: Callable[[str, App], App]) -> None:
-        """Accept nobody any more; what still comes is for `relay`, made of the place and who answered before."""
+        """Another process accepts in our place. What still comes on connections that there are is for `relay`, made of
+        the place and who answered before; each answer is its connection's last.
+        """
         for place, server in self._places.items():
-            server.pause()
-            self._before[place], server.app = server.app, relay(place, server.app)
-
-    async def take_back(self) -> None:
-        for place, server in self._places.items():
-            server.app = self._before[place]
-            await server.resume()
-
-    def let_go(self) -> None:
+            server.app = relay(place, server.app)
         for server in self._servers:
             server.let_go()
 

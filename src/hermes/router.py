@@ -9,7 +9,7 @@ from hermes.chat import ChatRequest, EmbedRequest, MustCall
 from hermes.dialects import BackendDialect, ClientDialect
 from hermes.errors import BadRequest, NoBackend, UnknownModel
 from hermes.fleet.fleet import Fleet
-from hermes.fleet.ollama import full_name
+from hermes.fleet.inventory import full_name
 from hermes.policy.estimates import Average
 from hermes.policy.routing import Candidates, Catalog, Filling, Service, candidates, check_model_name, filling
 from hermes.principal import Principal

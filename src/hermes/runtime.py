@@ -144,7 +144,8 @@ class Runtime:
         composition.stay_on(self.config.server.cpu_affinity)
         self.trust.load(self.config)
         self._access_log.adopt(self.config.logging)
-        await self.serving.remember(self.config)
+        self.serving.remember(self.config)
+        await self.serving.recall(self.config)
         self.trust.start()
         self._begin(self.fleet.run(self.serving.watchdog.watch), "fleet")
         self._begin(self.keyring.watch(), "keyring")
@@ -158,9 +159,11 @@ class Runtime:
         if (port := config.admin.port) is not None:
             api = front.for_operators(config.admin, self.people, restart)
             self.admin_address = await listeners.open_for_operators(api, config.admin.host, port)
-        await self.succession.take_over(LOOK_S, lambda: self.trust.load(self.config))
+        await self.succession.take_over(lambda: self.trust.load(self.config), lambda: self.serving.recall(self.config))
         await listeners.accept()
         self.succession.host()
+        if self.serving.keeper is not None:  # not before: what is learned is ours to write now
+            self.serving.keeper.start()
         self._begin(self.succession.heed(self._restart_asked), "restart")
         self._notify.guard(self._loop)
         self._notify.ready(self._status())
@@ -246,7 +249,7 @@ class Runtime:
     def _preload(self, before: Iterable[tuple[str, str]]) -> None:
         """What is to be loaded with us, and was not to be before."""
         if new := [each for each in drivers.preloaded(self.config) if each not in before]:
-            self._begin(self.front.models.preload(new), "preloading")
+            self._begin(self.front.loading.preload(new), "preloading")
 
     def _send_away(self, keys: Collection[str]) -> None:
         """Who waits by one of these, which let in nobody any more."""
@@ -259,6 +262,8 @@ class Runtime:
         """It cannot go on in our place now."""
         if self.api.draining:
             return "this server is shutting down"
+        if os.getpid() == 1:
+            return "the container ends with its first process: have another replica go on"
         if any(backend.command for backend in self.config.backends):
             return "servers that Hermes itself runs cannot be handed over: stop it, and start it anew"
         if composition.is_simulated(self.config):
@@ -268,7 +273,8 @@ class Runtime:
     async def _leave(self) -> None:
         """Once another process goes on, until nothing is left to be done here."""
         await self.succession.gone.wait()
-        self._notify.tell(f"MAINPID={self.succession.pid}")
+        # The other one's watchdog begins now: what it has said so far was not the main process's word.
+        self._notify.tell(f"MAINPID={self.succession.pid}", "WATCHDOG=1")
         if self.serving.keeper is not None:
             self.serving.keeper.stop()
         self.front.live.close()

@@ -82,17 +82,17 @@ class Serving:
 
     # --- what outlives a restart ------------------------------------------------------------------------------------
 
-    async def remember(self, config: settings.Config) -> None:
-        """What was learned before the last one, and what was used of budgets. Raises ConfigError where the second
-        cannot be read.
-        """
+    def remember(self, config: settings.Config) -> None:
+        """What was learned before the last one."""
         folder = self._store.folder
         if folder is not None and not composition.is_simulated(config):
             self.keeper = Keeper(folder, self._learned)
             self.admission.scheduler.learn(self.keeper.state.models)
             for name, backend in self.fleet.backends.items():
                 backend.learn(self.keeper.state.sizes.get(name, {}))
-            self.keeper.start()
+
+    async def recall(self, config: settings.Config) -> None:
+        """What was used of budgets before it. Raises ConfigError where that cannot be read."""
         now = time.time()  # noqa: TID251 - budgets are of days of the calendar (I35)
         try:
             await self.meter.recall(now, composition.has_budgets(config))

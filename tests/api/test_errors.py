@@ -166,7 +166,7 @@ async def test_a_clean_id_of_the_clients_comes_back(path: str) -> None:
         assert reply.headers["x-request-id"] == "job-7/step:3"
 
 
-@pytest.mark.parametrize("dirty", ["a b", "x" * 129, "", 'a"b', "<script>", "\xe9"])
+@pytest.mark.parametrize("dirty", ["a b", "x" * 129, "", 'a"b', "<script>", "\xe9", ".", ".."])
 @scenario
 async def test_a_dirty_id_is_replaced(dirty: str) -> None:
     async with ollama() as backend, hermes(backend) as gateway:

@@ -14,18 +14,21 @@ from tests.fakes.backend import answer, ollama
 from tests.fakes.gateway import hermes, scenario
 
 FAKE = "\nbackend fake (ollama): up"
-CHANGE = {"loading": False, "model": "m" + FAKE, "victims": []}
+CHANGE = {"loading": False, "model": "m" + FAKE, "victims": [], "for_ms": 0}
+BACKEND = {"name": "b0", "kind": "", "version": "", "state": "", "simulated": False, "memory": {"bytes": None}}
+STATUS = {"version": "", "status": "", "uptime_s": 1, "requests": {"active": 0, "queued": 0}, "models": {}}
 USED = {"requests": 1, "prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "refused": 0}
 
 # By the path that a verb asks: its arguments, and an answer with others' words in it.
 TOLD: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "/v1/status": (["ps"], {"backends": [{"name": "b0", "loaded": [], "changes": [CHANGE]}]}),
+    "/v1/status": (["ps"], STATUS | {"backends": [BACKEND | {"loaded": [], "changes": [CHANGE]}]}),
     "/v1/usage": (
         ["usage"],
         {
             "since": "2026-11-01",
             "total": USED,
             "has_more": False,
+            "keys": [],
             "data": [{"day": "2026-11-22", "key": "k", "name": "ann" + FAKE, "model": "m", **USED}],
         },
     ),
@@ -64,8 +67,8 @@ async def test_no_backend_can_tell_lines_of_its_own_by_its_version(verb: Run, tm
 
 def test_what_followed_logs_were_told_is_one_line(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     told = [("state", {}), ("missed", {"requests": "1" + FAKE}), (LOST, "gone" + FAKE)]
-    monkeypatch.setattr("hermes.cli.logs.follow", lambda url: told)
-    monkeypatch.setattr("hermes.cli.logs.get", lambda url, path: {"data": []})
+    monkeypatch.setattr("hermes.cli.logs.follow", lambda url, shapes: told)
+    monkeypatch.setattr("hermes.cli.logs.get", lambda url, path, shape: {"data": []})
     lines = verb("logs", "--follow").stderr.splitlines()
     assert len(lines) == 2 and all(line.startswith("hermes: ") for line in lines)
 

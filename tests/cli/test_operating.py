@@ -177,8 +177,10 @@ async def test_followed_logs_go_on_after_the_connection_was_lost_and_miss_nothin
 
 def test_what_ends_while_the_last_ones_are_listed_is_told_once(verb: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ({**OVER, "request_id": name} for name in ("r0", "r1"))
-    monkeypatch.setattr("hermes.cli.logs.follow", lambda url: [("state", {}), ("request", first), ("request", second)])
-    monkeypatch.setattr("hermes.cli.logs.get", lambda url, path: {"data": [first]})
+    monkeypatch.setattr(
+        "hermes.cli.logs.follow", lambda url, shapes: [("state", {}), ("request", first), ("request", second)]
+    )
+    monkeypatch.setattr("hermes.cli.logs.get", lambda url, path, shape: {"data": [first]})
     told = verb("logs", "--follow").stdout.splitlines()
     assert [line.split()[-1] for line in told] == ["r0", "r1"]
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -60,3 +60,10 @@ def test_the_program_is_named_as_it_can_be_called_again(tmp_path: Path, monkeypa
         assert called() == name
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "__main__.py")])
     assert called() == "hermes"
+
+
+def test_what_the_terminals_characters_have_not_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_out = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(bytes_out, "ascii", write_through=True))
+    say("gemma … \ud800")
+    assert bytes_out.getvalue() == b"gemma \\u2026 \\ud800\n"

@@ -136,12 +136,12 @@ async def test_ctrl_z_lends_the_terminal_and_fg_takes_it_back() -> None:
 
 
 @scenario
-async def test_a_bug_gives_the_terminal_back_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_is_no_hermes_any_more_gives_the_terminal_back_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ollama() as backend, hermes(backend) as gateway, top(gateway) as terminal:
         await terminal.shows("nothing runs or waits")
         monkeypatch.setattr(gateway.runtime.front.live, "_state", lambda principal: {"no": "state"})
         assert await terminal.ended() == 1
-        assert "KeyError" in terminal.shown[terminal.shown.rfind("\x1b[?1049l") :]
+        assert "is no Hermes" in terminal.shown[terminal.shown.rfind("\x1b[?1049l") :]
 
 
 @scenario

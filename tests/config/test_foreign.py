@@ -201,6 +201,25 @@ def test_what_is_no_address_is_left_out_and_told() -> None:
     assert any("model_list[0]" in remark and "where is" in remark for remark in made.remarks)
 
 
+def test_what_anchors_stand_for_is_written_out(tmp_path: Path) -> None:
+    entry = "  - model_name: {}\n    litellm_params: {{{}, model: ollama/{}}}\n"
+    text = "model_list:\n" + entry.format("a", "stop: &s [x]", "a") + entry.format("b", "stop: *s", "b")
+    told = run(tmp_path, "litellm", text).stdout
+    assert "&" not in told and "*" not in told
+    assert strictyaml.parse(told)["models"]["b"]["params"] == {"stop": ["x"]}
+
+
+LAUGHS = ["&z0 [x, x]", *(f"&z{nth} [*z{nth - 1}, *z{nth - 1}]" for nth in range(1, 40))]
+
+
+@pytest.mark.parametrize("anchors", ["&s [*s]", "&s {a: *s}", f"[{', '.join(LAUGHS)}]"])
+def test_anchors_without_end_are_refused(anchors: str, tmp_path: Path) -> None:
+    text = f"model_list: [{{model_name: a, litellm_params: {{model: ollama/a, stop: {anchors}}}}}]"
+    told = run(tmp_path, "litellm", text)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "what its anchors stand for has no end" in told.stderr
+
+
 def test_a_fallback_that_is_no_name_is_left_out_and_told() -> None:
     made = litellm.read(deployments("http://gpu:1") | {"litellm_settings": {"fallbacks": [{"m0": [{}]}]}})
     assert "fallback" not in made.tree["models"]["m0"] and any("fallbacks" in remark for remark in made.remarks)

@@ -412,6 +412,7 @@ async def test_what_is_configured_otherwise_is_left_where_it_was(tmp_path: Path)
         hermes.port = ports[1]
         assert (await hermes.ask(PROMPT, prompt())).status == 200
         os.close(locked(folders[0]))
+        assert names(folders[0]) == ["hermes.lock"], "nobody listens there"
         await hermes.finish()
 
 
@@ -490,6 +491,24 @@ async def operator(folder: Path, environ: dict[str, str], *arguments: str) -> tu
     )
     told, _ = await process.communicate()
     return process.returncode or 0, told.decode()
+
+
+@scenario
+async def test_a_service_manager_is_told_who_goes_on_and_begins_to_watch_that_anew(tmp_path: Path) -> None:
+    """What the new one says before is not the main process's word: its watchdog would be late."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
+        async with ollama() as backend, line(tmp_path, backend, **environ) as hermes:
+            await hermes.replace()
+            await hermes.alone()
+            await hermes.finish()
+        told = []
+        with suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(4096).decode())
+        assert f"MAINPID={hermes.pid}\nWATCHDOG=1" in told
 
 
 @scenario

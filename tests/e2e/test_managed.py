@@ -16,7 +16,7 @@ import pytest
 from hermes.cli.stand_in import stand_in
 from hermes.config import commands
 from hermes.errors import BackendTimeout
-from hermes.fleet import managed
+from hermes.fleet import managed, unit
 from hermes.fleet.managed import Managed
 from tests.fakes import llm_server
 from tests.fakes.backend import ollama
@@ -162,7 +162,7 @@ async def test_nothing_is_simulated_where_a_process_can_be_started(tmp_path: Pat
 async def test_a_next_one_is_not_started_before_a_stubborn_one_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managed, "STOP_GRACE_S", 0.1)
+    monkeypatch.setattr(unit, "STOP_GRACE_S", 0.1)
     async with running({"command": command("a", tmp_path, "--stubborn")}) as gateway:
         for _ in range(2):
             await said(gateway)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from hermes.fleet.download import Download
-from hermes.fleet.ollama import PullProgress
+from hermes.fleet.driver import PullProgress
 from tests.fakes.backend import Asked, FakeOllama, Script, Step, Then, endless, fail, model, ollama, play
 from tests.fakes.gateway import Hermes, hermes, prompt, scenario
 from tests.support import run, until

@@ -1,11 +1,13 @@
 """Requests that are the same and come at the same time: one run, from which each reads at a pace of his own."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
 import pytest
 
+from hermes.flights.asked import Asked
 from tests.fakes.backend import DONE, Then, ollama, play
 from tests.fakes.gateway import CHAT, Call, Hermes, bearer, chat, hermes, hold_slot, key, scenario
 from tests.support import run, until
@@ -102,6 +104,20 @@ async def test_the_last_one_to_leave_takes_the_run_out_of_the_queue() -> None:
         await gateway.until_waiting(0)
         free.set()
         await holder.reply()
+
+
+@scenario
+async def test_who_waits_for_a_model_without_a_cache_holds_nothing_of_what_others_have() -> None:
+    models = {"gemma": {"cache": False}, "mistral": {"cache": True}}
+    async with ollama() as backend, hermes(backend, models=models) as gateway:
+        await gateway.ask(CHAT, chat())  # from now on it is known how the model is served
+        holder = await hold_slot(gateway, backend)
+        call = await gateway.open(CHAT, chat(), {"x-request-id": "waits"})
+        await gateway.until_waiting(1)
+        held = [each.exchange.request_id for each in gc.get_objects() if isinstance(each, Asked)]
+        assert "waits" not in held
+        call.leave()
+        holder.leave()
 
 
 @scenario

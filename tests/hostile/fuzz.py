@@ -50,6 +50,7 @@ class _Taken:
     def __init__(self, heads: Heads) -> None:
         self.limits = Limits(body_bytes=4096)
         self.heads = heads
+        self.clock = lambda: 0.0
         self.arriving_bytes = 0
         self.got: list[str] = []
         self._over = False
@@ -79,7 +80,7 @@ class _Taken:
 
 def _taken(pieces: list[bytes], heads: Heads) -> list[str]:
     taken = _Taken(heads)
-    arrival = Arrival(taken, taken, lambda: 0.0)
+    arrival = Arrival(taken, taken)
     for piece in pieces:
         if piece and not taken._over:
             arrival.feed(piece)

@@ -503,9 +503,10 @@ def test_a_thousand_slow_attackers_are_dropped_while_the_healthy_are_served(star
         limits = Limits(header_timeout_s=1.0, body_min_bytes_per_s=1e6, linger_s=0.2)
         async with serving(echo, limits) as served:
             now = asyncio.get_running_loop().time
-            attackers = [await connect(served.port) for _ in range(1000)]
-            for attacker in attackers:
-                await attacker.send(start)
+            attackers = []
+            for _ in range(1000):
+                attackers.append(await connect(served.port))
+                await attackers[-1].send(start)  # who says nothing for too long is dropped without a word
             healthy = await served.connect()
             slowest_s = 0.0
             while not served.app.refusals or served.server.open_connections > 1:

@@ -816,6 +816,20 @@ Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 test_the_rules_hold_for_any_sequence_of_events = pytest.mark.usefixtures("eager")(Machine.TestCase)
 
 
+def test_what_is_pinned_stays_so_when_other_bounds_come_while_nobody_asks_for_it() -> None:
+    machine = Machine()
+    rules = Rules((ClassRules(16.0), ClassRules(4.0), ClassRules(1.0)))
+    machine.start(Bounds(), rules, None, 50, 1, True, 6, False, 1.0, 4, False)
+    machine.adopt(Bounds(), None, 2)
+    machine.converse([1] * 6, [0] * 5, 60.0, Class.NORMAL)
+    machine.rush("pinned", 4, 0.2, Class.NORMAL)
+    machine.adopt(Bounds(), None, 0)
+    machine.end_a_load(0, 0.0, "well")
+    machine.converse([1] * 6, [0] * 2, 60.0, Class.NORMAL)
+    machine.adopt(Bounds(), None, 50)
+    machine.converse([1] * 6, [0] * 2, 60.0, Class.NORMAL)
+
+
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that adapt change after every few runs."""

@@ -328,3 +328,28 @@ def test_a_batch_that_is_tried_again_is_added_once(tmp_path: Path) -> None:
         assert on_disk(tmp_path) == {(DAY, "ann", "gemma"): (1, 2, 3, 0)}
 
     twice()
+
+
+def test_what_another_process_claims_is_not_overwritten_by_what_could_not_be_written_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I31: after a restart budgets are the new one's to write; what was counted here is written by us."""
+
+    async def hand_over() -> None:
+        ledger, store = opened(tmp_path)
+        disk = Disk(monkeypatch)
+        disk.state = "full"
+        budget = Budget(6400, "day", lambda period: 0)
+        take(budget, 30)
+        ledger.row(DAY, "ann", "gemma").add(Use(1, 2, 3))
+        claimed(ledger, budget)
+        await until(lambda: ledger.failures)
+        ledger.disclaim()
+        disk.state = "well"
+        await until(lambda: not ledger.unwritten)
+        assert await ledger.earlier(DAY) == {}
+        await ledger.close()
+        store.close()
+        assert on_disk(tmp_path) == {(DAY, "ann", "gemma"): (1, 2, 3, 0)}
+
+    run(hand_over(), may_log_errors=True)

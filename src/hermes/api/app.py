@@ -36,7 +36,8 @@ MAX_RETRY_AFTER_S = 60.0
 
 _RIGHTS = {"admin": "admin: true", "metrics": "admin: true or metrics: true"}
 
-_CLEAN_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
+# Not . and .., which no browser asks for at the end of a path, escaped or not (WHATWG URL: dot segments).
+_CLEAN_ID = re.compile(rb"(?!\.\.?\Z)[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 # Of the models, so that a wrong name costs little (invariant I36).
 _COMPARED = 200

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from hermes.api.models import LOOK_TIMEOUT_S, Progress
+from hermes.api.models import LOOK_TIMEOUT_S
+from hermes.api.progress import Progress
 from hermes.api.routes import Call, Route
 from hermes.dialects import ClientDialect, strict
 from hermes.dialects.ndjson import CONTENT_TYPE, Lines

@@ -12,7 +12,9 @@ from functools import partial
 import msgspec
 
 from hermes.api.inference import Inference
-from hermes.api.models import Models, Progress
+from hermes.api.loading import Loading
+from hermes.api.models import Models
+from hermes.api.progress import Progress
 from hermes.api.routes import Call
 from hermes.chat import ChatRequest, Embeddings, EmbedRequest, Usage
 from hermes.dialects import Meta
@@ -33,11 +35,12 @@ _FOR_EVER = "9999-12-31T23:59:59Z"
 
 
 class Ollama:
-    def __init__(self, inference: Inference, models: Models) -> None:
+    def __init__(self, inference: Inference, models: Models, loading: Loading) -> None:
         self.dialect = OllamaClient()
         self._generate = OllamaGenerate()
         self._inference = inference
         self._models = models
+        self._loading = loading
 
     # --- asking a model ---------------------------------------------------------------------------------------------
 
@@ -58,12 +61,12 @@ class Ollama:
         if asked is not None and asked.keep_alive_s == 0:
             if not call.principal.admin:
                 raise Forbidden("others may need this model: to unload it takes an operator's key")
-            await self._models.let_go(call, name)
+            await self._loading.let_go(call, name)
             reason = "unload"
         else:
-            service, found = await self._models.known(call, name)
+            service, found = await self._loading.known(call, name)
             self._inference.count(call, dialect, service)
-            await self._models.bring(service, found, call.principal)
+            await self._loading.bring(service, found, call.principal)
             reason = "load"
         meta = Meta(exchange.request_id, request.model, int(exchange.created_at), exchange.timings)
         if isinstance(request, ChatRequest):
@@ -119,7 +122,7 @@ class Ollama:
         """Download a model. Nothing is loaded: who asks for the model will have it loaded."""
         name, streams = parse_model(call.request.body)
         success = {"status": "success"}
-        async with aclosing(await self._models.download(call, name)) as lines:
+        async with aclosing(await self._loading.download(call, name)) as lines:
             if not streams:
                 async for _ in lines:
                     pass

@@ -19,6 +19,7 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.metrics import Metrics
 from hermes.policy.breaker import Breaker
+from hermes.policy.standing import Standing
 from hermes.policy.ticket import Change, Occupancy
 from hermes.principal import Principal
 from hermes.reload import Attempt
@@ -49,7 +50,7 @@ class Ops:
     ) -> None:
         self._fleet = fleet
         self._models = models
-        self._scheduler = admission.scheduler
+        self._scheduler: Standing = admission.scheduler
         self._router = router
         self._metrics = counted
         self._clock = clock

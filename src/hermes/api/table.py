@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from hermes.api.hour import Hour
 from hermes.api.inference import Inference
 from hermes.api.live import Live
+from hermes.api.loading import Loading
 from hermes.api.models import Models
 from hermes.api.ollama import Ollama
 from hermes.api.ops import Ops
@@ -20,6 +21,7 @@ _REQUEST_ID = b"request-id"
 def routes(
     inference: Inference,
     models: Models,
+    loading: Loading,
     ops: Ops,
     queue: Queue,
     live: Live,
@@ -42,9 +44,9 @@ def routes(
         Route("POST", "/v1/messages/count_tokens", "user", anthropic, inference.count_tokens, also_id=_REQUEST_ID),
         Route("POST", "/v1/llm", "user", prompt, inference.prompt, queues=True),
         Route("POST", "/v1/llm/{model}", "user", prompt, inference.prompt, queues=True),
-        Route("POST", "/v1/llm/{model}/pull", "admin", prompt, models.pull),
-        Route("POST", "/v1/llm/{model}/load", "admin", prompt, models.load),
-        Route("POST", "/v1/llm/{model}/unload", "admin", prompt, models.unload),
+        Route("POST", "/v1/llm/{model}/pull", "admin", prompt, loading.pull),
+        Route("POST", "/v1/llm/{model}/load", "admin", prompt, loading.load),
+        Route("POST", "/v1/llm/{model}/unload", "admin", prompt, loading.unload),
         Route("GET", "/v1/models", "user", openai, models.list),
         Route("GET", "/v1/models/{model}", "user", openai, models.get),
         Route("POST", "/api/chat", "user", ollama.dialect, ollama.chat, queues=True),

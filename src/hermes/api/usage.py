@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from hermes.api.routes import Call
 from hermes.auth import Authenticator
 from hermes.errors import BadRequest, NotStored, StorageError
-from hermes.fleet.ollama import full_name
+from hermes.fleet.inventory import full_name
 from hermes.policy.limits import day_of
 from hermes.storage.ledger import Ledger
 from hermes.storage.usage import Use, Used, Wanted

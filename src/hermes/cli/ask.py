@@ -8,6 +8,7 @@ import click
 
 from hermes.cli.options import fail, say
 from hermes.cli.remote import json_lines_option, lines, model_argument, model_path, url_option
+from hermes.cli.shapes import Piece, Told
 
 
 @click.command("ask")
@@ -42,7 +43,7 @@ def command(
     asked: dict[str, Any] = {"prompt": text, "system": system, "stream": True}
     asked["options"] = {name: value for name, value in options.items() if value is not None}
     body = {name: value for name, value in asked.items() if value}
-    events = lines(url, model_path(model), body)
+    events = lines(url, model_path(model), body, Piece, Told)
     if as_json:
         for event in events:
             say(json.dumps(event))

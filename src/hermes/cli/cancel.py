@@ -1,6 +1,5 @@
 """`hermes cancel`: send a request away."""
 
-from typing import TypedDict
 from urllib.parse import quote
 
 import click
@@ -8,14 +7,9 @@ import click
 from hermes.cli.ending import complete
 from hermes.cli.options import fail, say, say_json
 from hermes.cli.remote import Refused, get, json_option, url_option
+from hermes.cli.shapes import Cancelled
 from hermes.cli.why import end, request
 from hermes.lines import escaped
-
-
-class _Cancelled(TypedDict):
-    request_id: str
-    user: str
-    model: str
 
 
 @click.command("cancel")
@@ -44,6 +38,6 @@ def command(request_id: str, as_json: bool, url: str) -> None:
         say(escaped(f"{told['request_id']} of {told['user']} for {told['model']} is cancelled"))
 
 
-def _cancelled(url: str, id: str) -> _Cancelled:
-    told: _Cancelled = get(url, f"/v1/queue/{quote(id, safe='')}", "DELETE", shape=_Cancelled)
+def _cancelled(url: str, id: str) -> Cancelled:
+    told: Cancelled = get(url, f"/v1/queue/{quote(id, safe='')}", "DELETE", shape=Cancelled)
     return told

@@ -1,19 +1,13 @@
 """`hermes drain`: have nothing new start on a backend."""
 
-from typing import TypedDict
 from urllib.parse import quote
 
 import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.shapes import Turned
 from hermes.lines import escaped
-
-
-class _Turned(TypedDict):
-    backend: str
-    draining: bool
-    active: int
 
 
 @click.command("drain")
@@ -29,7 +23,7 @@ def command(backend: str, resume: bool, as_json: bool, url: str) -> None:
     hermes drain gpu1 --resume
     """
     verb = "resume" if resume else "drain"
-    told = get(url, f"/v1/backends/{quote(backend, safe='')}/{verb}", "POST", shape=_Turned)
+    told = get(url, f"/v1/backends/{quote(backend, safe='')}/{verb}", "POST", shape=Turned)
     if as_json:
         say_json(told)
         return

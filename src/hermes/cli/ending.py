@@ -2,6 +2,7 @@
 
 from hermes.cli.options import fail
 from hermes.cli.remote import Refused, get
+from hermes.cli.shapes import Past, Queue
 
 
 def complete(url: str, said: str, refused: Refused) -> str:
@@ -12,7 +13,7 @@ def complete(url: str, said: str, refused: Refused) -> str:
     ending = said.removeprefix("…")
     if refused.status != 404 or not ending:
         raise refused
-    listed = [*get(url, "/v1/queue")["data"], *get(url, "/v1/requests?limit=1000")["data"]]
+    listed = [*get(url, "/v1/queue", shape=Queue)["data"], *get(url, "/v1/requests?limit=1000", shape=Past)["data"]]
     found = {id for each in listed if (id := str(each["request_id"])).endswith(ending)}
     if len(found) > 1:
         fail(f"{len(found)} requests have an id that ends in {ending}: say more of it", 1)

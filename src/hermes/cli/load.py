@@ -4,6 +4,7 @@ import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, model_argument, model_path, url_option
+from hermes.cli.shapes import HasLoaded
 
 
 @click.command("load")
@@ -16,7 +17,7 @@ def command(model: str, as_json: bool, url: str) -> None:
     \b
     hermes load gemma3:12b
     """
-    told = get(url, model_path(model, "load"), "POST")
+    told = get(url, model_path(model, "load"), "POST", shape=HasLoaded)
     if as_json:
         say_json(told)
     else:

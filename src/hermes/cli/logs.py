@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import click
-from msgspec import ValidationError, convert
+from msgspec import convert
 
 from hermes.cli.feed import LOST, follow
 from hermes.cli.options import say
 from hermes.cli.remote import get, json_lines_option, url_option
+from hermes.cli.shapes import Ended, Missed, Past
 from hermes.lines import escaped, line
 from hermes.record import Record
 
@@ -51,7 +52,7 @@ def _last(url: str, wanted: dict[str, str], count: int) -> list[dict[str, Any]]:
     """The oldest first."""
     if not count:
         return []
-    return list(reversed(get(url, f"/v1/requests?{urlencode({'limit': count, **wanted})}")["data"]))
+    return list(reversed(get(url, f"/v1/requests?{urlencode({'limit': count, **wanted})}", shape=Past)["data"]))
 
 
 def _follow(url: str, wanted: dict[str, str], count: int) -> Iterator[dict[str, Any]]:
@@ -59,7 +60,7 @@ def _follow(url: str, wanted: dict[str, str], count: int) -> Iterator[dict[str, 
     known: deque[dict[str, Any]] = deque(maxlen=2 * _MOST)
     most: int | None = count  # then all that are not known
     listed = False
-    for name, told in follow(url):
+    for name, told in follow(url, {"request": Ended, "missed": Missed}):
         if name == LOST:
             _warn(f"{told}. Trying again")
             listed = False
@@ -88,5 +89,5 @@ def _line(record: dict[str, Any]) -> str:
     """As the server's log has it for people; what a later version may tell, as it is."""
     try:
         return line(convert(record, Record))
-    except ValidationError:
+    except ValueError:
         return json.dumps(record)

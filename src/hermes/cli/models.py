@@ -1,26 +1,12 @@
 """`hermes models`: what can be asked."""
 
 from datetime import datetime
-from typing import Annotated, TypedDict
 
 import click
-from msgspec import Meta
 
 from hermes.cli.options import columns, say, say_json
 from hermes.cli.remote import get, json_option, url_option
-
-# The end of the last year that a date has.
-_Moment = Annotated[float, Meta(ge=0, lt=253_402_300_800)]
-
-
-class _Model(TypedDict):
-    id: str
-    created: _Moment | None
-    capabilities: list[str]
-
-
-class _Listing(TypedDict):
-    data: list[_Model]
+from hermes.cli.shapes import Listing
 
 
 @click.command("models")
@@ -33,7 +19,7 @@ def command(as_json: bool, url: str) -> None:
     hermes models
     HERMES_API_KEY=sk-... hermes models --json
     """
-    listing = get(url, "/v1/models", shape=_Listing)
+    listing = get(url, "/v1/models", shape=Listing)
     if as_json:
         say_json(listing)
         return

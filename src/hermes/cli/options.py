@@ -51,6 +51,8 @@ def fail(message: str, code: int) -> NoReturn:
 
 def say(text: str = "", nl: bool = True) -> None:
     """Print to standard output. Where nobody takes it: a reader that has left is told nothing, a full disk is."""
+    charset = sys.stdout.encoding or "utf-8"  # which may be ASCII, and nobody's has halves of characters
+    text = text.encode(charset, "backslashreplace").decode(charset)
     try:
         click.echo(plain(text) if sys.stdout.isatty() else text, nl=nl)
     except OSError as error:

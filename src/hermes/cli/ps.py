@@ -7,6 +7,7 @@ import click
 
 from hermes.cli.options import columns, gib, say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.shapes import Status
 from hermes.cli.status import changes
 from hermes.lines import escaped
 
@@ -24,7 +25,7 @@ def command(as_json: bool, url: str) -> None:
     hermes ps
     hermes ps --json | jq -r '.[].model'
     """
-    status = get(url, "/v1/status")
+    status = get(url, "/v1/status", shape=Status)
     models = [
         {"model": model.pop("name"), "backend": backend["name"], **model}
         for backend in status["backends"]
@@ -42,7 +43,8 @@ def command(as_json: bool, url: str) -> None:
 
 
 def _row(model: dict[str, Any], now: datetime) -> tuple[str, ...]:
-    size_bytes, slots = model["size_bytes"], f"{model['running']} of {model['slots']}" if "slots" in model else "-"
+    size_bytes = model["size_bytes"]
+    slots = f"{model.get('running', 0)} of {model['slots']}" if "slots" in model else "-"
     memory, where = (gib(size_bytes), processor(model)) if size_bytes else ("-", "-")
     return model["model"], model["backend"], memory, where, slots, until(model, now)
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from hermes.cli.options import plain, say
 from hermes.cli.remote import json_lines_option, lines, model_argument, model_path, url_option
+from hermes.cli.shapes import Download
 
 
 @click.command("pull")
@@ -24,7 +25,7 @@ def command(model: str, no_load: bool, as_json: bool, url: str) -> None:
     hermes pull gemma3:12b
     hermes pull hf.co/owner/name:Q4_K_M --no-load
     """
-    events = lines(url, model_path(model, "pull"), {"load": not no_load})
+    events = lines(url, model_path(model, "pull"), {"load": not no_load}, Download, dict)
     if as_json:
         for event in events:
             say(json.dumps(event))

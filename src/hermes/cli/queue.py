@@ -7,6 +7,7 @@ import click
 
 from hermes.cli.options import say, say_json, seconds
 from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.shapes import Queue
 from hermes.lines import escaped
 
 
@@ -20,7 +21,7 @@ def command(as_json: bool, url: str) -> None:
     hermes queue
     hermes queue --json | jq '.data[] | select(.state == "waiting")'
     """
-    queue = get(url, "/v1/queue")
+    queue = get(url, "/v1/queue", shape=Queue)
     if as_json:
         say_json(queue)
     else:
@@ -38,13 +39,12 @@ def _lines(queue: dict[str, Any]) -> Iterator[str]:
 
 def state(request: dict[str, Any]) -> str:
     """What an open request is at."""
-    match request["state"]:
-        case "waiting":
-            pulled = (
-                f" (its model is being pulled, {request['pulled_percent']} %)" if "pulled_percent" in request else ""
-            )
-            return f"waiting as number {request['position']}{pulled}, about {seconds(request['eta_ms'])} to go"
-        case "running":
-            return f"running on {request['backend']} for {seconds(request['running_ms'])}"
-        case other:
-            return str(other)
+    match request:
+        case {"state": "waiting", "position": position, "eta_ms": eta_ms}:
+            percent = request.get("pulled_percent")
+            pulled = "" if percent is None else f" (its model is being pulled, {percent} %)"
+            return f"waiting as number {position}{pulled}, about {seconds(eta_ms)} to go"
+        case {"state": "running", "backend": backend, "running_ms": running_ms}:
+            return f"running on {backend} for {seconds(running_ms)}"
+        case _:
+            return str(request["state"])

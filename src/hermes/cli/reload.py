@@ -1,16 +1,11 @@
 """`hermes reload`: have the running server read its configuration anew."""
 
-from typing import TypedDict
-
 import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.shapes import Reloaded
 from hermes.lines import escaped
-
-
-class _Reloaded(TypedDict):
-    needs_restart: list[str]
 
 
 @click.command("reload")
@@ -24,7 +19,7 @@ def command(as_json: bool, url: str) -> None:
     \b
     hermes reload
     """
-    told = get(url, "/v1/reload", "POST", shape=_Reloaded)
+    told = get(url, "/v1/reload", "POST", shape=Reloaded)
     if as_json:
         say_json(told)
         return

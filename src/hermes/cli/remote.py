@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -73,37 +73,60 @@ def get(
     """The JSON at a path, as it is. Exits with a message when that fails, and where it has not this shape."""
     try:
         with _answer(url, method, path, body) as answer:
-            told = json.load(answer)
-        convert(told, shape)
-        return told
-    except (OSError, HTTPException, ValueError) as error:
+            told = _loads(answer.read())
+    except _GARBAGE as error:
         fail(f"what answers at {url} is no Hermes: {error}. {_ELSEWHERE}", 1)
+    return _shaped(url, told, shape)
 
 
-def lines(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """POST, then the answer's JSON lines as they come, to the one that is `done`.
+def _shaped(url: str, told: Any, shape: type) -> Any:
+    """As it is. Exits with a message where it has not this shape."""
+    try:
+        convert(told, shape)
+    except ValueError as error:  # ValidationError, and what half a character raises
+        raise NoHermes(
+            f"what answers at {url} is no Hermes, or not of this version: {error}. {_ELSEWHERE}", 1
+        ) from None
+    return told
+
+
+def lines(url: str, path: str, body: dict[str, Any], shape: type, last: type) -> Iterator[Any]:
+    """POST, then the answer's JSON lines as they come, to the one that is `done`, which is of the shape `last`.
 
     Exits with a message on an error, mid-stream too, and where the end is missing.
     """
     try:
         with _answer(url, "POST", path, body) as answer:
             for line in answer:
-                event = json.loads(line)
+                event = _shaped(url, _loads(line), dict[str, Any])
                 if "error" in event:
                     fail(_told(event), 1)
-                yield event
-                if event.get("done"):
+                done = event.get("done") is True
+                yield _shaped(url, event, last if done else shape)
+                if done:
                     return
-    except (OSError, HTTPException, ValueError) as error:
+    except _GARBAGE as error:
         fail(f"the answer broke off: {error}. {_WHY}", 1)
     fail(f"the answer ended before it was complete. {_WHY}", 1)
+
+
+# What is no answer, or no JSON: nested without end, or with numbers that JSON does not have.
+_GARBAGE = (OSError, HTTPException, ValueError, RecursionError)
+
+
+def _loads(text: bytes | str) -> Any:
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 _WHY = "See why with: hermes logs"
 
 
-def events(url: str, path: str, silence_s: float) -> Iterator[tuple[str, Any]]:
-    """Server-sent events as they come, name and JSON, until the stream ends.
+def events(url: str, path: str, silence_s: float, shapes: Mapping[str, type]) -> Iterator[tuple[str, Any]]:
+    """Server-sent events as they come, name and JSON, until the stream ends. `shapes`: of those that are looked into.
 
     Exits with a message on an error, and where nothing comes for so long.
     """
@@ -115,9 +138,13 @@ def events(url: str, path: str, silence_s: float) -> Iterator[tuple[str, Any]]:
                 if field == "event":
                     name = value
                 elif field == "data":
-                    yield name, json.loads(value)
-    except (OSError, HTTPException, ValueError) as error:
+                    yield name, _shaped(url, _loads(value), shapes.get(name, object))
+    except _GARBAGE as error:
         fail(f"the connection to {url} was lost: {error}", 3)
+
+
+class NoHermes(Failed):
+    """What was told is nothing that a Hermes of this version tells."""
 
 
 class Refused(Failed):
@@ -201,8 +228,8 @@ _ELSEWHERE = "Where Hermes is, say by --url or HERMES_URL"
 
 def _refusal(url: str, response: HTTPResponse) -> str:
     try:
-        answer = json.load(response)
-    except ValueError:
+        answer = _loads(response.read())
+    except _GARBAGE:
         return f"what answers at {url} is no Hermes: {response.reason} (HTTP {response.status}). {_ELSEWHERE}"
     return f"{_told(answer)} (HTTP {response.status}){_HINTS.get(str(_error(answer).get('code')), '')}"
 

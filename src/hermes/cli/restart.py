@@ -9,6 +9,7 @@ from hermes import composition
 from hermes.cli.options import config_option, fail, load_or_exit, say, say_json
 from hermes.cli.reach import answers
 from hermes.cli.remote import get, json_option
+from hermes.cli.shapes import Restarted
 from hermes.config.load import Source
 
 
@@ -30,7 +31,7 @@ def command(as_json: bool, path: str | None) -> None:
         fail("it has no admin.unix_socket by which to ask for that; send it SIGUSR2", 2)
     if not answers(socket):
         fail(f"no Hermes answers at {socket}. Start one with: hermes serve; another --config may name another place", 3)
-    told = get(f"unix://{socket}", "/admin/restart", "POST")
+    told = get(f"unix://{socket}", "/admin/restart", "POST", shape=Restarted)
     if as_json:
         say_json(told)
     else:

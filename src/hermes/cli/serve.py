@@ -73,7 +73,7 @@ async def _serve(
     if channel is not None:
         from hermes.handover.taking import Taking
 
-        before = await Taking.meet(channel)
+        before = Taking.meet(channel, stop)
     instead = None
     if simulate or or_simulate:
         from hermes.cli.stand_in import stand_in

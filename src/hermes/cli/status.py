@@ -7,6 +7,7 @@ import click
 
 from hermes.cli.options import gib, say, say_json, seconds
 from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.shapes import Status
 from hermes.lines import escaped
 
 
@@ -20,7 +21,7 @@ def command(as_json: bool, url: str) -> None:
     hermes status
     hermes status --json --url https://gpu.example.org
     """
-    status = get(url, "/v1/status")
+    status = get(url, "/v1/status", shape=Status)
     if as_json:
         say_json(status)
     else:
@@ -32,7 +33,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"Hermes {status['version']}: {status['status']}, up {status['uptime_s']:.0f} s"
     yield f"requests: {requests['active']} running, {requests['queued']} waiting"
     if (last := status.get("reload")) and last["result"] == "refused":
-        yield f"the configuration that was read last was refused: {last['error'] or 'the log says why'}"
+        yield f"the configuration that was read last was refused: {last.get('error') or 'the log says why'}"
     for backend in status["backends"]:
         simulated = ", SIMULATED" if backend["simulated"] else ""
         draining = ", draining" if backend.get("draining") else ""

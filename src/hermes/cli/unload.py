@@ -4,6 +4,7 @@ import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, model_argument, model_path, url_option
+from hermes.cli.shapes import HasUnloaded
 
 
 @click.command("unload")
@@ -16,7 +17,7 @@ def command(model: str, as_json: bool, url: str) -> None:
     \b
     hermes unload gemma3:12b
     """
-    told = get(url, model_path(model, "unload"), "POST")
+    told = get(url, model_path(model, "unload"), "POST", shape=HasUnloaded)
     if as_json:
         say_json(told)
     elif not told["unloading"]:

@@ -8,6 +8,7 @@ import click
 
 from hermes.cli.options import say, say_json
 from hermes.cli.remote import get, json_option, url_option
+from hermes.cli.shapes import Usage
 from hermes.lines import escaped
 
 
@@ -26,7 +27,7 @@ def command(key: str | None, model: str | None, since: str | None, as_json: bool
     hermes usage --json | jq .total
     """
     asked = {name: value for name, value in (("key", key), ("model", model), ("since", since)) if value is not None}
-    usage = get(url, "/v1/usage" + (f"?{urlencode(asked)}" if asked else ""))
+    usage = get(url, "/v1/usage" + (f"?{urlencode(asked)}" if asked else ""), shape=Usage)
     if as_json:
         say_json(usage)
     else:

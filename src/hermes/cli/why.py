@@ -10,6 +10,7 @@ from hermes.cli.ending import complete
 from hermes.cli.options import say, say_json, seconds
 from hermes.cli.queue import state
 from hermes.cli.remote import Refused, get, json_option, url_option
+from hermes.cli.shapes import One
 from hermes.lines import escaped
 
 
@@ -37,7 +38,7 @@ def command(request_id: str, as_json: bool, url: str) -> None:
 
 
 def request(url: str, id: str) -> Any:
-    return get(url, f"/v1/requests/{quote(id, safe='')}")
+    return get(url, f"/v1/requests/{quote(id, safe='')}", shape=One)
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
@@ -51,7 +52,7 @@ def _lines(told: dict[str, Any]) -> Iterator[str]:
     eta = f"about {seconds(why['eta_ms'])}, in nine of ten cases at most {seconds(why['eta_high_ms'])}"
     waited = f"; it was {seconds(told['queue_ms'])}" if "queue_ms" in told else ""
     yield f"when it came it was number {why['position']} in its line, and the wait was predicted as {eta}{waited}"
-    yield _MODEL_WAS[why["model_was"]]
+    yield _MODEL_WAS.get(why["model_was"], f"its model was {why['model_was']}")
     if why["waiting"]:
         yield f"in its line waited: {', '.join(f'{count} {name}' for name, count in why['waiting'].items())}"
     for model in why["in_memory"]:
@@ -75,6 +76,8 @@ _MODEL_WAS = {
 
 
 def end(told: dict[str, Any]) -> str:
-    if told["state"] != "done":
-        return state(told)
-    return f"{told.get('code') or told['outcome']} after {seconds(told['duration_ms'])}"
+    match told:
+        case {"state": "done", "outcome": outcome, "duration_ms": duration_ms}:
+            return f"{told.get('code') or outcome} after {seconds(duration_ms)}"
+        case _:
+            return state(told)

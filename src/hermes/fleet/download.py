@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from hermes.errors import BackendError, BackendTimeout, GatewayError
-from hermes.fleet.ollama import PullProgress
+from hermes.fleet.driver import PullProgress
 
 # Ollama tells where it is every 60 ms, whether that is on or not, and tries a part that stalls again for ever
 # (server/download.go). As long as its own patience with a load.

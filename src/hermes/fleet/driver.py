@@ -1,13 +1,26 @@
 """What speaks to one backend: what it has, and, where it loads what it is told to, loading and pulling."""
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, Self
+
+from msgspec import Meta, Struct
 
 from hermes.dialects import BackendDialect
 from hermes.fleet.inventory import Inventory, ModelInfo
-from hermes.fleet.ollama import PullProgress
 from hermes.http.pool import Pool
 from hermes.policy.load_options import Terms
+
+_Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class PullProgress(Struct, frozen=True, omit_defaults=True):
+    """One line of a pull. `total` and `completed` in bytes, of the layer `digest`."""
+
+    status: str = ""
+    digest: str = ""
+    total: _Bytes = 0
+    completed: _Bytes = 0
+    error: str = ""
 
 
 class Server(Protocol):
@@ -73,3 +86,29 @@ class Driver(Protocol):
 
 class Single(Driver, Server, Protocol):
     """One server for all its models."""
+
+
+class Remote:
+    """Of a driver what they have in common whose one server somebody else has started."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    @property
+    def server(self) -> Self:
+        return self
+
+    def server_of(self, model: str) -> Self:
+        return self
+
+    def give_up(self, model: str) -> None:
+        """It is somebody else's."""
+
+    def revised(self, seen: Inventory) -> Inventory:
+        return seen
+
+    async def retire(self) -> None:
+        await self.pool.retire()
+
+    async def close(self) -> None:
+        self.pool.close()

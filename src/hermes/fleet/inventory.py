@@ -63,3 +63,12 @@ class Inventory(Struct, frozen=True):
     idle_ttls_s: Mapping[str, float] = {}
     fallen: Mapping[str, Fallen] = {}
     absent: frozenset[str] = frozenset()
+
+
+def full_name(model: str) -> str:
+    """The name that it has in lists once it is there: `gemma` is `gemma:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+def untagged(name: str) -> str:
+    return name.removesuffix(":latest")

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from hermes.dialects import BackendDialect
 from hermes.errors import BackendError, BadRequest, LoopDetected
-from hermes.fleet.inventory import Inventory, ModelInfo
-from hermes.fleet.ollama import PullProgress, full_name
+from hermes.fleet.driver import PullProgress, Remote
+from hermes.fleet.inventory import Inventory, ModelInfo, full_name, untagged
 from hermes.http.pool import Pool
 from hermes.policy.load_options import Terms
 from hermes.policy.routing import MODEL_NAME
@@ -54,7 +54,7 @@ class Kind(BackendDialect, Protocol):
         """
 
 
-class ByItself:
+class ByItself(Remote):
     """The driver of one server. `hop`: the header line by which a gateway knows that it is looking at itself."""
 
     loads = False
@@ -63,33 +63,14 @@ class ByItself:
     terms: Mapping[str, Terms] = MappingProxyType({})
 
     def __init__(self, pool: Pool, kind: Kind, hop: bytes = b"") -> None:
-        self.pool = pool
+        super().__init__(pool)
         self.dialect = kind
         self.slots = kind.slots
         self.settles = kind.settles
         self._hop = hop
 
-    @property
-    def server(self) -> "ByItself":
-        return self
-
-    def server_of(self, model: str) -> "ByItself":
-        return self
-
-    def give_up(self, model: str) -> None:
-        """It is somebody else's."""
-
     def adopt(self, other: "ByItself") -> list[str]:
         return []
-
-    def revised(self, seen: Inventory) -> Inventory:
-        return seen
-
-    async def retire(self) -> None:
-        await self.pool.retire()
-
-    async def close(self) -> None:
-        self.pool.close()
 
     async def inventory(self, timeout_s: float) -> Inventory:
         asked_at = asyncio.get_running_loop().time()
@@ -148,10 +129,6 @@ def _inventory(listing: Listing, asked_at: float) -> Inventory:
     names = tagged | aliases | {name: name for name in models}
     slots = listing.slots if listing.slots is not None and listing.slots > 0 else None
     return Inventory(listing.version, models, (), names, asked_at=asked_at, slots=slots, absent=listing.absent)
-
-
-def untagged(name: str) -> str:
-    return name.removesuffix(":latest")
 
 
 def public_name(listed: str) -> str:

@@ -5,23 +5,23 @@ Shapes: Ollama's docs/api.md and server/routes.go (v0.33).
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from hermes.chat import ChatRequest, EmbedRequest
 from hermes.dialects import strict
 from hermes.dialects.ndjson import Lines
 from hermes.dialects.ollama import Ollama as Dialect
 from hermes.errors import BackendError, BackendTimeout, LoopDetected
+from hermes.fleet.driver import PullProgress, Remote
 from hermes.fleet.inventory import Inventory, LoadedModel, ModelInfo
+from hermes.fleet.terms import NO_PINS, UNPINNED, Agreed, TermsOf
 from hermes.http.pool import Pool
-from hermes.policy.load_options import KEEP_ALIVE_S, Pins, Terms
+from hermes.policy.load_options import KEEP_ALIVE_S, Pins
 
 T = TypeVar("T")
 
@@ -78,68 +78,7 @@ class _Show(Struct):
     parameters: str = ""
 
 
-class PullProgress(Struct, frozen=True, omit_defaults=True):
-    """One line of a pull. `total` and `completed` in bytes, of the layer `digest`."""
-
-    status: str = ""
-    digest: str = ""
-    total: _Size = 0
-    completed: _Size = 0
-    error: str = ""
-
-
-NO_PINS: Mapping[str, Pins] = MappingProxyType({})
-UNPINNED = Pins()
-
-
-class _Agreed(Dialect):
-    """Requests say of load-time options what is agreed on for their model."""
-
-    def __init__(self, terms: Callable[[str], Terms], thinks: Callable[[str], bool | None]) -> None:
-        super().__init__(thinks=thinks)
-        self._terms = terms
-
-    def render_request(self, request: ChatRequest, model: str) -> tuple[str, bytes]:
-        return self.render(request, model, *self._agree(request, model))
-
-    def render_embed(self, request: EmbedRequest, model: str) -> tuple[str, bytes]:
-        return self.embed(request, model, *self._agree(request, model))
-
-    def _agree(self, request: ChatRequest | EmbedRequest, model: str) -> tuple[Mapping[str, Any], float]:
-        terms = self._terms(model)
-        terms.kept = True
-        if request.load_options is None:
-            return terms.options, terms.keep_alive_s
-        return terms.agree(request.load_options)
-
-
-class _TermsOf(dict[str, Terms]):
-    """By full name. What is configured stands under any of a model's names."""
-
-    def __init__(self, pins: Mapping[str, Pins], unlisted: Pins) -> None:
-        super().__init__()
-        self._pins = pins
-        self._unlisted = unlisted
-
-    def __missing__(self, model: str) -> Terms:
-        terms = self[model] = Terms(self._of(model))
-        return terms
-
-    def _of(self, model: str) -> Pins:
-        return self._pins.get(model) or self._pins.get(model.removesuffix(":latest"), self._unlisted)
-
-    def adopt(self, other: "_TermsOf") -> None:
-        self._pins, self._unlisted = other._pins, other._unlisted
-        for model, terms in self.items():
-            terms.adopt(self._of(model))
-
-
-def full_name(model: str) -> str:
-    """The name that it has in lists once it is there: `gemma` is `gemma:latest`."""
-    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
-
-
-class Ollama:
+class Ollama(Remote):
     """One Ollama server. `pins` are by any of the model's names; `unlisted` are those of all other models.
 
     `hop`: the header line by which a gateway knows that it is looking at itself.
@@ -154,36 +93,17 @@ class Ollama:
     def __init__(
         self, pool: Pool, pins: Mapping[str, Pins] = NO_PINS, unlisted: Pins = UNPINNED, hop: bytes = b""
     ) -> None:
-        self.pool = pool
+        super().__init__(pool)
         self._hop = hop
-        self.terms = _TermsOf(pins, unlisted)
-        self.dialect: Dialect = _Agreed(self.terms.__getitem__, self._thinks)
+        self.terms = TermsOf(pins, unlisted)
+        self.dialect: Dialect = Agreed(self.terms.__getitem__, self._thinks)
         self._models: dict[str, ModelInfo] = {}  # as last listed
         self._shown: dict[str, _Show] = {}  # by digest: what a model can do does not change under one
-
-    @property
-    def server(self) -> "Ollama":
-        return self
-
-    def server_of(self, model: str) -> "Ollama":
-        return self
-
-    def give_up(self, model: str) -> None:
-        """It is somebody else's."""
 
     def adopt(self, other: "Ollama") -> list[str]:
         """What is loaded otherwise is loaded anew by whoever asks next."""
         self.terms.adopt(other.terms)
         return []
-
-    def revised(self, seen: Inventory) -> Inventory:
-        return seen
-
-    async def retire(self) -> None:
-        await self.pool.retire()
-
-    async def close(self) -> None:
-        self.pool.close()
 
     async def inventory(self, timeout_s: float) -> Inventory:
         """Ask what there is. Raises BackendError (unreachable, late or wrong answers)."""

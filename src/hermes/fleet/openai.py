@@ -14,8 +14,8 @@ from hermes.chat import ChatRequest, EmbedRequest
 from hermes.dialects import strict
 from hermes.dialects.openai_backend import LLAMACPP, OPENAI, VLLM, OpenAIBackend, Words
 from hermes.errors import BackendError
-from hermes.fleet.inventory import ModelInfo
-from hermes.fleet.kind import Listing, public_name, untagged
+from hermes.fleet.inventory import ModelInfo, untagged
+from hermes.fleet.kind import Listing, public_name
 
 KindName = Literal["openai", "vllm", "llamacpp"]
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from hermes.errors import BackendError, GatewayError, ModelNotFound, ModelPulling, PullFailed
 from hermes.fleet.backend import PROBE_TIMEOUT_S, Backend
 from hermes.fleet.download import STALL_S, Download
-from hermes.fleet.ollama import PullProgress
+from hermes.fleet.driver import PullProgress
 from hermes.fleet.orders import Listener, tell
 from hermes.metrics import Metrics
 from hermes.policy.site import Rest

@@ -7,7 +7,6 @@ counts tokens sees that none were spent.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from functools import partial
 from typing import Literal
 
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 
 from hermes.attempt import LONG_BYTES
 from hermes.chat import ChatRequest, Embeddings
+from hermes.dialects import ClientDialect
 from hermes.errors import (
     BackendTimeout,
     DeadlineUnreachable,
@@ -31,8 +31,8 @@ from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
 from hermes.metrics import Metrics
 from hermes.policy import cache, volatile
-from hermes.policy.cache import ANY_AGE, Shelf
-from hermes.policy.claim import NO_REUSE, Reuse
+from hermes.policy.cache import Shelf
+from hermes.policy.claim import NO_REUSE, Claim
 from hermes.principal import Principal
 from hermes.router import Route
 
@@ -61,22 +61,20 @@ class Flights:
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
 
-    def answer(self, asked: Asked) -> Awaitable[None]:
-        """As the gateway would, or better. Raises what it raises."""
-        request, router = asked.request, self._gateway.router
-        if asked.principal.models:
-            router.check_allowed(asked.principal, request.model)
-        if isinstance(request, ChatRequest) and (lines := self._gateway.volatile_lines):
-            # Before it is told from others.
-            asked = replace(asked, request=volatile.without(request, lines))
-        route = router.known(request.model, asked.dialect)
-        if route is None or asked.claim.reuse is not None:
-            return self._look(asked, asked.claim.reuse or NO_REUSE)
-        return self._go_on(asked, route, ANY_AGE)
+    def concern(self, model: str, dialect: ClientDialect, claim: Claim) -> bool:
+        """Whether a request may have to do with others. Else it goes straight to the line."""
+        route = self._gateway.router.known(model, dialect)
+        return route is None or route.service.reuse != "off" or claim.reuse is not None
 
-    async def _look(self, asked: Asked, reuse: Reuse) -> None:
-        """For what an earlier try was answered, and for whoever has the model."""
-        router, answer = self._gateway.router, None
+    async def answer(self, asked: Asked) -> None:
+        """As the gateway would, or better. Raises what it raises."""
+        if isinstance(asked.request, ChatRequest) and (lines := self._gateway.volatile_lines):
+            # Before it is told from others.
+            asked = replace(asked, request=volatile.without(asked.request, lines))
+        reuse, router = asked.claim.reuse or NO_REUSE, self._gateway.router
+        if asked.principal.models:
+            router.check_allowed(asked.principal, asked.request.model)
+        answer = None
         if reuse.again or reuse.once:
             answer = await self._retries.come_again(asked, takes_over=reuse.again)
         route = router.known(asked.request.model, asked.dialect)
@@ -92,12 +90,10 @@ class Flights:
         elif reuse.once and self._once is not None and not asked.request.stream:
             self._note(asked, route)
             await self._once.answer(asked, route, reuse)
+        elif route.service.reuse == "off":
+            await asked.ask(self._gateway)
         else:
-            await self._go_on(asked, route, reuse.terms)
-
-    def _go_on(self, asked: Asked, route: Route, terms: cache.Terms) -> Awaitable[None]:
-        """To the line, where nothing is kept: who waits there holds nothing of ours. Else to what is."""
-        return asked.ask(self._gateway) if route.service.reuse == "off" else self._reuse(asked, route, terms)
+            await self._reuse(asked, route, reuse.terms)
 
     async def _reuse(self, asked: Asked, route: Route, terms: cache.Terms) -> None:
         exchange, service, sampling = asked.exchange, route.service, asked.sampling(route)

@@ -1,14 +1,18 @@
 """What the two processes tell each other, in order, on their socket pair: MessagePack with its length before it."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
-from typing import cast
 
 import msgspec
 from msgspec import Struct
 
 from hermes.policy.ticket import Ticket
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 18
 
 # --- the old one ------------------------------------------------------------------------------------------------------
 
@@ -72,10 +76,6 @@ class Yours(Struct, frozen=True, tag=True):
     """That it is taken has been heard in time: it may accept."""
 
 
-class Off(Struct, frozen=True, tag=True):
-    """The old one goes on itself, and the new one is to end. Without this word its end is that of the process."""
-
-
 # --- the new one ------------------------------------------------------------------------------------------------------
 
 
@@ -110,44 +110,116 @@ class Revoked(Struct, frozen=True, tag=True):
     keys: list[str]
 
 
-FromOld = Greeting | State | Offered | Begun | Settled | Finished | Left | Charged | Yours | Off
+FromOld = Greeting | State | Offered | Begun | Settled | Finished | Left | Charged | Yours
 FromNew = Ready | Taken | Admitted | Refused | Revoked
 Message = FromOld | FromNew
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message).decode
+_understood: Callable[[bytes | bytearray], Message] = msgspec.msgpack.Decoder(Message).decode
 
 
-class Channel(asyncio.Protocol):
-    """One end. `hear` is called with each message; `ended` is set when the other has closed its own, or died."""
+class Channel:
+    """One end. What comes is waited for (`receive`) until somebody listens; then `ended` is set when the other end is
+    closed.
+    """
 
-    def __init__(self, hear: Callable[[Message], None]) -> None:
-        self.hear = hear
+    def __init__(self, end: socket.socket) -> None:
+        end.set_inheritable(False)
+        end.setblocking(False)
         self.ended = asyncio.Event()
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._bytes = bytearray()
+        self._end = end
+        self._loop = asyncio.get_running_loop()
+        self._hear: Callable[[Message], None]
+        self._unheard = bytearray()
+        self._unsent = bytearray()
 
-    @classmethod
-    async def on(cls, end: socket.socket, hear: Callable[[Message], None]) -> "Channel":
-        loop = asyncio.get_running_loop()
-        return (await loop.create_unix_connection(lambda: cls(hear), sock=end))[1]
+    # --- one word after the other -----------------------------------------------------------------------------------
+
+    def send(self, message: Message, within_s: float) -> None:
+        """The process stands still meanwhile. Raises OSError: TimeoutError, ConnectionError where nobody is there."""
+        self._end.settimeout(within_s)
+        self._end.sendall(_framed(message))
+        self._end.setblocking(False)
+
+    def receive(self, within_s: float) -> Message:
+        """The same for the next message; and OSError for one that is not understood."""
+        self._end.settimeout(within_s)
+        message = self._exactly(int.from_bytes(self._exactly(4)))
+        self._end.setblocking(False)
+        try:
+            return _understood(message)
+        except msgspec.MsgspecError as error:
+            raise OSError(f"what it says is not understood: {error}") from error
+
+    def _exactly(self, count: int) -> bytearray:
+        data = bytearray()
+        while len(data) < count:
+            if not (more := self._end.recv(count - len(data))):
+                raise ConnectionResetError("the other process is gone")
+            data += more
+        return data
+
+    async def readable(self) -> None:
+        """Wait until the other one has said something, or is gone."""
+        ready = asyncio.Event()
+        self._loop.add_reader(self._end, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_reader(self._end)
+
+    # --- both at once -----------------------------------------------------------------------------------------------
 
     def tell(self, message: Message) -> None:
+        """As soon as it can be."""
         if not self.ended.is_set():
-            data = _encode(message)
-            self._transport.write(len(data).to_bytes(4) + data)
+            self._unsent += _framed(message)
+            self._flush()
+
+    def listen(self, hear: Callable[[Message], None]) -> None:
+        """`hear` is called with each message from now on."""
+        self._hear = hear
+        self._loop.add_reader(self._end, self._read)
 
     def close(self) -> None:
-        self._transport.close()
+        if not self.ended.is_set():
+            self.ended.set()
+            self._loop.remove_reader(self._end)
+            self._loop.remove_writer(self._end)
+            self._end.close()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+    def _flush(self) -> None:
+        try:
+            del self._unsent[: self._end.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody is there, which is heard of
+            self._unsent.clear()
+        if self._unsent:
+            self._loop.add_writer(self._end, self._flush)
+        else:
+            self._loop.remove_writer(self._end)
 
-    def data_received(self, data: bytes) -> None:
-        self._bytes += data
-        while len(self._bytes) >= 4 and len(self._bytes) >= (end := 4 + int.from_bytes(self._bytes[:4])):
-            message, self._bytes = bytes(self._bytes[4:end]), self._bytes[end:]
-            self.hear(_decode(message))
+    def _read(self) -> None:
+        try:
+            data = self._end.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # it has died without having read all
+            data = b""
+        if not data:
+            self.close()
+        unheard = self._unheard
+        unheard += data
+        while len(unheard) >= 4 and len(unheard) >= (end := 4 + int.from_bytes(unheard[:4])):
+            message = bytes(unheard[4:end])
+            del unheard[:end]
+            try:
+                self._hear(_understood(message))
+            except Exception:  # the next ones are heard all the same
+                log.exception("what the other process says met a bug")
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.ended.set()
+
+def _framed(message: Message) -> bytes:
+    data = _encode(message)
+    return len(data).to_bytes(4) + data

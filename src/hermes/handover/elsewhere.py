@@ -4,27 +4,15 @@ Questions are answered by how things were when they were handed over.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import count
+from typing import Any
 
 from msgspec.structs import replace
 
 from hermes.handover.channel import Admitted, Begun, Finished, Left, Message, Offered, Refused, Settled
 from hermes.policy.estimates import Outlook
 from hermes.policy.scheduler import Scheduler
-from hermes.policy.ticket import (
-    Admit,
-    BackendFacts,
-    Changed,
-    Decision,
-    Expire,
-    ModelBounds,
-    Phase,
-    Reject,
-    Settings,
-    Ticket,
-    Why,
-)
+from hermes.policy.ticket import Admit, Decision, Expire, Phase, Reject, Ticket, Why
 
 
 class Elsewhere(Scheduler):
@@ -32,14 +20,10 @@ class Elsewhere(Scheduler):
 
     def __init__(self, before: Scheduler, tickets: Iterable[Ticket], tell: Callable[[Message], None]) -> None:
         self.__dict__.update(before.__dict__)
-        self._before = before
         self._tell = tell
         self._here = dict(enumerate(tickets))
         self._numbers = count(len(self._here))
         self._ids = {ticket: id for id, ticket in self._here.items()}
-        self._known = len(self._here)
-        # What the one before would have been told, each with the time when it is.
-        self._missed: list[Callable[[float], list[Decision]]] | None = []
         self._over = False
 
     def told(self, phase: str) -> list[tuple[int, Ticket]]:
@@ -77,8 +61,6 @@ class Elsewhere(Scheduler):
 
     def _gone(self, ticket: Ticket, how: Left | Finished) -> list[Decision]:
         if ticket in self._ids:
-            if how.id < self._known:
-                self._later(partial(self._ended, ticket, ticket.phase, how))
             self._forget(ticket)
             self._tell(how)
         return []
@@ -115,60 +97,12 @@ class Elsewhere(Scheduler):
             return [Reject(ticket, reason, message.retry_after_s, message.why)]
         return [Expire(ticket)]
 
-    def undo(self, now: float) -> tuple[Scheduler, list[Decision]]:
-        """The one that was before, told of all that has happened since. Nobody was admitted meanwhile."""
-        before, decisions = self._before, list[Decision]()
-        for missed in self._missed or ():
-            decisions += missed(now)
-        for id, ticket in self._here.items():
-            if id >= self._known:
-                ticket.phase = Phase.NEW
-                decisions += before.offer(ticket, now, again=True)
-        return before, decisions
-
-    def let_go(self) -> None:
-        """There is nothing to be undone any more."""
-        self._missed = None
-
-    def _later(self, event: Callable[[float], list[Decision]]) -> list[Decision]:
-        if self._missed is not None:
-            self._missed.append(event)
-        return []
-
-    def _ended(self, ticket: Ticket, phase: str, how: Left | Finished, now: float) -> list[Decision]:
-        ticket.phase = phase
-        if isinstance(how, Finished):
-            return self._before.finish(ticket, now)
-        return self._before.cancel(ticket, now, broken_off=how.broken_off, failed=how.failed)
-
     # --- what is not ours any more ----------------------------------------------------------------------------------
 
-    def expire(self, now: float) -> list[Decision]:
+    def _nothing(self, *_: Any, **__: Any) -> list[Decision]:
         return []
 
-    def observe(self, facts: BackendFacts, now: float) -> list[Decision]:
-        return self._later(partial(self._before.observe, facts))
-
-    def adopt(self, settings: Settings, change: Changed, now: float) -> list[Decision]:
-        return self._later(partial(self._before.adopt, settings, change))
-
-    def resize(self, model: str, bounds: ModelBounds, now: float) -> list[Decision]:
-        return self._later(partial(self._before.resize, model, bounds))
-
-    def loaded(self, backend: str, model: str, now: float) -> list[Decision]:
-        return self._later(partial(self._before.loaded, backend, model))
-
-    def failed(self, backend: str, model: str, why: str, now: float, *, late: bool = False) -> list[Decision]:
-        return self._later(partial(self._before.failed, backend, model, why, late=late))
-
-    def unheard(self, backend: str, model: str, now: float) -> list[Decision]:
-        return self._later(partial(self._before.unheard, backend, model))
-
-    def lost(self, backend: str, model: str, now: float) -> list[Decision]:
-        return self._later(partial(self._before.lost, backend, model))
-
-    def unload(self, model: str, now: float) -> list[Decision]:
-        return self._later(partial(self._before.unload, model))
+    expire = observe = adopt = resize = loaded = failed = unheard = lost = unload = _nothing
 
     def next_deadline(self) -> float | None:
         return None

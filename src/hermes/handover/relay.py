@@ -21,26 +21,13 @@ _ENDLESS = b"/v1/events"
 
 
 class Relay:
-    """The App of a server whose successor listens at `path`, once that is `settled`: if it comes to nothing, `app`
-    answers as before.
-    """
+    """The App of a server whose successor listens at `path`; `app` is the one before."""
 
-    def __init__(
-        self,
-        app: App,
-        path: str,
-        settled: asyncio.Future[bool],
-        deadlines: Deadlines,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, app: App, path: str, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
-        self._settled = settled
         self._pool = Pool(Origin.parse(f"unix://{path}"), PoolLimits(idle_connections=0), deadlines, loop)
 
     async def handle(self, request: Request, response: Response) -> None:
-        if not await asyncio.shield(self._settled):
-            await self.app.handle(request, response)
-            return
         try:
             await self._pass_on(request, response)
         except BackendError:

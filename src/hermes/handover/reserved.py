@@ -12,41 +12,32 @@ from hermes.exchange import Exchange
 from hermes.handover.channel import Charged, Message
 from hermes.meter import Meter, Visit
 from hermes.policy.limiter import Hold, Limiter, Modes
-from hermes.policy.limits import Moment, Settle
+from hermes.policy.limits import Moment
 
 _UNLIMITED = Modes(rpm="off", tpm="off", daily_tokens="off", monthly_tokens="off", concurrency="off")
 
 
 class Passed:
-    """What the old process had. How it ends is told from now on."""
+    """What the old process has. Nothing is changed until `let_go`."""
 
     def __init__(self, meter: Meter, exchanges: Iterable[Exchange], tell: Callable[[Message], None]) -> None:
-        holds = [each.charge.hold for each in exchanges if isinstance(each.charge, Visit)] + [*meter.hosted.values()]
         self._meter = meter
         self._tell = tell
-        self.state = pickle.dumps((meter.limiter, holds))
-        self._settles = [(hold, hold.settles) for hold in holds]
-        self._told: list[tuple[list[Settle], int | None, Moment]] = []
-        for number, hold in enumerate(holds):
-            hold.settles = [partial(self._settle, number)] if hold.settles else []
-
-    def _settle(self, number: int, tokens: int | None, at: Moment) -> None:
-        self._told.append((self._settles[number][1], tokens, at))
-        self._tell(Charged(number, tokens))
-
-    def undo(self) -> None:
-        """Nobody has taken it."""
-        for hold, settles in self._settles:
-            if hold.settles:
-                hold.settles = settles
-        for settles, tokens, at in self._told:
-            for settle in settles:
-                settle(tokens, at)
+        charges = [each.charge for each in exchanges]
+        self._holds = [*(each.hold for each in charges if isinstance(each, Visit)), *meter.hosted.values()]
+        self.state = pickle.dumps((meter.limiter, self._holds))
 
     def let_go(self) -> None:
-        """It is another's. What had come in and reserved nothing so far (a few, if any) is not limited, but counted."""
+        """It is another's, who is told how each ends. What had come in and reserved nothing so far (a few, if any) is
+        not limited, but counted.
+        """
+        for number, hold in enumerate(self._holds):
+            hold.settles = [partial(self._settle, number)]
         self._meter.limiter = Limiter(_UNLIMITED)
         self._meter.ledger.disclaim()
+
+    def _settle(self, number: int, tokens: int | None, at: Moment) -> None:
+        self._tell(Charged(number, tokens))
 
 
 class Taken:
@@ -58,7 +49,7 @@ class Taken:
         holds: list[Hold]
         # From who has started us, on a socket that nobody else has.
         limiter, holds = pickle.loads(state)  # noqa: S301
-        meter.hosted = self._holds = {number: hold for number, hold in enumerate(holds) if hold.settles}
+        meter.hosted = self._holds = dict(enumerate(holds))
         if limiter.modes != modes:
             limiter.change(modes)
         meter.limiter = limiter

@@ -6,10 +6,11 @@ Of an idle process neither costs anything: both halves are imported when they ar
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from hermes.errors import BackendNotFound, GatewayError
+from hermes.fleet.backend import PROBE_TIMEOUT_S
 from hermes.handover.parts import Parts
 
 if TYPE_CHECKING:
@@ -39,14 +40,18 @@ class Succession:
 
     # --- the one before ---------------------------------------------------------------------------------------------
 
-    async def take_over(self, look_s: float, read_keys: Callable[[], None]) -> None:
+    async def take_over(self, read_keys: Callable[[], None], recall: Callable[[], Awaitable[None]]) -> None:
         """What the one before has, if there is one. Raises ConfigError; then that goes on as if nothing had been."""
         if self._before is None:
             return
         parts = self._parts
-        await parts.fleet.refresh(look_s)
+        # Every look is over by then: what runs on a backend that was never seen could not be counted there.
+        await parts.fleet.refresh(2 * PROBE_TIMEOUT_S)
         state = await self._before.state()
-        read_keys()  # some may have been made while we started
+        # More may have been made and used while we started.
+        read_keys()
+        if state is None or not self._before.is_alike:
+            await recall()
         if state is not None:
             for name in state.drained:
                 with contextlib.suppress(BackendNotFound):

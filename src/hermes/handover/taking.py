@@ -23,17 +23,15 @@ from hermes.handover.channel import (
     Greeting,
     Left,
     Message,
-    Off,
     Offered,
     Ready,
     Refused,
     Revoked,
     Settled,
     State,
-    Yours,
 )
 from hermes.handover.channel import Taken as TakenOver
-from hermes.handover.leaving import TAKE_S, VERSION
+from hermes.handover.leaving import VERSION
 from hermes.handover.reserved import Taken
 from hermes.meter import Meter
 from hermes.policy.limits import Moment
@@ -41,46 +39,38 @@ from hermes.policy.ticket import Admit, Expire, Phase, Reject, Ticket
 
 log = logging.getLogger(__name__)
 
-_GREETING_S = 10.0
+# For each word of the old one's, which may be busy.
+_PATIENCE_S = 10.0
 
 
 class Taking:
-    """`sockets`: by where the old one listens; `paths`: where what it passes on is to be listened for."""
+    """`sockets`: by where the old one listens; `paths`: where what it passes on is to be listened for. Once `stop` is
+    set nothing is taken over any more.
+    """
 
-    def __init__(self, channel: Channel, greeting: Greeting) -> None:
+    def __init__(self, channel: Channel, greeting: Greeting, stop: asyncio.Event) -> None:
         self.sockets = {place: [socket.socket(fileno=fd) for fd in fds] for place, (fds, _) in greeting.places.items()}
         self.paths = {place: path for place, (_, path) in greeting.places.items()}
         self.files = greeting.files
+        self.is_alike = greeting.version == VERSION
         self._lock, self._folder = greeting.lock, greeting.folder
         self._channel = channel
-        self._version = greeting.version
-        self._state: State | None = None
-        self._passed, self._yours = asyncio.Event(), asyncio.Event()
-        self._off = False
-        self._early: list[Message] = []
+        self._stop = stop
         self._guests: Guests | None = None
-        channel.hear = self._hear
         given = [each.fileno() for sockets in self.sockets.values() for each in sockets]
         for fd in given if self._lock is None else (*given, self._lock):
             os.set_inheritable(fd, False)
 
     @classmethod
-    async def meet(cls, fd: int) -> "Taking":
+    def meet(cls, fd: int, stop: asyncio.Event) -> "Taking":
         """Who has started us. Raises ConfigError where that was nobody."""
-        heard: asyncio.Queue[Message] = asyncio.Queue()
         try:
-            end = socket.socket(fileno=fd)
-            end.set_inheritable(False)
-            channel = await Channel.on(end, heard.put_nowait)
-            async with asyncio.timeout(_GREETING_S):
-                greeting = await heard.get()
-        except (OSError, TimeoutError) as error:
+            channel = Channel(socket.socket(fileno=fd))
+            greeting = channel.receive(_PATIENCE_S)
+        except OSError as error:
             raise ConfigError(f"what is to be taken over cannot be reached: {error}") from error
         assert isinstance(greeting, Greeting)
-        taking = cls(channel, greeting)
-        while not heard.empty():
-            taking._hear(heard.get_nowait())
-        return taking
+        return cls(channel, greeting, stop)
 
     def lock_of(self, folder: Path | None) -> int | None:
         """What locks this folder; that of another is let go of."""
@@ -93,37 +83,39 @@ class Taking:
     async def state(self) -> State | None:
         """Say that all is ready, and wait for what is passed on. None: the old one is gone, and nothing is.
 
-        Raises ConfigError where that goes on itself, or says nothing.
+        Raises ConfigError where that says nothing, or we are to stop.
         """
-        self._channel.tell(Ready())
-        await self._until(self._passed, TAKE_S)
-        if self._state is None and not self._channel.ended.is_set():
-            raise ConfigError("the process that is to be replaced does not answer")
-        return self._state
-
-    async def _until(self, event: asyncio.Event, within_s: float | None = None) -> None:
-        """Or until the old one is gone. We may be late: raises ConfigError where it goes on itself."""
-        loop = asyncio.get_running_loop()
-        waits = [loop.create_task(each.wait(), name="predecessor") for each in (event, self._channel.ended)]
+        if self._stop.is_set():
+            raise ConfigError("told to stop before anything was taken over")
         try:
-            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if self._off:
-            raise ConfigError("the process that was to be replaced goes on itself")
+            self._channel.send(Ready(), _PATIENCE_S)
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._channel.readable()
+            state = self._channel.receive(_PATIENCE_S)
+        except ConnectionError:
+            self._channel.close()
+            return None
+        except OSError as error:
+            raise ConfigError(f"what is to be taken over is not told: {error}") from error
+        assert isinstance(state, State)
+        return state
 
     def take(self, state: State, admission: Admission, meter: Meter) -> None:
-        """Tell that it is taken. From now on it counts here; what is decided of it comes after that word."""
-        self._channel.tell(TakenOver())
-        taken = Taken(meter, state.limits, meter.limiter.modes) if self._version == VERSION else None
+        """From now on it counts here. Tells that it is taken, when nothing can fail any more."""
+        taken = Taken(meter, state.limits, meter.limiter.modes) if self.is_alike else None
         self._guests = Guests(state, admission, taken, self._channel.tell)
-        for message in self._early:
-            self._guests.hear(message)
+        self._channel.tell(TakenOver())
 
     async def settled(self) -> None:
-        """Wait until the old one has heard that it is taken. Raises ConfigError where that was too late."""
-        await self._until(self._yours)
+        """Wait until the old one has heard it, or is gone. Where it has not, in time, it ends us."""
+        assert self._guests is not None
+        await self._channel.readable()
+        try:
+            self._channel.receive(_PATIENCE_S)
+        except ConnectionError:
+            self._channel.close()
+        else:
+            self._channel.listen(self._guests.hear)
 
     async def host(self) -> None:
         """Wait until the old one is gone."""
@@ -140,20 +132,8 @@ class Taking:
             await self._guests.none.wait()
 
     def send_away(self, keys: Collection[str]) -> None:
-        self._channel.tell(Revoked(list(keys)))
-
-    def _hear(self, message: Message) -> None:
-        if isinstance(message, State):
-            self._state = message
-            self._passed.set()
-        elif isinstance(message, Yours):
-            self._yours.set()
-        elif isinstance(message, Off):
-            self._off = True
-        elif self._guests is None:
-            self._early.append(message)
-        else:
-            self._guests.hear(message)
+        if self._guests is not None:
+            self._channel.tell(Revoked(list(keys)))
 
 
 class Guests:

@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 import ssl
+import sys
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 from hermes.http.connection import App, ServerConnection
 from hermes.http.heads import Heads
@@ -17,6 +19,8 @@ from hermes.http.wire import Deadlines
 
 _BACKLOG = 1024
 _NEVER_FIRST_S = 3600.0  # a connection has deadlines of its own
+# From 3.13 on asyncio removes a Unix socket's file with the listener, though another process listens there by then.
+_KEEPS_FILE: dict[str, Any] = {} if sys.version_info < (3, 13) else {"cleanup_socket": False}
 
 
 class Server:
@@ -85,7 +89,8 @@ class Server:
         self.tls = tls
         bound.setblocking(False)
         if bound.family == socket.AF_UNIX:
-            self._listeners.append(await self.loop.create_unix_server(self._connect, sock=bound, backlog=_BACKLOG))
+            listening = self.loop.create_unix_server(self._connect, sock=bound, backlog=_BACKLOG, **_KEEPS_FILE)
+            self._listeners.append(await listening)
         else:
             connect = self._connect if tls is None else lambda: Caller(self._greet)
             self._listeners.append(await self.loop.create_server(connect, sock=bound, backlog=_BACKLOG))
@@ -119,8 +124,8 @@ class Server:
         """Others accept at its sockets now. What still comes here gets one answer each."""
         self.closing = True
         self.files.clear()
-        while self._paused:
-            self._paused.pop().close()
+        while self._listeners:
+            self._listeners.pop().close()
 
     async def empty(self) -> None:
         """Wait until there is no connection any more."""

@@ -238,7 +238,7 @@ class Scheduler(Standing):
                 decisions += self._send_away(list(line), "moved")
         rules, bounds, waiting = settings.rules, settings.bounds, self._queue.lines
         self._queue.bounds = bounds
-        self._slots.adopt(settings, self._queue.tickets_of)
+        self._slots.adopt(settings, change, self._queue.tickets_of)
         self._ledger.adopt(rules, bounds.max_concurrent is not None, (ticket for line in waiting for ticket in line))
         self._stations.adopt(rules)
         self._forecast.rules = rules

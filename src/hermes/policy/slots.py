@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hermes.policy.affinity import Homes
 from hermes.policy.line import Line
 from hermes.policy.station import Station, Stay
-from hermes.policy.ticket import ModelBounds, Settings, Ticket
+from hermes.policy.ticket import Changed, ModelBounds, Settings, Ticket
 
 # A home may run so many times the mean and one more: above that its conversations go elsewhere.
 BUSIER = 1.25
@@ -42,13 +42,14 @@ class Slots:
             lane = self.lanes[model] = Lane(self.unlisted)
         return lane
 
-    def adopt(self, settings: Settings, waiting: Callable[[str], int]) -> None:
+    def adopt(self, settings: Settings, change: Changed, waiting: Callable[[str], int]) -> None:
         """Other bounds hold from now on. Of a name that is not listed nothing is kept, unless it runs or waits."""
         self.cap, self.unlisted = settings.bounds.max_concurrent, settings.unlisted
         for model, lane in list(self.lanes.items()):
             lane.bounds = settings.models.get(model, settings.unlisted)
             if not lane.running and not waiting(model):
-                lane.station = None  # it may mean another one
+                if change.gone or model in change.models:
+                    lane.station = None  # it may mean another one
                 if model not in settings.models:
                     del self.lanes[model]
         for model, bounds in settings.models.items():

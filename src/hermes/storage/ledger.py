@@ -122,7 +122,9 @@ class Ledger:
 
     def disclaim(self) -> None:
         """What counts as used of budgets is another's to write."""
-        self._next.claims.clear()
+        for batch in (self._next, self._batch):
+            if batch is not None:  # not emptied: another thread may be at it
+                batch.claims = {}
 
     async def written(self) -> None:
         """Wait until what was claimed is on the disk, or is known not to get there soon."""

@@ -27,7 +27,7 @@ def command(once: bool, as_json: bool, url: str) -> None:
     hermes top --once --json | jq .queue.lines
     """
     if as_json:
-        looks = events(url, "/v1/events", SILENCE_S) if once else follow(url)
+        looks = events(url, "/v1/events", SILENCE_S, {}) if once else follow(url, {})
         for name, told in looks:
             if name == "state":
                 say(json.dumps(told))

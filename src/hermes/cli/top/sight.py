@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from hermes.cli.options import seconds
 from hermes.cli.status import changes
-from hermes.fleet.ollama import full_name
+from hermes.fleet.inventory import full_name
 from hermes.principal import CLASS_NAMES
 
 # Whose tokens are counted: of requests that have ended within this time.
@@ -144,7 +144,7 @@ def _model(name: str, resident: str, told: Mapping[str, Any]) -> Model:
             if full_name(each["name"]) == resident:
                 where.append(backend["name"])
                 size_bytes += each["size_bytes"]
-                slots += each.get("slots", 0)
+                slots += each.get("slots") or 0
         states += [_words(each).partition(":")[0] for each in _unwell(backend) if full_name(each["model"]) == resident]
         states += [
             "loading" if change["loading"] else "to load"
@@ -174,15 +174,15 @@ def _model(name: str, resident: str, told: Mapping[str, Any]) -> Model:
 
 
 def _request(told: Mapping[str, Any]) -> Request:
-    state = told["state"]
-    if state == "waiting":
-        pulled = f", pulling {told['pulled_percent']} %" if "pulled_percent" in told else ""
-        words = f"waits as {told['position']}, {seconds(told['eta_ms'])} to go{pulled}"
-    elif state == "running":
-        words = f"runs on {told['backend']} for {seconds(told['running_ms'])}"
-    else:
-        words = str(state)
-    waits = state == "waiting"
+    match told:
+        case {"state": "waiting", "position": position, "eta_ms": eta_ms}:
+            pulled = f", pulling {told['pulled_percent']} %" if "pulled_percent" in told else ""
+            words = f"waits as {position}, {seconds(eta_ms)} to go{pulled}"
+        case {"state": "running", "backend": backend, "running_ms": running_ms}:
+            words = f"runs on {backend} for {seconds(running_ms)}"
+        case _:
+            words = str(told["state"])
+    waits = told["state"] == "waiting"
     return Request(told["request_id"], told["model"], told["class"], told["user"], waits, words, told["handle"])
 
 
@@ -197,7 +197,7 @@ class Tenants:
         for record in records:
             if tokens := record.get("tokens_in", 0) + record.get("tokens_out", 0):
                 ended_at = record["created_at"] + record["duration_ms"] / 1000
-                self._ended[record["created_at"], record["request_id"]] = ended_at, record["user"], tokens
+                self._ended[record["created_at"], record["request_id"]] = ended_at, record.get("user", ""), tokens
 
     def lately(self, now: float) -> list[tuple[str, int]]:
         self._ended = {which: each for which, each in self._ended.items() if each[0] >= now - LATELY_S}

@@ -1,16 +1,18 @@
 """What a server tells, gathered by a thread of its own, and what it is told to do, each by another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import quote
 
 from hermes.cli.feed import LOST, SILENCE_S, follow
-from hermes.cli.options import Failed
+from hermes.cli.options import Failed, fail
 from hermes.cli.remote import events, get, model_path
+from hermes.cli.shapes import Ended, HasLoaded, HasUnloaded, Listing, Past, State
 from hermes.cli.top.sight import Sight, Tenants, see
 from hermes.cli.top.view import Order
 
+SHAPES: Mapping[str, type] = {"state": State, "request": Ended}
 # What the server lists at most.
 _RECENT = "/v1/requests?limit=1000"
 
@@ -44,7 +46,7 @@ class Watch:
 
     def _follow(self) -> None:
         tenants, names, listed = Tenants(), list[str](), False
-        for event, told in follow(self.url):
+        for event, told in follow(self.url, SHAPES):
             if event == "request":
                 tenants.add((told,))
                 continue
@@ -75,18 +77,19 @@ class Watch:
 
 def look(url: str) -> Sight:
     """How it is now. Exits with a message where that cannot be told."""
-    state = next(told for name, told in events(url, "/v1/events", SILENCE_S) if name == "state")
+    states = (told for name, told in events(url, "/v1/events", SILENCE_S, SHAPES) if name == "state")
+    state = next(states, None) or fail(f"what answers at {url} is no Hermes: it does not tell how it is", 1)
     tenants = Tenants()
     tenants.add(recent(url))
     return see(state, models(url), tenants.lately(state["at"]))
 
 
 def models(url: str) -> list[str]:
-    return [model["id"] for model in get(url, "/v1/models")["data"]]
+    return [model["id"] for model in get(url, "/v1/models", shape=Listing)["data"]]
 
 
 def recent(url: str) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = get(url, _RECENT)["data"]
+    told: list[dict[str, Any]] = get(url, _RECENT, shape=Past)["data"]
     return told
 
 
@@ -95,7 +98,8 @@ def carried_out(url: str, order: Order) -> str:
     if order.verb == "cancel":
         get(url, f"/v1/queue/{quote(order.key, safe='')}", "DELETE")
         return f"{order.name} is cancelled"
-    told = get(url, model_path(order.name, order.verb), "POST")
+    shape = HasLoaded if order.verb == "load" else HasUnloaded
+    told = get(url, model_path(order.name, order.verb), "POST", shape=shape)
     if order.verb == "load":
         return f"{order.name} is loaded on {', '.join(told['loaded'])}"
     return f"{order.name} is let go from {', '.join(told['unloading']) or 'nowhere: it is not loaded'}"

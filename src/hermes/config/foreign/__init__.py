@@ -1,5 +1,7 @@
 """Configurations of other programs, made Hermes's: what has a place here is taken over, the rest is told."""
 
+from collections.abc import Iterator
+from itertools import count
 from math import isfinite
 from typing import Any
 
@@ -39,13 +41,31 @@ class Imported(Struct):
                 "# What could not be taken over, or is otherwise here:",
                 *(f"# - {' '.join(each.split())}" for each in self.remarks),
             ]
-        tree = {name: part for name, part in self.tree.items() if part}
+        try:
+            tree = _written_out({name: part for name, part in self.tree.items() if part}, count())
+        except RecursionError:
+            raise ConfigError(_ENDLESS) from None
         return "\n".join(head) + "\n" + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
     def check(self) -> None:
         """Raises ConfigError where Hermes would not take it."""
         config = build(commands.filled(self.tree))
         check(config)
+
+
+_MOST_PARTS = 100_000
+_ENDLESS = "what its anchors stand for has no end"
+
+
+def _written_out(part: Any, parts: Iterator[int]) -> Any:
+    """A copy in which nothing stands twice: YAML would have it once, and name it where it stands again."""
+    if next(parts) > _MOST_PARTS:
+        raise ConfigError(_ENDLESS)
+    if isinstance(part, dict):
+        return {name: _written_out(each, parts) for name, each in part.items()}
+    if isinstance(part, list):
+        return [_written_out(each, parts) for each in part]
+    return part
 
 
 def mapping(value: Any, what: str) -> Tree:
