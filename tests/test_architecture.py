@@ -41,7 +41,7 @@ PURE_MUST_NOT_IMPORT = ("asyncio", "time", "random", "os", "logging", "socket", 
 DRIVERS = {
     "uvloop": "hermes.cli.loop",
     "httptools": "hermes.http",
-    "prometheus_client": "hermes.metrics",
+    "prometheus_client": "hermes.exposition",
     "click": "hermes.cli",
     "rich": "hermes.cli",
     "jwt": "hermes.oidc.keys",
