@@ -136,7 +136,7 @@ def worldly(modules: Modules) -> list[str]:
         if room(module) in PURE:
             for name in imports(module, modules):
                 ours = name in modules
-                if room(name) in ("metrics", "config") if ours else name.split(".")[0] not in PURE_MAY_IMPORT:
+                if room(name) in ("metrics", "series", "config") if ours else name.split(".")[0] not in PURE_MAY_IMPORT:
                     wrong.append(f"{module} imports {name}")
     return wrong
 

@@ -16,9 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from hermes import config
 from hermes.errors import Outcome
 from hermes.exposition import render, told
-from hermes.metrics import MAX_SERIES, SECONDS, TOKENS, Buckets, Counter, Histogram, Metrics
+from hermes.metrics import SECONDS, TOKENS, Metrics
 from hermes.record import Record
 from hermes.runtime import Runtime
+from hermes.series import MAX_SERIES, Buckets, Counter, Histogram
 from tests.simulation.loop import VirtualLoop
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hermes.metrics import Counter, Histogram, KeptCounter, Relabelled, Taken
+from hermes.series import Counter, Histogram, KeptCounter, Relabelled, Taken
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes import exposition
-from hermes.metrics import Taken
+from hermes.series import Taken
 from tests.fakes.backend import DONE, FakeOllama, Then, listening, ollama, play
 from tests.fakes.gateway import (
     CHAT,
