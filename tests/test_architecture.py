@@ -41,7 +41,7 @@ PURE_MUST_NOT_IMPORT = ("asyncio", "time", "random", "os", "logging", "socket", 
 DRIVERS = {
     "uvloop": "hermes.cli.loop",
     "httptools": "hermes.http",
-    "prometheus_client": "hermes.metrics",
+    "prometheus_client": "hermes.exposition",
     "click": "hermes.cli",
     "rich": "hermes.cli",
     "jwt": "hermes.oidc.keys",
@@ -136,7 +136,7 @@ def worldly(modules: Modules) -> list[str]:
         if room(module) in PURE:
             for name in imports(module, modules):
                 ours = name in modules
-                if room(name) in ("metrics", "config") if ours else name.split(".")[0] not in PURE_MAY_IMPORT:
+                if room(name) in ("metrics", "series", "config") if ours else name.split(".")[0] not in PURE_MAY_IMPORT:
                     wrong.append(f"{module} imports {name}")
     return wrong
 

@@ -123,7 +123,7 @@ def test_what_a_run_took_is_measured_per_model() -> None:
     assert metrics.ttft.series[ROUTE, "m"].total == pytest.approx(1.5)
     assert metrics.token_time.series[ROUTE, "m"].total == pytest.approx(0.15)
     assert metrics.duration.series[ROUTE, "m", "ok"].total == pytest.approx(3.0)
-    metrics.snapshot()
+    list(metrics.take())
     assert metrics.tokens.read() == {("m", "prompt"): 7.0, ("m", "completion"): 11.0}
     assert metrics.request_tokens.series[ROUTE, "m", "completion"].total == 11.0
 
@@ -135,7 +135,7 @@ def test_tokens_wait_in_no_great_number_to_be_added_up() -> None:
         books.journal.close(run(books), 103.0)
         assert len(books.metrics.uses(ROUTE, "m").noted) < MOST_NOTED
     assert books.metrics.tokens.read()["m", "prompt"] == 7.0 * 2 * MOST_NOTED
-    books.metrics.snapshot()
+    list(books.metrics.take())
     assert books.metrics.tokens.read()["m", "prompt"] == 7.0 * (3 * MOST_NOTED - 1)
     assert sum(books.metrics.request_tokens.series[ROUTE, "m", "prompt"].counts) == 3 * MOST_NOTED - 1
 

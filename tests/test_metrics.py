@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,12 +15,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hermes import config
 from hermes.errors import Outcome
-from hermes.metrics import MAX_SERIES, SECONDS, TOKENS, Buckets, Counter, Histogram, Metrics, render, told
+from hermes.exposition import render, told
+from hermes.metrics import SECONDS, TOKENS, Metrics
 from hermes.record import Record
 from hermes.runtime import Runtime
+from hermes.series import MAX_SERIES, Buckets, Counter, Histogram
 from tests.simulation.loop import VirtualLoop
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def snapshot(metrics: Metrics) -> list[Any]:
+    return list(told(metrics.take()))
 
 
 def samples(text: bytes) -> Samples:
@@ -93,7 +100,7 @@ def test_buckets_are_those_of_prometheus(values: list[float]) -> None:
         reference.labels("m").observe(value)
         metrics.ttft.observe(("m",), value)
     expected = {key: value for key, value in samples(generate_latest(registry)).items() if "_created" not in key[0]}
-    rendered = samples(render([family for family in metrics.snapshot() if family.name == "hermes_ttft_seconds"]))
+    rendered = samples(render([family for family in snapshot(metrics) if family.name == "hermes_ttft_seconds"]))
     told = {key: value for key, value in rendered.items() if key[0].startswith("hermes_")}
     assert told.keys() == expected.keys()
     assert all(told[key] == pytest.approx(expected[key]) for key in told)
@@ -108,7 +115,7 @@ def test_the_exposition_tells_what_was_counted() -> None:
     metrics.finished.add(("/v1/llm/{model}", "gemma3:12b", "ok"))
     metrics.tokens.add(("gemma3:12b", "prompt"), 17)
     metrics.gauge("hermes_requests_in_flight", "Open.", (), lambda: {(): 2.0})
-    told = samples(render(metrics.snapshot()))
+    told = samples(render(snapshot(metrics)))
     assert told["hermes_requests_accepted_total", ()] == 3.0
     labels = ("model", "gemma3:12b"), ("outcome", "ok"), ("route", "/v1/llm/{model}")
     assert told["hermes_requests_total", labels] == 1.0
@@ -121,7 +128,7 @@ def test_the_exposition_tells_what_was_counted() -> None:
 def test_a_label_value_cannot_break_out(value: str) -> None:
     metrics = Metrics()
     metrics.tokens.add((value, "prompt"), 5.0)
-    told = samples(render(metrics.snapshot()))
+    told = samples(render(snapshot(metrics)))
     assert told["hermes_tokens_total", (("kind", "prompt"), ("model", value))] == 5.0
     assert ("hermes_requests_total", ()) not in told
 
@@ -135,7 +142,7 @@ def test_a_snapshot_is_of_its_moment() -> None:
     metrics.accepted.add(())
     metrics.ttft.observe(("m",), 0.1)
     metrics.tokens.add(("m", "prompt"))
-    assert list(told(taken)) == before != metrics.snapshot()
+    assert list(told(taken)) == before != snapshot(metrics)
 
 
 def test_one_family_is_made_after_the_other_and_aliases_by_whoever_makes_the_text() -> None:
@@ -149,7 +156,7 @@ def test_one_family_is_made_after_the_other_and_aliases_by_whoever_makes_the_tex
     begun = metrics.take()
     next(told(begun))
     assert next(begun)[0] is [*metrics.families()][1]
-    assert samples(render(metrics.snapshot()))["alias_count", ()] == 2.0
+    assert samples(render(snapshot(metrics)))["alias_count", ()] == 2.0
 
 
 def test_no_metric_says_its_name_twice_and_all_say_what_they_are() -> None:
@@ -167,7 +174,7 @@ def test_the_page_lists_every_metric_with_its_type_and_labels(loop: VirtualLoop)
     listed = {(name, kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
     # Without keys or limits there is nothing to count of them.
     runtime = Runtime(config.Config(keys=(config.Key("ann", "0" * 64),)), loop)
-    kinds = {family.name: family.type for family in runtime.metrics.snapshot()}
+    kinds = {family.name: family.type for family in snapshot(runtime.metrics)}
     assert len(listed) == len(rows) == len(kinds), "one is told twice"
     assert listed == {
         (f"{family.name}_total" if kinds[family.name] == "counter" else family.name, kinds[family.name], family.labels)

@@ -3,8 +3,9 @@ of vLLM that autoscalers and routers read. They cost a request nothing: each scr
 """
 
 from hermes.errors import Outcome
-from hermes.metrics import Labels, Metrics
+from hermes.metrics import Metrics
 from hermes.policy.standing import Standing
+from hermes.series import Labels
 
 # What the conventions call it; whatever is none of these is `chat`.
 _OPERATIONS = {

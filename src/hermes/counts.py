@@ -7,9 +7,10 @@ from msgspec import Struct
 
 from hermes.errors import Outcome
 from hermes.exchange import Exchange
-from hermes.metrics import MAX_SERIES, Buckets, Cell, Metrics, Uses
+from hermes.metrics import Metrics, Uses
 from hermes.policy.estimates import Outlook
 from hermes.principal import CLASS_NAMES, Class
+from hermes.series import MAX_SERIES, Buckets, Cell
 
 _OK = Outcome.OK
 _LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))

@@ -7,11 +7,12 @@ from hermes.fleet.fleet import Fleet
 from hermes.fleet.managed import Managed
 from hermes.http.server import Server
 from hermes.journal import Journal
-from hermes.metrics import Labels, Metrics
+from hermes.metrics import Metrics
 from hermes.policy.breaker import CLOSED
 from hermes.policy.cache import Shelf
 from hermes.policy.standing import Standing
 from hermes.principal import CLASS_NAMES, CLASSES
+from hermes.series import Labels
 
 
 def show(metrics: Metrics, journal: Journal, scheduler: Standing, fleet: Fleet, server: Server, shelf: Shelf) -> None:

@@ -1,161 +1,27 @@
-"""Every metric, declared once: name, labels, unit, help. Counting is a dictionary update; text is made at the scrape.
+"""Every metric that requests count, declared once: name, labels, unit, help.
 
-Label values come from closed sets (invariant I27): outcomes, routes, the models that resolved. A family that grows past
-`MAX_SERIES` all the same counts the rest under `other`.
+Label values come from closed sets (invariant I27): outcomes, routes, the models that resolved.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-MAX_SERIES = 1000
+from hermes.series import (
+    MAX_SERIES,
+    Buckets,
+    Cell,
+    Counter,
+    Family,
+    Gauge,
+    Histogram,
+    KeptCounter,
+    Labels,
+    Relabelled,
+    Taken,
+)
+
 # Tenants by name; what others use is told in one sum.
 MAX_TENANTS = 100
-
-Labels = tuple[str, ...]
-
-
-# Neither this nor `Buckets` is a Struct: setting a field of one costs three times as much.
-class Cell:
-    """The value of one series of a counter."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-
-class Counter:
-    __slots__ = ("help", "labels", "most", "name", "series")
-
-    def __init__(self, name: str, help: str, labels: Labels = (), most: int = MAX_SERIES) -> None:
-        self.name = name
-        self.help = help
-        self.labels = labels
-        self.most = most
-        self.series: dict[Labels, Cell] = {} if labels else {(): Cell()}
-
-    def child(self, values: Labels) -> Cell:
-        """The series with these label values, to be kept by whoever counts on it often."""
-        if values not in self.series and len(self.series) >= self.most:
-            values = ("other",) * len(self.labels)
-        return self.series.setdefault(values, Cell())
-
-    def add(self, values: Labels, amount: float = 1.0) -> None:
-        cell = self.series.get(values) or self.child(values)
-        cell.value += amount
-
-    def read(self) -> dict[Labels, float]:
-        """The value of every series."""
-        return {values: cell.value for values, cell in self.series.items()}
-
-
-class Gauge:
-    """Read when scraped: `read` returns the value of every series."""
-
-    __slots__ = ("help", "labels", "name", "read")
-
-    def __init__(self, name: str, help: str, labels: Labels, read: Callable[[], dict[Labels, float]]) -> None:
-        self.name = name
-        self.help = help
-        self.labels = labels
-        self.read = read
-
-
-class KeptCounter(Gauge):
-    """A counter that somebody else keeps."""
-
-    __slots__ = ()
-
-
-class Buckets:
-    """One series of a histogram: how many observations fell up to each bound, the last one to no bound."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def observe_all(self, values: Iterable[float]) -> None:
-        """Many at once, for less than one by one takes."""
-        ordered = sorted(values)
-        before = 0
-        for place, bound in enumerate(self.bounds):
-            up_to = bisect_right(ordered, bound)
-            self.counts[place] += up_to - before
-            before = up_to
-        self.counts[-1] += len(ordered) - before
-        self.total += sum(ordered)
-
-    def cumulative(self) -> Iterator[tuple[str, float]]:
-        """Pairs of upper bound and the number of observations up to it, as Prometheus wants them."""
-        seen = 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            seen += count
-            yield bound, float(seen)
-
-    def copy(self) -> "Buckets":
-        copy = Buckets(self.bounds)
-        copy.counts, copy.total = self.counts[:], self.total
-        return copy
-
-    def merge(self, other: "Buckets") -> None:
-        """Add what another of the same bounds has seen."""
-        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
-        self.total += other.total
-
-
-class Histogram:
-    __slots__ = ("bounds", "help", "labels", "name", "series")
-
-    def __init__(self, name: str, help: str, labels: Labels, bounds: tuple[float, ...]) -> None:
-        self.name = name
-        self.help = help
-        self.labels = labels
-        self.bounds = bounds
-        self.series: dict[Labels, Buckets] = {} if labels else {(): Buckets(bounds)}
-
-    def child(self, values: Labels) -> Buckets:
-        """The series with these label values, to be kept by whoever observes often."""
-        if values not in self.series and len(self.series) >= MAX_SERIES:
-            values = ("other",) * len(self.labels)
-        return self.series.setdefault(values, Buckets(self.bounds))
-
-    def observe(self, values: Labels, value: float) -> None:
-        self.child(values).observe(value)
-
-    def read(self) -> dict[Labels, Buckets]:
-        return self.series
-
-
-class Relabelled:
-    """A histogram's series by other labels; several may come to one. Made when text is: no work of the loop's."""
-
-    __slots__ = ("help", "labels", "name", "of", "relabel")
-
-    def __init__(
-        self, name: str, help: str, labels: Labels, of: Histogram, relabel: Callable[[Labels], Labels]
-    ) -> None:
-        self.name = name
-        self.help = help
-        self.labels = labels
-        self.of = of
-        self.relabel = relabel
-
-    def made(self, series: dict[Labels, Buckets]) -> dict[Labels, Buckets]:
-        found: dict[Labels, Buckets] = {}
-        for values, buckets in series.items():
-            found.setdefault(self.relabel(values), Buckets(self.of.bounds)).merge(buckets)
-        return found
-
-
-Family = Counter | Gauge | Histogram | Relabelled
 
 
 class Used(Protocol):
@@ -186,9 +52,6 @@ class Uses:
             cell.value += sum(counts)
             buckets.observe_all(filter(None, counts))
 
-
-# A family and a copy of the value of every series: of a histogram `Buckets`, of what is relabelled the histogram's.
-Taken = tuple[Family, dict[Labels, Any]]
 
 # 1 ms to 10 min: an admission is microseconds, a cold 70B load minutes.
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -350,47 +213,3 @@ class Metrics:
                 yield metric, copies[metric.of]
             else:
                 yield metric, dict(metric.read())
-
-    def snapshot(self) -> list[Any]:
-        return list(told(self.take()))
-
-
-def told(taken: Iterable[Taken]) -> Iterator[Any]:
-    """As prometheus_client's metric families. In any thread: it takes 20 us for each series of a histogram.
-
-    One after the other, so that the first is gone when the last is made: those of 200 models are 160,000 objects, and
-    the collector of garbage held everybody up for 70 ms while it looked at all of them (invariant I36).
-    """
-    # Imported here: a process that nobody scrapes does without its 5 MiB.
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-    for metric, series in taken:
-        family: Any
-        if isinstance(metric, (Histogram, Relabelled)):
-            series = metric.made(series) if isinstance(metric, Relabelled) else series
-            family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-            for values, buckets in series.items():
-                family.add_metric(values, list(buckets.cumulative()), buckets.total)
-        else:
-            kind = CounterMetricFamily if isinstance(metric, (Counter, KeptCounter)) else GaugeMetricFamily
-            family = kind(metric.name, metric.help, labels=metric.labels)
-            for values, value in series.items():
-                family.add_metric(values, value)
-        yield family
-
-
-def render(families: Iterable[Any]) -> bytes:
-    """The text exposition format, version 0.0.4; with what Prometheus's clients tell of every process."""
-    from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry, generate_latest
-
-    class Snapshot:
-        def collect(self) -> Iterable[Any]:
-            yield from families
-            yield from PROCESS_COLLECTOR.collect()
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Snapshot())
-    return generate_latest(registry)
-
-
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hermes import metrics
+from hermes import exposition
+from hermes.series import Taken
 from tests.fakes.backend import DONE, FakeOllama, Then, listening, ollama, play
 from tests.fakes.gateway import (
     CHAT,
@@ -32,14 +33,14 @@ HELD_S = 0.1
 async def test_what_makes_text_of_many_series_is_done_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """I36: 200 models have 38,000 lines."""
     where: list[int] = []
-    told = metrics.told
+    told = exposition.told
 
-    def watched(taken: Iterable[metrics.Taken]) -> Iterator[Any]:
+    def watched(taken: Iterable[Taken]) -> Iterator[Any]:
         where.append(threading.get_ident())
         return told(taken)
 
     async with ollama() as backend, hermes(backend) as gateway:
-        monkeypatch.setattr(metrics, "told", watched)
+        monkeypatch.setattr(exposition, "told", watched)
         assert (await gateway.ask("/metrics")).status == 200
         assert where and threading.get_ident() not in where
         monkeypatch.undo()

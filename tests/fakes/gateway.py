@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from hermes.config import Config
 from hermes.config.build import build
 from hermes.errors import ConfigError
+from hermes.exposition import told
 from hermes.policy.affinity import Homes, prefix
 from hermes.principal import ANONYMOUS
 from hermes.record import Record
@@ -315,7 +316,7 @@ class Hermes:
 
     def counted(self, name: str) -> dict[tuple[str, ...], float]:
         """The series of a metric, by the values of its labels."""
-        samples = (sample for family in self.runtime.metrics.snapshot() for sample in family.samples)
+        samples = (sample for family in told(self.runtime.metrics.take()) for sample in family.samples)
         return {tuple(sample.labels.values()): sample.value for sample in samples if sample.name == name}
 
     def attempts(self) -> dict[tuple[str, ...], float]:
@@ -327,7 +328,7 @@ class Hermes:
         accepted = self.counted("hermes_requests_accepted_total")[()]
         assert sum(self.counted("hermes_requests_total").values()) == accepted
         assert self.counted("hermes_double_closes_total") == {(): 0.0}
-        labels = [sample.labels for family in self.runtime.metrics.snapshot() for sample in family.samples]
+        labels = [sample.labels for family in told(self.runtime.metrics.take()) for sample in family.samples]
         assert "sk-" not in str([*self.records, labels]), "a key is told"
 
 

@@ -11,7 +11,7 @@ from hermes.http.request import Request
 from hermes.http.response import Response
 from hermes.http.unsent import count_unsent
 from hermes.http.wire import NEVER, Deadlines
-from hermes.metrics import Buckets
+from hermes.series import Buckets
 from tests.http.peers import HOST, Handler, Served, connect, echo, serving
 from tests.support import run, until
 

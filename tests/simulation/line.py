@@ -38,7 +38,7 @@ from hermes.http.response import Response
 from hermes.http.wire import Deadlines
 from hermes.journal import Journal
 from hermes.meter import Meter
-from hermes.metrics import Gauge, Metrics
+from hermes.metrics import Metrics
 from hermes.policy.cache import Shelf
 from hermes.policy.limiter import Limiter, Modes
 from hermes.policy.pulse import Patience
@@ -48,6 +48,7 @@ from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Bounds, Load, ModelBounds, Phase, Ticket, Unload
 from hermes.record import Record
 from hermes.router import Router
+from hermes.series import Gauge
 from hermes.storage.ledger import Ledger
 from hermes.storage.store import Store
 from tests.simulation.backend import ENDINGS, PROBE, SECRET, Connecting, Script, SimulatedBackend, origin

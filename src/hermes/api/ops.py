@@ -8,7 +8,7 @@ from math import inf
 import msgspec
 from msgspec.structs import asdict, replace
 
-from hermes import __version__, machine, metrics
+from hermes import __version__, exposition, machine
 from hermes.admission import Admission
 from hermes.api.models import Models
 from hermes.api.queue import tell_change
@@ -76,8 +76,8 @@ class Ops:
     async def scrape(self, call: Call) -> None:
         """The values are taken here, between two requests (I3); all else is done in a thread (invariant I36)."""
         taken = list(self._metrics.take())
-        text = await asyncio.to_thread(lambda: metrics.render(metrics.told(taken)))
-        call.reply(text, content_type=metrics.CONTENT_TYPE)
+        text = await asyncio.to_thread(lambda: exposition.render(exposition.told(taken)))
+        call.reply(text, content_type=exposition.CONTENT_TYPE)
 
     async def drain(self, call: Call) -> None:
         """Nothing new starts there; what runs may end. Not kept over a restart."""

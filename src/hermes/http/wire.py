@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
-from hermes.metrics import Buckets
+from hermes.series import Buckets
 
 Header = tuple[bytes, bytes]
 
