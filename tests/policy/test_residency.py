@@ -449,9 +449,6 @@ def test_a_model_that_nobody_may_wait_for_is_loaded_for_who_comes_again() -> Non
     assert told(core.offer(ticket("m"), 1.0)) == ["Reject m queue_full"]
     core.loaded("x", "m", 7.0)
     assert told(core.offer(ticket("m"), 8.0)) == ["Admit m x"]
-    core = scheduler(facts(loaded="m"), m=ModelBounds(queue_limit=0))
-    core.offer(ticket("m"), 0.0)
-    assert told(core.offer(ticket("m"), 0.0)) == ["Reject m queue_full"] and core.next_deadline() is None
 
 
 def test_what_waits_for_a_model_on_its_way_waits_to_its_bound() -> None:
