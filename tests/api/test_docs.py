@@ -64,10 +64,10 @@ def codes_in(tree: ast.Module, constants: dict[str, str]) -> Iterator[str]:
 
 
 def _fixed(statement: ast.Assign) -> Iterator[str]:
-    (target,) = statement.targets
-    pairs = [(target, statement.value)]
-    if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
-        pairs = list(zip(target.elts, statement.value.elts, strict=True))
+    pairs = [(target, statement.value) for target in statement.targets]
+    for target in statement.targets:
+        if isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
+            pairs += zip(target.elts, statement.value.elts, strict=True)
     for name, value in pairs:
         if isinstance(name, ast.Name) and name.id == "code":
             yield text(value, {})
