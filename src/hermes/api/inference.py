@@ -34,20 +34,22 @@ class Inference:
         messages: ClientDialect,
         flights: Flights,
         *,
-        caches: bool = False,
+        alone: frozenset[str] | None = None,
     ) -> None:
         self._gateway = gateway
         self._flights = flights
-        self.adopt(caches)
+        self.adopt(alone)
         self._chat = chat
         self._completions = completions
         self._responses = responses
         self._prompt = prompt
         self._messages = messages
 
-    def adopt(self, caches: bool) -> None:
-        """Whether a model has a cache. Who has nothing to do with others goes straight to the line."""
-        self._caches = caches
+    def adopt(self, alone: frozenset[str] | None) -> None:
+        """Names of models without a cache; None: none has one. Who has nothing to do with others goes straight to the
+        line.
+        """
+        self._alone = alone
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self.complete(call, self._chat, None)
@@ -99,7 +101,7 @@ class Inference:
             await idle(call, request)
             return
         who, claim = (call.exchange, call.principal, dialect, request, call.response, size), call.claim
-        if (self._caches or claim.reuse is not None) and self._flights.concern(request.model, dialect, claim):
+        if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
             await self._flights.answer(Asked(*who, size, claim))
         else:
             await self._gateway.embed(*who, claim)
@@ -123,7 +125,7 @@ class Inference:
             return idle(call, request)
         size, length, claim = _size_bytes(request, body), _prompt_bytes(request, body), call.claim
         asked = call.exchange, call.principal, dialect, request, call.response, size, length, claim
-        if (self._caches or claim.reuse is not None) and self._flights.concern(request.model, dialect, claim):
+        if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
             return self._flights.answer(Asked(*asked))
         return self._gateway.complete(*asked)
 
