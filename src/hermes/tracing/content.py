@@ -49,7 +49,7 @@ class Heard:
                 self.reason = _REASONS.get(event.reason, event.reason)
             elif self.keeps and self._room > 0 and isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
                 self._events.append(event)
-                self._room -= len(event.arguments if isinstance(event, ToolCallDelta) else event.text)
+                self._room -= 1 + len(event.arguments if isinstance(event, ToolCallDelta) else event.text)
 
     def hear_whole(self, answer: Answer) -> None:
         self.reason = _REASONS.get(answer.reason, answer.reason)
@@ -157,8 +157,9 @@ class _Room:
             elif told := self.cut(part.text):
                 found.append({"type": "text", "content": told})
         for call in calls:
-            if told := self.cut(call.arguments):
-                found.append({"type": "tool_call", "id": call.id, "name": call.name, "arguments": told})
+            if self.left > 0:
+                arguments = self.cut(call.arguments)
+                found.append({"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments})
         return found
 
 
