@@ -28,8 +28,11 @@ from hermes.handover.channel import (
     Yours,
 )
 from hermes.handover.elsewhere import Elsewhere
+from hermes.handover.reserved import Taken as TakenLimits
 from hermes.handover.succession import Succession
 from hermes.handover.taking import Taking
+from hermes.policy.limiter import Modes
+from hermes.policy.limits import Moment
 from hermes.policy.scheduler import Scheduler
 from hermes.policy.ticket import Decision
 from tests.fakes.backend import DONE, ollama, play
@@ -259,6 +262,31 @@ async def test_all_that_is_reserved_is_passed_on_and_settled(monkeypatch: pytest
         free.set()
         assert [(await call.reply()).status for call in calls] == [200, 200]
         await until(lambda: sum(isinstance(each, Charged) for each in new.heard) == 2)
+
+
+@scenario
+async def test_who_has_reserved_nothing_is_told_of_too_so_that_the_account_is_forgotten_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I4: a cap for which others wait takes nothing, and its account is open as long as the request."""
+    new = NewProcess(monkeypatch)
+    keys = [key("ann", concurrency=1)]
+    async with ollama() as backend, hermes(backend, keys=keys) as gateway:
+        free = asyncio.Event()
+        backend.scripts.append(play("Hel", free, "lo", DONE))
+        runs = await gateway.open(CHAT, chat(stream=True), bearer("ann"))
+        await runs.head()
+        state = await new.goes_on(gateway)
+        meter: Any = SimpleNamespace()
+        taken = TakenLimits(meter, state.limits, Modes())
+        accounts = meter.limiter._accounts.values()
+        assert [account.open for account in accounts] == [1]
+        free.set()
+        assert (await runs.events())[-1] == "[DONE]"
+        await until(lambda: any(isinstance(each, Charged) for each in new.heard))
+        (charged,) = (each for each in new.heard if isinstance(each, Charged))
+        taken.settle(charged.number, charged.tokens, Moment(0.0, 0.0))
+        assert [account.open for account in accounts] == [0]
 
 
 @scenario

@@ -37,6 +37,20 @@ async def test_a_model_whose_backend_fails_is_answered_for_by_the_next_that_can_
 
 
 @scenario
+async def test_another_models_first_attempt_is_no_retry_and_all_beyond_keeps_to_the_budget() -> None:
+    """I8: where nothing works, each model is asked once for each request, and ten times more in all."""
+    limits, models = {"max_attempts": 2, "retry_ratio": 0}, {"gemma": {"fallback": ["phi"]}}
+    async with ollama("gemma:latest", "phi:latest") as bad:
+        own = {"name": "b0", "url": bad.url, "slots": 30}
+        async with hermes(backends=[own], models=models, limits=limits, health={"pause_s": 0.001}) as gateway:
+            bad.default = FAILURE
+            calls = [await gateway.open(PROMPT, prompt()) for _ in range(25)]
+            assert {(await call.reply()).status for call in calls} == {502}
+            asked = [each.body["model"] for each in bad.asked]
+            assert (asked.count("phi:latest"), len(asked)) == (25, 2 * 25 + 10)
+
+
+@scenario
 async def test_who_is_served_as_asked_is_told_of_no_other_model() -> None:
     async with ollama() as backend, hermes(backend, models={"gemma": {"fallback": ["phi"]}}) as gateway:
         assert SERVED not in (await gateway.ask(PROMPT, prompt())).headers

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
 
-from hermes.policy.limiter import Hold, Limiter, Modes, Refusal
+from hermes.policy.limiter import Hold, Lengths, Limiter, Modes, Refusal
 from hermes.policy.limits import GRAINS, SPAN_S, Moment
 from hermes.principal import UNBOUNDED, Allowance, Principal
 from tests.policy.test_limits import DAY_S, FAINT, NOON, at
@@ -203,6 +203,16 @@ def test_nine_of_ten_answers_so_far_are_reserved_for_and_never_more_than_may_be_
     for most, expected in ((None, 10), (4, 4)):
         hold = limiter.reserve(party, 1, most, at(0.0))
         assert isinstance(hold, Hold) and hold.output == expected
+
+
+def test_answers_of_long_ago_are_no_guess_for_the_next() -> None:
+    lengths = Lengths()
+    for length in (900,) * 50 + (7,) * 50:
+        lengths.add(length)
+    assert lengths.most == 7
+    for _ in range(10):
+        lengths.add(900)
+    assert lengths.most == 900, "one in five is more than one in ten"
 
 
 def test_a_key_that_is_changed_keeps_what_it_has_used() -> None:

@@ -442,6 +442,15 @@ def test_what_waits_for_a_model_that_cannot_be_loaded_in_time_is_refused_before_
     assert told(core.expire(18.0)) == ["Reject m deadline_unreachable"]
 
 
+def test_a_model_that_nobody_may_wait_for_is_loaded_for_who_comes_again() -> None:
+    """With `queue_limit: 0`: else it would never be, whoever asks."""
+    core = scheduler(facts(), m=ModelBounds(queue_limit=0))
+    assert told(core.offer(ticket("m"), 0.0)) == ["Reject m queue_full", "Load m x"]
+    assert told(core.offer(ticket("m"), 1.0)) == ["Reject m queue_full"]
+    core.loaded("x", "m", 7.0)
+    assert told(core.offer(ticket("m"), 8.0)) == ["Admit m x"]
+
+
 def test_what_waits_for_a_model_on_its_way_waits_to_its_bound() -> None:
     core = scheduler(facts(), rules=Rules(give_up=inf), m=ModelBounds(load_s=12.0))
     core.offer(ticket("m", urgency=Class.INTERACTIVE), 0.0)

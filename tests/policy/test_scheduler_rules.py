@@ -563,6 +563,7 @@ class Machine(RuleBasedStateMachine):
         match reason:
             case "queue_full":
                 assert self.is_full_for(ticket)
+                self.missed.add(ticket.resident)
             case "insufficient_memory":
                 assert decision.retry_after_s == inf
                 assert not [

@@ -11,6 +11,7 @@ from hermes.policy.trace import context
 from tests.fakes.backend import DONE, FakeOllama, Then, answer, ollama, play, speak
 from tests.fakes.collector import Collector, Seen, collector
 from tests.fakes.gateway import CHAT, WHOLE, Hermes, chat, hermes, hold_slot, scenario, session
+from tests.support import run, until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "tracestate": "vendor=value"}
@@ -237,6 +238,46 @@ async def test_each_attempt_has_its_own_span_and_the_failed_one_says_why() -> No
 
 
 @scenario
+async def test_each_wait_is_told_and_each_attempt_once() -> None:
+    async with collector() as told, ollama() as backend:
+        async with traced(told, backend) as gateway:
+            free, gone = asyncio.Event(), asyncio.Event()
+            holder = await hold_slot(gateway, backend, free)
+            backend.scripts += play(b"no json", DONE), play(gone, DONE)
+            call = await gateway.open(CHAT, chat(), CALLER)
+            await gateway.until_waiting(1)
+            other = await gateway.open(CHAT, chat())
+            await gateway.until_waiting(2)
+            free.set()
+            await backend.request(2)
+            await gateway.until_waiting(1)  # it was there first, and failed, and the other has its slot
+            call.leave()
+            await until(lambda: len(gateway.records) == 2)
+            gone.set()
+            for each in (holder, other):
+                await each.reply()
+        nested(told.spans)
+        server = next(span for span in told.of("server") if span.trace_id == TRACE)
+        assert told.children(server) == ["admission", "queue", "chat gemma:latest", "queue"]
+
+
+@scenario
+async def test_a_wait_before_a_failed_attempt_is_not_told_again_with_the_next() -> None:
+    async with collector() as told, ollama() as backend:
+        async with traced(told, backend) as gateway:
+            free = asyncio.Event()
+            holder = await hold_slot(gateway, backend, free)
+            backend.scripts.append(play(b"no json", DONE))
+            call = await gateway.open(CHAT, chat(), CALLER)
+            await gateway.until_waiting(1)
+            free.set()
+            await holder.reply()
+            assert (await call.reply()).status == 200
+        server = next(span for span in told.of("server") if span.trace_id == TRACE)
+        assert told.children(server) == ["admission", "queue", "chat gemma:latest", "chat gemma:latest"]
+
+
+@scenario
 async def test_an_answer_that_breaks_off_is_an_error_of_both_spans() -> None:
     async with collector() as told, ollama() as backend:
         backend.default = play("Hel", then=Then.CUT)
@@ -281,6 +322,18 @@ async def test_what_never_got_far_has_a_span_in_its_callers_trace(
         assert (server.name, server.trace_id, record.trace_id) == (name, TRACE, TRACE)
         assert server.attributes["error.type"] == error
         assert "secret-path" not in str(server)
+
+
+def test_a_bug_in_telling_spans_is_nothing_to_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermes.tracing.tree._request", None)
+
+    async def asking() -> None:
+        async with collector() as told, ollama() as backend, traced(told, backend) as gateway:
+            peer = await gateway.connect()
+            for _ in range(2):
+                assert (await gateway.ask(CHAT, chat(), on=peer)).status == 200
+
+    run(asking(), may_log_errors=True)
 
 
 @scenario

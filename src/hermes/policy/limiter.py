@@ -5,6 +5,7 @@ limit in the mode `shadow` refuses nobody: it is charged for those whom it would
 account that is as it was when it was new is forgotten, so that of those that were ever seen only those in use are kept.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal
@@ -12,7 +13,6 @@ from typing import Literal
 from msgspec import Struct
 
 from hermes.policy.access import may_use
-from hermes.policy.estimates import Samples
 from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Moment, Settle, Window, day_of
 from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
 
@@ -20,9 +20,8 @@ Mode = Literal["enforce", "shadow", "off"]
 
 # Of an answer, before any was seen.
 USUAL_OUTPUT_TOKENS = 211
-# So many answers of a key and model tell how long the next will be at most, nine times in ten.
-_SAMPLES = 50
-_QUANTILE = 0.9
+# So many answers of a key and model tell how long the next will be.
+_LAST = 50
 _FEW = 1000
 
 
@@ -66,6 +65,27 @@ class Rule(Struct, frozen=True, gc=False):
     refuses: bool
 
 
+class Lengths:
+    """How long the last answers of a key and model were. `most`: the next will be no longer, nine times in ten.
+
+    It is found anew as soon as a tenth of them are new.
+    """
+
+    __slots__ = ("_last", "_new", "most")
+
+    def __init__(self) -> None:
+        self.most = USUAL_OUTPUT_TOKENS
+        self._last: deque[int] = deque(maxlen=_LAST)
+        self._new = 0
+
+    def add(self, tokens: int) -> None:
+        last = self._last
+        last.append(tokens)
+        self._new += 1
+        if self._new * 10 >= len(last):
+            self.most, self._new = sorted(last)[len(last) * 9 // 10], 0
+
+
 class Party(Struct, frozen=True, eq=False):
     """All that bounds one key's requests for one model. `caps`: the runs at once for which more have to wait."""
 
@@ -78,7 +98,7 @@ class Party(Struct, frozen=True, eq=False):
     flows: tuple[Flow, ...]
     budgets: tuple[tuple[str, Budget], ...]
     caps: tuple[tuple[str, int], ...]
-    lengths: Samples | None  # of answers; None: nobody asks
+    lengths: Lengths | None  # of answers; None: nobody asks
 
 
 class Hold(Struct, eq=False, gc=False):
@@ -128,7 +148,7 @@ class Limiter:
         """For an answer of at most `most_output` tokens to a prompt of so many. Who is refused is charged nothing."""
         output = 0
         if party.lengths is not None:
-            output = int(party.lengths.quantile(_QUANTILE))
+            output = party.lengths.most
             if most_output is not None and most_output < output:
                 output = most_output
         limits = party.limits
@@ -193,7 +213,7 @@ class Limiter:
         if not any(isinstance(rule.limit, Flow | Budget) for rule in rules):
             lengths = None
         elif lengths is None:
-            lengths = Samples(USUAL_OUTPUT_TOKENS, _SAMPLES)
+            lengths = Lengths()
         refusing = [rule.limit for rule in rules if rule.refuses]
         party = self._parties[key_id, model] = Party(
             principal,

@@ -458,6 +458,8 @@ class Scheduler(Standing):
         if (until := sites.rests_until(ticket.candidates, station)) > now:
             return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
+            if not station.stays_on(ticket.candidates):
+                self._residency.miss(ticket, station, now)
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):
             if ticket.kind == "absent":

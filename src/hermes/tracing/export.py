@@ -93,9 +93,8 @@ class Exporter:
     def _send(self, group: list[Span]) -> None:
         try:
             taken = self._endpoint.export([self._made(span) for span in group]) is SpanExportResult.SUCCESS
-        except Exception:  # it is their code, and nobody waits for it
-            log.exception("spans could not be sent")
-            taken = False
+        except Exception as error:  # of their code, which has addresses in it
+            self._said.why, taken = type(error).__name__, False
         if not taken:
             self._metrics.spans_dropped.add(("failed",), len(group))
         if taken is not self._works:

@@ -1,5 +1,6 @@
 """One request whose spans will be told: what is noted of it on its way."""
 
+import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar, cast
@@ -16,6 +17,8 @@ from hermes.tracing.content import Heard, Listening
 from hermes.tracing.notes import Attempt, Notes, Turn
 from hermes.tracing.span import Span, new_id
 from hermes.tracing.tree import spans
+
+log = logging.getLogger(__name__)
 
 D = TypeVar("D", bound=ClientDialect)
 
@@ -69,7 +72,10 @@ class Traced:
     def close(self, exchange: Exchange) -> None:
         if not self.notes.runs:
             self._note_turn(exchange)
-        self._terms.tell(spans(exchange, self.notes, monotonic(), self._terms.scheme))
+        try:
+            self._terms.tell(spans(exchange, self.notes, monotonic(), self._terms.scheme))
+        except Exception:  # which is nothing to the request
+            log.exception("request %s has no spans", exchange.request_id)
 
     def _note_turn(self, exchange: Exchange) -> None:
         if exchange.ticket is not None:

@@ -48,7 +48,7 @@ def spans(exchange: Exchange, notes: Notes, now: float, scheme: str) -> list[Spa
 
 
 class _Tree:
-    """Times come from two clocks, of which the loop's is a little behind: no span leaves the one that it is in."""
+    """Times come from two clocks, of which the loop's is a little behind: no span begins before the one it is in."""
 
     def __init__(self, offset_s: float) -> None:
         self.spans: list[Span] = []
@@ -67,8 +67,8 @@ class _Tree:
         failed: bool = False,
     ) -> Span:
         """Of a part of `parent`; in monotonic seconds."""
-        begins = min(max(begun_at + self._offset_s, parent.begun_at), parent.ended_at)
-        ends = min(max(ended_at + self._offset_s, begins), parent.ended_at)
+        begins = max(begun_at + self._offset_s, parent.begun_at)
+        ends = max(ended_at + self._offset_s, begins)
         own = context or replace(parent.context, span_id=new_id(8))
         span = Span(own, parent.context, name, kind, begins, ends, attributes, failed)
         self.spans.append(span)
