@@ -459,7 +459,7 @@ class Scheduler(Standing):
             return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             if not station.stays_on(ticket.candidates):
-                self._residency.miss(ticket, station, now)
+                self._residency.missed.refused(ticket, station, now)
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):
             if ticket.kind == "absent":
