@@ -98,11 +98,11 @@ class Inference:
         if idle is not None and not request.texts:
             await idle(call, request)
             return
-        who, claim = (call.exchange, call.principal, dialect, request, call.response, size), call.claim
-        if (self._caches or claim.reuse is not None) and self._flights.concern(request.model, dialect, claim):
-            await self._flights.answer(Asked(*who, size, claim))
+        who = call.exchange, call.principal, dialect, request, call.response, size
+        if call.claim.reuse is not None or (self._caches and self._flights.may_share(request.model, dialect)):
+            await self._flights.answer(Asked(*who, size, call.claim))
         else:
-            await self._gateway.embed(*who, claim)
+            await self._gateway.embed(*who, call.claim)
 
     async def _complete_large(
         self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None
@@ -121,9 +121,9 @@ class Inference:
     ) -> Awaitable[None]:
         if idle is not None and not request.messages:
             return idle(call, request)
-        size, length, claim = _size_bytes(request, body), _prompt_bytes(request, body), call.claim
-        asked = call.exchange, call.principal, dialect, request, call.response, size, length, claim
-        if (self._caches or claim.reuse is not None) and self._flights.concern(request.model, dialect, claim):
+        size, length = _size_bytes(request, body), _prompt_bytes(request, body)
+        asked = call.exchange, call.principal, dialect, request, call.response, size, length, call.claim
+        if call.claim.reuse is not None or (self._caches and self._flights.may_share(request.model, dialect)):
             return self._flights.answer(Asked(*asked))
         return self._gateway.complete(*asked)
 

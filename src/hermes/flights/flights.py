@@ -32,7 +32,7 @@ from hermes.flights.runs import Runs
 from hermes.metrics import Metrics
 from hermes.policy import cache, volatile
 from hermes.policy.cache import Shelf
-from hermes.policy.claim import NO_REUSE, Claim
+from hermes.policy.claim import NO_REUSE
 from hermes.principal import Principal
 from hermes.router import Route
 
@@ -61,10 +61,10 @@ class Flights:
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
 
-    def concern(self, model: str, dialect: ClientDialect, claim: Claim) -> bool:
-        """Whether a request may have to do with others. Else it goes straight to the line."""
+    def may_share(self, model: str, dialect: ClientDialect) -> bool:
+        """Whether it has a cache, as far as is known without looking."""
         route = self._gateway.router.known(model, dialect)
-        return route is None or route.service.reuse != "off" or claim.reuse is not None
+        return route is None or route.service.reuse != "off"
 
     async def answer(self, asked: Asked) -> None:
         """As the gateway would, or better. Raises what it raises."""
