@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.backend import DONE, ollama, play
 from tests.fakes.collector import Seen, collector
-from tests.fakes.gateway import CHAT, WHOLE, bearer, chat, hermes, key, scenario
+from tests.fakes.gateway import CHAT, WHOLE, bearer, chat, key, scenario
 from tests.tracing.test_tree import traced
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -104,9 +104,3 @@ async def test_of_what_is_long_the_end_of_the_conversation_and_the_beginning_of_
             texts = [part["content"] for message in asked for part in message["parts"]]
             assert [text[:5] for text in texts] == ["00007", "00008", "00009"]
             assert sum(map(len, texts)) == len(answered[0]["parts"][0]["content"]) == 16 * 1024
-
-
-@scenario
-async def test_nobody_who_is_not_asked_for_spans_is_listened_to() -> None:
-    async with ollama() as backend, hermes(backend, tracing={"capture_content": True}) as gateway:
-        assert (await gateway.ask(CHAT, chat())).status == 200

@@ -46,7 +46,8 @@ class Exporter:
         logging.getLogger("urllib3").setLevel(logging.WARNING)  # it tells each request, with its whole path
         self._said = _Said()
         _THEIR_LOG.addFilter(self._said)
-        self._metrics = metrics
+        # Each is counted on by one thread alone.
+        self._full, self._failed = (metrics.spans_dropped.child((why,)) for why in ("full", "failed"))
         self._resource = Resource.create(
             {"service.name": service_name, "service.version": __version__, "service.instance.id": instance}
         )
@@ -64,7 +65,7 @@ class Exporter:
         """All of them, or none."""
         size_bytes = sum(span.size_bytes for span in spans)
         if self._taken_bytes - self._done_bytes + size_bytes > MAX_WAITING_BYTES or self._ending.is_set():
-            self._metrics.spans_dropped.add(("full",), len(spans))
+            self._full.value += len(spans)
             return
         self._taken_bytes += size_bytes
         self._waiting.extend(spans)
@@ -96,7 +97,7 @@ class Exporter:
         except Exception as error:  # of their code, which has addresses in it
             self._said.why, taken = type(error).__name__, False
         if not taken:
-            self._metrics.spans_dropped.add(("failed",), len(group))
+            self._failed.value += len(group)
         if taken is not self._works:
             self._works = taken
             if taken:
