@@ -167,5 +167,6 @@ async def test_a_path_of_the_collectors_own_is_kept() -> None:
 def test_a_span_takes_what_it_tells_and_something_more() -> None:
     """I4: what waits is bounded in bytes."""
     context = Context("1" * 32, "1" * 16, True)
-    spans = [Span(context, None, "a", "client", 0.0, 1.0, {"a": "x" * size, "b": 1}) for size in (0, 16_384)]
-    assert [span.size_bytes for span in spans] == [1500, 1500 + 16_384]
+    texts = ("", "x" * 16_384, "\U0001f600" * 16_384)
+    spans = [Span(context, None, "a", "client", 0.0, 1.0, {"a": text, "b": 1}) for text in texts]
+    assert [span.size_bytes for span in spans] == [1500, 1500 + 16_384, 1500 + 4 * 16_384]

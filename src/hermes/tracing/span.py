@@ -30,7 +30,9 @@ class Span(Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        return _SPAN_BYTES + sum(len(value) for value in self.attributes.values() if isinstance(value, str))
+        """What is not ASCII takes up to 4 bytes a character."""
+        texts = (value for value in self.attributes.values() if isinstance(value, str))
+        return _SPAN_BYTES + sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
 
 
 def new_id(length: int) -> str:
