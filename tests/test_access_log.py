@@ -217,7 +217,7 @@ def test_another_file_may_be_written_otherwise(log: AccessLog, pipe: Pipe) -> No
 
 
 def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(
-    log: AccessLog, monkeypatch: pytest.MonkeyPatch
+    log: AccessLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A full disk: one line and a half are written, the rest is not, and later there is room again."""
     written: list[bytes] = []
@@ -239,3 +239,6 @@ def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(
     whole, torn, good = b"".join(written).splitlines()
     assert ids(whole + b"\n" + good) == ["whole", "good"] and torn.startswith(b'{"created_at"')
     assert dropped(log) == 2
+    assert [each.getMessage() for each in caplog.records] == [
+        "the access log cannot be written: no space left; its lines are dropped"
+    ], "once, until it can be again"

@@ -92,11 +92,13 @@ def test_what_a_key_and_a_model_may_use_is_theirs(name: str) -> None:
 def test_whether_answers_are_given_again_is_said_for_a_model_or_for_all(said: bool | str, means: str) -> None:
     listed = build({"models": {"gemma": {"cache": said}}})
     assert composition.catalog(listed).listed["gemma"].reuse == means
-    assert composition.caches(listed) is (means != "off")
+    assert composition.alone(listed) == (None if means == "off" else frozenset())
     unlisted = build({"defaults": {"cache": said}})
     service = composition.catalog(unlisted).service("other")
     assert service is not None and service.reuse == means
-    assert composition.caches(unlisted) is (means != "off")
+    assert composition.alone(unlisted) == (None if means == "off" else frozenset())
+    both = build({"defaults": {"cache": said}, "models": {"gemma": {"cache": False}, "phi": {"cache": True}}})
+    assert composition.alone(both) == {"gemma"}
 
 
 MODEL: dict[str, Any] = {"backend_model": "m", "backends": ["b"], "params": {"top_k": 7}, "options": {"num_ctx": 7},

@@ -5,6 +5,7 @@ whatever happens to the lines around it (I28).
 """
 
 import asyncio
+import logging
 import os
 import select
 import threading
@@ -16,6 +17,8 @@ from hermes.errors import ConfigError
 from hermes.lines import Lines, are_read, as_json, as_text
 from hermes.metrics import Metrics
 from hermes.record import Record
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING_LINES = 10_000
 GROUP_S = 0.2
@@ -70,6 +73,7 @@ class AccessLog:
         self._handed_over = 0  # records; written by the loop alone
         self._written = 0  # records; written by the thread alone
         self._torn = False  # the last line written has no end
+        self._fails = False  # the last group was not written, as the log says once
         self._wake = threading.Semaphore(0)
         self._timer: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._write_groups, name="access-log", daemon=True)
@@ -112,9 +116,9 @@ class AccessLog:
             self._wake.acquire()
             group = self._groups.popleft()
             if isinstance(group, tuple):
-                if self._fd > 2:
+                if self._fd > 2 and not self._fails:
                     os.close(self._fd)
-                (self._fd, self._lines), self._torn = group, False
+                (self._fd, self._lines), self._torn, self._fails = group, False, False
                 continue
             if not group:
                 return
@@ -129,7 +133,11 @@ class AccessLog:
                 self._torn = not self._write_some(b"\n")
             while done < len(lines):
                 done += self._write_some(lines[done:])
-        except OSError:
+            self._fails = False
+        except OSError as error:
+            if self._fd > 2 and not self._fails:  # a standard stream is where the log would say so
+                log.warning("the access log cannot be written: %s; its lines are dropped", error.strerror)
+            self._fails = True
             self._metrics.log_dropped.add((), lines.count(b"\n", done))
             self._torn = self._torn or (done > 0 and lines[done - 1 : done] != b"\n")
 

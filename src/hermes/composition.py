@@ -222,10 +222,13 @@ def _service(name: str, model: settings.Model, usual_timeout_s: float) -> Servic
     )
 
 
-def caches(config: settings.Config) -> bool:
-    """Whether any model's answers may be given again."""
-    models = (*config.models.values(), config.model("")) if config.serve_unlisted else config.models.values()
-    return any(model is not None and model.cache not in (False, "off") for model in models)
+def alone(config: settings.Config) -> frozenset[str] | None:
+    """Names of models whose answers are never given again; None: no model's are."""
+    listed = frozenset(name for name, model in config.models.items() if model.cache in (False, "off"))
+    unlisted = config.model("") if config.serve_unlisted else None
+    if len(listed) == len(config.models) and (unlisted is None or unlisted.cache in (False, "off")):
+        return None
+    return listed
 
 
 # --- where we are -----------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Front:
         live = self.live = Live(journal, hour, queue, ops, trust.people, loop, wall)
         dialects = openai, Completions(), Responses(), prompt, anthropic
         inference = self._inference = Inference(
-            serving.gateway, *dialects, serving.flights, caches=composition.caches(first.config)
+            serving.gateway, *dialects, serving.flights, alone=composition.alone(first.config)
         )
         ollama = Ollama(inference, models, loading)
         usage = Usage(serving.meter.ledger, trust.people, trust.keyring.names)
@@ -107,7 +107,7 @@ class Front:
     def adopt(self, new: Snapshot) -> None:
         """This holds from now on, for connections that there are too."""
         self._let_in(new.config.server)
-        self._inference.adopt(composition.caches(new.config))
+        self._inference.adopt(composition.alone(new.config))
         self.api.table = self._table(new.config)
         self._listeners.adopt(new.limits, new.tls)
 

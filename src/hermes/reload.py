@@ -142,6 +142,11 @@ class Reload(Generic[S]):
         await asyncio.sleep(AGREE_S)
         return now == self._look()
 
+    @property
+    def is_late(self) -> bool:
+        """Whether a file has changed since it was last read."""
+        return self._look() != self._seen
+
     def _look(self) -> object:
         files = map(str, (*self._source.files(), *self._beside()))
         return tuple((path, signature(path)) for path in files)

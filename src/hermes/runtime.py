@@ -162,6 +162,8 @@ class Runtime:
         await self.succession.take_over(lambda: self.trust.load(self.config), lambda: self.serving.recall(self.config))
         await listeners.accept()
         self.succession.host()
+        if self.reload.is_late:  # whoever had it read anew while we started asked the one before
+            self._reload_asked.set()
         if self.serving.keeper is not None:  # not before: what is learned is ours to write now
             self.serving.keeper.start()
         self._begin(self.succession.heed(self._restart_asked), "restart")
@@ -267,7 +269,7 @@ class Runtime:
         if any(backend.command for backend in self.config.backends):
             return "servers that Hermes itself runs cannot be handed over: stop it, and start it anew"
         if composition.is_simulated(self.config):
-            return "the simulated server ends with the process that has it"
+            return "the simulated server ends with the process that has it: stop it, and start it anew"
         return ""
 
     async def _leave(self) -> None:

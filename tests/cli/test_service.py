@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from errno import EACCES, ENOSPC
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,27 @@ def test_it_is_written_where_the_users_systemd_looks_and_names_this_program(
     assert f"\nExecStart={program} serve --config /etc/hermes.yaml\n" in text
     printed = CliRunner().invoke(service.command, ["install", "--user", "--print", "--config", "/etc/hermes.yaml"])
     assert printed.output == text
+
+
+@pytest.mark.parametrize(
+    ("error", "user", "hinted"), [(EACCES, False, True), (EACCES, True, False), (ENOSPC, False, False)]
+)
+def test_only_who_may_not_write_is_told_to_become_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, user: bool, hinted: bool
+) -> None:
+    def write_text(path: Path, text: str) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    monkeypatch.setattr(service, "HIDDEN", ())
+    monkeypatch.setattr(service, "_check_for_all", lambda program: None)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/env"])
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(service.command, ["install", *(["--user"] if user else [])])
+    assert done.exit_code == 1 and ("As root, or with --user" in done.stderr) == hinted
+    assert os.strerror(error) in done.stderr
 
 
 @pytest.mark.parametrize("kind", [[], ["--user"]])

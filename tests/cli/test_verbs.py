@@ -457,7 +457,7 @@ async def test_ask_fails_with_1_when_the_server_says_no(verb: Run) -> None:
     async with ollama() as backend, hermes(backend, limits={"max_attempts": 1}) as gateway:
         unknown = await ask(verb, gateway, "ask", "nobody", "Hi")
         assert (unknown.exit_code, unknown.stdout) == (1, "")
-        assert "no backend has the model 'nobody' (HTTP 404)" in unknown.stderr
+        assert "no backend has the model 'nobody'; there are: gemma (HTTP 404)" in unknown.stderr
         assert "hermes models" in unknown.stderr
         assert (await ask(verb, gateway, "ask", "gemma", "")).exit_code == 1
         backend.default = fail(500, "out of memory")

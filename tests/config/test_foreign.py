@@ -174,6 +174,17 @@ def test_what_is_none_is_refused(text: str, tmp_path: Path) -> None:
     assert run(tmp_path, "llama-swap", text).exit_code == 2
 
 
+@pytest.mark.parametrize("text", ["", "models: {a: {cmd: x}}", "backends: []"])
+def test_a_file_in_which_nothing_is_found_is_probably_another_programs(text: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "litellm", text)
+    assert done.exit_code == 2 and "is it a LiteLLM configuration?" in done.stderr
+
+
+def test_no_file_is_told_as_that(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["import", "litellm", str(tmp_path / "absent.yaml")])
+    assert (done.exit_code, done.stderr) == (2, f"hermes: {tmp_path}/absent.yaml: there is no such file\n")
+
+
 def test_what_hermes_would_not_take_is_printed_all_the_same_and_said(tmp_path: Path) -> None:
     done = run(tmp_path, "llama-swap", "models: {a: {cmd: server --port 1}}")
     assert done.exit_code == 2 and "command: server --port 1" in done.stdout

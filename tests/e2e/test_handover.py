@@ -365,6 +365,34 @@ async def test_one_that_cannot_start_changes_nothing(tmp_path: Path) -> None:
 
 
 @scenario
+async def test_what_is_read_anew_while_another_one_starts_holds_there_too(tmp_path: Path) -> None:
+    """I34: that one has read it before, and nobody asks it again."""
+    file = tmp_path / "hermes.yaml"
+    file.write_text("server: {watch_config: false}")
+    async with ollama() as backend, line(tmp_path, backend) as hermes:
+        await hermes.told("try: curl")  # by then it has looked
+        looked, gate = asyncio.Event(), asyncio.Event()
+
+        async def look(asked: Asked) -> None:
+            looked.set()
+            await gate.wait()
+            await backend._manage(asked)
+
+        backend.management["/api/tags"] = look
+        hermes.signal(signal.SIGUSR2)
+        await looked.wait()
+        file.write_text("server: {watch_config: false}\nmodels: {mine: {backend_model: gemma}}")
+        hermes.signal(signal.SIGHUP)
+        await hermes.told("the configuration was read anew")
+        gate.set()
+        hermes.pid = int((await hermes.told("goes on; this one ends")).split()[1])
+        hermes.pids.append(hermes.pid)
+        await hermes.told("the configuration was read anew")
+        assert (await hermes.ask(CHAT, chat(model="mine"))).status == 200
+        await hermes.finish()
+
+
+@scenario
 async def test_one_whose_new_address_is_taken_is_passed_nothing(tmp_path: Path) -> None:
     """I1: where it can listen is settled before anything is handed over."""
     file = tmp_path / "hermes.yaml"

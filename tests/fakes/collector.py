@@ -39,7 +39,9 @@ class Seen(Struct, frozen=True):
 
 
 class Collector:
-    """`status`: what it answers. `gate`: it answers when this is set. `raw`: all bytes that it got."""
+    """`status`: what it answers, without end if `endless`. `gate`: it answers when this is set. `raw`: all bytes that
+    it got.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Seen] = []
@@ -48,6 +50,7 @@ class Collector:
         self.paths: list[bytes] = []
         self.status = 200
         self.body = b""
+        self.endless = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.port = 0
@@ -63,6 +66,11 @@ class Collector:
         await self.gate.wait()
         if self.status == 200:
             self.spans += _read(request.body)
+        if self.endless:
+            response.start(self.status, b"content-type: application/x-protobuf\r\n")
+            while True:
+                response.write(bytes(1 << 16))
+                await response.drain()
         response.send(self.status, b"content-type: application/x-protobuf\r\n", self.body)
 
     def of(self, kind: str) -> list["Seen"]:

@@ -110,7 +110,6 @@ async def test_the_last_one_to_leave_takes_the_run_out_of_the_queue() -> None:
 async def test_who_waits_for_a_model_without_a_cache_holds_nothing_of_what_others_have() -> None:
     models = {"gemma": {"cache": False}, "mistral": {"cache": True}}
     async with ollama() as backend, hermes(backend, models=models) as gateway:
-        await gateway.ask(CHAT, chat())  # from now on it is known how the model is served
         holder = await hold_slot(gateway, backend)
         call = await gateway.open(CHAT, chat(), {"x-request-id": "waits"})
         await gateway.until_waiting(1)

@@ -53,6 +53,14 @@ def test_without_a_trace_there_is_no_parent() -> None:
     assert context(b"") is None and context(b"x-hermes-hop: traceparent, abc\r\n") is None
 
 
+@pytest.mark.parametrize("hop", ["traceparent", "traceparent-", "a, traceparent", "tracestate"])
+def test_a_hop_may_have_the_name_of_a_header(hop: str) -> None:
+    hops = f"x-hermes-hop: {hop}, abc\r\n".encode()
+    assert (context(hops), trace_id(hops), without(hops)) == (None, "", hops)
+    told = hops + lines({b"traceparent": GOOD.encode()})
+    assert (context(told), trace_id(told), without(told)) == (Context(ID, PARENT, True), ID, hops)
+
+
 @pytest.mark.parametrize(
     ("last", "share", "told"),
     [

@@ -165,9 +165,8 @@ class Line:
         retries = Retries(self.journal, self.loop)
         self.runs = runs = Runs(gateway, self.journal, self.loop, retries.left)
         line = self.flights = Flights(runs, retries, Shelf(1 << 20, 60.0), self.metrics)
-        inference = Inference(
-            gateway, openai, Completions(), Responses(), prompt, Anthropic(), line, caches=self.reuse != "off"
-        )
+        alone = None if self.reuse == "off" else frozenset[str]()
+        inference = Inference(gateway, openai, Completions(), Responses(), prompt, Anthropic(), line, alone=alone)
         table = RouteTable(
             (
                 Route("POST", "/v1/chat/completions", "user", openai, inference.chat_completions, queues=True),

@@ -12,7 +12,7 @@ from tests.fakes.backend import ollama
 from tests.fakes.collector import collector
 from tests.fakes.gateway import CHAT, Hermes, chat, hermes, scenario
 from tests.support import until
-from tests.tracing.test_tree import traced
+from tests.tracing.test_tree import CALLER, traced
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,38 @@ async def test_a_collector_that_refuses_spans_is_told_of_once(status: int, caplo
             [f"spans are dropped, the collector does not take them: status {status}"],
         )
         assert "takes spans again" in caplog.text and "nonsense" not in caplog.text
+
+
+@scenario
+async def test_a_collector_that_names_another_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """I23: what it is told by, keys among it, is for nobody else; and who has the spans is not known."""
+    async with collector() as told, ollama() as backend:
+        told.status = 307
+        async with traced(told, backend) as gateway:
+            await gateway.ask(CHAT, chat())
+            await until(lambda: dropped(gateway)[("failed",)] == 3, "it is believed")
+        assert failures(gateway, caplog)[1] == ["spans are dropped, the collector does not take them: TooManyRedirects"]
+
+
+@scenario
+async def test_a_collector_whose_answer_never_ends_is_heard_no_longer() -> None:
+    """I4."""
+    async with collector() as told, ollama() as backend, traced(told, backend) as gateway:
+        told.endless = True
+        for count in (1, 2, 3):
+            await gateway.ask(CHAT, chat())
+            await until(lambda count=count: len(told.of("server")) == count, "its answer is still read")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("state", ["sk-canary", ",".join(f"a{n}=1" for n in range(33))])
+@scenario
+async def test_a_state_that_is_none_by_the_standard_is_not_told(state: str, caplog: pytest.LogCaptureFixture) -> None:
+    """I26."""
+    async with collector() as told, ollama() as backend:
+        async with traced(told, backend) as gateway:
+            await gateway.ask(CHAT, chat(), {**CALLER, "tracestate": state})
+        assert len(told.spans) == 3 and "canary" not in str(told.spans)
+    assert failures(gateway, caplog)[1] == []
 
 
 @scenario

@@ -34,20 +34,22 @@ class Inference:
         messages: ClientDialect,
         flights: Flights,
         *,
-        caches: bool = False,
+        alone: frozenset[str] | None = None,
     ) -> None:
         self._gateway = gateway
         self._flights = flights
-        self.adopt(caches)
+        self.adopt(alone)
         self._chat = chat
         self._completions = completions
         self._responses = responses
         self._prompt = prompt
         self._messages = messages
 
-    def adopt(self, caches: bool) -> None:
-        """Whether a model has a cache. Who has nothing to do with others goes straight to the line."""
-        self._caches = caches
+    def adopt(self, alone: frozenset[str] | None) -> None:
+        """Names of models without a cache; None: none has one. Who has nothing to do with others goes straight to the
+        line.
+        """
+        self._alone = alone
 
     def chat_completions(self, call: Call) -> Awaitable[None]:
         return self.complete(call, self._chat, None)
@@ -98,9 +100,9 @@ class Inference:
         if idle is not None and not request.texts:
             await idle(call, request)
             return
-        who = call.exchange, call.principal, dialect, request, call.response, size
-        if call.claim.reuse is not None or (self._caches and self._flights.may_share(request.model, dialect)):
-            await self._flights.answer(Asked(*who, size, call.claim))
+        who, claim = (call.exchange, call.principal, dialect, request, call.response, size), call.claim
+        if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
+            await self._flights.answer(Asked(*who, size, claim))
         else:
             await self._gateway.embed(*who, call.claim)
 
@@ -121,9 +123,9 @@ class Inference:
     ) -> Awaitable[None]:
         if idle is not None and not request.messages:
             return idle(call, request)
-        size, length = _size_bytes(request, body), _prompt_bytes(request, body)
-        asked = call.exchange, call.principal, dialect, request, call.response, size, length, call.claim
-        if call.claim.reuse is not None or (self._caches and self._flights.may_share(request.model, dialect)):
+        size, length, claim = _size_bytes(request, body), _prompt_bytes(request, body), call.claim
+        asked = call.exchange, call.principal, dialect, request, call.response, size, length, claim
+        if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
             return self._flights.answer(Asked(*asked))
         return self._gateway.complete(*asked)
 

@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 the server said no or failed, 2 wrong usage or configuration, 3 no server answered, 130 Ctrl-C.
 """
 
+import errno
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -92,5 +94,25 @@ def cli() -> None:
 
 
 def main() -> None:
-    cli(prog_name="hermes")
+    _open_what_is_closed()
+    try:
+        cli(prog_name="hermes")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        from hermes.cli.options import nobody_reads
+
+        nobody_reads()
+        print(f"hermes: cannot write the answer: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)
+
+
+def _open_what_is_closed() -> None:
+    """Where a standard stream was closed, what is opened next would be taken for it: a socket for the output."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))

@@ -27,9 +27,13 @@ def _importer(name: str, module: str, what: str) -> None:
     def run(file: Path) -> None:
         from hermes.config.files import read_tree
 
+        if not file.exists():
+            fail(f"{file}: there is no such file", 2)
         try:
             made = import_module(f"hermes.config.foreign.{module}").read(read_tree(file))
             say(made.text(f"{what}, {file.name}"), nl=False)
+            if not made.tree["backends"]:
+                raise ConfigError(f"nothing in {file} could be taken over: is it {what}?")
             made.check()
         except ConfigError as error:
             fail(str(error), 2)

@@ -46,6 +46,8 @@ def command(
     records = _follow(url, wanted, last) if follow else _last(url, wanted, last)
     for record in records:
         say(json.dumps(record) if as_json else _line(record))
+    if last and not records:
+        _warn("no request that is over is like that" if wanted else "no request is over yet")
 
 
 def _last(url: str, wanted: dict[str, str], count: int) -> list[dict[str, Any]]:

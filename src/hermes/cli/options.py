@@ -56,11 +56,15 @@ def say(text: str = "", nl: bool = True) -> None:
     try:
         click.echo(plain(text) if sys.stdout.isatty() else text, nl=nl)
     except OSError as error:
-        # What is left in the buffer has to go somewhere when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        nobody_reads()
         if isinstance(error, BrokenPipeError):
             sys.exit(1)
         fail(f"cannot write the answer: {error.strerror}", 1)
+
+
+def nobody_reads() -> None:
+    """What is left in the buffer has to go somewhere when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def say_json(told: Any) -> None:

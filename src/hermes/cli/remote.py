@@ -132,6 +132,8 @@ def events(url: str, path: str, silence_s: float, shapes: Mapping[str, type]) ->
     """
     try:
         with _answer(url, "GET", path, None, silence_s) as answer:
+            if answer.headers.get_content_type() != "text/event-stream":
+                raise NoHermes(f"what answers at {url} is no Hermes: it tells no events. {_ELSEWHERE}", 1)
             name = ""
             for line in answer:
                 field, _, value = line.decode().rstrip("\r\n").partition(": ")
@@ -160,13 +162,14 @@ def _answer(
     url: str, method: str, path: str, body: dict[str, Any] | None, silence_s: float | None = None
 ) -> Iterator[HTTPResponse]:
     """`silence_s`: for how long nothing may come; None: a model may take its time."""
+    headers = _headers()
     with ExitStack() as stack:
         try:
             connection = _connection(url)
             stack.callback(connection.close)
             connection.connect()
             connection.sock.settimeout(silence_s)
-            connection.request(method, path, None if body is None else json.dumps(body), _headers())
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = stack.enter_context(connection.getresponse())
         except ssl.SSLCertVerificationError as error:
             hint = "SSL_CERT_FILE=FILE names the authority that signed it"
@@ -208,7 +211,9 @@ def _is_here(url: str) -> bool:
 
 
 def _headers() -> dict[str, str]:
-    key = os.environ.get("HERMES_API_KEY")
+    key = os.environ.get("HERMES_API_KEY", "").strip()  # a file's last line has an end
+    if not (key.isascii() and key.isprintable()):  # http.client would quote it
+        fail("HERMES_API_KEY is no key: it has characters that none has", 2)
     return {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
 
 

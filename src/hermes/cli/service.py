@@ -59,7 +59,8 @@ def install(user: bool, path: str | None, only_print: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     except OSError as error:
-        fail(f"cannot write {folder / name}: {error.strerror}. As root, or with --user", 1)
+        hint = ". As root, or with --user" if isinstance(error, PermissionError) and not user else ""
+        fail(f"cannot write {folder / name}: {error.strerror}{hint}", 1)
     say(f"wrote {folder / name}, which reads {file or 'no file'}; to start it:")
     for line in after:
         say(f"  {line}")

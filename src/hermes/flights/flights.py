@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from hermes.attempt import LONG_BYTES
 from hermes.chat import ChatRequest, Embeddings
-from hermes.dialects import ClientDialect
 from hermes.errors import (
     BackendTimeout,
     DeadlineUnreachable,
@@ -60,11 +59,6 @@ class Flights:
         self.scope = scope
         self._once = once
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
-
-    def may_share(self, model: str, dialect: ClientDialect) -> bool:
-        """Whether it has a cache, as far as is known without looking."""
-        route = self._gateway.router.known(model, dialect)
-        return route is None or route.service.reuse != "off"
 
     async def answer(self, asked: Asked) -> None:
         """As the gateway would, or better. Raises what it raises."""

@@ -9,6 +9,7 @@ from math import inf
 
 from msgspec.structs import replace
 
+from hermes.policy.missed import Missed
 from hermes.policy.site import Plan, Rest, Site, Swaps
 from hermes.policy.sites import WEIGH_EVERY_S, Sites
 from hermes.policy.station import Station, Stations, Stay
@@ -23,9 +24,6 @@ FEW_WAITING = 200
 # A load beside others, where nobody knows for sure that there is room, has to have begun by then. Ollama waits for what
 # is in the way to fall idle and go, and each request that says how long that is to stay has it stay (server/sched.go).
 BEGUN_WITHIN_S = 15.0
-
-# Who was refused because of a load may come again within so long.
-MISSED_S = 60.0
 
 Order = Load | Unload
 
@@ -43,11 +41,11 @@ class Residency:
     ) -> None:
         self.floor = floor
         self.sites = sites
+        self.missed = Missed(sites, waiting)
         self._stations = stations
         self._waiting = waiting
         self._freed = freed
         self._leaving: dict[Stay, None] = {}  # an operator wants them gone
-        self._missed: dict[Station, None] = {}  # absent ones that somebody could not wait for
 
     # --- what is seen -----------------------------------------------------------------------------------------------
 
@@ -127,8 +125,7 @@ class Residency:
             return
         self._send_off(site.stays[model])
         if model in site.facts.sizes:
-            station.missed_at, station.is_slow = now, False
-            self._missed[station] = None
+            self.missed.add(station, now)
 
     def _compare(self, site: Site, seen_before: float, now: float) -> None:
         """What is loaded against what was thought to be."""
@@ -159,8 +156,7 @@ class Residency:
         station.why_failed = fallen.why
         rest = site.rests.setdefault(station.name, Rest())
         rest.until = max(rest.until, fallen.until)
-        station.missed_at, station.is_slow = now, False
-        self._missed[station] = None
+        self.missed.add(station, now)
 
     def _let_go(self, stay: Stay | None, ttl_s: float, now: float) -> None:
         """What nobody has used for so long goes, though nothing else comes in its place."""
@@ -246,7 +242,7 @@ class Residency:
         fallen = [site.name for site in self.sites.values() if model in site.facts.fallen]
         if not fallen or station in self.sites.plans:
             return []
-        self._missed.pop(station, None)
+        self.missed.pop(station, None)
         return [Unload(name, model) for name in fallen]
 
     def _send_off(self, stay: Stay) -> None:
@@ -284,7 +280,7 @@ class Residency:
         station, victims = plan.station, plan.victims
         is_busy = any(stay.held for stay in victims)
         is_wanted = any(site.name in line.candidates for line in station.lines.values())
-        is_wanted = is_wanted or (station in self._missed and not is_busy)
+        is_wanted = is_wanted or (station in self.missed and not is_busy)
         if victims and not is_wanted:
             self._abandon(site, now)
             return []
@@ -315,7 +311,7 @@ class Residency:
         """Decide what to load next, where nothing is under way and so many wait. The first request for a model
         (`arrived`) tells more than an event of any other kind: then it is weighed at once.
         """
-        if not self._waiting and not self._missed:
+        if not self._waiting and not self.missed:
             return []
         is_first = arrived is not None and arrived.waiting == 1
         again_s = WEIGH_AGAIN_S if waiting <= FEW_WAITING else min(WEIGH_EVERY_S, WEIGH_AGAIN_S * waiting / FEW_WAITING)
@@ -341,7 +337,7 @@ class Residency:
 
     def _wanting(self, site: Site, now: float) -> list[Station]:
         """Models that are not here, or on their way to anywhere, and should be."""
-        wanting = [*self._waiting, *self._still_missed(now)] if self._missed else self._waiting
+        wanting = [*self._waiting, *self.missed.still(now)] if self.missed else self._waiting
         return [
             station
             for station in wanting
@@ -389,35 +385,6 @@ class Residency:
         if changed_at is not None:
             site.changed_at = changed_at
 
-    # --- who could not wait -----------------------------------------------------------------------------------------
-
     @property
     def is_changing(self) -> bool:
         return bool(self.sites.plans or self._leaving)
-
-    @property
-    def is_missing(self) -> bool:
-        return bool(self._missed)
-
-    def miss(self, ticket: Ticket, station: Station, now: float) -> None:
-        """Somebody had to go because the model was not loaded: where there is room, it is loaded all the same."""
-        station.missed_at = now
-        station.is_slow = station.load_known_s >= ticket.start_by - ticket.arrived_at
-        self._missed[station] = None
-
-    def miss_nobody(self) -> None:
-        """Who could not wait need not come again."""
-        self._missed.clear()
-
-    def _still_missed(self, now: float) -> list[Station]:
-        for station in list(self._missed):
-            if station.missed_at + MISSED_S <= now or station.stays_on(station.candidates):
-                del self._missed[station]
-        return [station for station in self._missed if station not in self._waiting]
-
-    def weighs_missed_at(self) -> float:
-        """When it is next asked whether to load what somebody could not wait for."""
-        missed = (station for station in self._missed if station not in self._waiting)
-        return min(
-            (self.sites.weighs_at(station.candidates, station, station.missed_at) for station in missed), default=inf
-        )

@@ -89,7 +89,7 @@ class Scheduler(Standing):
         if ticket.place is not None:
             self._give_back(ticket, ticket.place)
         if refusal := self._refusal(ticket, lane, station, now, again):
-            return [*decisions, refusal, *(self._follow(now) if self._residency.is_missing else ())]
+            return [*decisions, refusal, *(self._follow(now) if self._residency.missed else ())]
         ticket.phase = Phase.WAITING
         self._queue.put(ticket, station)
         self._ledger.enter(ticket)
@@ -176,7 +176,7 @@ class Scheduler(Standing):
 
     def next_deadline(self) -> float | None:
         """When `expire` should next be called; None while nothing waits, and nothing is left to be weighed."""
-        due = self._residency.weighs_missed_at() if self._residency.is_missing else inf
+        due = self._residency.missed.weighs_at() if self._residency.missed else inf
         for line, station in self._queue.lines.items():
             if line.start_by < due:
                 due = line.start_by
@@ -319,7 +319,7 @@ class Scheduler(Standing):
     def close(self) -> list[Decision]:
         """The process is about to end: nothing starts any more, and nothing waits (invariant I33)."""
         self._closed = True
-        self._residency.miss_nobody()
+        self._residency.missed.clear()  # who could not wait need not come again
         return self._send_away([ticket for line in self._queue.lines for ticket in line], "draining")
 
     # --- what follows -----------------------------------------------------------------------------------------------
@@ -459,11 +459,11 @@ class Scheduler(Standing):
             return self._reject(ticket, "load_failed", until - now)
         if not again and self._queue.is_full(ticket, lane.bounds.queue_limit):
             if not station.stays_on(ticket.candidates):
-                self._residency.miss(ticket, station, now)
+                self._residency.missed.refused(ticket, station, now)
             return self._reject(ticket, "queue_full")
         if not self._forecast.tell(ticket, station, now, anyway=again):
             if ticket.kind == "absent":
-                self._residency.miss(ticket, station, now)
+                self._residency.missed.refused(ticket, station, now)
             return self._reject(ticket, "deadline_unreachable")
         return None
 
@@ -479,7 +479,7 @@ class Scheduler(Standing):
                     if ticket.start_by <= now:
                         decisions.append(Expire(ticket))
                     else:
-                        self._residency.miss(ticket, station, now)
+                        self._residency.missed.refused(ticket, station, now)
                         decisions.append(self._reject(ticket, "deadline_unreachable"))
         return decisions
 

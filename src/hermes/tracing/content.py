@@ -157,8 +157,9 @@ class _Room:
             elif told := self.cut(part.text):
                 found.append({"type": "text", "content": told})
         for call in calls:
-            if told := self.cut(call.arguments):
-                found.append({"type": "tool_call", "id": call.id, "name": call.name, "arguments": told})
+            if self.left > 0:
+                arguments = self.cut(call.arguments)
+                found.append({"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments})
         return found
 
 

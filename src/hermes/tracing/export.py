@@ -7,7 +7,9 @@ A thread of ours asks them: what waits for it is bounded, and a collector that i
 import logging
 import threading
 from collections import deque
+from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -30,6 +32,8 @@ GROUP_S = 1.0
 # At the end, for what is left.
 LAST_S = 2.0
 CUT_S = 0.2
+# What a collector answers is read by nobody. An answer that is longer ends its connection.
+MAX_ANSWER_BYTES = 64 << 10
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.41.0"
 _KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
@@ -42,8 +46,11 @@ class Exporter:
     """Takes spans, and drops them where too much waits. `close` sends what is left, for so long as that may take."""
 
     def __init__(self, endpoint: str, service_name: str, instance: str, metrics: Metrics) -> None:
-        self._endpoint = OTLPSpanExporter(endpoint=endpoint)
+        self._endpoint = OTLPSpanExporter(endpoint=endpoint, session=_Session())
         logging.getLogger("urllib3").setLevel(logging.WARNING)  # it tells each request, with its whole path
+        logging.getLogger(TraceState.__module__).setLevel(
+            logging.ERROR
+        )  # it tells each state of a client's that is none
         self._said = _Said()
         _THEIR_LOG.addFilter(self._said)
         # Each is counted on by one thread alone.
@@ -124,6 +131,17 @@ class Exporter:
 def _context(context: Context, *, remote: bool = False) -> SpanContext:
     state = TraceState.from_header([context.state.decode("latin-1")]) if context.state else TraceState()
     return SpanContext(int(context.trace_id, 16), int(context.span_id, 16), remote, _SAMPLED, state)
+
+
+class _Session(requests.Session):
+    """The collector is who is configured, and gets its headers, no other that it names (I23); and takes no memory."""
+
+    def send(self, request: requests.PreparedRequest, **how: Any) -> requests.Response:
+        with super().send(request, **{**how, "stream": True, "allow_redirects": False}) as answer:
+            if 300 <= answer.status_code < 400:
+                raise requests.TooManyRedirects("the collector is elsewhere")
+            answer.raw.read(MAX_ANSWER_BYTES)
+        return answer
 
 
 class _Said(logging.Filter):

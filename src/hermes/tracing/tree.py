@@ -194,11 +194,14 @@ def _operation(request: ChatRequest | EmbedRequest | None) -> str:
 
 def _said(exchange: Exchange, ticket: Ticket, attempt: Attempt) -> Attributes:
     usage = exchange.usage
-    told: Attributes = {"gen_ai.response.model": ticket.resident, "gen_ai.usage.input_tokens": usage.prompt_tokens}
-    if attempt.heard is not None:
-        told["gen_ai.usage.output_tokens"] = usage.completion_tokens
-        if attempt.heard.reason:
-            told["gen_ai.response.finish_reasons"] = (attempt.heard.reason,)
-    if usage.cached_tokens:
-        told["gen_ai.usage.cache_read.input_tokens"] = usage.cached_tokens
+    told: Attributes = {"gen_ai.response.model": ticket.resident}
+    for key, count in (  # 0: it was not told
+        ("input_tokens", usage.prompt_tokens),
+        ("output_tokens", usage.completion_tokens),
+        ("cache_read.input_tokens", usage.cached_tokens),
+    ):
+        if count:
+            told[f"gen_ai.usage.{key}"] = count
+    if attempt.heard is not None and attempt.heard.reason:
+        told["gen_ai.response.finish_reasons"] = (attempt.heard.reason,)
     return told
