@@ -81,6 +81,9 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return False
 
 
+# --- what is told of requests -----------------------------------------------------------------------------------------
+
+
 def tracing(config: settings.Config, instance: str, metrics: Metrics, fleet: Fleet) -> "Tracing | None":
     """What makes spans of requests; None: nobody wants any. Raises ConfigError as `check_tracing` does."""
     said = config.tracing
