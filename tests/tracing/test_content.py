@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from hermes.chat import TextDelta, ToolCallDelta
+from hermes.tracing.content import MAX_CONTENT, Heard
 from tests.fakes.backend import DONE, ollama, play
 from tests.fakes.collector import Seen, collector
 from tests.fakes.gateway import CHAT, WHOLE, bearer, chat, key, scenario
@@ -104,3 +106,11 @@ async def test_of_what_is_long_the_end_of_the_conversation_and_the_beginning_of_
             texts = [part["content"] for message in asked for part in message["parts"]]
             assert [text[:5] for text in texts] == ["00007", "00008", "00009"]
             assert sum(map(len, texts)) == len(answered[0]["parts"][0]["content"]) == 16 * 1024
+
+
+def test_pieces_of_nothing_are_not_kept_without_end() -> None:
+    """I13: a backend may send as many as it likes."""
+    heard = Heard(keeps=True)
+    for piece in (ToolCallDelta(0, "", "c1", "look"), ToolCallDelta(0, ""), TextDelta("")):
+        heard.hear([piece] * MAX_CONTENT)
+    assert len(heard._events) <= MAX_CONTENT

@@ -104,7 +104,7 @@ class Inference:
         if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
             await self._flights.answer(Asked(*who, size, claim))
         else:
-            await self._gateway.embed(*who, call.claim)
+            await self._gateway.embed(*who, claim)
 
     async def _complete_large(
         self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None

@@ -49,7 +49,7 @@ class Heard:
                 self.reason = _REASONS.get(event.reason, event.reason)
             elif self.keeps and self._room > 0 and isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
                 self._events.append(event)
-                self._room -= 1 + len(event.arguments if isinstance(event, ToolCallDelta) else event.text)
+                self._room -= len(event.name + event.arguments if isinstance(event, ToolCallDelta) else event.text) or 1
 
     def hear_whole(self, answer: Answer) -> None:
         self.reason = _REASONS.get(answer.reason, answer.reason)

@@ -48,9 +48,8 @@ class Exporter:
     def __init__(self, endpoint: str, service_name: str, instance: str, metrics: Metrics) -> None:
         self._endpoint = OTLPSpanExporter(endpoint=endpoint, session=_Session())
         logging.getLogger("urllib3").setLevel(logging.WARNING)  # it tells each request, with its whole path
-        logging.getLogger(TraceState.__module__).setLevel(
-            logging.ERROR
-        )  # it tells each state of a client's that is none
+        # And this each state of a client's that is none.
+        logging.getLogger(TraceState.__module__).setLevel(logging.ERROR)
         self._said = _Said()
         _THEIR_LOG.addFilter(self._said)
         # Each is counted on by one thread alone.
