@@ -137,6 +137,7 @@ def test_a_wrong_command_line_is_2(verb: Run) -> None:
 
 def test_a_verb_that_is_misspelt_is_told_with_the_one_that_was_meant(verb: Run) -> None:
     assert "No such command 'statsu'. Did you mean status?" in verb("statsu").stderr
+    assert "No such command 'run'. Did you mean ask?" in verb("run", "gemma").stderr
     assert "Did you mean" not in verb("nonsense-of-another-kind").stderr
 
 

@@ -109,7 +109,8 @@ def _why_nowhere(asked: str, kind: str, url: str) -> str:
     if not kind:
         return f"{asked!r} is of a provider that is not spoken to here"
     if url.startswith(_VARIABLE):
-        return f"where {asked!r} is stands in {url.removeprefix(_VARIABLE)}: write the URL there instead, and import it again"
+        variable = url.removeprefix(_VARIABLE)
+        return f"where {asked!r} is stands in {variable}: write the URL there instead, and import it again"
     return f"where is {asked!r}?"
 
 
