@@ -224,6 +224,7 @@ _HINTS = {
     "request_not_found": ". See what runs with: hermes queue",
     "model_not_found": ". See what there is with: hermes models",
     "no_backend": ". See how they are with: hermes status",
+    "invalid_config": ". What was in force still is",
     "load_failed": ". See why with: hermes status",
 }
 
