@@ -88,7 +88,7 @@ class Runs:
     async def close(self) -> None:
         """Nobody waits for what still runs."""
         for flight in tuple(self.running):
-            flight.task.cancel()
+            flight.stop()
             with contextlib.suppress(asyncio.CancelledError):
                 await flight.task
 
