@@ -138,6 +138,18 @@ async def test_who_is_no_operator_is_told_neither_of_all_that_runs_nor_of_the_ma
 
 
 @scenario
+async def test_what_a_backend_said_to_somebodys_request_is_told_to_operators_alone() -> None:
+    """I21: his prompt may be in it."""
+    async with ollama("gemma:latest") as backend, hermes(backend, keys=KEYS) as gateway:
+        backend.default = fail(500, "cannot make tokens of: my diary")
+        for _ in range(6):
+            await gateway.ask(CHAT, chat("my diary"), {**bearer("bob"), "x-hermes-deadline-ms": "50"})
+        told = {user: await gateway.ask("/v1/status", None, bearer(user)) for user in ("ann", "ops")}
+        assert {user: b"diary" in reply.body for user, reply in told.items()} == {"ann": False, "ops": True}
+        assert told["ann"].json["backends"][0]["health"][0]["state"] == "open"
+
+
+@scenario
 async def test_a_request_of_ones_own_tenant_for_another_model_is_as_if_there_were_none() -> None:
     """I21: two keys of one tenant are two."""
     other = key("bob") | {"user": "ann"}

@@ -179,8 +179,8 @@ class Ops:
             processes = backend.driver.told(principal.admin)
             told["processes"] = [process for process in processes if seen(str(process["model"]))]
         now = self._clock()
-        if health := [_health(name, each, now) for name, each in backend.breakers.items() if seen(name)]:
-            told["health"] = health
+        if found := [(name, each) for name, each in backend.breakers.items() if seen(name)]:
+            told["health"] = [_health(name, each, now, principal.admin) for name, each in found]
         changes = (each for each in self._scheduler.changes() if each.backend == backend.name and seen(each.model))
         if changing := [tell_change(each, seen) | {"for_ms": _age_ms(each, now)} for each in changes]:
             told["changes"] = changing
@@ -191,10 +191,13 @@ def _age_ms(change: Change, now: float) -> int:
     return round((now - (change.loading_since or change.decided_at)) * 1000)
 
 
-def _health(model: str, breaker: Breaker, now: float) -> dict[str, object]:
-    """`retry_in_s`: until a request, or where it is stuck a probe, tries whether it is well again."""
+def _health(model: str, breaker: Breaker, now: float, tells_why: bool) -> dict[str, object]:
+    """`retry_in_s`: until a request, or where it is stuck a probe, tries whether it is well again.
+
+    `why` may be what the backend said to somebody's request, with his prompt in it (invariant I21).
+    """
     told: dict[str, object] = {"model": model, "state": breaker.state}
-    if breaker.why:
+    if tells_why and breaker.why:
         told["why"] = breaker.why
     if breaker.rests:
         told["retry_in_s"] = max(0.0, round(min(breaker.until, breaker.probe_at) - now, 3))
