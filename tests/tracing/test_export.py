@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import pytest
 
@@ -118,6 +119,24 @@ async def test_at_the_end_nobody_waits_long_for_a_collector(
         assert asyncio.get_running_loop().time() - begun_at < 1
         assert failures(gateway, caplog)[0] == 3
     assert "127.0.0.1:9" not in caplog.text
+
+
+@scenario
+async def test_what_is_given_up_at_the_end_is_told_in_our_words_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I26: in theirs are addresses, with what may be secret in them."""
+    for name, most in (("LAST_S", 0.02), ("CUT_S", 0.01), ("MOST_SPANS", 3)):
+        monkeypatch.setattr(export, name, most)
+    async with collector() as told, ollama() as backend:
+        told.gate.clear()
+        async with traced(told, backend) as gateway:
+            for _ in range(2):
+                await gateway.ask(CHAT, chat())
+            await until(lambda: told.raw, "it is not asked")
+        told.gate.set()
+        await until(lambda: all(thread.name != "spans" for thread in threading.enumerate()), "it goes on")
+        assert not [record.name for record in caplog.records if record.name.startswith("opentelemetry")]
 
 
 @scenario

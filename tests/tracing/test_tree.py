@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from hermes.policy.trace import context
+from hermes.exchange import Exchange
+from hermes.policy.ticket import Ticket
+from hermes.policy.trace import Context, context
+from hermes.tracing.notes import Attempt, Notes, Turn
+from hermes.tracing.tree import spans
 from tests.fakes.backend import DONE, FakeOllama, Then, answer, ollama, play, speak
 from tests.fakes.collector import Collector, Seen, collector
 from tests.fakes.gateway import CHAT, WHOLE, Hermes, chat, hermes, hold_slot, scenario, session
@@ -95,6 +99,16 @@ async def test_embeddings_are_told() -> None:
         client = told.named("embeddings gemma:latest")
         assert client.attributes["gen_ai.operation.name"] == "embeddings"
         assert "gen_ai.usage.output_tokens" not in client.attributes
+
+
+def test_the_stream_of_an_answer_of_one_piece_ends_no_later_than_its_attempt() -> None:
+    own = Context("1" * 32, "1" * 16, True)
+    ticket = Ticket("gemma", "gemma:latest", "ann", ("b0",), 0, 1.0, 9.0)
+    exchange = Exchange("r1", "POST", 1.0, 1001.0, stream=True, ttft_s=0.020004, backend_s=0.01, ticket=ticket)
+    turn = Turn(ticket, Attempt(own, "b0", "ollama", "127.0.0.1", 1, 1.01))
+    told = spans(exchange, Notes(own, None, 1000.0, turns=[turn]), 1.03, "http")
+    stream, chat = (next(span for span in told if span.name.startswith(name)) for name in ("stream", "chat"))
+    assert chat.begun_at <= stream.begun_at <= stream.ended_at <= chat.ended_at
 
 
 # --- whose trace it is ------------------------------------------------------------------------------------------------

@@ -192,8 +192,9 @@ def _age_ms(change: Change, now: float) -> int:
 
 
 def _health(model: str, breaker: Breaker, now: float, tells_why: bool) -> dict[str, object]:
-    """`retry_in_s`: until a request, or where it is stuck a probe, tries whether it is well again. `tells_why`: what
-    the backend said to somebody's request, in which his prompt may be.
+    """`retry_in_s`: until a request, or where it is stuck a probe, tries whether it is well again.
+
+    `why` may be what the backend said to somebody's request, with his prompt in it (invariant I21).
     """
     told: dict[str, object] = {"model": model, "state": breaker.state}
     if tells_why and breaker.why:

@@ -3,10 +3,12 @@
 https://github.com/open-telemetry/semantic-conventions/tree/v1.41.1/docs/gen-ai, gen-ai-*-messages.json
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice, takewhile
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from hermes.chat import (
     Answer,
@@ -20,12 +22,13 @@ from hermes.chat import (
     TextDelta,
     ToolCall,
     ToolCallDelta,
-    collect,
 )
 from hermes.dialects import ClientDialect, Encoder, Meta
 
 # Of each of the three attributes: characters. Collectors take some MiB in one piece, of some hundred spans.
 MAX_CONTENT = 16 * 1024
+# And what they may be in: of hundreds of thousands all else would wait (invariant I36).
+MOST_PARTS = 256
 
 # In the conventions' words, where those are others.
 _REASONS = {"tool_calls": "tool_call"}
@@ -39,28 +42,40 @@ class Heard:
     def __init__(self, keeps: bool) -> None:
         self.keeps = keeps
         self.reason = ""
-        self._answer: Answer | None = None
-        self._events: list[StreamEvent] = []
+        # Added up at once: in pieces of a token each it would take 20 times as much.
+        self._text = self._reasoning = ""
+        self._calls: dict[int, ToolCall] = {}
         self._room = MAX_CONTENT
 
     def hear(self, events: Iterable[StreamEvent]) -> None:
         for event in events:
             if type(event) is Stop:
                 self.reason = _REASONS.get(event.reason, event.reason)
-            elif self.keeps and self._room > 0 and isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
-                self._events.append(event)
-                self._room -= len(event.name + event.arguments if isinstance(event, ToolCallDelta) else event.text) or 1
+            elif self.keeps and self._room > 0:
+                self._keep(event)
+
+    def _keep(self, event: StreamEvent) -> None:
+        room = self._room
+        if isinstance(event, TextDelta):
+            self._text += event.text[:room]
+            self._room -= len(event.text)
+        elif isinstance(event, ReasoningDelta):
+            self._reasoning += event.text[:room]
+            self._room -= len(event.text)
+        elif isinstance(event, ToolCallDelta):
+            call = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
+            self._calls[event.index] = replace(call, arguments=call.arguments + event.arguments[:room])
+            self._room -= 1 + len(event.arguments)
 
     def hear_whole(self, answer: Answer) -> None:
         self.reason = _REASONS.get(answer.reason, answer.reason)
         if self.keeps:
-            self._answer = answer
+            self._text, self._reasoning = answer.text, answer.reasoning
+            self._calls = dict(enumerate(answer.tool_calls))
 
     def told(self) -> Parts:
         """The one message of it; none: nothing was said."""
-        answer = self._answer or collect((*self._events, Stop("stop")))
-        assert isinstance(answer, Answer)
-        parts = _Room().parts_of(answer.reasoning, (Text(answer.text),), answer.tool_calls)
+        parts = _Room().parts_of(self._reasoning, (Text(self._text),), self._calls.values())
         return [{"role": "assistant", "parts": parts, "finish_reason": self.reason or "error"}] if parts else []
 
 
@@ -114,15 +129,16 @@ def told(request: ChatRequest, heard: Heard) -> dict[str, str]:
 
 def _asked(request: ChatRequest) -> tuple[Parts, Parts]:
     """The system's messages that come first, and all others: of a conversation that is too long the end."""
-    messages = list(request.messages)
+    messages = request.messages
+    first = list(takewhile(lambda message: message.role == "system", messages))
     instructions: Parts = []
     room = _Room()
-    while messages and messages[0].role == "system":
-        first = messages.pop(0)
-        texts = (Text(first.content),) if isinstance(first, Message) else first.parts
+    for message in first[:MOST_PARTS]:
+        texts = (Text(message.content),) if isinstance(message, Message) else message.parts
         instructions += room.parts_of("", texts, ())
     room = _Room()
-    told = [{"role": message.role, "parts": room.parts(message)} for message in reversed(messages)]
+    last = messages[len(first) :][-MOST_PARTS:]
+    told = [{"role": message.role, "parts": room.parts(message)} for message in reversed(last)]
     return instructions, [message for message in reversed(told) if message["parts"]]
 
 
@@ -131,6 +147,7 @@ class _Room:
 
     def __init__(self) -> None:
         self.left = MAX_CONTENT
+        self._parts = MOST_PARTS
 
     def cut(self, text: str) -> str:
         cut = text[: max(self.left, 0)]
@@ -143,24 +160,28 @@ class _Room:
         if message.role == "tool":
             texts = "".join(part.text for part in message.parts if isinstance(part, Text))
             told = self.cut(texts)
-            return [{"type": "tool_call_response", "id": message.tool_call_id, "response": told}] if told else []
+            id = self.cut(message.tool_call_id)
+            return [{"type": "tool_call_response", "id": id, "response": told}] if told else []
         return self.parts_of(message.reasoning, message.parts, message.tool_calls)
 
     def parts_of(self, reasoning: str, parts: Iterable[Any], calls: Iterable[ToolCall]) -> Parts:
+        found = list(islice(self._told(reasoning, parts, calls), self._parts))
+        self._parts -= len(found)
+        return found
+
+    def _told(self, reasoning: str, parts: Iterable[Any], calls: Iterable[ToolCall]) -> Iterator[dict[str, Any]]:
         """An image is told as one, without its bytes."""
-        found: Parts = []
         if reasoning and (told := self.cut(reasoning)):
-            found.append({"type": "reasoning", "content": told})
+            yield {"type": "reasoning", "content": told}
         for part in parts:
             if not isinstance(part, Text):
-                found.append({"type": "blob", "mime_type": part.media_type, "modality": "image", "content": ""})
+                yield {"type": "blob", "mime_type": part.media_type, "modality": "image", "content": ""}
             elif told := self.cut(part.text):
-                found.append({"type": "text", "content": told})
+                yield {"type": "text", "content": told}
         for call in calls:
             if self.left > 0:
-                arguments = self.cut(call.arguments)
-                found.append({"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments})
-        return found
+                id, name = self.cut(call.id), self.cut(call.name)
+                yield {"type": "tool_call", "id": id, "name": name, "arguments": self.cut(call.arguments)}
 
 
 def _json(told: Parts) -> str:

@@ -83,7 +83,6 @@ class Exporter:
         self._thread.join(LAST_S)
         self._endpoint.shutdown()  # type: ignore[no-untyped-call]
         self._thread.join(CUT_S)  # a new try that it waited for is given up, and all that is left
-        _THEIR_LOG.removeFilter(self._said)
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
@@ -96,6 +95,7 @@ class Exporter:
                 group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_SPANS))]
                 self._send(group)
                 self._done_bytes += sum(span.size_bytes for span in group)
+        _THEIR_LOG.removeFilter(self._said)
 
     def _send(self, group: list[Span]) -> None:
         try:

@@ -151,7 +151,8 @@ def _attempt(tree: _Tree, whole: Span, exchange: Exchange, ticket: Ticket, attem
     name, times = f"{told['gen_ai.operation.name']} {ticket.model}", (attempt.asked_at, ended_at)
     span = tree.add(whole, name, *times, told, kind="client", context=attempt.context, failed=failed)
     if first_at is not None:
-        tree.add(span, "stream", first_at, ended_at, {})
+        # An answer of one piece ends as it begins, by whichever clock.
+        tree.add(span, "stream", min(first_at, ended_at), ended_at, {})
 
 
 def _asked(exchange: Exchange, ticket: Ticket, attempt: Attempt) -> Attributes:
