@@ -21,7 +21,8 @@ from hermes.lines import escaped
 def command(request_id: str, as_json: bool, url: str) -> None:
     """Tell why a request waited: who was ahead, what ran, which models held the memory.
 
-    REQUEST_ID is the x-request-id of its answer, one of the last 10,000; of the last 1,000, its end is enough.
+    REQUEST_ID is the x-request-id of its answer, which hermes queue and hermes logs list: one of the last 10,000.
+    Of the last 1,000 its end is enough.
 
     \b
     hermes why 3f6c0a9d1b52e87f4a0c10000042
