@@ -216,6 +216,17 @@ def test_another_file_may_be_written_otherwise(log: AccessLog, pipe: Pipe) -> No
     other.close()
 
 
+def test_a_file_that_could_not_be_written_is_closed_when_it_is_left(loop: VirtualLoop, pipe: Pipe) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    log = AccessLog(full, loop, Metrics())
+    log(record("r1"))
+    log.turn_to(pipe.writer, as_text)
+    write(log, record("r2"))
+    assert dropped(log) == 1 and pipe.rest().endswith(b"  r2\n")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(full)
+
+
 def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(
     log: AccessLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

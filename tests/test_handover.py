@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hermes.errors import ConfigError, RestartFailed
+from hermes.errors import RestartFailed
 from hermes.fleet.backend import PROBE_TIMEOUT_S
 from hermes.handover import leaving
 from hermes.handover.channel import (
@@ -30,7 +30,6 @@ from hermes.handover.channel import (
 from hermes.handover.elsewhere import Elsewhere
 from hermes.handover.reserved import Taken as TakenLimits
 from hermes.handover.succession import Succession
-from hermes.handover.taking import Taking
 from hermes.policy.limiter import Modes
 from hermes.policy.limits import Moment
 from hermes.policy.scheduler import Scheduler
@@ -322,22 +321,6 @@ async def test_nothing_is_handed_over_by_one_that_is_to_stop_meanwhile(monkeypat
             await told
         assert new.killed
         gateway.runtime.api.draining = False
-
-
-@scenario
-async def test_one_that_is_told_to_stop_before_it_is_ready_takes_nothing() -> None:
-    """Else it would take all, and end with it."""
-    ours, theirs = socket.socketpair()
-    old, stop = Channel(ours), asyncio.Event()
-    old.send(Greeting(leaving.VERSION, {}, [], None, ""), 1.0)
-    taking = Taking.meet(theirs.detach(), stop)
-    stop.set()
-    with pytest.raises(ConfigError, match="told to stop"):
-        await taking.state()
-    with pytest.raises(TimeoutError):
-        old.receive(0.01)
-    taking._channel.close()
-    old.close()
 
 
 class Looks:

@@ -14,6 +14,7 @@ from prometheus_client import Histogram as Reference
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermes import config
+from hermes.chat import Usage
 from hermes.errors import Outcome
 from hermes.exposition import render, told
 from hermes.metrics import SECONDS, TOKENS, Metrics
@@ -203,3 +204,15 @@ def test_many_observations_at_once_are_what_they_are_one_by_one(values: list[flo
     at_once.observe_all(values[len(values) // 2 :])
     assert at_once.counts == one_by_one.counts
     assert at_once.total == pytest.approx(one_by_one.total)
+
+
+def test_of_very_many_models_prompts_are_still_told_from_completions() -> None:
+    """I27: what is beyond the bound is `other`, and its kind is known."""
+    metrics = Metrics()
+    for number in range(MAX_SERIES):
+        metrics.uses("/", f"m{number}").noted.append(Usage(2, 3))
+    list(metrics.take())
+    assert len(metrics.request_tokens.series) <= MAX_SERIES
+    for kind, each in (("prompt", 2), ("completion", 3)):
+        assert metrics.request_tokens.series["other", "other", kind].total == metrics.tokens.read()["other", kind]
+        assert sum(count for (_, told), count in metrics.tokens.read().items() if told == kind) == MAX_SERIES * each

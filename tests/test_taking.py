@@ -1,94 +1,92 @@
-"""The new process is late, or the old one dies: who goes on is settled by what the old one says last (`handover`)."""
+"""The old process dies, or is not understood: who goes on is settled by what it has said (`handover`)."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hermes.errors import ConfigError
-from hermes.handover.channel import Channel, Greeting, Message, Off, State, Yours
+from hermes.handover import taking as module
+from hermes.handover.channel import Channel, Greeting, Ready, State, Taken, Yours
 from hermes.handover.taking import Taking
 from hermes.listeners import Listeners
 from tests.fakes.gateway import scenario
 from tests.http.peers import serving
 
 STATE = State([], [], [], b"")
+NOBODY: Any = None
 
 
 @asynccontextmanager
-async def begun() -> AsyncIterator[tuple[Channel, Taking]]:
+async def begun(stop: asyncio.Event | None = None) -> AsyncIterator[tuple[socket.socket, Channel, Taking]]:
     """What the old process has of it, and the new one."""
     ours, theirs = socket.socketpair()
-    heard: list[Message] = []
-    old = await Channel.on(ours, heard.append)
-    old.tell(Greeting("1", {}, [], None, ""))
-    taking = await Taking.meet(theirs.detach())
+    old = Channel(ours)
+    old.send(Greeting("1", {}, [], None, ""), 1.0)
+    taking = Taking.meet(theirs.detach(), stop or asyncio.Event())
     try:
-        yield old, taking
+        yield ours, old, taking
     finally:
         for end in (old, taking._channel):
             end.close()
-            await end.ended.wait()
 
 
-@pytest.mark.parametrize("passed", [False, True], ids=["before it is passed anything", "with all that it was passed"])
+@pytest.mark.parametrize("said", [b"", b"\0\0\0\1?", b"\0\0"], ids=["nothing", "what is not understood", "a part"])
 @scenario
-async def test_one_that_is_late_ends(passed: bool) -> None:
-    async with begun() as (old, taking):
-        for message in (STATE, Off()) if passed else (Off(),):
-            old.tell(message)
-        old.close()
-        with pytest.raises(ConfigError, match="goes on itself"):
+async def test_one_that_is_told_nothing_ends(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    """I1: the old one is there, and goes on."""
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.02)
+    async with begun() as (end, _, taking):
+        end.sendall(said)
+        with pytest.raises(ConfigError, match="is not told"):
             await taking.state()
 
 
 @scenario
-async def test_one_that_takes_it_late_ends() -> None:
-    async with begun() as (old, taking):
-        old.tell(STATE)
-        assert await taking.state() == STATE
-        old.tell(Off())
-        old.close()
-        with pytest.raises(ConfigError, match="goes on itself"):
-            await taking.settled()
+async def test_one_that_is_told_to_stop_before_it_is_ready_takes_nothing() -> None:
+    """Else it would take all, and end with it."""
+    stop = asyncio.Event()
+    async with begun(stop) as (_, old, taking):
+        stop.set()
+        with pytest.raises(ConfigError, match="told to stop"):
+            await taking.state()
+        with pytest.raises(TimeoutError):
+            old.receive(0.01)
 
 
-@pytest.mark.parametrize("last", [None, Yours()], ids=["who died", "who heard it in time"])
+@pytest.mark.parametrize("dies", [True, False], ids=["who died", "who heard it"])
 @scenario
-async def test_one_goes_on_in_the_place_of_who_did_not_say_no(last: Yours | None) -> None:
-    async with begun() as (old, taking):
-        old.tell(STATE)
+async def test_one_that_has_taken_all_goes_on_in_the_place_of(dies: bool) -> None:
+    async with begun() as (_, old, taking):
+        old.send(STATE, 1.0)
         assert await taking.state() == STATE
-        if last is None:
+        taking.take(STATE, NOBODY, NOBODY)
+        assert [old.receive(1.0) for _ in range(2)] == [Ready(), Taken()]
+        settled = asyncio.get_running_loop().create_task(taking.settled())
+        await asyncio.sleep(0)
+        assert not settled.done(), "it may have been too late"
+        if dies:
             old.close()
         else:
-            old.tell(last)
-        await taking.settled()
+            old.send(Yours(), 1.0)
+        await settled
+        assert taking._channel.ended.is_set() == dies
 
 
+@pytest.mark.parametrize("read", [True, False], ids=["what was said to it was read", "it was not"])
 @scenario
-async def test_one_goes_on_with_nothing_in_the_place_of_who_died_before_it_passed_anything_on() -> None:
-    async with begun() as (old, taking):
-        old.close()
+async def test_one_goes_on_with_nothing_in_the_place_of_who_died_before_it_passed_anything_on(read: bool) -> None:
+    async with begun() as (end, old, taking):
+        if read:
+            end.shutdown(socket.SHUT_WR)
+        else:
+            old.close()
         assert await taking.state() is None
-
-
-@scenario
-async def test_all_can_be_said_before_the_new_one_looks() -> None:
-    ours, theirs = socket.socketpair()
-    old = await Channel.on(ours, lambda message: None)
-    for message in (Greeting("1", {}, [], None, ""), Off()):
-        old.tell(message)
-    old.close()
-    await old.ended.wait()
-    with pytest.raises(ConfigError, match="goes on itself"):
-        taking = await Taking.meet(theirs.detach())
-        try:
-            await taking.state()
-        finally:
-            await taking._channel.ended.wait()
+        await taking.host()
 
 
 @scenario

@@ -5,6 +5,7 @@ whatever happens to the lines around it (I28).
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -116,8 +117,9 @@ class AccessLog:
             self._wake.acquire()
             group = self._groups.popleft()
             if isinstance(group, tuple):
-                if self._fd > 2 and not self._fails:
-                    os.close(self._fd)
+                if self._fd > 2:
+                    with contextlib.suppress(OSError):  # that what was written is not on the disk
+                        os.close(self._fd)
                 (self._fd, self._lines), self._torn, self._fails = group, False, False
                 continue
             if not group:

@@ -5,6 +5,7 @@ content byte on an error ends the stream as the dialect's own error event, uncle
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -35,6 +36,8 @@ from hermes.http.pool import ClientExchange
 from hermes.http.response import Response
 from hermes.policy.routing import Service
 from hermes.policy.ticket import Ticket
+
+log = logging.getLogger(__name__)
 
 MAX_ERROR_BYTES = 64 * 1024
 # Of a whole answer that comes as a stream. What surrounds a token is some 250 bytes.
@@ -120,7 +123,7 @@ async def run(job: Job | EmbedJob, server: Server, ticket: Ticket) -> None:
         if gathers:
             exchange.cancel = None  # what is still to be done is no business of the client's
             answered_at = monotonic()
-            await _let_end(answer, pool.loop.time)
+            await _let_end(answer, exchange, ticket, pool.loop.time)
             exchange.backend_s += monotonic() - answered_at
 
 
@@ -224,9 +227,21 @@ async def _gather(
     return events
 
 
-async def _let_end(answer: ClientConnection, clock: Callable[[], float]) -> None:
+def doubt(exchange: Exchange, ticket: Ticket) -> None:
+    """No more is charged, told and learned of than can be of what the backend claims to have counted (I15)."""
+    usage, said = exchange.usage, exchange.said if exchange.answer is None else exchange.answer.characters
+    exchange.usage = usage.believed(ticket.size_bytes, said)
+    if exchange.usage is not usage:
+        told = exchange.backend, usage.prompt_tokens, usage.completion_tokens, exchange.request_id
+        log.warning(
+            "the backend %s claims %d + %d tokens for request %s, more than can be: so many do not count", *told
+        )
+
+
+async def _let_end(answer: ClientConnection, exchange: Exchange, ticket: Ticket, clock: Callable[[], float]) -> None:
     """The client has its whole answer. Let the backend end the body, so that its connection can serve again."""
     if not answer.complete:
+        doubt(exchange, ticket)  # before who shares the answer is told of it
         with suppress(BackendError):
             await answer.read(clock() + _END_TIMEOUT_S)
 
@@ -291,7 +306,7 @@ class _Stream:
         try:
             while not await self._answer.flow(self._take, deadline):
                 if self._stopped:
-                    await _let_end(self._answer, self._clock)
+                    await _let_end(self._answer, self._job.exchange, self._ticket, self._clock)
                     return
                 await self._drain()
                 deadline = min(self._clock() + self._stall_timeout_s, self._must_end_at)

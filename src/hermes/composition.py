@@ -21,7 +21,7 @@ from hermes.errors import ConfigError
 from hermes.fleet.fleet import Fleet
 from hermes.http.limits import Limits
 from hermes.metrics import Metrics
-from hermes.policy.limiter import Modes
+from hermes.policy.limiter import USUAL_OUTPUT_TOKENS, Modes
 from hermes.policy.pulse import Patience
 from hermes.policy.retry import RetryPolicy
 from hermes.policy.routing import Catalog, Service
@@ -31,8 +31,6 @@ from hermes.storage import pepper
 if TYPE_CHECKING:
     from hermes.tracing import Tracing
 
-# Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
-USUAL_OUTPUT_TOKENS = 211
 # Files besides the clients' connections: backends, logs, the loop's own.
 RESERVED_FILES = 64
 
@@ -81,6 +79,9 @@ def _lacks_key(tls: settings.Tls) -> bool:
         return tls.key_file is None and b"PRIVATE KEY-----" not in Path(tls.cert_file).read_bytes()
     except OSError:
         return False
+
+
+# --- what is told of requests -----------------------------------------------------------------------------------------
 
 
 def tracing(config: settings.Config, instance: str, metrics: Metrics, fleet: Fleet) -> "Tracing | None":

@@ -54,7 +54,7 @@ class Traced(Protocol):
     def begin_again(self, exchange: "Exchange") -> None:
         """What was waited for, and asked, has come to nothing."""
 
-    def share(self, run: "Exchange") -> "Traced":
+    def share(self) -> "Traced":
         """A run of its own, which others may follow."""
 
     def follow(self, run: "Traced") -> None: ...

@@ -14,7 +14,7 @@ def told(taken: Iterable[Taken]) -> Iterator[Any]:
     One after the other, so that the first is gone when the last is made: those of 200 models are 160,000 objects, and
     the collector of garbage held everybody up for 70 ms while it looked at all of them (invariant I36).
     """
-    # Imported here: a process that nobody scrapes does without its 5 MiB.
+    # Imported here: a process that nobody scrapes does without it (docs/metrics.md).
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
     for metric, series in taken:

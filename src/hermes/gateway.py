@@ -1,7 +1,6 @@
 """The line: one request for tokens, from what the client asked to the answer it gets. It reads from top to bottom."""
 
 import asyncio
-import logging
 from contextlib import suppress
 
 from msgspec import Struct
@@ -10,7 +9,7 @@ from msgspec.structs import replace
 from hermes import attempt
 from hermes.admission import Admission
 from hermes.attempt import EmbedJob, Job
-from hermes.chat import UNSEEN_TOKENS, ChatRequest, EmbedRequest, Usage
+from hermes.chat import UNSEEN_TOKENS, ChatRequest, EmbedRequest
 from hermes.dialects import ClientDialect, EmbedDialect, Meta
 from hermes.errors import (
     BackendBusy,
@@ -43,8 +42,6 @@ from hermes.policy.routing import Candidates, Service, fill_in
 from hermes.policy.ticket import Ticket
 from hermes.principal import UNBOUNDED, Principal
 from hermes.router import Route, Router
-
-log = logging.getLogger(__name__)
 
 # A prompt that so many backends have died of is not tried on another.
 MAX_CRASHES = 2
@@ -311,7 +308,7 @@ class Gateway:
                 self._admission.scheduler.begun(ticket, exchange.arrived_at + exchange.ttft_s)
             usage = exchange.usage
             if usage.prompt_tokens + usage.completion_tokens > UNSEEN_TOKENS:
-                exchange.usage = _believed(usage, exchange, ticket)
+                attempt.doubt(exchange, ticket)
         self._metrics.attempts.add((backend.name, "ok"))
         if backend.breakers and (health := self._fleet.health_of(backend)) is not None:
             health.succeeded(ticket, self._admission.scheduler.slots(ticket.model, backend.name))
@@ -346,18 +343,6 @@ class Gateway:
         if isinstance(error, BackendBusy):
             error.retry_after_s = error.retry_after_s or 1.0
         raise error
-
-
-def _believed(usage: Usage, exchange: Exchange, ticket: Ticket) -> Usage:
-    """What is charged and learned of (invariant I15)."""
-    said = exchange.said if exchange.answer is None else exchange.answer.characters
-    believed = usage.believed(ticket.size_bytes, said)
-    if believed is not usage:
-        told = exchange.backend, usage.prompt_tokens, usage.completion_tokens, exchange.request_id
-        log.warning(
-            "the backend %s claims %d + %d tokens for request %s, more than can be: so many do not count", *told
-        )
-    return believed
 
 
 def _cache_key(request: ChatRequest) -> bytes:

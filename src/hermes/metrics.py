@@ -22,6 +22,8 @@ from hermes.series import (
 
 # Tenants by name; what others use is told in one sum.
 MAX_TENANTS = 100
+# Routes and models whose tokens are told by name: each has two series, and so have all others together.
+_MAX_USES = MAX_SERIES // 2 - 1
 
 
 class Used(Protocol):
@@ -176,7 +178,7 @@ class Metrics:
 
     def uses(self, route: str, model: str) -> Uses:
         """To be kept by whoever notes tokens there, and adds them up now and then."""
-        if (route, model) not in self._uses and len(self._uses) >= MAX_SERIES:
+        if (route, model) not in self._uses and len(self._uses) >= _MAX_USES:
             route = model = "other"
         if (route, model) not in self._uses:
             self._uses[route, model] = Uses(

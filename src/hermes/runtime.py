@@ -269,7 +269,7 @@ class Runtime:
         if any(backend.command for backend in self.config.backends):
             return "servers that Hermes itself runs cannot be handed over: stop it, and start it anew"
         if composition.is_simulated(self.config):
-            return "the simulated server ends with the process that has it"
+            return "the simulated server ends with the process that has it: stop it, and start it anew"
         return ""
 
     async def _leave(self) -> None:

@@ -45,6 +45,7 @@ class Serving:
         self.fleet = Fleet(first.backends, self.admission, metrics, first.patience)
         self.watchdog = Watchdog(journal, self.fleet.health, first.patience)
         self.router = Router(first.catalog, self.fleet)
+        # Of simulated models nothing is kept.
         ledger = Ledger(Store(None) if composition.is_simulated(config) else store, loop)
         self.meter = Meter(Limiter(first.modes), ledger, loop.time)
         self.meter.show(metrics)

@@ -35,7 +35,7 @@ class Trust:
         try:
             self.keyring.load()
         except StorageError as error:
-            own = ". Give this one a server.state_dir of its own" if error.in_use else ""
+            own = ". Stop that one, or give this one a server.state_dir of its own" if error.in_use else ""
             raise ConfigError(f"{error}{own}. Without any stored keys: server.state_dir: off") from error
         check_bind(config, stored=self.keyring.used)
 

@@ -311,6 +311,22 @@ async def test_of_tokens_that_cannot_have_been_no_more_are_charged_than_can(
         assert f"claims {MOST_TOKENS} + {MOST_TOKENS} tokens" in caplog.text
 
 
+@scenario
+async def test_nor_are_they_told_of_who_shares_a_run_that_its_backend_has_not_ended() -> None:
+    """I15"""
+    keys, models = [key("ann", daily_tokens=10**9)], {"gemma": {"cache": "forced"}}
+    async with ollama() as backend, hermes(backend, keys=keys, models=models) as gateway:
+        ends = asyncio.Event()
+        backend.default = play("Hello", CLAIM, ends)
+        call = await gateway.open(CHAT, chat(stream=True), ANN)
+        await call.head()
+        assert (await call.events())[-1] == "[DONE]"
+        record = await gateway.record()
+        assert record.tokens_out == UNSEEN_TOKENS + 4 * len("Hello")
+        ends.set()
+        await gateway.settle()
+
+
 LONG = "x" * UNSEEN_TOKENS
 HONEST = Done(prompt_eval_count=2 * UNSEEN_TOKENS, eval_count=2 * UNSEEN_TOKENS)
 CALL = {"content": "", "tool_calls": [{"function": {"name": "write", "arguments": {"text": LONG}}}]}

@@ -160,6 +160,8 @@ async def test_a_backend_that_is_away_while_others_serve_is_a_problem(doctor: Do
     async with ollama() as backend, hermes(backend) as gateway:
         told = await doctor(PORT=str(gateway.port), OLLAMA_URL=f"http://127.0.0.1:{free_port()}")
         assert (told["code"], told["backend ollama"]["state"]) == (1, "problem")
+        assert told["backend ollama"]["told"].endswith(f"the Hermes that listens asks {backend.url} instead")
+        assert told["backend ollama"]["todo"].startswith("look with its --config and variables; else ")
 
 
 @pytest.mark.parametrize(("usual", "kind"), [("vllm", "vllm"), ("llamacpp", "llamacpp"), ("vllm", "openai")])

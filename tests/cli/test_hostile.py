@@ -91,3 +91,16 @@ async def test_an_answer_of_another_shape_is_told_in_a_line(
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"hermes: what answers at {server.url} is no Hermes")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["logs", "--follow"], ["top", "--json"], ["top", "--once"]])
+@scenario
+async def test_who_tells_no_events_is_not_asked_again(
+    verb: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr("hermes.cli.feed.AGAIN_S", -1.0)  # no time to sleep for
+    async with ollama() as server:
+        server.management["/v1/events"] = answer(200, b"<html>It works!</html>")
+        result = await asyncio.to_thread(verb, *arguments, "--url", server.url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"hermes: what answers at {server.url} is no Hermes: it tells no events")

@@ -145,7 +145,7 @@ async def test_on_a_terminal_people_are_greeted_and_the_log_is_for_reading(tmp_p
         f"  others        {address} (Ollama's and Anthropic's)",
         f"  dashboard     {address}/dashboard",
         "  configuration no file: as it is by default, and by variables and flags",
-        f"  keys          none: whoever reaches it may ask; {program} keys create NAME makes the first",
+        f"  keys          none: anybody may ask. To make one: {program} keys create NAME",
         "  backend       ollama, ollama at http://127.0.0.1:1",
     ]
     (told,) = [line for line in lines if "draining" in line]

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from io import BytesIO
 from typing import Any
 
@@ -99,6 +100,11 @@ def changed(tree: Any, path: tuple[Any, ...], odd: Any) -> Any:
     return tree
 
 
+class Answer(BytesIO):
+    headers = Message()
+    headers["content-type"] = "text/event-stream"
+
+
 def framed(path: str, told: Any) -> bytes:
     text = json.dumps(told)
     form = {"/v1/events": "event: state\ndata: {}\n\n", "/v1/llm/gemma/pull": '{}\n{{"done": true}}'}.get(path, "{}\n")
@@ -120,8 +126,8 @@ def test_whatever_is_told_instead_ends_in_an_answer_or_a_sentence(
     said: dict[str, bytes] = {each: framed(each, told) for each, told in answers.items()}
 
     @contextmanager
-    def answer(url: str, method: str, asked: str, *_: Any) -> Iterator[BytesIO]:
-        yield BytesIO(said[asked])
+    def answer(url: str, method: str, asked: str, *_: Any) -> Iterator[Answer]:
+        yield Answer(said[asked])
 
     monkeypatch.setattr(remote, "_answer", answer)
     assert verb(*arguments).exit_code == 0

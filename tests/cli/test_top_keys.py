@@ -60,6 +60,15 @@ def test_of_several_requests_with_one_id_the_chosen_one_is_meant() -> None:
     assert (order := view.press("y", seen)) is not None and (order.name, order.key) == ("same", "h1")
 
 
+def test_the_question_whether_to_cancel_fits_80_columns() -> None:
+    requests = (Request("3f6c0a9d1b52e87f4a0c10000042", "llama3.2:latest", "normal", "anonymous", True, "", "h0"),)
+    view, seen = View(pane="requests"), sight(requests=requests)
+    view.settle(seen)
+    view.press("c", seen)
+    asked = "cancel …10000042 of anonymous for llama3.2:latest? y: yes, any other key: no"
+    assert drawn(seen, view)[-1].rstrip() == asked
+
+
 @pytest.mark.parametrize(
     ("pane", "pressed", "verb", "name"), [("requests", "c", "cancel", "r0 of me for a"), ("models", "u", "unload", "a")]
 )

@@ -72,6 +72,7 @@ def jwt(**more: Any) -> str:
         ("server: {drain_grace_s: 31}", "server.drain_grace_s: 31 s do not fit into server.drain_timeout_s: 30 s"),
         ("server: {drain_grace_s: -1}", "server.drain_grace_s: -1 is not a time, 0 or more"),
         ("models: {gemma: {timeout: 3}}", "models.gemma.timeout: unknown key, did you mean timeout_s?"),
+        ("models: {gemma: {num_ctx: 8192}}", "gemma.num_ctx: unknown key, did you mean options.num_ctx?"),
         ("models: {gemma: {timeout_s: -3}}", "models.gemma.timeout_s: -3 is not a time"),
         ("models: {'qwen2.5:7b': {queue_limit: -1}}", 'models."qwen2.5:7b".queue_limit: -1 is not a whole number'),
         ("models: {gemma: {memory_cost: hgh}}", "models.gemma.memory_cost: 'hgh' is not low, medium, high or a size"),

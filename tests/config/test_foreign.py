@@ -126,6 +126,12 @@ def test_what_a_model_list_has_beyond_is_told() -> None:
     ]
 
 
+def test_a_server_whose_address_is_in_a_variable_is_told_with_what_to_do() -> None:
+    params = {"model": "openai/qwen3", "api_base": "os.environ/VLLM_BASE"}
+    made = litellm.read({"model_list": [{"model_name": "qwen3", "litellm_params": params}]})
+    assert "stands in VLLM_BASE: write the URL there" in made.remarks[0]
+
+
 def test_commands_become_processes(settle: Settle) -> None:
     made = llamaswap.read(strictyaml.parse(LLAMASWAP))
     config: Config = settle(made.text("it")).config

@@ -212,8 +212,23 @@ def test_ollamas_parallel_requests_are_a_hint_for_the_one_backend(
             {"otlp_endpoint": "http://d/in"},
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, {}),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_EXPORTER": "none"}, {}),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_TRACES_EXPORTER": "none",
+            },
+            {},
+        ),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            },
+            {"otlp_endpoint": "http://c/v1/traces"},
+        ),
         ({"OTEL_SERVICE_NAME": "gpu-box"}, {"service_name": "gpu-box"}),
         ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, {"sample_ratio": 0}),
         ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, {"sample_ratio": 0.25}),

@@ -13,7 +13,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from hermes.http.request import Request
 from hermes.http.response import Response
 from tests.http.peers import Served, serving
-from tests.support import until
 
 _KINDS = {Span.SPAN_KIND_SERVER: "server", Span.SPAN_KIND_CLIENT: "client", Span.SPAN_KIND_INTERNAL: "internal"}
 
@@ -73,11 +72,6 @@ class Collector:
                 response.write(bytes(1 << 16))
                 await response.drain()
         response.send(self.status, b"content-type: application/x-protobuf\r\n", self.body)
-
-    async def tree(self, count: int = 1) -> list["Seen"]:
-        """The spans of the first so many requests: those that are complete, the server's first."""
-        await until(lambda: len(self.of("server")) >= count, f"{len(self.of('server'))} of {count} traces have come", 5)
-        return sorted(self.spans, key=lambda span: (span.begun_at, span.kind != "server"))
 
     def of(self, kind: str) -> list["Seen"]:
         return [span for span in self.spans if span.kind == kind]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hermes.errors import NotStored
+from hermes.flights.flight import Flight
 from hermes.storage.idempotency import Records
 from tests.fakes.backend import DONE, Then, ollama, play
 from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, key, scenario
@@ -231,7 +232,7 @@ async def test_nobody_joins_a_run_that_was_left() -> None:
         call = await gateway.open(CHAT, greedy(stream=True))
         await until(lambda: len(backend.asked) == 1)
         (flight,) = gateway.runtime.runs.running
-        flight.task.cancel()  # as its last caller's leaving does, a turn of the loop before it ends
+        flight.stop()  # as its last caller's leaving does, a turn of the loop before it ends
         assert not flight.can_be_joined and (await gateway.ask(CHAT, greedy(stream=True))).status == 200
         call.leave()
 
@@ -252,3 +253,21 @@ async def test_a_run_is_charged_also_where_its_answer_cannot_be_kept(
         await gateway.settle()
         used = await total(gateway, ANN)
         assert (used["requests"], used["prompt_tokens"]) == (1, 7) and open_holds(gateway) == 0
+
+
+@scenario
+async def test_what_is_left_before_it_has_begun_ends_as_what_has() -> None:
+    """I2, I9: of a task that is cancelled before its first step nothing is run, nor what its end needs."""
+    async with ollama() as backend, hermes(backend, **ON) as gateway:
+        runs = gateway.runtime.runs
+        begin = runs.begin
+
+        def begin_and_leave(*args: Any, **kwargs: Any) -> Flight:
+            flight = begin(*args, **kwargs)
+            flight.stop()
+            assert not flight.can_be_joined
+            return flight
+
+        runs.begin = begin_and_leave  # type: ignore[method-assign]
+        assert (await gateway.ask(CHAT, greedy())).status == 503
+        await until(lambda: not (runs.running or gateway.runtime.journal.runs), "it is there for ever")

@@ -98,3 +98,12 @@ def test_it_is_said_where_the_generator_itself_was_the_limit() -> None:
     assert "80 ms late" in figures(tally, strain, {}, None, False).warnings[0]
     over(tally, 0.0, 1.0, late_s=0.5)
     assert "2 connections were too few" in counted(tally).warnings[0]
+
+
+def test_who_is_under_way_is_told_of_seconds_in_which_nobody_came_or_went() -> None:
+    tally = Tally(BEGAN, 0.0, 1.0, {}, [""])
+    over(tally, 0.1, 0.2)
+    tally.begin(BEGAN + 0.5)
+    over(tally, 0.6, 3.0)
+    tally.came(1, BEGAN + 4.2)
+    assert [each.in_flight for each in counted(tally).moments] == [2, 2, 2, 2, 1]

@@ -41,6 +41,7 @@ _CLEAN_ID = re.compile(rb"(?!\.\.?\Z)[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 # Of the models, so that a wrong name costs little (invariant I36).
 _COMPARED = 200
+_TOLD = 5
 
 
 class Passage(Struct):
@@ -123,7 +124,7 @@ class Api:
             del head, passage, call  # the answer may take an hour
             await answering
         except UnknownModel as error:
-            self._refuse(_with_the_nearest(error, self._served(principal)), response, exchange, dialect)
+            self._refuse(_with_a_hint(error, self._served(principal)), response, exchange, dialect)
         except GatewayError as error:
             self._refuse(error, response, exchange, dialect)
         except Exception:
@@ -197,13 +198,17 @@ class Api:
         response.send(error.status, lines, dialect.render_error(error, exchange.request_id))
 
 
-def _with_the_nearest(error: UnknownModel, served: Iterable[str]) -> UnknownModel:
+def _with_a_hint(error: UnknownModel, served: Iterable[str]) -> UnknownModel:
     """Anew: several may wait for one answer, who may see different models (invariant I21)."""
     from difflib import get_close_matches  # 0.2 MiB
 
-    names = (name.removesuffix(":latest") for name in islice(served, _COMPARED))
+    names = [name.removesuffix(":latest") for name in islice(served, _COMPARED)]
     close = get_close_matches(error.asked.lower().removesuffix(":latest"), names, 1, 0.65)
-    return UnknownModel(error.asked, f"{error.message}; did you mean {close[0]!r}?") if close else error
+    if not names:
+        return error
+    more = ", ..." if len(names) > _TOLD else ""
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:_TOLD])}{more}"
+    return UnknownModel(error.asked, f"{error.message}; {hint}")
 
 
 def _own_id(head: Head) -> str:

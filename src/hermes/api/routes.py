@@ -102,7 +102,9 @@ class RouteTable:
             if path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after):
                 named = path[len(before) : len(path) - len(after)]
                 return Match(_of_method(methods, method), _NAMES[placeholder](named))
-        raise RouteNotFound("there is nothing at this path; the API is under /v1 (docs/api.md lists it)")
+        ollamas = "; what changes Ollama's models is turned on by server.ollama_management"
+        more = ollamas if path.startswith(b"/api/") else ""
+        raise RouteNotFound(f"there is nothing at this path; the API is under /v1 (docs/api.md lists it){more}")
 
 
 def _of_method(methods: dict[str, Route], method: str) -> Route:

@@ -41,6 +41,7 @@ _VERBS = (
     "version",
 )
 
+_OLLAMAS = {"run": "ask", "list": "models", "ls": "models", "stop": "unload"}  # its words for these
 _FILES = {"import": "importing"}  # a word of Python's
 
 
@@ -63,7 +64,7 @@ class _Verbs(click.Group):
         except click.UsageError as error:
             from hermes.config.schema import nearest
 
-            close = nearest(args[0], _VERBS)
+            close = _OLLAMAS.get(args[0]) or nearest(args[0], _VERBS)
             raise click.UsageError(f"{error.message} Did you mean {close}?", ctx) if close else error from None
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -53,7 +53,7 @@ def _banner(runtime: Runtime, file: Path | None) -> Iterator[tuple[str, str]]:
 
 def _keys(runtime: Runtime) -> str:
     if runtime.people.open:
-        return f"none: whoever reaches it may ask; {called()} keys create NAME makes the first"
+        return f"none: anybody may ask. To make one: {called()} keys create NAME"
     issuers = [f"tokens of {issuer.name}" for issuer in runtime.config.jwt]
     count = len(runtime.people.table.principals)
     return ", ".join([f"{count} known", *issuers])

@@ -42,8 +42,8 @@ async def look(config: Config) -> list[Finding]:
     strangers = [_stranger(*usual) for usual in USUAL if usual[1] not in (*known, config.server.port)]
     asked: list[Awaitable[list[Finding]]] = [_address(config), *map(_backend, backends), *strangers, _memory(config)]
     found = [finding for told in await asyncio.gather(*asked) for finding in told]
-    if any(_is_away(finding) for finding in found) and await _simulates(config):
-        return [_stood_in_for(finding) if _is_away(finding) else finding for finding in found]
+    if any(map(_is_away, found)) and (served := await _served(config)):
+        return [_instead(finding, served) if _is_away(finding) else finding for finding in found]
     return found
 
 
@@ -86,7 +86,10 @@ class _Alive(msgspec.Struct):
 
 
 class _Served(msgspec.Struct):
+    """`url`: told to operators."""
+
     simulated: bool
+    url: str | None = None
 
 
 class _Status(msgspec.Struct):
@@ -97,13 +100,13 @@ async def _is_hermes(url: str) -> bool:
     return await _told(Backend("doctor", url, "openai"), "/livez", _Alive) is not None
 
 
-async def _simulates(config: Config) -> bool:
-    """Whether the Hermes that listens there has simulated models alone, as far as it tells us."""
+async def _served(config: Config) -> list[_Served]:
+    """The backends of the Hermes that listens there, as far as it tells us."""
     key = os.environ.get("HERMES_API_KEY", "")
     secret = Secret(key) if key and key.isascii() and key.isprintable() else None
     backend = Backend("doctor", _url(config), "openai", api_key=secret)
     status = None if config.server.unix_socket else await _told(backend, "/v1/status", _Status)
-    return status is not None and all(served.simulated for served in status.backends)
+    return [] if status is None else status.backends
 
 
 async def _told(backend: Backend, path: str, what: type[T]) -> T | None:
@@ -142,9 +145,16 @@ def _is_away(finding: Finding) -> bool:
     return finding.what.startswith("backend ") and finding.state == "problem"
 
 
-def _stood_in_for(finding: Finding) -> Finding:
-    told = f"{finding.told}; the Hermes that listens serves simulated models in its place"
-    return Finding(finding.what, "note", told, "to serve real ones: start it, then Hermes anew")
+def _instead(finding: Finding, served: list[_Served]) -> Finding:
+    """What the Hermes that listens does without it."""
+    if all(each.simulated for each in served):
+        told = f"{finding.told}; the Hermes that listens serves simulated models in its place"
+        return Finding(finding.what, "note", told, "to serve real ones: start it, then Hermes anew")
+    others = [each.url or "" for each in served]
+    if not all(others) or any(f" at {url}: " in finding.told for url in others):
+        return finding
+    told = f"{finding.told}; the Hermes that listens asks {', '.join(others)} instead"
+    return Finding(finding.what, finding.state, told, f"look with its --config and variables; else {finding.todo}")
 
 
 def _doubts(backend: Backend, has: Inventory) -> Iterator[Finding]:

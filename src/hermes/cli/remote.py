@@ -132,6 +132,8 @@ def events(url: str, path: str, silence_s: float, shapes: Mapping[str, type]) ->
     """
     try:
         with _answer(url, "GET", path, None, silence_s) as answer:
+            if answer.headers.get_content_type() != "text/event-stream":
+                raise NoHermes(f"what answers at {url} is no Hermes: it tells no events. {_ELSEWHERE}", 1)
             name = ""
             for line in answer:
                 field, _, value = line.decode().rstrip("\r\n").partition(": ")
@@ -222,6 +224,7 @@ _HINTS = {
     "request_not_found": ". See what runs with: hermes queue",
     "model_not_found": ". See what there is with: hermes models",
     "no_backend": ". See how they are with: hermes status",
+    "invalid_config": ". What was in force still is",
     "load_failed": ". See why with: hermes status",
 }
 

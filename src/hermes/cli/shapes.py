@@ -306,7 +306,7 @@ class Cancelled(TypedDict):
 class Turned(TypedDict):
     backend: str
     draining: bool
-    active: int
+    active: Count
 
 
 class Reloaded(TypedDict):

@@ -55,7 +55,7 @@ class _Builder:
         if not isinstance(value, dict):
             return self._refuse(kind, value, path)
         known = {field.name: field for field in fields(kind)}
-        self._unknown(list(known), value, path)
+        self._unknown(kind, list(known), value, path)
         made = {
             name: self.value(field.type, value[name], (*path, name)) for name, field in known.items() if name in value
         }
@@ -120,13 +120,13 @@ class _Builder:
         self._problem(path, f"{shown} is not {describe(kind)}{more}")
         return _REFUSED
 
-    def _unknown(self, known: list[str], value: dict[Any, Any], path: Path) -> None:
+    def _unknown(self, kind: Any, known: list[str], value: dict[Any, Any], path: Path) -> None:
         for name in value:
             if name in known:
                 continue
             # in `keys` even a name may be somebody's key
             where = path if path[:1] == ("keys",) else (*path, name)
-            self._problem(where, f"unknown key{_hint(str(name), known)}")
+            self._problem(where, f"unknown key{_hint(str(name), known, kind)}")
 
     def _problem(self, path: Path, text: str) -> None:
         where = spell(path) or "the configuration"
@@ -134,13 +134,17 @@ class _Builder:
         self.problems.append(f"{where}: {text}" + (f" ({source})" if source else ""))
 
 
-def _hint(name: str, known: list[str]) -> str:
-    if close := nearest(name, known):
+def _hint(name: str, known: list[str], kind: Any) -> str:
+    if deeper := _named(name, kind):
+        return f", did you mean {deeper}?"
+    if close := nearest(name, known) or _named(name, Config):
         return f", did you mean {close}?"
-    elsewhere = [".".join(path) for path, _ in settings() if path[-1] == name]
-    if elsewhere:
-        return f", did you mean {' or '.join(elsewhere)}?"
     return f"; known: {', '.join(known)}"
+
+
+def _named(name: str, kind: Any) -> str:
+    """Where below it a key has this very name."""
+    return " or ".join(".".join(path) for path, _ in settings(kind) if path[-1] == name)
 
 
 def _words(kind: Any) -> list[str]:

@@ -218,6 +218,7 @@ def _is_command(configured: list[Any]) -> bool:
 
 
 _TRACES, _SIGNALS = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
+_OFF = (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none"))
 _SAMPLERS = {"always_on": 1.0, "always_off": 0.0}
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -229,15 +230,17 @@ def _tracing(environ: Mapping[str, str], below: Tree, suffix: str) -> Iterator[L
     def layer(name: str, key: str, value: Any) -> Layer:
         return Layer(name + suffix, {"tracing": {key: value}})
 
-    if name := next((name for name in (_TRACES + "ENDPOINT", _SIGNALS + "ENDPOINT") if name in said), None):
-        for protocol in (_TRACES + "PROTOCOL", _SIGNALS + "PROTOCOL"):
-            if said.get(protocol) == "grpc":
-                raise ConfigError(f"{protocol}{suffix}: only http/protobuf is spoken, to a collector's port 4318")
+    def named(what: str) -> str:
+        """The variable that says it: of traces alone, or of all signals."""
+        return next((name for name in (_TRACES + what, _SIGNALS + what) if name in said), "")
+
+    if off := next((name for name, word in _OFF if said.get(name, "").lower() == word), None):
+        yield layer(off, "otlp_endpoint", None)
+    elif name := named("ENDPOINT"):
+        if said.get(protocol := named("PROTOCOL")) == "grpc":
+            raise ConfigError(f"{protocol}{suffix}: only http/protobuf is spoken, to a collector's port 4318")
         path = "" if name.startswith(_TRACES) else "/v1/traces"
         yield layer(name, "otlp_endpoint", said[name].rstrip("/") + path if path else said[name])
-    for name, off in (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")):
-        if said.get(name, "").lower() == off:
-            yield layer(name, "otlp_endpoint", None)
     if "OTEL_SERVICE_NAME" in said:
         yield layer("OTEL_SERVICE_NAME", "service_name", said["OTEL_SERVICE_NAME"])
     sampler = said.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")

@@ -21,7 +21,7 @@ const views = {
 let shown = "";
 let state = null;
 
-function show() {
+async function show() {
   const name = location.hash.slice(1);
   const wanted = name in views ? name : "now";
   if (wanted === shown) return;
@@ -32,7 +32,7 @@ function show() {
     if (each === shown) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  views[shown].open?.(state);
+  await views[shown].open?.(state);
   if (state) views[shown].state?.(state);
 }
 

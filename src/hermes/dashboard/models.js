@@ -9,7 +9,7 @@ export class Models {
   constructor(root) {
     this.root = root;
     this.body = h("tbody");
-    this.name = h("input", { type: "text", placeholder: "gemma:27b", "aria-label": "Model to pull", required: true, spellcheck: false, autocapitalize: "off" });
+    this.name = h("input", { type: "text", placeholder: "phi4-mini", "aria-label": "Model to pull", required: true, spellcheck: false, autocapitalize: "off" });
     this.pulls = h("ul.pulls");
     this.form = h("form.pull", {}, this.name, h("button.primary", { type: "submit" }, "Pull"));
     this.form.addEventListener("submit", (event) => {

@@ -109,7 +109,6 @@ class Caller:
             raise flight.error
         assert flight.answer is not None
         self._learn(flight)
-        self.exchange.usage = flight.answer.usage
         self.send(flight.rendered or await self.render(flight.answer))
 
     async def _follow(self, job: Job, flight: Flight, place: Place) -> None:

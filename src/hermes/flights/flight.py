@@ -73,14 +73,24 @@ class Flight:
         self._said_bytes = self._kept_bytes = 0
         self._news = asyncio.Event()
         self._leaving: asyncio.TimerHandle | None = None
+        self._begun = self._stopped = False
         self.task: asyncio.Task[None]
 
     def start(self, run: Callable[[], Awaitable[None]]) -> None:
         """`run` asks the gateway, and does what is to be done with the answer."""
         self.task = self._loop.create_task(self._run(run), name="flight")
 
+    def stop(self) -> None:
+        """End it. Not before it has begun: nothing would be run of it then, nor what there is to do at its end."""
+        self._stopped = True
+        if self._begun:
+            self.task.cancel()
+
     async def _run(self, run: Callable[[], Awaitable[None]]) -> None:
+        self._begun = True
         try:
+            if self._stopped:
+                self.task.cancel()
             await run()
             self.ended = self.error is None
         except GatewayError as error:
@@ -108,7 +118,7 @@ class Flight:
     @property
     def is_left(self) -> bool:
         """Its last caller has gone: it is about to end, without an answer."""
-        return self.task.cancelling() > 0
+        return self._stopped
 
     def join(self, caller: Exchange) -> Place:
         if self._leaving is not None:
@@ -123,9 +133,9 @@ class Flight:
             self._pace()
         elif not self.over:
             if self._linger_s:
-                self._leaving = self._loop.call_later(self._linger_s, self.task.cancel)
+                self._leaving = self._loop.call_later(self._linger_s, self.stop)
             else:
-                self.task.cancel()
+                self.stop()
 
     async def news(self) -> None:
         """Something more was said, or it is over."""
@@ -195,7 +205,7 @@ class Flight:
         """Bytes are for nobody: events were told."""
 
     def cancel(self) -> None:
-        self.task.cancel()
+        self.stop()
 
     def response_ended(self, response: Response) -> None:
         """The run has said all."""

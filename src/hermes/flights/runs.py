@@ -48,7 +48,7 @@ class Runs:
         run = Exchange(id, of.method, of.arrived_at, of.created_at, of.route, key_id=of.key_id, forwarded=of.forwarded)
         run.place = of.place
         if of.traced is not None:
-            run.traced = of.traced.share(run)
+            run.traced = of.traced.share()
         flight = recorder.runs[id] = Flight(run, self.loop, linger_s, holds_end=linger_s > 0)
         self.running.add(flight)
         self._journal.runs[run] = None
@@ -88,7 +88,7 @@ class Runs:
     async def close(self) -> None:
         """Nobody waits for what still runs."""
         for flight in tuple(self.running):
-            flight.task.cancel()
+            flight.stop()
             with contextlib.suppress(asyncio.CancelledError):
                 await flight.task
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # From the start of the new one until it is ready.
 START_S = 60.0
-# From what it is passed until it has taken that, while all here stands still: 3 ms, 10 with 400 requests that wait.
+# From what it is passed until it has taken that, while all here stands still: some ms (docs/operations.md).
 TAKE_S = 2.0
 # And until it has ended, once it has broken off, or was killed.
 END_S = 5.0

@@ -54,7 +54,7 @@ def page(found: Figures) -> str:
 def _pictures(found: Figures) -> list[tuple[str, str]]:
     spreads = [(NAMES[name], found.all.times[name]) for name in ("e2e", "ttft", "wait") if name in found.all.times]
     if found.all.corrected:
-        spreads.append((f"{NAMES['e2e']}, corrected", found.all.corrected))
+        spreads.append((NAMES["corrected"], found.all.corrected))
     moments, per_s = found.moments, 1 / found.moment_s
 
     def over_time(name: str, value: Callable[[Moment], float | None]) -> tuple[str, Points]:

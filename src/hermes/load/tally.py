@@ -92,9 +92,10 @@ class Group:
 class Slot:
     """A second of the run, or a few: what was due in it, and what came in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_flight: int) -> None:
+        """`in_flight`: as it begins."""
         self.due = self.answered = self.errors = self.pieces = 0
-        self.most_in_flight = 0
+        self.most_in_flight = in_flight
         self.ttft = Histogram()
         self.e2e = Histogram()
 
@@ -136,8 +137,8 @@ class Tally:
         return self.all.times["itl"] if due_at >= self.from_at else self._unheeded
 
     def begin(self, due_at: float) -> None:
-        self.in_flight += 1
         slot = self._slot(due_at)
+        self.in_flight += 1
         slot.due += 1
         slot.most_in_flight = max(slot.most_in_flight, self.in_flight)
 
@@ -145,11 +146,11 @@ class Tally:
         self._slot(now).pieces += pieces
 
     def end(self, result: Result) -> None:
-        self.in_flight -= 1
         self.ended += 1
         is_error = result.outcome not in (ANSWERED, LEFT)
         self.failed += is_error
         self._note(result, is_error)
+        self.in_flight -= 1
         if result.due_at < self.from_at:
             return
         self.last_at = max(self.last_at, result.ended_at)
@@ -193,5 +194,5 @@ class Tally:
             self.slot_s *= 2
             return self._slot(at)
         while len(self.slots) <= place:
-            self.slots.append(Slot())
+            self.slots.append(Slot(self.in_flight))
         return self.slots[place]

@@ -18,7 +18,7 @@ from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
 
 Mode = Literal["enforce", "shadow", "off"]
 
-# Of an answer, before any was seen.
+# Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
 # So many answers of a key and model tell how long the next will be.
 _LAST = 50

@@ -89,7 +89,7 @@ class Standing:
                 found[line.model, urgency] += backlog.waiting
         return found
 
-    # --- models, and backends' memories -------------------------------------------------------------------------------
+    # --- models, and backends' memories -----------------------------------------------------------------------------
 
     def bounds(self, model: str) -> ModelBounds:
         lane = self._slots.lanes.get(model)

@@ -10,15 +10,14 @@ from msgspec import Struct
 
 _PARENT = b"traceparent"
 _STATE = b"tracestate"
-# Where it begins: without the colon it may be the name of a hop.
-_LINE = b"traceparent: "
+_BEGIN = b"traceparent: "  # with the colon, which no hop's name can have in it
 # 3.3.1.5: so much has to be passed on at least.
 _MAX_STATE_BYTES = 512
 # A version that is not known yet may say more behind these.
 _is_parent = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,100})?"
 ).fullmatch
-_ID_AT = len(_LINE) + len(b"00-")
+_ID_AT = len(_BEGIN) + len(b"00-")
 
 
 def lines(headers: Mapping[bytes, bytes]) -> bytes:
@@ -31,13 +30,13 @@ def lines(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def _rendered(parent: bytes, state: bytes) -> bytes:
-    line = b"%b%b\r\n" % (_LINE, parent)
+    line = b"%b%b\r\n" % (_BEGIN, parent)
     return line + b"%b: %b\r\n" % (_STATE, state) if state else line
 
 
 def trace_id(lines: bytes) -> str:
     """Of header lines that have those of a trace in them or not: its id, 32 hexadecimal digits, or nothing."""
-    begin = lines.find(_LINE)
+    begin = lines.find(_BEGIN)
     return lines[begin + _ID_AT : begin + _ID_AT + 32].decode("ascii") if begin >= 0 else ""
 
 
@@ -58,7 +57,7 @@ class Context(Struct, frozen=True):
 
 def context(lines: bytes) -> Context | None:
     """Whose child a request is, by the header lines that `lines` has made for it."""
-    begin = lines.find(_LINE)
+    begin = lines.find(_BEGIN)
     if begin < 0:
         return None
     parent, _, rest = lines[begin:].partition(b"\r\n")
@@ -69,7 +68,7 @@ def context(lines: bytes) -> Context | None:
 
 def without(lines: bytes) -> bytes:
     """Header lines up to those of a trace."""
-    return lines.partition(_LINE)[0]
+    return lines.partition(_BEGIN)[0]
 
 
 def is_in_share(trace_id: str, share: float) -> bool:

@@ -48,12 +48,12 @@ class Exporter:
     def __init__(self, endpoint: str, service_name: str, instance: str, metrics: Metrics) -> None:
         self._endpoint = OTLPSpanExporter(endpoint=endpoint, session=_Session())
         logging.getLogger("urllib3").setLevel(logging.WARNING)  # it tells each request, with its whole path
-        logging.getLogger(TraceState.__module__).setLevel(
-            logging.ERROR
-        )  # it tells each state of a client's that is none
+        # And this each state of a client's that is none.
+        logging.getLogger(TraceState.__module__).setLevel(logging.ERROR)
         self._said = _Said()
         _THEIR_LOG.addFilter(self._said)
-        self._metrics = metrics
+        # Each is counted on by one thread alone.
+        self._full, self._failed = (metrics.spans_dropped.child((why,)) for why in ("full", "failed"))
         self._resource = Resource.create(
             {"service.name": service_name, "service.version": __version__, "service.instance.id": instance}
         )
@@ -71,7 +71,7 @@ class Exporter:
         """All of them, or none."""
         size_bytes = sum(span.size_bytes for span in spans)
         if self._taken_bytes - self._done_bytes + size_bytes > MAX_WAITING_BYTES or self._ending.is_set():
-            self._metrics.spans_dropped.add(("full",), len(spans))
+            self._full.value += len(spans)
             return
         self._taken_bytes += size_bytes
         self._waiting.extend(spans)
@@ -103,7 +103,7 @@ class Exporter:
         except Exception as error:  # of their code, which has addresses in it
             self._said.why, taken = type(error).__name__, False
         if not taken:
-            self._metrics.spans_dropped.add(("failed",), len(group))
+            self._failed.value += len(group)
         if taken is not self._works:
             self._works = taken
             if taken:

@@ -61,7 +61,7 @@ class Traced:
         self._note_turn(exchange)
         self._attempt = None
 
-    def share(self, run: Exchange) -> "Traced":
+    def share(self) -> "Traced":
         own = replace(self.notes.own, span_id=new_id(8))
         return Traced(self._terms, Notes(own, self.notes.own, self.notes.offset_s, is_run=True))
 

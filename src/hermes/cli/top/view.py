@@ -20,7 +20,8 @@ class Order(Struct, frozen=True):
     key: str = ""
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.name}{self.of}"
+        name = self.name if self.verb != "cancel" or len(self.name) <= 9 else f"…{self.name[-8:]}"  # as it is listed
+        return f"{self.verb} {name}{self.of}"
 
 
 Row: TypeAlias = Model | Request

@@ -14,6 +14,7 @@ from hermes.config.foreign import Imported, Tree, listed, mapping, number, secti
 from hermes.config.kinds import ModelName
 from hermes.config.schema import meta
 
+_VARIABLE = "os.environ/"
 _OPENAI = "https://api.openai.com/v1"
 # By the word before the model's name: what it is, and where, if nothing is said.
 _PROVIDERS = {
@@ -88,12 +89,7 @@ def _deployment(made: Imported, backends: dict[tuple[str, str, str], Tree], entr
     kind, url = _PROVIDERS.get(provider, ("", ""))
     url = str(base or url)
     if not kind or not _is_url(url):
-        made.leave(
-            path,
-            f"left out: {asked!r} is of a provider that is not spoken to here"
-            if not kind
-            else f"left out: where is {asked!r}?",
-        )
+        made.leave(path, f"left out: {_why_nowhere(asked, kind, url)}")
         return
     backend = _backend(made, backends, kind, url, str(params.get("api_key") or ""), path)
     known = made.tree["models"].setdefault(name, {"backend_model": model, "backends": []})
@@ -107,6 +103,15 @@ def _deployment(made: Imported, backends: dict[tuple[str, str, str], Tree], entr
     _model(made, known, params, path)
     made.leave_rest(params, _READ, (*path, "litellm_params"))
     made.leave_rest(entry, {"model_name", "litellm_params", "model_info"}, path)
+
+
+def _why_nowhere(asked: str, kind: str, url: str) -> str:
+    if not kind:
+        return f"{asked!r} is of a provider that is not spoken to here"
+    if url.startswith(_VARIABLE):
+        variable = url.removeprefix(_VARIABLE)
+        return f"where {asked!r} is stands in {variable}: write the URL there instead, and import it again"
+    return f"where is {asked!r}?"
 
 
 def _is_url(text: str) -> bool:
@@ -125,8 +130,8 @@ def _backend(
         base = kind if host in ("localhost", "127.0.0.1") else f"{kind}-{host}"[:50]
         name = next(name for nth in count(1) if (name := f"{base}-{nth}" if nth > 1 else base) not in taken)
         backend = backends[kind, url, key] = {"name": name, "kind": kind, "url": url}
-        if key.startswith("os.environ/"):
-            variable = key.removeprefix("os.environ/")
+        if key.startswith(_VARIABLE):
+            variable = key.removeprefix(_VARIABLE)
             made.leave((*path, "litellm_params", "api_key"), f"it is in {variable}: set api_key of the backend {name}")
         elif key and kind != "ollama":
             backend["api_key"] = key

@@ -60,7 +60,8 @@ def _read_table(lines: Iterable[str]) -> Iterable[Arrival]:
     rows = csv.reader(lines)
     heading = next(rows, [])
     if missing := [column for column in COLUMNS if column not in heading]:
-        raise ValueError(f"no column {', '.join(missing)}; a trace is CSV with {','.join(COLUMNS)}, or our access log")
+        or_log = "our access log, from its first line on JSON (logging.format)"
+        raise ValueError(f"no column {', '.join(missing)}; a trace is CSV with {','.join(COLUMNS)}, or {or_log}")
     when, read, written = map(heading.index, COLUMNS)
     for number, row in enumerate(rows, start=2):
         if not row:
