@@ -109,13 +109,6 @@ async def test_of_what_is_long_the_end_of_the_conversation_and_the_beginning_of_
             assert sum(map(len, texts)) == len(answered[0]["parts"][0]["content"]) == 16 * 1024
 
 
-def test_pieces_of_nothing_are_not_kept_without_end() -> None:
-    """I13: a backend may send as many as it likes."""
-    heard = Heard(keeps=True)
-    heard.hear(ToolCallDelta(number, "") for number in range(2 * MAX_CONTENT))
-    assert len(heard._calls) == MAX_CONTENT
-
-
 @pytest.mark.parametrize("role", ["system", "user"])
 @scenario
 async def test_of_very_many_messages_few_are_looked_at(role: str) -> None:
@@ -153,7 +146,7 @@ def test_what_is_heard_takes_no_more_than_it_is_long() -> None:
     heard = Heard(keeps=True)
     tracemalloc.start()
     for number in range(1500):
-        heard.hear((TextDelta(f"ab{number % 10}c"), ToolCallDelta(0, "{}  ", "c1", "look")))
+        heard.hear((TextDelta(f"ab{number % 10}c"), ToolCallDelta(0, "{}  ", *(("c1", "look") if not number else ()))))
     taken_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken_bytes < 2 * MAX_CONTENT
@@ -161,7 +154,11 @@ def test_what_is_heard_takes_no_more_than_it_is_long() -> None:
     assert (len(text["content"]), call["id"], call["name"], call["arguments"][:6]) == (6000, "c1", "look", "{}  {}")
 
 
-@scenario
-async def test_nobody_who_is_not_asked_for_spans_is_listened_to() -> None:
-    async with ollama() as backend, hermes(backend, tracing={"capture_content": True}) as gateway:
-        assert (await gateway.ask(CHAT, chat())).status == 200
+def test_pieces_of_nothing_are_not_kept_without_end() -> None:
+    """I13: a backend may send as many as it likes."""
+    heard = Heard(keeps=True)
+    heard.hear(ToolCallDelta(index, "") for index in range(2 * MAX_CONTENT))
+    assert len(heard._calls) <= MAX_CONTENT
+    heard = Heard(keeps=True)
+    heard.hear(ToolCallDelta(index, "", "c1", "look" * 1000) for index in range(100))
+    assert len(heard._calls) < 10

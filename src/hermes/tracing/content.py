@@ -65,7 +65,7 @@ class Heard:
         elif isinstance(event, ToolCallDelta):
             call = self._calls.get(event.index) or ToolCall(event.id, event.name, "")
             self._calls[event.index] = replace(call, arguments=call.arguments + event.arguments[:room])
-            self._room -= 1 + len(event.arguments)
+            self._room -= len(event.id + event.name + event.arguments) or 1
 
     def hear_whole(self, answer: Answer) -> None:
         self.reason = _REASONS.get(answer.reason, answer.reason)
