@@ -68,7 +68,7 @@ async def test_what_is_loaded_and_unloaded_is_told_in_turn() -> None:
                 assert (await gateway.ask(f"/v1/llm/gemma/{verb}", {})).status in (200, 202)
                 while len(await moves(gateway)) < count:
                     pass
-                await gateway.runtime.fleet.backends["b0"].look(2.0)  # what it did itself does not surprise it
+                await gateway.runtime.fleet.backends["b0"].look(20.0)  # what it did itself does not surprise it
             assert await moves(gateway) == [("gemma:latest", "loaded"), ("gemma:latest", "unloaded")]
             (load, _) = (await hour(gateway))["moves"]
             assert (
@@ -82,7 +82,7 @@ async def test_what_others_load_and_unload_is_told_when_it_is_seen() -> None:
         watched = gateway.runtime.fleet.backends["b0"]
         await until(lambda: [move.what for move in watched.moves] == ["came"])
         backend.loaded = [loaded("qwen3:latest")]
-        await watched.look(2.0)
+        await watched.look(20.0)
         await until(lambda: len(watched.moves) == 3)
         assert {(move.model, move.what) for move in list(watched.moves)[1:]} == {
             ("gemma:latest", "went"),

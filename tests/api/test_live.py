@@ -168,7 +168,7 @@ async def test_what_a_key_may_see_is_found_out_once_as_long_as_nothing_comes_or_
 
         assert [await loaded(), await loaded(), len(found)] == [0, 0, 1]
         backend.models, backend.loaded = [model("qwen3:latest")], [resident("qwen3:latest")]
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert [await loaded(), await loaded(), len(found)] == [1, 1, 2]
 
 

@@ -72,7 +72,7 @@ async def test_an_older_ollama_is_asked_what_its_models_can_do() -> None:
         backend.management["/api/show"] = play({"capabilities": ["vision"], "model_info": {"llama.context_length": 8}})
         async with hermes(backend) as gateway:
             assert (await gateway.ask("/v1/models/gemma")).json["capabilities"] == ["vision"]
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert len([asked for asked in backend.managed if asked.path == "/api/show"]) == 1
 
 
@@ -339,7 +339,7 @@ async def test_a_model_that_is_being_unloaded_is_not_taken_for_loaded_again() ->
         gate = asyncio.Event()
         backend.management["/api/generate"] = play(gate, {"done": True, "done_reason": "unload"})
         await gateway.ask(UNLOAD, b"")
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         call = await gateway.open(PROMPT, {"prompt": "Hi"})
         await gateway.until_waiting(1)
         assert backend.asked == []
@@ -369,7 +369,7 @@ async def test_what_others_load_after_an_unload_is_seen() -> None:
         await until(lambda: orders.idle and not backend.loaded)
         clock, backend.loaded = asyncio.get_running_loop().time, [loaded("gemma:latest")]
         await until(lambda: clock() > seen.gone_at["gemma:latest"])  # it has a grain
-        await seen.look(2.0)
+        await seen.look(20.0)
         assert gateway.runtime.scheduler.where("gemma:latest") == {"b0": 0}
 
 

@@ -233,7 +233,7 @@ async def test_only_an_operator_takes_a_model_away_from_the_others(
         assert (reply.status, reply.error["code"], backend.orders) == (403, "admin_only", [])
         told = (await gateway.ask(path, body, bearer("root"))).json
         assert (told["done"], told["done_reason"]) == (True, "unload")
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert backend.orders == ["unload gemma:latest"]
 
 

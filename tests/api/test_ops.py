@@ -33,7 +33,7 @@ async def test_ready_means_a_backend_can_serve_and_we_do_not_drain() -> None:
             assert (reply.status, reply.error["code"]) == (503, "no_backend")
             assert reply.headers["retry-after"] == "1"
             await backend.listen()
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             assert (await gateway.ask("/readyz")).json == {"status": "ok", "ready": True}
             gateway.runtime.api.draining = True
             assert (await gateway.ask("/readyz")).status == 503

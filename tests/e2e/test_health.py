@@ -185,7 +185,7 @@ async def test_what_is_not_in_memory_any_more_is_not_stuck_there() -> None:
         assert breaker(gateway) == "stuck"
         backend.loaded.clear()
         backend.default = speak("Hel", "lo")
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert breaker(gateway) == "recovering"
         assert (await gateway.ask(PROMPT, prompt(stream=True))).status == 200
         assert backend.orders == ["load gemma:latest"]
@@ -235,7 +235,7 @@ async def test_a_router_that_loads_a_model_is_not_silent() -> None:
             await asyncio.sleep(2 * HASTY["silence_s"])
             assert len(backend.asked) == 1
             backend.models[0]["status"] = {"value": "loaded"}
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             await backend.request(1)  # the probe
             go_on.set()
             assert (await call.reply()).whole
@@ -260,7 +260,7 @@ async def test_a_load_under_way_is_no_stall() -> None:
         call = await gateway.open(PROMPT, prompt(stream=True))
         await backend.request(0)
         backend.loaded.clear()  # another's doing: it is loaded anew
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         await asyncio.sleep(3 * HASTY["silence_s"])
         assert gateway.counted("hermes_backend_probes_total") == {}
         go_on.set()
@@ -399,7 +399,7 @@ async def test_a_backend_that_was_down_begins_slowly() -> None:
             watched = gateway.runtime.fleet.backends["b0"]
             watched.failures, watched.state = 2, "down"
             gateway.runtime.fleet.health["b0"].looked()
-            await watched.look(2.0)
+            await watched.look(20.0)
             assert (await status(gateway))["health"] == [{"model": "*", "state": "recovering", "limit": 1}]
             gates = [asyncio.Event() for _ in range(5)]
             backend.scripts += [play(gate, "Hel", DONE) for gate in gates]
@@ -411,7 +411,7 @@ async def test_a_backend_that_was_down_begins_slowly() -> None:
             for gate in gates:
                 gate.set()
             assert [(await call.reply()).status for call in calls] == [200] * 5
-            await watched.look(2.0)
+            await watched.look(20.0)
             assert "health" not in await status(gateway)
 
 

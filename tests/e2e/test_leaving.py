@@ -81,7 +81,7 @@ async def test_a_client_that_leaves_while_we_connect_ends_the_connecting() -> No
         silent.setblocking(False)
         async with ollama() as backend, hermes(backend) as gateway:
             watched = gateway.runtime.fleet.backends["b0"]
-            await watched.look(2.0)  # and then not for seconds: who connects is the client's request
+            await watched.look(20.0)  # and then not for seconds: who connects is the client's request
             pool = watched.driver.pool
             for connection in list(pool._open):
                 connection.abort()

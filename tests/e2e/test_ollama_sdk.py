@@ -177,10 +177,10 @@ async def test_a_model_is_loaded_and_unloaded_by_asking_for_nothing_else() -> No
     async with simulated(models={"best": {"backend_model": "gemma"}}) as (_, gateway), sdk(gateway) as client:
         assert (await client.ps()).models == []
         assert (await client.generate("best")).done_reason == "load"
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert {model.model for model in (await client.ps()).models} == {"best", "gemma:latest"}
         assert (await client.chat("best", [], keep_alive=0)).done_reason == "unload"
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert (await client.ps()).models == []
 
 

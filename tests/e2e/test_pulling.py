@@ -80,7 +80,7 @@ async def test_the_wait_that_is_predicted_falls_as_the_download_gets_on() -> Non
         call = await gateway.open(ASKED, SHORT)
 
         async def eta_ms() -> int:
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             (waiting,) = (await gateway.ask("/v1/queue")).json["data"]
             return int(waiting["eta_ms"])
 
@@ -140,7 +140,7 @@ async def test_a_server_that_dies_while_it_downloads_is_heard_of_and_asked_again
         assert reply.error["code"] in ("pull_failed", "no_backend")
         await simulator.start(port=port)
         failure = gateway.runtime.fleet.pulls["b0"].failure
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         await until(lambda: gateway.runtime.fleet.ready and failure("wanted:7b") is None)
         assert (await gateway.ask(ASKED, SHORT)).status == 200
         assert pulls(gateway) == {"failed": 1.0, "pulled": 1.0}

@@ -112,8 +112,8 @@ async def test_a_queue_that_nobody_can_serve_any_more_is_sent_away_at_once(monke
         _, waiting = await in_turn(gateway, backend, "runs", "waits")
         await backend.vanish()
         seen = gateway.runtime.fleet.backends["b0"]
-        await seen.look(2.0)
-        await seen.look(2.0)
+        await seen.look(20.0)
+        await seen.look(20.0)
         reply = await waiting.reply()
         assert (reply.status, reply.error["code"]) == (503, "no_backend")
         assert reply.headers["retry-after"]

@@ -78,7 +78,7 @@ def made(tree: dict[str, Any], fakes: list[FakeOllama]) -> Config | None:
 async def observed(gateway: Hermes) -> dict[str, Any]:
     runtime, root = gateway.runtime, bearer("root")
     for backend in runtime.fleet.backends.values():
-        await backend.look(2.0)
+        await backend.look(20.0)
     status = (await gateway.ask("/v1/status", headers=root)).json
     for moment in ("reload", "uptime_s", "process", "machine", "cgroup"):
         status.pop(moment, None)

@@ -375,7 +375,7 @@ async def serving(config: Config) -> AsyncIterator[Hermes]:
         await runtime.start()
         gateway = Hermes(runtime, clients, given)
         for backend in runtime.fleet.backends.values():
-            await backend.look(2.0)
+            await backend.look(20.0)
         yield gateway
         clients.close()
         await gateway.settle()

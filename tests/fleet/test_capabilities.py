@@ -34,7 +34,7 @@ async def test_a_model_is_asked_about_once() -> None:
     async with ollama() as backend:
         backend.management["/api/show"] = SHOWN
         async with hermes(backend) as gateway:
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             assert [asked.path for asked in backend.managed].count("/api/show") == 1
 
 

@@ -20,7 +20,7 @@ async def look(gateway: Hermes) -> None:
     backend, clock = gateway.runtime.fleet.backends["b0"], asyncio.get_running_loop().time
     began = clock()
     await until(lambda: clock() > began)  # it has a grain
-    await backend.look(2.0)
+    await backend.look(20.0)
     await until(lambda: gateway.runtime.fleet.orders["b0"].idle)
 
 

@@ -30,7 +30,7 @@ class Stage:
 
     async def context(self) -> int:
         """What status tells after another look."""
-        await self.gateway.runtime.fleet.backends["b0"].look(2.0)
+        await self.gateway.runtime.fleet.backends["b0"].look(20.0)
         (model,) = (await self.gateway.ask("/v1/status")).json["backends"][0]["loaded"]
         return int(model["context_length"])
 
@@ -101,7 +101,7 @@ async def test_passed_through_a_model_goes_when_the_request_says_so_and_is_loade
     async with staged(options_policy="passthrough") as stage:
         await stage.ask(keep_alive=0)
         assert stage.simulator.stats.unloads == 1
-        await stage.gateway.runtime.fleet.backends["b0"].look(2.0)
+        await stage.gateway.runtime.fleet.backends["b0"].look(20.0)
         assert stage.gateway.runtime.scheduler.where("gemma:latest") == {}
         assert [await stage.ask(), await stage.ask()] == [1, 0]
 
@@ -125,7 +125,7 @@ async def test_what_a_longer_context_takes_and_whom_it_drives_out_is_seen() -> N
         async with hermes(backends=backends, models=models) as gateway:
             server.scripts.append(loads_anew(server, 6 * GIB))
             assert (await gateway.ask(PROMPT, prompt(options={"num_ctx": 8192}))).status == 200
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             assert gateway.runtime.scheduler.where("phi:latest") == {}
             assert (await gateway.ask("/v1/llm/phi", prompt())).status == 200
             assert server.orders == ["unload gemma:latest", "load phi:latest"]
@@ -136,11 +136,11 @@ async def test_what_a_longer_context_takes_and_whom_it_drives_out_is_seen() -> N
 async def test_a_context_that_cannot_be_loaded_is_nobody_elses_trouble(policy: str) -> None:
     async with ollama() as server, hermes(server, models={"gemma": {"options_policy": policy}}) as gateway:
         server.loaded = [loaded("gemma:latest", context=4096)]
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         server.scripts.append(fail(400, "out of memory"))
         assert (await gateway.ask(PROMPT, prompt(options={"num_ctx": 32768}))).status == 400
         server.loaded = []
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         loads: list[Any] = []
 
         async def load(asked: Asked) -> None:

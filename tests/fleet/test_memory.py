@@ -205,13 +205,13 @@ async def test_the_memory_of_a_simulated_machine_is_not_ours(found: list[Room]) 
     async with ollama() as backend:
         backend.management["/api/version"] = play({"version": "0.33.0", "simulated": True})
         async with hermes(backend) as gateway:
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             assert told(gateway).memory_bytes is None
 
 
 async def with_loaded(gateway: Hermes, backend: FakeOllama, size: int, vram: int) -> BackendFacts:
     backend.loaded = [loaded("gemma:latest", size, vram)]
-    await gateway.runtime.fleet.backends["b0"].look(2.0)
+    await gateway.runtime.fleet.backends["b0"].look(20.0)
     return told(gateway)
 
 

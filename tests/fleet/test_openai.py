@@ -21,7 +21,7 @@ def inventory(gateway: Hermes) -> Any:
 
 async def look(gateway: Hermes) -> str:
     backend = gateway.runtime.fleet.backends["b0"]
-    await backend.look(2.0)
+    await backend.look(20.0)
     return backend.state
 
 
@@ -233,7 +233,7 @@ async def test_what_one_kind_can_no_longer_serve_the_other_does() -> None:
         await until(lambda: not gateway.runtime.fleet.ready, "not noticed", 15.0)
         assert (await gateway.ask(CHAT, chat())).status in (502, 503)
         await first.listen()
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert (await gateway.ask(CHAT, chat())).status == 200
 
 

@@ -216,7 +216,7 @@ async def test_unloads_are_counted_by_whose_doing_they_are() -> None:
         async def look() -> None:
             began = clock()
             await until(lambda: clock() > began)  # it has a grain
-            await seen.look(2.0)
+            await seen.look(20.0)
 
         await gateway.ask("/v1/llm/a/unload", b"")
         await until(lambda: orders.idle and "unload a:latest" in backend.orders)
@@ -403,7 +403,7 @@ async def test_stopping_ends_a_load_under_way() -> None:
 async def test_what_others_have_loaded_is_used_as_it_is() -> None:
     async with ollama() as backend, hermes(cold(backend)) as gateway:
         backend.loaded = [loaded("gemma:latest")]
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert (await gateway.ask(PROMPT, prompt())).status == 200
         assert backend.orders == []
 
@@ -413,7 +413,7 @@ async def test_what_others_have_unloaded_is_loaded_again_by_us() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         clock, backend.loaded = asyncio.get_running_loop().time, []
         await until(lambda: clock() > gateway.runtime.fleet.backends["b0"].seen_at)  # it has a grain
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert (await gateway.ask(PROMPT, prompt())).status == 200
         assert backend.orders == ["load gemma:latest"]
 
@@ -423,14 +423,14 @@ async def test_while_memory_is_scarce_a_load_waits_and_says_why(monkeypatch: pyt
     async with ollama() as backend, hermes(cold(backend)) as gateway:
         seen = gateway.runtime.fleet.backends["b0"]
         monkeypatch.setattr(machine, "pressure", lambda: "1 of 1000 MiB of the machine's memory are available")
-        await seen.look(2.0)
+        await seen.look(20.0)
         call = await gateway.open(PROMPT, prompt())
         await gateway.until_waiting(1)
         told = (await gateway.ask("/v1/status")).json["backends"][0]
         assert told["pressed"] == "loads wait: 1 of 1000 MiB of the machine's memory are available"
         assert backend.orders == []
         monkeypatch.setattr(machine, "pressure", str)
-        await seen.look(2.0)
+        await seen.look(20.0)
         assert (await call.reply()).status == 200
         assert "pressed" not in (await gateway.ask("/v1/status")).json["backends"][0]
 

@@ -64,7 +64,7 @@ async def test_a_pulled_model_is_loaded_as_its_requests_will_want_it(capabilitie
 
 async def context_said(gateway: Hermes, backend: FakeOllama) -> Any:
     """The `num_ctx` of a request now."""
-    await gateway.runtime.fleet.backends["b0"].look(2.0)
+    await gateway.runtime.fleet.backends["b0"].look(20.0)
     assert (await gateway.ask(PROMPT, prompt())).status == 200
     return backend.asked[-1].body.get("options", {}).get("num_ctx")
 
@@ -99,7 +99,7 @@ async def test_what_is_loaded_after_ours_was_gone_is_others() -> None:
             backend.loaded = [loaded("gemma:latest", context=4096)]
             await context_said(gateway, backend)
             backend.loaded = []
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             backend.loaded = [loaded("gemma:latest", context=4096)]
             assert await context_said(gateway, backend) == 4096
 
@@ -108,7 +108,7 @@ async def test_what_is_loaded_after_ours_was_gone_is_others() -> None:
 async def test_what_we_load_anew_has_not_the_context_that_others_gave_it() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         backend.loaded = [loaded("gemma:latest", context=16384)]
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         driver = gateway.runtime.fleet.backends["b0"].driver
         await driver.unload("gemma:latest", 2.0)
         await driver.load(ModelInfo("gemma:latest"), 2.0)

@@ -161,7 +161,7 @@ async def test_a_model_that_is_pulled_to_one_backend_is_not_pulled_to_another_th
             calls = [await gateway.open(PHI, prompt())]
             await until(lambda: bool(pulled(second)))
             await first.listen()
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             calls.append(await gateway.open(PHI, prompt()))
             await gateway.until_waiting(2)
             gate.set()

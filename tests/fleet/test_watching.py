@@ -29,12 +29,12 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_one_lost_probe_is_a_hiccup_and_two_in_turn_mean_down() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         await backend.vanish()
-        await seen(gateway).look(2.0)
+        await seen(gateway).look(20.0)
         assert (seen(gateway).state, seen(gateway).failures) == ("up", 1)
         await until(lambda: seen(gateway).state == "down", limit_s=RETRY_S + 1)
         assert (seen(gateway).failures, seen(gateway).error) == (2, "the backend cannot be reached")
         await backend.listen()
-        await seen(gateway).look(2.0)
+        await seen(gateway).look(20.0)
         assert (seen(gateway).state, seen(gateway).failures, seen(gateway).error) == ("up", 0, "")
 
 
@@ -45,7 +45,7 @@ async def test_requests_that_fail_within_a_hiccup_do_not_take_a_backend_down() -
         await backend.vanish()
         for _ in range(5):
             assert (await gateway.ask(PROMPT, prompt())).error["code"] == "backend_unreachable"
-            await seen(gateway).look(2.0)
+            await seen(gateway).look(20.0)
         assert (seen(gateway).state, seen(gateway).failures) == ("up", 1)
         await backend.listen()
         assert (await gateway.ask(PROMPT, prompt())).status == 200
@@ -94,7 +94,7 @@ async def test_a_look_sees_what_is_from_now_on_not_what_a_probe_under_way_has_se
         backend.management["/api/tags"] = late
         seen(gateway).suspect()
         await asked.wait()
-        looking = asyncio.get_running_loop().create_task(seen(gateway).look(2.0))
+        looking = asyncio.get_running_loop().create_task(seen(gateway).look(20.0))
         await asyncio.sleep(0)
         del backend.management["/api/tags"]
         backend.models = [model("new:latest")]
@@ -132,7 +132,7 @@ async def test_what_is_no_ollama_is_down_and_harms_no_other(path: str, name: str
             status = (await gateway.ask("/v1/status")).json
             assert [told["state"] for told in status["backends"]] == ["down", "up"]
             bad.management.clear()
-            await seen(gateway, "b0").look(2.0)
+            await seen(gateway, "b0").look(20.0)
             assert seen(gateway, "b0").state == "up"
 
 
@@ -146,7 +146,7 @@ async def test_a_probe_that_takes_too_long_has_failed(script: Script, monkeypatc
         async with hermes(backend) as gateway:
             assert seen(gateway).state == "down"
             backend.management.clear()
-            await seen(gateway).look(2.0)
+            await seen(gateway).look(20.0)
             assert seen(gateway).state == "up"
 
 
@@ -164,8 +164,8 @@ def test_a_bug_in_one_watcher_is_logged_and_ends_none(hurried: None) -> None:
             await until(lambda: seen(gateway, "b0").state == "down")
             assert seen(gateway, "b1").state == "up"
             driver.inventory = whole  # type: ignore[method-assign]
-            await seen(gateway, "b0").look(2.0)
-            await seen(gateway, "b1").look(2.0)
+            await seen(gateway, "b0").look(20.0)
+            await seen(gateway, "b1").look(20.0)
             assert (seen(gateway, "b0").state, seen(gateway, "b1").state) == ("up", "up")
 
     run(bug(), may_log_errors=True)
@@ -193,7 +193,7 @@ def test_a_bug_in_who_hears_of_what_is_seen_ends_no_watcher(monkeypatch: pytest.
             await until(lambda: deaf.heard.count(("b0", False)) >= 2)
             await one.listen()
             for name in ("b0", "b1"):
-                await seen(gateway, name).look(2.0)
+                await seen(gateway, name).look(20.0)
             assert {("b0", True), ("b1", True)} <= set(deaf.heard[deaf.heard.index(("b0", False)) :])
 
     run(bug(), may_log_errors=True)
@@ -203,11 +203,11 @@ def test_a_bug_in_who_hears_of_what_is_seen_ends_no_watcher(monkeypatch: pytest.
 async def test_loaded_models_and_their_memory_are_seen() -> None:
     async with ollama() as backend, hermes(backend) as gateway:
         backend.loaded = [loaded("gemma:latest", 5 << 30, 4 << 30)]
-        await seen(gateway).look(2.0)
+        await seen(gateway).look(20.0)
         (found,) = seen(gateway).inventory.loaded
         assert (found.name, found.size_bytes, found.vram_bytes) == ("gemma:latest", 5 << 30, 4 << 30)
         backend.loaded = []
-        await seen(gateway).look(2.0)
+        await seen(gateway).look(20.0)
         assert seen(gateway).inventory.loaded == ()
 
 

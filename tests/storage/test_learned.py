@@ -191,7 +191,7 @@ async def test_the_next_hermes_knows_what_the_last_has_learned(tmp_path: Path) -
         backend.loaded = []
         async with hermes(backend, **kept(tmp_path)) as gateway:
             assert (await gateway.ask(PROMPT, prompt())).status == 200
-            await gateway.runtime.fleet.backends["b0"].look(2.0)
+            await gateway.runtime.fleet.backends["b0"].look(20.0)
             learned_now = gateway.runtime.scheduler.learned()
         state = read(tmp_path)
         assert state.models == learned_now
@@ -208,7 +208,7 @@ async def test_what_is_seen_now_counts_more_than_what_was(tmp_path: Path) -> Non
     write(tmp_path, State({}, {"b0": {"gemma:latest": 5 << 30}}))
     async with ollama() as backend, hermes(backend, **kept(tmp_path)) as gateway:
         backend.loaded = [loaded("gemma:latest", 3 << 30, 3 << 30)]
-        await gateway.runtime.fleet.backends["b0"].look(2.0)
+        await gateway.runtime.fleet.backends["b0"].look(20.0)
         assert gateway.runtime.fleet.backends["b0"].facts.sizes == {"gemma:latest": 3 << 30}
 
 
