@@ -4,7 +4,9 @@ import contextlib
 import json
 import statistics
 import subprocess
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from programs import CROWD, ENVIRONMENT, Running, Subject, Workshop
 CHUNK_INTERVAL_MS = 50
 RAMP_MS, SETTLE_MS = 1000, 500
 QUEUES = (10, 1000, 100_000)  # requests that wait while the scheduler decides
+SCRAPE_S = 5
 HELD_STEP, HELD_STEPS = 500, 5  # the slope is taken over the last 2,000 of these
 
 
@@ -105,6 +108,11 @@ class Bench:
         sizes = {"connections": 32, "requests": requests, "warmup": requests // 10, "seconds": 60}
         result = self.load("closed", "cache hits", running, chat(False, "cached", temperature=0), **sizes)
         self.samples.add("hit_cpu_us", running.subject.name, result["cpu_us"] / max(1, result["answers"]))
+
+    def looked_at(self, running: Running, requests: int) -> None:
+        """CPU time per whole answer while somebody looks on."""
+        with _looking_at(running.subject):
+            self.whole_answers(running, requests, measure="looked_cpu_us")
 
     def saturation(self, running: Running, seconds: int) -> None:
         """Whole answers a second with 128 connections that never pause."""
@@ -205,6 +213,11 @@ class Bench:
         for name, kib in machine.memory_kib(running.pids).items():
             self.samples.add(f"idle_{name}_mib_{when}", running.subject.name, kib / 1024)
 
+    def idle_memory_looked_at(self, running: Running) -> None:
+        with _looking_at(running.subject):
+            time.sleep(2.0)
+            self.idle_memory(running, "looked")
+
     def memory_per_stream(self, running: Running) -> None:
         """The slope of resident memory over open streams that trickle."""
         self.workshop.pace(chunks=100_000, interval_ms=2000)
@@ -254,3 +267,31 @@ def _wait_until_calm(pids: list[int]) -> None:
         time.sleep(0.2)
         if sum(map(machine.cpu_ns, pids)) - before < 20_000_000:
             return
+
+
+@contextlib.contextmanager
+def _looking_at(subject: Subject) -> Iterator[None]:
+    """What the dashboard asks for while it is open, and Prometheus; from the core of the helpers."""
+    over, address = threading.Event(), f"http://127.0.0.1:{subject.port}"
+
+    def follow() -> None:
+        with urllib.request.urlopen(f"{address}/v1/events") as events:
+            while not over.is_set() and events.readline():
+                pass
+
+    def scrape() -> None:
+        while not over.wait(0):
+            for path in ("/metrics", "/v1/history", "/v1/requests"):
+                with urllib.request.urlopen(address + path) as answer:
+                    answer.read()
+            over.wait(SCRAPE_S)
+
+    lookers = [threading.Thread(target=each, daemon=True) for each in (follow, scrape)]
+    for looker in lookers:
+        looker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for looker in lookers:
+            looker.join()

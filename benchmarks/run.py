@@ -68,6 +68,7 @@ def _round(bench: Bench, subjects: Sequence[Subject], quick: bool) -> None:
             else:
                 bench.whole_answers(running, requests=5_000 if quick else 20_000)
         ours = next(each for each in all_running if each.subject.name == "hermes")
+        bench.looked_at(ours, requests=5_000 if quick else 20_000)
         bench.cache_hits(ours, requests=5_000 if quick else 20_000)
         for streams in (250, 1000):
             for running in all_running:
@@ -92,6 +93,10 @@ def _memory_and_start(bench: Bench, subject: Subject) -> None:
         bench.a_few_requests(running)
         bench.idle_memory(running, "used")
         bench.memory_per_stream(running)
+    if subject.name == "hermes":
+        with bench.workshop.running(subject) as running:
+            bench.a_few_requests(running)
+            bench.idle_memory_looked_at(running)
     with bench.workshop.running(subject) as running:
         bench.start(running)
         bench.a_few_requests(running)
