@@ -129,7 +129,7 @@ def table(evidence: Evidence) -> str:
         (
             "resident memory",
             f"{_mib(_process(evidence.before, 'rss_bytes'))} -> {_mib(_process(evidence.after, 'rss_bytes'))}"
-            f" (at most {_mib(evidence.peak_rss_bytes)})",
+            f" (at most {_mib(max(evidence.rss_bytes))})",
         ),
         ("processor", f"{_process(evidence.after, 'cpu_s') - _process(evidence.before, 'cpu_s'):.1f} s"),
     ]

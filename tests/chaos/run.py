@@ -87,7 +87,7 @@ class Evidence(Struct):
     before: dict[str, Any]
     after: dict[str, Any]
     scrapes: list[Scrape]
-    peak_rss_bytes: int
+    rss_bytes: list[int]
     records: list[dict[str, Any]]
     usage: list[dict[str, Any]]
     books: Books
@@ -172,7 +172,7 @@ class _Watch:
 
     def __init__(self, program: Program) -> None:
         self.scrapes: list[Scrape] = []
-        self.peak_rss_bytes = 0
+        self.rss_bytes: list[int] = []
         self.stall_s = 0.0
         self._program = program
 
@@ -185,7 +185,7 @@ class _Watch:
         while True:
             self.scrapes.append(await self._program.scrape())
             status = await self._program.status()
-            self.peak_rss_bytes = max(self.peak_rss_bytes, status["process"].get("rss_bytes", 0))
+            self.rss_bytes.append(status["process"]["rss_bytes"])
             await asyncio.sleep(0.5)
 
     async def _feel(self) -> None:
@@ -236,7 +236,7 @@ async def _observe(count: int, seed: int, program: Program, witnesses: list[Witn
         before=before,
         after=after,
         scrapes=watch.scrapes,
-        peak_rss_bytes=watch.peak_rss_bytes,
+        rss_bytes=watch.rss_bytes,
         records=[json.loads(line) for line in (program.folder / "access.log").read_bytes().splitlines()],
         usage=usage,
         books=Books.read(program.folder / _STATE),

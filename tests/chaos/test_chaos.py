@@ -47,8 +47,9 @@ ALARM = re.compile(r'"level": "(warning|error|critical)"|Traceback|exception', r
 # One of the faults; who waited for the model is told.
 MEANT = re.compile("could not load| is (open|stuck): ")
 
-# The most the process may have grown between its first requests and the end of any run.
-GROWTH_BYTES = 12 * 2**20
+# The most the process may have grown since the middle of any run. Before that it grows by what peaks leave in pieces
+# and by what it remembers, some 18 MiB: a leak goes on.
+GROWTH_BYTES = 8 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_connections_files_and_memory_are_as_before(evidence: Evidence) -> None:
     assert evidence.after["requests"]["connections"] == evidence.before["requests"]["connections"]
     before, after = evidence.before["process"], evidence.after["process"]
     assert after["open_files"] <= before["open_files"] + len(plan.BACKENDS) * plan.MOST_AT_ONCE["*"]
-    assert after["rss_bytes"] <= before["rss_bytes"] + GROWTH_BYTES
+    assert after["rss_bytes"] <= evidence.rss_bytes[len(evidence.rss_bytes) // 2] + GROWTH_BYTES
 
 
 # --- what the backend saw -------------------------------------------------------------------------------------------
