@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from time import monotonic
 
 import msgspec
 from msgspec import Struct
@@ -137,23 +138,24 @@ class Channel:
 
     def send(self, message: Message, within_s: float) -> None:
         """The process stands still meanwhile. Raises OSError: TimeoutError, ConnectionError where nobody is there."""
-        self._end.settimeout(within_s)
+        self._end.settimeout(_left_s(monotonic() + within_s))
         self._end.sendall(_framed(message))
         self._end.setblocking(False)
 
     def receive(self, within_s: float) -> Message:
         """The same for the next message; and OSError for one that is not understood."""
-        self._end.settimeout(within_s)
-        message = self._exactly(int.from_bytes(self._exactly(4)))
+        until = monotonic() + within_s
+        message = self._exactly(int.from_bytes(self._exactly(4, until)), until)
         self._end.setblocking(False)
         try:
             return _understood(message)
         except msgspec.MsgspecError as error:
             raise OSError(f"what it says is not understood: {error}") from error
 
-    def _exactly(self, count: int) -> bytearray:
+    def _exactly(self, count: int, until: float) -> bytearray:
         data = bytearray()
         while len(data) < count:
+            self._end.settimeout(_left_s(until))
             if not (more := self._end.recv(count - len(data))):
                 raise ConnectionResetError("the other process is gone")
             data += more
@@ -218,6 +220,13 @@ class Channel:
                 self._hear(_understood(message))
             except Exception:  # the next ones are heard all the same
                 log.exception("what the other process says met a bug")
+
+
+def _left_s(until: float) -> float:
+    """Raises TimeoutError if nothing is."""
+    if (left_s := until - monotonic()) <= 0:
+        raise TimeoutError("the other process takes too long")
+    return left_s
 
 
 def _framed(message: Message) -> bytes:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from hermes import __version__
@@ -153,11 +154,12 @@ class Leaving:
         elsewhere = Elsewhere(admission.scheduler, admission.scheduler.tickets(), channel.tell)
         passed = Passed(parts.meter, parts.journal.asking(), channel.tell)
         running, waiting = elsewhere.told(Phase.RUNNING), elsewhere.told(Phase.WAITING)
+        until = monotonic() + TAKE_S  # for all of it, however much the new one says
         try:
             channel.send(State(running, waiting, drained, passed.state), TAKE_S)
-            while not isinstance(message := channel.receive(TAKE_S), Taken):
+            while not isinstance(message := channel.receive(until - monotonic()), Taken):
                 early.append(message)
-            channel.send(Yours(), TAKE_S)
+            channel.send(Yours(), until - monotonic())
         except TimeoutError:
             raise RestartFailed(f"the new process has not taken over within {TAKE_S:g} s") from None
         # All is its own now, and nothing here may fail.
