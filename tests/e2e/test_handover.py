@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from hermes.errors import StorageError
 from hermes.storage.database import locked
 from hermes.storage.schema import NAME
 from tests.fakes.backend import DONE, Asked, FakeOllama, ollama, play, speak
@@ -70,6 +71,14 @@ class Line(Served):
         code, log = await self.end()
         assert code == 0
         return log
+
+
+def is_free(folder: Path) -> bool:
+    try:
+        os.close(locked(folder))
+    except StorageError:
+        return False
+    return True
 
 
 @asynccontextmanager
@@ -446,7 +455,7 @@ async def test_what_is_configured_otherwise_is_left_where_it_was(tmp_path: Path)
             socket.create_connection(("127.0.0.1", ports[0])).close()
         hermes.port = ports[1]
         assert (await hermes.ask(PROMPT, prompt())).status == 200
-        os.close(locked(folders[0]))
+        await until(lambda: is_free(folders[0]), "its folder is still locked")  # which it lets go of last
         assert names(folders[0]) == ["hermes.lock"], "nobody listens there"
         await hermes.finish()
 
