@@ -24,6 +24,8 @@ from hermes.storage.ledger import Ledger
 
 # Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
 CHARACTERS = 4
+_OK = Outcome.OK
+_NOTHING = Usage()
 # What ends a request that its client wants no more.
 _LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))
 
@@ -78,7 +80,7 @@ class Meter:
         party = self.limiter.party(principal, service.model, service.allowance, at)
         hold = self.limiter.reserve(party, prompt, most_output, at)
         if party.rules:
-            exchange.quota_lines = dialect.quota_lines(*self.limiter.quotas(party, at), at.unix)
+            exchange.quota_lines = dialect.quota_lines(*party.quotas(at), at.unix)
         if isinstance(hold, Refusal):
             if principal.counted:
                 self.ledger.row(day_of(at.unix), principal.key_id, service.model).refused += 1
@@ -112,10 +114,10 @@ class Meter:
         """What is used of a budget is on the disk before it is used."""
         waits = False
         for account, budget in budgets:
-            if budget.used > budget.claims_above:
-                self.ledger.claim(account, budget.period, budget.claim(), budget)
-            if budget.used > budget.written:
-                waits = True
+            if budget.used > budget.good_for:
+                if budget.used > budget.claims_above:
+                    self.ledger.claim(account, budget.period, budget.claim(), budget)
+                waits = waits or budget.used > budget.written
         return self.ledger.written() if waits else None
 
 
@@ -131,18 +133,23 @@ class Visit(Struct, eq=False, gc=False):
 
     def close(self, exchange: Exchange) -> None:
         """The request is over."""
-        given = exchange.begun or exchange.outcome is Outcome.OK
-        self._settle(exchange, (0, 0) if given else None)
+        given = exchange.begun or exchange.outcome is _OK
+        self._settle(exchange, _NOTHING if given else None)
 
-    def _settle(self, exchange: Exchange, used: tuple[int, int] | None) -> None:
+    def _settle(self, exchange: Exchange, used: Usage | None) -> None:
         """It took so much; None: it was given nothing."""
-        meter, principal, unix = self.meter, self.hold.party.principal, exchange.created_at
-        self.hold.settle(used, Moment(meter.clock(), unix))
-        if used is not None and principal.counted:
+        meter, hold, unix = self.meter, self.hold, exchange.created_at
+        at = Moment(meter.clock(), unix)
+        if used is None:
+            hold.settle(None, at)
+            return
+        hold.settle(used.prompt_tokens + used.completion_tokens, at)
+        principal = hold.party.principal
+        if principal.counted:
             row = meter.ledger.row(day_of(unix), principal.key_id, self.service.model)
             row.requests += 1
-            row.prompt_tokens += used[0]
-            row.completion_tokens += used[1]
+            row.prompt_tokens += used.prompt_tokens
+            row.completion_tokens += used.completion_tokens
 
 
 class Charge(Visit, eq=False, gc=False):
@@ -153,15 +160,16 @@ class Charge(Visit, eq=False, gc=False):
     def close(self, exchange: Exchange) -> None:
         """The request is over. What is charged is what is told of it from now on."""
         usage, hold = exchange.usage, self.hold
-        if exchange.outcome is Outcome.OK:
-            hold.learn(usage.completion_tokens)
+        if exchange.outcome is _OK:
+            if (lengths := hold.party.lengths) is not None:
+                lengths.add(usage.completion_tokens)
         elif not (exchange.begun or (exchange.attempts > self.attempts and self._was_left(exchange))):
             exchange.usage = Usage()
             self._settle(exchange, None)
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
             usage = exchange.usage = Usage(hold.prompt, max(hold.output, exchange.said // CHARACTERS))
-        self._settle(exchange, (usage.prompt_tokens, usage.completion_tokens))
+        self._settle(exchange, usage)
 
     def _was_left(self, exchange: Exchange) -> bool:
         """Whether it is its client that did not wait for the end, or gave it less time than it would have had."""

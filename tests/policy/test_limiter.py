@@ -77,7 +77,7 @@ class Machine(RuleBasedStateMachine):
         """It took no more than was reserved."""
         taken = self.open[which % len(self.open)]
         taken.open, taken.used, taken.ended = False, int(taken.cost * part), self.now
-        taken.hold.settle((taken.used, 0), at(self.now))
+        taken.hold.settle(taken.used, at(self.now))
 
     @precondition(lambda self: self.open)
     @rule(which=st.integers(0, 100))
@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
         moment = at(self.now)
         parties = [self.limiter.party(KEYS[key], model, MODELS[model], moment) for key in KEYS for model in MODELS]
         rules = [rule.limit for party in parties for rule in party.rules]
-        return [[limit.wait_s(cost, 0, moment) for cost in (1, 7, 20, 30, 60)] for limit in rules]
+        return [[limit.wait_s(cost, cost, moment) for cost in (1, 7, 20, 30, 60)] for limit in rules]
 
 
 def worth(each: Taken) -> int:
@@ -196,10 +196,9 @@ def test_the_longest_wait_is_told() -> None:
 def test_nine_of_ten_answers_so_far_are_reserved_for_and_never_more_than_may_be_written() -> None:
     limiter, mine = Limiter(Modes()), keyed("k", tpm=10**6)
     party = limiter.party(mine, "m", UNBOUNDED, at(0.0))
+    assert party.lengths is not None
     for length in range(1, 11):
-        hold = limiter.reserve(party, 1, None, at(0.0))
-        assert isinstance(hold, Hold)
-        hold.learn(length)
+        party.lengths.add(length)
     for most, expected in ((None, 10), (4, 4)):
         hold = limiter.reserve(party, 1, most, at(0.0))
         assert isinstance(hold, Hold) and hold.output == expected
@@ -239,9 +238,9 @@ def test_who_is_as_new_is_forgotten_and_nobody_else() -> None:
     limiter = Limiter(Modes())
     running = reserve(limiter, keyed("runs", rpm=1))
     spender = keyed("spends", daily_tokens=10)
-    reserve(limiter, spender, prompt=10).settle((10, 0), at(0.0))
+    reserve(limiter, spender, prompt=10).settle(10, at(0.0))
     for number in range(5000):
-        reserve(limiter, keyed(f"k{number}", rpm=1), now=number * 1.0).settle((1, 0), at(number * 1.0))
+        reserve(limiter, keyed(f"k{number}", rpm=1), now=number * 1.0).settle(1, at(number * 1.0))
     assert len(limiter._accounts) < 2500 and len(limiter._parties) < 2500
     assert "key runs" in limiter._accounts and "key spends" not in limiter._accounts
     assert isinstance(reserve(limiter, spender, now=5000.0), Refusal)

@@ -34,13 +34,13 @@ def at(now: float) -> Moment:
 
 
 def waits(limit: Limit, prompt: int, now: float, output: int = 0) -> float:
-    return limit.wait_s(prompt, output, at(now))
+    return limit.wait_s(prompt + output, prompt, at(now))
 
 
 def take(limit: Limit, prompt: int, now: float, output: int = 0) -> Settle:
     """Asked and charged."""
     waits(limit, prompt, now, output)
-    return limit.take(prompt, output, at(now))
+    return limit.take(prompt + output, prompt, at(now))
 
 
 def test_the_wait_that_is_told_is_exact() -> None:
@@ -164,13 +164,13 @@ def test_a_month_ends_with_the_month_and_a_clock_that_is_set_back_leads_into_non
     """I35"""
     budget = Budget(100, "month", lambda period: 0)
     new_year = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
-    assert budget.wait_s(100, 0, Moment(0.0, new_year - 3600)) == 0.0
-    budget.take(100, 0, Moment(0.0, new_year - 3600))
-    assert budget.wait_s(1, 0, Moment(0.0, new_year - 3600)) == 3600
+    assert budget.wait_s(100, 100, Moment(0.0, new_year - 3600)) == 0.0
+    budget.take(100, 100, Moment(0.0, new_year - 3600))
+    assert budget.wait_s(1, 1, Moment(0.0, new_year - 3600)) == 3600
     assert budget.period == "2026-12"
-    assert budget.wait_s(1, 0, Moment(0.0, new_year)) == 0.0
-    budget.take(100, 0, Moment(0.0, new_year))
-    assert budget.wait_s(1, 0, Moment(0.0, new_year - 3600)) > 0
+    assert budget.wait_s(1, 1, Moment(0.0, new_year)) == 0.0
+    budget.take(100, 100, Moment(0.0, new_year))
+    assert budget.wait_s(1, 1, Moment(0.0, new_year - 3600)) > 0
     assert budget.period == "2027-01"
 
 

@@ -59,7 +59,7 @@ class Taken:
 
     def settle(self, number: int, tokens: int | None, at: Moment) -> None:
         if (hold := self._holds.pop(number, None)) is not None:
-            hold.settle(None if tokens is None else (tokens, 0), at)
+            hold.settle(tokens, at)
 
     def close(self, at: Moment) -> None:
         """The old one is gone: what it has not settled took what was reserved, for all that anybody can tell."""

@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from hermes.policy.access import may_use
-from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Moment, Settle, Window, day_of
+from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Moment, Settle, Window, day_of, no_room
 from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
 
 Mode = Literal["enforce", "shadow", "off"]
@@ -71,19 +71,19 @@ class Lengths:
     It is found anew as soon as a tenth of them are new.
     """
 
-    __slots__ = ("_last", "_new", "most")
+    __slots__ = ("_last", "_until", "most")
 
     def __init__(self) -> None:
         self.most = USUAL_OUTPUT_TOKENS
         self._last: deque[int] = deque(maxlen=_LAST)
-        self._new = 0
+        self._until = 1  # so many more
 
     def add(self, tokens: int) -> None:
-        last = self._last
-        last.append(tokens)
-        self._new += 1
-        if self._new * 10 >= len(last):
-            self.most, self._new = sorted(last)[len(last) * 9 // 10], 0
+        self._last.append(tokens)
+        self._until -= 1
+        if not self._until:
+            found = sorted(self._last)
+            self.most, self._until = found[len(found) * 9 // 10], -(-len(found) // 10)
 
 
 class Party(Struct, frozen=True, eq=False):
@@ -100,6 +100,14 @@ class Party(Struct, frozen=True, eq=False):
     caps: tuple[tuple[str, int], ...]
     lengths: Lengths | None  # of answers; None: nobody asks
 
+    def quotas(self, at: Moment) -> tuple[Quota | None, Quota | None]:
+        """What is left of requests and of tokens, each by the limit that leaves the least; None: there is none."""
+        windows, flows = self.windows, self.flows
+        return (
+            windows[0].quota(at) if len(windows) == 1 else _least(windows, at),
+            flows[0].quota(at) if len(flows) == 1 else _least(flows, at),
+        )
+
 
 class Hold(Struct, eq=False, gc=False):
     """What is reserved for one request."""
@@ -109,19 +117,13 @@ class Hold(Struct, eq=False, gc=False):
     output: int
     settles: list[Settle]
 
-    def settle(self, used: tuple[int, int] | None, at: Moment) -> None:
-        """It is over, and took so many tokens, read and written; None: it was given nothing, and nothing is charged."""
+    def settle(self, tokens: int | None, at: Moment) -> None:
+        """It is over, and took so many; None: it was given nothing, and nothing is charged."""
         for account in self.party.accounts:
             account.open -= 1
-        total = None if used is None else sum(used)
         for settle in self.settles:
-            settle(total, at)
+            settle(tokens, at)
         self.settles = []
-
-    def learn(self, output: int) -> None:
-        """Its answer was so long."""
-        if self.party.lengths is not None:
-            self.party.lengths.add(output)
 
 
 class Limiter:
@@ -151,31 +153,28 @@ class Limiter:
             output = party.lengths.most
             if most_output is not None and most_output < output:
                 output = most_output
-        limits = party.limits
-        for limit in limits:
-            if limit.wait_s(prompt, output, at):
-                refusal = self._refuse(party, prompt, output, at)
-                if refusal is not None:
-                    return refusal
-                limits = tuple(limit for limit in limits if not limit.wait_s(prompt, output, at))
-                break
+        cost = prompt + output
+        settles = [limit.take(cost, prompt, at) for limit in party.limits]
+        if no_room in settles:
+            for settle in settles:
+                settle(None, at)
+            refusal = self._refuse(party, cost, prompt, at)
+            if refusal is not None:
+                return refusal
+            settles = [limit.take(cost, prompt, at) for limit in party.limits]
         for account in party.accounts:
             account.open += 1
-        return Hold(party, prompt, output, [limit.take(prompt, output, at) for limit in limits])
+        return Hold(party, prompt, output, settles)
 
-    def _refuse(self, party: Party, prompt: int, output: int, at: Moment) -> Refusal | None:
+    def _refuse(self, party: Party, cost: int, prompt: int, at: Moment) -> Refusal | None:
         """By the limit that would let it in last, of those that refuse."""
         worst = None
         for rule in party.rules:
-            if wait_s := rule.limit.wait_s(prompt, output, at):
+            if wait_s := rule.limit.wait_s(cost, prompt, at):
                 self.refused[rule.label] = self.refused.get(rule.label, 0) + 1
                 if rule.refuses and (worst is None or wait_s > worst.wait_s):
                     worst = Refusal(rule.label[0], rule.label[1], rule.limit.most, wait_s)
         return worst
-
-    def quotas(self, party: Party, at: Moment) -> tuple[Quota | None, Quota | None]:
-        """What is left of requests and of tokens, each by the limit that leaves the least; None: there is none."""
-        return _least(party.windows, at), _least(party.flows, at)
 
     def budgets(self) -> Iterable[tuple[str, Budget]]:
         """Of all accounts, by their names."""
@@ -295,8 +294,6 @@ def _budgets(account: Account) -> list[Budget]:
 
 
 def _least(limits: Sequence[Window | Flow], at: Moment) -> Quota | None:
-    if len(limits) == 1:
-        return limits[0].quota(at)
     return min((limit.quota(at) for limit in limits), key=_left, default=None)
 
 

@@ -1,9 +1,10 @@
 """What may be used at most: requests in 60 s, tokens in a time, requests at once, tokens of a day or a month.
 
-Each limit is asked (`wait_s`) before it is charged (`take`), in the same moment, so that who asks several charges all
-or none (invariant I6); only then does it tell what is left (`quota`). What was taken is settled once, with what was
-really used: None, nothing was, and all is given back. `prompt` and `output` are tokens, the second of them a guess: of
-a request that may fit without it no limit says that it never will.
+Each limit is charged (`take`) where there is room, and says how long to wait where there is none (`wait_s`). What was
+taken is settled once, with what was really used: None, nothing was, and all is given back; in the moment in which it
+was taken that leaves the limit as it was, so that who asks several charges all or none (invariant I6). A `cost` is in
+tokens, of which those of the `prompt` are known and the rest is a guess: of a request that may fit without that no
+limit says that it never will.
 """
 
 from bisect import bisect_right
@@ -41,13 +42,19 @@ class Moment(Struct, frozen=True, gc=False):
 Settle = Callable[[int | None, Moment], None]
 
 
+def no_room(used: int | None, at: Moment) -> None:
+    """Nothing has been taken."""
+
+
 class Limit(Protocol):
     most: int
 
-    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+    def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
         """Seconds until so much fits, if nothing more is taken; 0.0: it does now, inf: never."""
 
-    def take(self, prompt: int, output: int, at: Moment) -> Settle: ...
+    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+        """Charge so much; `no_room`: it does not fit, and nothing is charged."""
+
     def resize(self, most: int, at: Moment) -> None: ...
     def is_blank(self, at: Moment) -> bool:
         """Whether it is as if nothing had ever been taken."""
@@ -56,14 +63,15 @@ class Limit(Protocol):
 class Window:
     """At most `most` requests in any 60 s, exactly."""
 
-    __slots__ = ("_marks", "_total", "most")
+    __slots__ = ("_ages_at", "_marks", "_total", "most")
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._total = 0
         self._marks: deque[list[float]] = deque()  # of [the youngest's time, how many, the oldest's], in order
+        self._ages_at = inf  # nothing does before
 
-    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+    def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
         self._age(at.now)
         surplus = self._total + 1 - self.most
         if surplus <= 0:
@@ -74,14 +82,20 @@ class Window:
                 return when + SPAN_S - at.now
         return inf
 
-    def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        now, marks = at.now, self._marks
-        if self.most > MANY and marks and now - (mark := marks[-1])[2] < GRAIN_S:
+    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+        now, marks, most = at.now, self._marks, self.most
+        if now >= self._ages_at:
+            self._age(now)
+        if self._total >= most:
+            return no_room
+        self._total += 1
+        if most > MANY and marks and now - (mark := marks[-1])[2] < GRAIN_S:
             mark[0] = now
             mark[1] += 1
         else:
+            if not marks:
+                self._ages_at = now + SPAN_S
             marks.append(mark := [now, 1, now])
-        self._total += 1
         return partial(self._settle, mark)
 
     def _settle(self, mark: list[float], used: int | None, at: Moment) -> None:
@@ -113,6 +127,7 @@ class Window:
             mark = marks.popleft()
             self._total -= int(mark[1])
             mark[1] = 0
+        self._ages_at = marks[0][0] + SPAN_S if marks else inf
 
 
 class Flow:
@@ -130,61 +145,63 @@ class Flow:
         self._level = 0.0
         self._at = 0.0
         self._count = 0
-        self._lows: list[list[float]] = []  # of [before which pouring, level]; both rise
+        self._lows: list[list[float]] = [[0, -inf]]  # of [before which pouring, level]; both rise
 
-    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
-        if at.now > self._at:
-            self._leak(at.now)
-        cost = prompt + output
+    def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
+        self._leak(at.now)
         surplus = self._level + (cost if cost <= self.most else _trimmed(prompt, self.most)) - self.most
         if surplus <= _DUST:
             return 0.0
         return inf if prompt > self.most else surplus * SPAN_S / self.most
 
-    def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        cost = prompt + output
-        if cost > self.most:
-            cost = _trimmed(prompt, self.most)
+    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+        if at.now > self._at:
+            self._leak(at.now)
+        most = self.most
+        if cost > most:
+            cost = _trimmed(prompt, most)
+        if self._level + cost - most > _DUST:
+            return no_room
         self._pour(cost)
         return partial(self._settle, self._count, cost)
 
     def _settle(self, number: int, cost: int, used: int | None, at: Moment) -> None:
-        if at.now > self._at:
-            self._leak(at.now)
         surplus = (used or 0) - cost
         if surplus > 0:
+            self._leak(at.now)
             self._pour(surplus)
-        elif surplus < 0:
+        elif surplus < 0:  # what has leaked since then is as much then as now
             self._take_back(number, -surplus)
 
     def resize(self, most: int, at: Moment) -> None:
-        if at.now > self._at:
-            self._leak(at.now)
+        self._leak(at.now)
         self.most = most
 
     def is_blank(self, at: Moment) -> bool:
-        if at.now > self._at:
-            self._leak(at.now)
+        self._leak(at.now)
         return not self._level
 
     def quota(self, at: Moment) -> Quota:
-        left = int(self.most - self._level + _DUST)
-        return Quota(self.most, max(0, left), self._level * SPAN_S / self.most)
+        most, level = self.most, self._level
+        return Quota(most, int(most - level + _DUST) if level < most else 0, level * SPAN_S / most)
 
     def _leak(self, now: float) -> None:
-        level = self._level - (now - self._at) * self.most / SPAN_S
-        self._level, self._at = level if level > 0 else 0.0, now
+        if now > self._at:
+            level = self._level - (now - self._at) * self.most / SPAN_S
+            self._level, self._at = level if level > 0 else 0.0, now
 
     def _pour(self, tokens: int) -> None:
         lows, level = self._lows, self._level
         self._count += 1
-        while lows and lows[-1][1] >= level:
+        low = lows[-1]
+        while low[1] >= level:
             lows.pop()
-        if lows and level - lows[-1][1] < self.most / GRAINS:
-            lows[-1][0] = self._count
+            low = lows[-1]
+        if level - low[1] < self.most / GRAINS:
+            low[0] = self._count
         else:
             lows.append([self._count, level])
-        self._level += tokens
+        self._level = level + tokens
 
     def _take_back(self, number: int, tokens: int) -> None:
         """Of what was the pouring of this number."""
@@ -195,7 +212,7 @@ class Flow:
         self._level -= back
         for low in lows[first:]:
             low[1] -= back
-        while 0 < first < len(lows) and lows[first - 1][1] >= lows[first][1]:
+        while first < len(lows) and lows[first - 1][1] >= lows[first][1]:
             first -= 1
             del lows[first]
 
@@ -209,10 +226,12 @@ class AtOnce:
         self.most = most
         self._taken = 0
 
-    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+    def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
         return 0.0 if self._taken < self.most else 1.0  # nobody knows
 
-    def take(self, prompt: int, output: int, at: Moment) -> Settle:
+    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+        if self._taken >= self.most:
+            return no_room
         self._taken += 1
         return self._settle
 
@@ -230,33 +249,49 @@ class Budget:
     """At most `most` tokens in each day or month of the calendar (UTC), those that are reserved included (I31).
 
     `earlier` tells what was used of a period before this began. `claimed` is what is to be written down as used, ahead
-    of it, and `written` what has been, so that who begins anew after an unclean end knows of no less than was used. A
-    clock that is set back leads into no period that is over.
+    of it, and `written` what has been, so that who begins anew after an unclean end knows of no less than was used;
+    nothing is to be done about that while no more than `good_for` is used. A clock that is set back leads into no
+    period that is over.
     """
 
-    __slots__ = ("_earlier", "_ends", "_span", "claimed", "claims_above", "most", "period", "used", "written")
+    __slots__ = (
+        "_earlier",
+        "_ends",
+        "_span",
+        "claimed",
+        "claims_above",
+        "good_for",
+        "most",
+        "period",
+        "used",
+        "written",
+    )
 
     def __init__(self, most: int, span: Literal["day", "month"], earlier: Callable[[str], int]) -> None:
         self.most = most
-        self.used = self.written = self.claimed = self.claims_above = 0
+        self.used = self.written = self.claimed = self.claims_above = self.good_for = 0
         self.period = ""
         self._span = span
         self._earlier = earlier
         self._ends = -inf
 
-    def wait_s(self, prompt: int, output: int, at: Moment) -> float:
+    def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
         if at.unix >= self._ends:
             self._turn(at.unix)
-        cost = prompt + output
         if self.used + (cost if cost <= self.most else _trimmed(prompt, self.most)) <= self.most:
             return 0.0
         return inf if prompt > self.most else max(1.0, self._ends - at.unix)
 
-    def take(self, prompt: int, output: int, at: Moment) -> Settle:
-        cost = prompt + output
-        if cost > self.most:
-            cost = _trimmed(prompt, self.most)
-        self.used += cost
+    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+        if at.unix >= self._ends:
+            self._turn(at.unix)
+        most = self.most
+        if cost > most:
+            cost = _trimmed(prompt, most)
+        used = self.used + cost
+        if used > most:
+            return no_room
+        self.used = used
         return partial(self._settle, self.period, cost)
 
     def _settle(self, period: str, cost: int, used: int | None, at: Moment) -> None:
@@ -276,7 +311,13 @@ class Budget:
         block = max(1, self.most // BLOCKS)
         self.claimed = max(self.used, min(self.used + block, self.most))
         self.claims_above = self.claimed - block // 2 if self.claimed < self.most else self.claimed
+        self.good_for = min(self.claims_above, self.written)
         return self.claimed
+
+    def note_written(self, tokens: int) -> None:
+        """So much is known to be used by whoever begins anew."""
+        self.written = max(self.written, tokens)
+        self.good_for = min(self.claims_above, self.written)
 
     def _turn(self, unix: float) -> None:
         day = datetime.fromtimestamp(unix, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -284,7 +325,8 @@ class Budget:
         if self._span == "month":
             self.period, ends = self.period[:7], (day.replace(day=1) + timedelta(days=32)).replace(day=1)
         self._ends = ends.timestamp()
-        self.used = self.written = self.claimed = self.claims_above = self._earlier(self.period)
+        used = self._earlier(self.period)
+        self.used = self.written = self.claimed = self.claims_above = self.good_for = used
 
 
 def day_of(unix: float) -> str:

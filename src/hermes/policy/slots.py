@@ -149,10 +149,12 @@ class Slots:
         self.running -= 1
         self.lanes[ticket.model].running -= 1
         stay.end(ticket, now, settles_at)
+        capped = self._capped
         for name, _ in ticket.caps:
-            self._capped[name] -= 1
-            if not self._capped[name]:
-                del self._capped[name]
+            if left := capped[name] - 1:
+                capped[name] = left
+            else:
+                del capped[name]
 
     # --- questions --------------------------------------------------------------------------------------------------
 

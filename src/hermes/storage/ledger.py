@@ -53,7 +53,7 @@ class Batch:
     def tell(self) -> None:
         for budget, period, tokens in self.budgets:
             if budget.period == period:
-                budget.written = max(budget.written, tokens)
+                budget.note_written(tokens)
         self.budgets.clear()
         if not self.done.done():
             self.done.set_result(None)
