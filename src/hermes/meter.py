@@ -25,7 +25,6 @@ from hermes.storage.ledger import Ledger
 # Of a token, as a rule of thumb. Of most languages but English tokens have fewer.
 CHARACTERS = 4
 _OK = Outcome.OK
-_NOTHING = Usage()
 # What ends a request that its client wants no more.
 _LEFT = frozenset((Outcome.CLIENT_GONE, Outcome.CANCELLED))
 
@@ -54,9 +53,13 @@ class Meter:
         if exchange.charge is not None:
             exchange.uncharge()
         hold = self._hold(exchange, principal, service, dialect, ticket.prompt_tokens, most_output)
-        ticket.caps = hold.party.caps
+        party, waits = hold.party, False
+        ticket.caps = party.caps
         exchange.charge = Charge(self, hold, service, exchange.attempts)
-        return self._write_ahead(hold.party.budgets) if hold.party.budgets else None
+        for account, budget in party.budgets:
+            if budget.used > budget.good_for:
+                waits |= self._write_ahead(account, budget)
+        return self.ledger.written() if waits else None
 
     def count(
         self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect, room: int
@@ -110,15 +113,11 @@ class Meter:
             (): float(self.ledger.failures)
         })  # fmt: skip
 
-    def _write_ahead(self, budgets: tuple[tuple[str, Budget], ...]) -> Awaitable[None] | None:
-        """What is used of a budget is on the disk before it is used."""
-        waits = False
-        for account, budget in budgets:
-            if budget.used > budget.good_for:
-                if budget.used > budget.claims_above:
-                    self.ledger.claim(account, budget.period, budget.claim(), budget)
-                waits = waits or budget.used > budget.written
-        return self.ledger.written() if waits else None
+    def _write_ahead(self, account: str, budget: Budget) -> bool:
+        """What is used of a budget is on the disk before it is used: whether that has to be waited for."""
+        if budget.used > budget.claims_above:
+            self.ledger.claim(account, budget.period, budget.claim(), budget)
+        return budget.used > budget.written
 
 
 class Visit(Struct, eq=False, gc=False):
@@ -129,27 +128,25 @@ class Visit(Struct, eq=False, gc=False):
     service: Service
 
     def give_back(self, exchange: Exchange) -> None:
-        self._settle(exchange, None)
+        self.hold.settle(None, Moment(self.meter.clock(), exchange.created_at))
 
     def close(self, exchange: Exchange) -> None:
         """The request is over."""
-        given = exchange.begun or exchange.outcome is _OK
-        self._settle(exchange, _NOTHING if given else None)
+        if exchange.begun or exchange.outcome is _OK:
+            self._count(exchange, 0, 0)
+        else:
+            self.give_back(exchange)
 
-    def _settle(self, exchange: Exchange, used: Usage | None) -> None:
-        """It took so much; None: it was given nothing."""
+    def _count(self, exchange: Exchange, prompt_tokens: int, completion_tokens: int) -> None:
+        """It took so much."""
         meter, hold, unix = self.meter, self.hold, exchange.created_at
-        at = Moment(meter.clock(), unix)
-        if used is None:
-            hold.settle(None, at)
-            return
-        hold.settle(used.prompt_tokens + used.completion_tokens, at)
+        hold.settle(prompt_tokens + completion_tokens, Moment(meter.clock(), unix))
         principal = hold.party.principal
         if principal.counted:
             row = meter.ledger.row(day_of(unix), principal.key_id, self.service.model)
             row.requests += 1
-            row.prompt_tokens += used.prompt_tokens
-            row.completion_tokens += used.completion_tokens
+            row.prompt_tokens += prompt_tokens
+            row.completion_tokens += completion_tokens
 
 
 class Charge(Visit, eq=False, gc=False):
@@ -165,11 +162,11 @@ class Charge(Visit, eq=False, gc=False):
                 lengths.add(usage.completion_tokens)
         elif not (exchange.begun or (exchange.attempts > self.attempts and self._was_left(exchange))):
             exchange.usage = Usage()
-            self._settle(exchange, None)
+            self.give_back(exchange)
             return
         if not (usage.prompt_tokens or usage.completion_tokens):
             usage = exchange.usage = Usage(hold.prompt, max(hold.output, exchange.said // CHARACTERS))
-        self._settle(exchange, usage)
+        self._count(exchange, usage.prompt_tokens, usage.completion_tokens)
 
     def _was_left(self, exchange: Exchange) -> bool:
         """Whether it is its client that did not wait for the end, or gave it less time than it would have had."""

@@ -1,6 +1,8 @@
 """Each limit by itself: exact, bounded in memory, and as if each request had taken what it took when it came."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -19,10 +21,11 @@ from hermes.policy.limits import (
     Flow,
     Limit,
     Moment,
-    Settle,
     Window,
 )
 from hermes.principal import Quota
+
+Settled = Callable[[int | None, Moment], None]
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 DAY_S = 86400.0
@@ -37,10 +40,11 @@ def waits(limit: Limit, prompt: int, now: float, output: int = 0) -> float:
     return limit.wait_s(prompt + output, prompt, at(now))
 
 
-def take(limit: Limit, prompt: int, now: float, output: int = 0) -> Settle:
-    """Asked and charged."""
-    waits(limit, prompt, now, output)
-    return limit.take(prompt + output, prompt, at(now))
+def take(limit: Limit, prompt: int, now: float, output: int = 0) -> Settled:
+    """Charged; what is returned settles it."""
+    mark = limit.take(prompt + output, prompt, at(now))
+    assert mark is not None
+    return partial(limit.settle, mark)
 
 
 def test_the_wait_that_is_told_is_exact() -> None:
@@ -79,6 +83,18 @@ def test_requests_that_were_given_back_take_no_memory() -> None:
     assert window.quota(at(10.0)) == Quota(10, 9, 50.0)
 
 
+def test_what_comes_right_after_marks_were_swept_away_ages_as_any_other() -> None:
+    window, now = Window(MANY + 1), 0.0
+    take(window, 0, now)(None, at(now))
+    while window._marks:
+        now += GRAIN_S + 0.01
+        take(window, 0, now)(None, at(now))
+    take(window, 0, now + 0.001)
+    assert window.quota(at(now + 0.001)).remaining == MANY
+    assert waits(window, 0, now + SPAN_S + GRAIN_S) == 0.0
+    assert window.quota(at(now + SPAN_S + GRAIN_S)).remaining == MANY + 1
+
+
 def test_the_memory_of_a_flow_is_bounded() -> None:
     """I4"""
     flow = Flow(100_000)
@@ -104,7 +120,7 @@ def test_a_flow_is_as_if_each_request_had_taken_what_it_took_when_it_came(steps:
     """Never more generous than that, and stingier by no more than is said."""
     flow, now = Flow(60), 0.0
     poured: list[list[float]] = []  # of [when, what is known to have been taken]
-    open_: list[tuple[Settle, list[float]]] = []
+    open_: list[tuple[Settled, list[float]]] = []
     settled = 0
     for what, *much in steps:
         if what == "wait":
@@ -122,8 +138,8 @@ def test_a_flow_is_as_if_each_request_had_taken_what_it_took_when_it_came(steps:
         for when, tokens in poured:
             exact, then = max(0.0, exact - (when - then)) + tokens, when
         exact = max(0.0, exact - (now - then))
-        flow.wait_s(0, 0, at(now))
-        assert exact - FAINT <= flow._level <= exact + settled * 60 / GRAINS + FAINT
+        level = flow._level_s(now)  # a token takes a second
+        assert exact - FAINT <= level <= exact + settled * 60 / GRAINS + FAINT
         assert flow._lows == sorted(flow._lows, key=lambda low: low[1])
 
 

@@ -1,7 +1,6 @@
 """What is left of the limits on requests and on tokens, as header lines: OpenAI's, and Anthropic's."""
 
 from datetime import UTC, datetime
-from functools import lru_cache
 from math import ceil
 
 from hermes.principal import Quota
@@ -10,18 +9,26 @@ _REQUESTS, _TOKENS = (
     b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % ((kind,) * 3)
     for kind in (b"requests", b"tokens")
 )
+_BOTH = _REQUESTS + _TOKENS
+_SECONDS = tuple(b"%ds" % each for each in range(60))
 _ANTHROPIC = (
     b"anthropic-ratelimit-%b-limit: %d\r\nanthropic-ratelimit-%b-remaining: %d\r\nanthropic-ratelimit-%b-reset: %b\r\n"
 )
 
 
 def openai_lines(requests: Quota | None, tokens: Quota | None, unix: float) -> bytes:
-    lines = b""
+    if requests is not None and tokens is not None:
+        return _BOTH % (
+            requests.most,
+            requests.remaining,
+            _duration(requests.reset_s),
+            tokens.most,
+            tokens.remaining,
+            _duration(tokens.reset_s),
+        )
     if requests is not None:
-        lines = _REQUESTS % (requests.most, requests.remaining, _duration(requests.reset_s))
-    if tokens is not None:
-        lines += _TOKENS % (tokens.most, tokens.remaining, _duration(tokens.reset_s))
-    return lines
+        return _REQUESTS % (requests.most, requests.remaining, _duration(requests.reset_s))
+    return b"" if tokens is None else _TOKENS % (tokens.most, tokens.remaining, _duration(tokens.reset_s))
 
 
 def anthropic_lines(requests: Quota | None, tokens: Quota | None, unix: float) -> bytes:
@@ -34,15 +41,10 @@ def anthropic_lines(requests: Quota | None, tokens: Quota | None, unix: float) -
 
 def _duration(seconds: float) -> bytes:
     """As Go writes it: 6m0s, 1s, 20ms."""
-    return _written(ceil(seconds * 1000) if seconds < 1 else ceil(seconds) * 1000)
-
-
-@lru_cache(maxsize=2048)
-def _written(ms: int) -> bytes:
-    if ms < 1000:
-        return b"%dms" % ms
-    whole = ms // 1000
-    return b"%ds" % whole if whole < 60 else b"%dm%ds" % (whole // 60, whole % 60)
+    if seconds <= 0.999:
+        return b"%dms" % ceil(seconds * 1000)
+    whole = ceil(seconds)
+    return _SECONDS[whole] if whole < 60 else b"%dm%ds" % divmod(whole, 60)
 
 
 def _instant(unix: float) -> bytes:

@@ -6,7 +6,6 @@ what is on the disk.
 
 import pickle
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from hermes.exchange import Exchange
 from hermes.handover.channel import Charged, Message
@@ -32,7 +31,7 @@ class Passed:
         not limited, but counted.
         """
         for number, hold in enumerate(self._holds):
-            hold.settles = [partial(self._settle, number)]
+            hold.settles, hold.marks = [self._settle], [number]
         self._meter.limiter = Limiter(_UNLIMITED)
         self._meter.ledger.disclaim()
 

@@ -8,15 +8,16 @@ account that is as it was when it was new is forgotten, so that of those that we
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 
 from hermes.policy.access import may_use
-from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Moment, Settle, Window, day_of, no_room
+from hermes.policy.limits import AtOnce, Budget, Flow, Limit, Mark, Moment, Settle, Take, Window, day_of
 from hermes.principal import UNBOUNDED, Allowance, Principal, Quota
 
 Mode = Literal["enforce", "shadow", "off"]
+T = TypeVar("T", Window, Flow)
 
 # Of an answer, before any was seen: the mean of the conversations in the Azure LLM inference trace of 2023.
 USUAL_OUTPUT_TOKENS = 211
@@ -86,6 +87,15 @@ class Lengths:
             self.most, self._until = found[len(found) * 9 // 10], -(-len(found) // 10)
 
 
+class Least(Struct, frozen=True):
+    """Of several limits of a kind, what that one leaves which leaves the least."""
+
+    limits: tuple[Window | Flow, ...]
+
+    def quota(self, at: Moment) -> Quota:
+        return min((limit.quota(at) for limit in self.limits), key=_left)
+
+
 class Party(Struct, frozen=True, eq=False):
     """All that bounds one key's requests for one model. `caps`: the runs at once for which more have to wait."""
 
@@ -93,20 +103,18 @@ class Party(Struct, frozen=True, eq=False):
     allowance: Allowance
     accounts: tuple[Account, ...]
     rules: tuple[Rule, ...]
-    limits: tuple[Limit, ...]  # of the rules
-    windows: tuple[Window, ...]  # of the rules that refuse
-    flows: tuple[Flow, ...]
+    takes: tuple[Take, ...]  # of the rules, in their order
+    settles: tuple[Settle, ...]
+    requests: Window | Least | None  # that refuse
+    tokens: Flow | Least | None
     budgets: tuple[tuple[str, Budget], ...]
     caps: tuple[tuple[str, int], ...]
     lengths: Lengths | None  # of answers; None: nobody asks
 
     def quotas(self, at: Moment) -> tuple[Quota | None, Quota | None]:
         """What is left of requests and of tokens, each by the limit that leaves the least; None: there is none."""
-        windows, flows = self.windows, self.flows
-        return (
-            windows[0].quota(at) if len(windows) == 1 else _least(windows, at),
-            flows[0].quota(at) if len(flows) == 1 else _least(flows, at),
-        )
+        requests, tokens = self.requests, self.tokens
+        return None if requests is None else requests.quota(at), None if tokens is None else tokens.quota(at)
 
 
 class Hold(Struct, eq=False, gc=False):
@@ -115,15 +123,15 @@ class Hold(Struct, eq=False, gc=False):
     party: Party
     prompt: int
     output: int
-    settles: list[Settle]
+    settles: Sequence[Settle]
+    marks: Sequence[Mark]
 
     def settle(self, tokens: int | None, at: Moment) -> None:
         """It is over, and took so many; None: it was given nothing, and nothing is charged."""
         for account in self.party.accounts:
             account.open -= 1
-        for settle in self.settles:
-            settle(tokens, at)
-        self.settles = []
+        for settle, mark in zip(self.settles, self.marks, strict=True):
+            settle(mark, tokens, at)
 
 
 class Limiter:
@@ -148,32 +156,34 @@ class Limiter:
 
     def reserve(self, party: Party, prompt: int, most_output: int | None, at: Moment) -> Hold | Refusal:
         """For an answer of at most `most_output` tokens to a prompt of so many. Who is refused is charged nothing."""
-        output = 0
-        if party.lengths is not None:
-            output = party.lengths.most
+        output, lengths = 0, party.lengths
+        if lengths is not None:
+            output = lengths.most
             if most_output is not None and most_output < output:
                 output = most_output
         cost = prompt + output
-        settles = [limit.take(cost, prompt, at) for limit in party.limits]
-        if no_room in settles:
-            for settle in settles:
-                settle(None, at)
-            refusal = self._refuse(party, cost, prompt, at)
+        settles, marks = party.settles, [take(cost, prompt, at) for take in party.takes]
+        if None in marks:
+            lacking = [rule for rule, mark in zip(party.rules, marks, strict=True) if mark is None]
+            settles = tuple(settle for settle, mark in zip(settles, marks, strict=True) if mark is not None)
+            marks = [mark for mark in marks if mark is not None]
+            refusal = self._refuse(lacking, cost, prompt, at)
             if refusal is not None:
+                for settle, mark in zip(settles, marks, strict=True):
+                    settle(mark, None, at)
                 return refusal
-            settles = [limit.take(cost, prompt, at) for limit in party.limits]
         for account in party.accounts:
             account.open += 1
-        return Hold(party, prompt, output, settles)
+        return Hold(party, prompt, output, settles, marks)
 
-    def _refuse(self, party: Party, cost: int, prompt: int, at: Moment) -> Refusal | None:
-        """By the limit that would let it in last, of those that refuse."""
+    def _refuse(self, lacking: Iterable[Rule], cost: int, prompt: int, at: Moment) -> Refusal | None:
+        """By the limit that would let it in last, of those `lacking` room that refuse; None: they are shadows."""
         worst = None
-        for rule in party.rules:
-            if wait_s := rule.limit.wait_s(cost, prompt, at):
-                self.refused[rule.label] = self.refused.get(rule.label, 0) + 1
-                if rule.refuses and (worst is None or wait_s > worst.wait_s):
-                    worst = Refusal(rule.label[0], rule.label[1], rule.limit.most, wait_s)
+        for rule in lacking:
+            self.refused[rule.label] = self.refused.get(rule.label, 0) + 1
+            wait_s = rule.limit.wait_s(cost, prompt, at)
+            if rule.refuses and (worst is None or wait_s > worst.wait_s):
+                worst = Refusal(rule.label[0], rule.label[1], rule.limit.most, wait_s)
         return worst
 
     def budgets(self) -> Iterable[tuple[str, Budget]]:
@@ -219,9 +229,10 @@ class Limiter:
             allowance,
             accounts,
             rules,
-            tuple(rule.limit for rule in rules),
-            tuple(limit for limit in refusing if isinstance(limit, Window)),
-            tuple(limit for limit in refusing if isinstance(limit, Flow)),
+            tuple(rule.limit.take for rule in rules),
+            tuple(rule.limit.settle for rule in rules),
+            _least(tuple(limit for limit in refusing if isinstance(limit, Window))),
+            _least(tuple(limit for limit in refusing if isinstance(limit, Flow))),
             tuple(
                 (each.name, limit)
                 for each in accounts
@@ -293,8 +304,8 @@ def _budgets(account: Account) -> list[Budget]:
     return [limit for limit in account.limits.values() if isinstance(limit, Budget)]
 
 
-def _least(limits: Sequence[Window | Flow], at: Moment) -> Quota | None:
-    return min((limit.quota(at) for limit in limits), key=_left, default=None)
+def _least(limits: tuple[T, ...]) -> T | Least | None:
+    return Least(limits) if len(limits) > 1 else limits[0] if limits else None
 
 
 def _left(quota: Quota) -> tuple[int, float]:

@@ -1,19 +1,18 @@
 """What may be used at most: requests in 60 s, tokens in a time, requests at once, tokens of a day or a month.
 
 Each limit is charged (`take`) where there is room, and says how long to wait where there is none (`wait_s`). What was
-taken is settled once, with what was really used: None, nothing was, and all is given back; in the moment in which it
-was taken that leaves the limit as it was, so that who asks several charges all or none (invariant I6). A `cost` is in
-tokens, of which those of the `prompt` are known and the rest is a guess: of a request that may fit without that no
-limit says that it never will.
+taken is settled once, with what was really used: given back in the moment in which it was taken it leaves the limit as
+it was, so that who asks several charges all or none (invariant I6). A `cost` is in tokens, of which those of the
+`prompt` are known and the rest is a guess: of a request that may fit without that no limit says that it never will.
 """
 
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import inf
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -27,8 +26,8 @@ GRAIN_S = 0.1
 GRAINS = 128
 # Budgets are written down so far ahead: what an unclean end loses of one at most.
 BLOCKS = 64
-# Tokens. Sums of floats are off by less.
-_DUST = 1e-6
+# Sums of floats are off by less.
+_DUST_S = 1e-6
 
 
 class Moment(Struct, frozen=True, gc=False):
@@ -38,12 +37,13 @@ class Moment(Struct, frozen=True, gc=False):
     unix: float
 
 
-# What has been taken is settled by this, once.
-Settle = Callable[[int | None, Moment], None]
+# What a limit has to know of what it took to settle it.
+Mark = Any
 
 
-def no_room(used: int | None, at: Moment) -> None:
-    """Nothing has been taken."""
+# Of a limit.
+Take = Callable[[int, int, Moment], Mark | None]
+Settle = Callable[[Mark, int | None, Moment], None]
 
 
 class Limit(Protocol):
@@ -52,23 +52,32 @@ class Limit(Protocol):
     def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
         """Seconds until so much fits, if nothing more is taken; 0.0: it does now, inf: never."""
 
-    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
-        """Charge so much; `no_room`: it does not fit, and nothing is charged."""
+    def take(self, cost: int, prompt: int, at: Moment) -> Mark | None:
+        """Charge so much; None: it does not fit, and nothing is charged."""
+
+    def settle(self, mark: Mark, used: int | None, at: Moment) -> None:
+        """It is over, and took so much; None: nothing, and all is given back. To be called once for each mark."""
 
     def resize(self, most: int, at: Moment) -> None: ...
     def is_blank(self, at: Moment) -> bool:
         """Whether it is as if nothing had ever been taken."""
 
 
+# Of a time long ago.
+_NO_MARK: list[float] = [-inf, 0, -inf]
+
+
 class Window:
     """At most `most` requests in any 60 s, exactly."""
 
-    __slots__ = ("_ages_at", "_marks", "_total", "most")
+    __slots__ = ("_ages_at", "_last", "_marks", "_total", "most")
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._total = 0
-        self._marks: deque[list[float]] = deque()  # of [the youngest's time, how many, the oldest's], in order
+        # Of [the youngest's time, how many, the oldest's], in order; the last, or one that has aged.
+        self._marks: deque[list[float]] = deque()
+        self._last = _NO_MARK.copy()
         self._ages_at = inf  # nothing does before
 
     def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
@@ -82,29 +91,32 @@ class Window:
                 return when + SPAN_S - at.now
         return inf
 
-    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
-        now, marks, most = at.now, self._marks, self.most
+    def take(self, cost: int, prompt: int, at: Moment) -> Mark | None:
+        now, most = at.now, self.most
         if now >= self._ages_at:
             self._age(now)
         if self._total >= most:
-            return no_room
+            return None
         self._total += 1
-        if most > MANY and marks and now - (mark := marks[-1])[2] < GRAIN_S:
+        mark = self._last
+        if most > MANY and now - mark[2] < GRAIN_S:
             mark[0] = now
             mark[1] += 1
         else:
-            if not marks:
+            if not self._marks:
                 self._ages_at = now + SPAN_S
-            marks.append(mark := [now, 1, now])
-        return partial(self._settle, mark)
+            self._last = mark = [now, 1, now]
+            self._marks.append(mark)
+        return mark
 
-    def _settle(self, mark: list[float], used: int | None, at: Moment) -> None:
+    def settle(self, mark: Mark, used: int | None, at: Moment) -> None:
         if used is not None or not mark[1]:
             return
         mark[1] -= 1
         self._total -= 1
         if len(self._marks) > 2 * self._total + 64:  # most of them are of nothing any more
             self._marks = deque(mark for mark in self._marks if mark[1])
+            self._last = self._marks[-1] if self._marks else _NO_MARK.copy()
 
     def resize(self, most: int, at: Moment) -> None:
         self.most = most
@@ -114,12 +126,12 @@ class Window:
         return not self._total
 
     def quota(self, at: Moment) -> Quota:
-        marks, left = self._marks, self.most - self._total
-        if marks and marks[-1][1]:
-            youngest = marks[-1][0]
+        most, mark = self.most, self._last
+        if mark[1]:
+            youngest = mark[0]
         else:  # others that were given back lie on top
-            youngest = next((when for when, count, _ in reversed(marks) if count), at.now - SPAN_S)
-        return Quota(self.most, max(0, left), youngest + SPAN_S - at.now)
+            youngest = next((when for when, count, _ in reversed(self._marks) if count), at.now - SPAN_S)
+        return Quota(most, max(0, most - self._total), youngest + SPAN_S - at.now)
 
     def _age(self, now: float) -> None:
         marks = self._marks
@@ -133,85 +145,90 @@ class Window:
 class Flow:
     """In any t seconds at most `most` (1 + t/60) tokens: GCRA (ITU-T I.371), as a bucket that leaks.
 
-    What is given back leaves the bucket as if it had never been in it. Its tokens have leaked by now as far as the
-    others' would have leaked instead: what is left of them is no more than the bucket ever held since. Those lows are
-    remembered, the latest as long as none is lower.
+    Its level is in seconds: so long it takes to leak empty. What is given back leaves it as if it had never been in it:
+    its tokens have leaked by now as far as the others' would have leaked instead, and what is left of them is no more
+    than the bucket ever held since. Those lows are remembered, the latest as long as none is lower.
     """
 
-    __slots__ = ("_at", "_count", "_level", "_lows", "most")
+    __slots__ = ("_count", "_empty_at", "_lows", "_token_s", "most")
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._level = 0.0
-        self._at = 0.0
+        self._token_s = SPAN_S / most  # so long takes a token to leak
+        self._empty_at = 0.0
         self._count = 0
         self._lows: list[list[float]] = [[0, -inf]]  # of [before which pouring, level]; both rise
 
     def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
-        self._leak(at.now)
-        surplus = self._level + (cost if cost <= self.most else _trimmed(prompt, self.most)) - self.most
-        if surplus <= _DUST:
+        if cost > self.most:
+            cost = _trimmed(prompt, self.most)
+        surplus_s = self._level_s(at.now) + cost * self._token_s - SPAN_S
+        if surplus_s <= _DUST_S:
             return 0.0
-        return inf if prompt > self.most else surplus * SPAN_S / self.most
+        return inf if prompt > self.most else surplus_s
 
-    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
-        if at.now > self._at:
-            self._leak(at.now)
-        most = self.most
-        if cost > most:
-            cost = _trimmed(prompt, most)
-        if self._level + cost - most > _DUST:
-            return no_room
-        self._pour(cost)
-        return partial(self._settle, self._count, cost)
+    def take(self, cost: int, prompt: int, at: Moment) -> Mark | None:
+        level_s = self._empty_at - at.now
+        if level_s < 0:
+            level_s = 0.0
+        if cost > self.most:
+            cost = _trimmed(prompt, self.most)
+        cost_s = cost * self._token_s
+        if level_s + cost_s - SPAN_S > _DUST_S:
+            return None
+        self._pour(at.now, level_s, cost_s)
+        return self._count, cost
 
-    def _settle(self, number: int, cost: int, used: int | None, at: Moment) -> None:
+    def settle(self, mark: Mark, used: int | None, at: Moment) -> None:
+        number, cost = mark
         surplus = (used or 0) - cost
-        if surplus > 0:
-            self._leak(at.now)
-            self._pour(surplus)
-        elif surplus < 0:  # what has leaked since then is as much then as now
-            self._take_back(number, -surplus)
+        if surplus < 0:
+            self._take_back(number, -surplus * self._token_s)
+        elif surplus:
+            self._pour(at.now, self._level_s(at.now), surplus * self._token_s)
 
     def resize(self, most: int, at: Moment) -> None:
-        self._leak(at.now)
-        self.most = most
+        """Of as many tokens it is as full as before."""
+        token_s = SPAN_S / most
+        slower = token_s / self._token_s
+        self._empty_at = at.now + self._level_s(at.now) * slower
+        for low in self._lows:
+            low[1] *= slower
+        self.most, self._token_s = most, token_s
 
     def is_blank(self, at: Moment) -> bool:
-        self._leak(at.now)
-        return not self._level
+        return not self._level_s(at.now)
 
     def quota(self, at: Moment) -> Quota:
-        most, level = self.most, self._level
-        return Quota(most, int(most - level + _DUST) if level < most else 0, level * SPAN_S / most)
+        level_s = self._level_s(at.now)
+        return Quota(self.most, max(0, int((SPAN_S - level_s + _DUST_S) / self._token_s)), level_s)
 
-    def _leak(self, now: float) -> None:
-        if now > self._at:
-            level = self._level - (now - self._at) * self.most / SPAN_S
-            self._level, self._at = level if level > 0 else 0.0, now
+    def _level_s(self, now: float) -> float:
+        return max(0.0, self._empty_at - now)
 
-    def _pour(self, tokens: int) -> None:
-        lows, level = self._lows, self._level
+    def _pour(self, now: float, level_s: float, cost_s: float) -> None:
+        """On top of so much."""
+        lows = self._lows
         self._count += 1
         low = lows[-1]
-        while low[1] >= level:
+        while low[1] >= level_s:
             lows.pop()
             low = lows[-1]
-        if level - low[1] < self.most / GRAINS:
+        if level_s - low[1] < SPAN_S / GRAINS:
             low[0] = self._count
         else:
-            lows.append([self._count, level])
-        self._level = level + tokens
+            lows.append([self._count, level_s])
+        self._empty_at = now + level_s + cost_s
 
-    def _take_back(self, number: int, tokens: int) -> None:
+    def _take_back(self, number: int, cost_s: float) -> None:
         """Of what was the pouring of this number."""
         lows = self._lows
         first = bisect_right(lows, [number, inf])
         lowest = lows[first][1] if first < len(lows) else inf
-        back = min(tokens, self._level, lowest)
-        self._level -= back
+        back_s = min(cost_s, lowest)
+        self._empty_at -= back_s
         for low in lows[first:]:
-            low[1] -= back
+            low[1] -= back_s
         while first < len(lows) and lows[first - 1][1] >= lows[first][1]:
             first -= 1
             del lows[first]
@@ -229,13 +246,13 @@ class AtOnce:
     def wait_s(self, cost: int, prompt: int, at: Moment) -> float:
         return 0.0 if self._taken < self.most else 1.0  # nobody knows
 
-    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+    def take(self, cost: int, prompt: int, at: Moment) -> Mark | None:
         if self._taken >= self.most:
-            return no_room
+            return None
         self._taken += 1
-        return self._settle
+        return True
 
-    def _settle(self, used: int | None, at: Moment) -> None:
+    def settle(self, mark: Mark, used: int | None, at: Moment) -> None:
         self._taken -= 1
 
     def resize(self, most: int, at: Moment) -> None:
@@ -282,7 +299,7 @@ class Budget:
             return 0.0
         return inf if prompt > self.most else max(1.0, self._ends - at.unix)
 
-    def take(self, cost: int, prompt: int, at: Moment) -> Settle:
+    def take(self, cost: int, prompt: int, at: Moment) -> Mark | None:
         if at.unix >= self._ends:
             self._turn(at.unix)
         most = self.most
@@ -290,11 +307,12 @@ class Budget:
             cost = _trimmed(prompt, most)
         used = self.used + cost
         if used > most:
-            return no_room
+            return None
         self.used = used
-        return partial(self._settle, self.period, cost)
+        return self.period, cost
 
-    def _settle(self, period: str, cost: int, used: int | None, at: Moment) -> None:
+    def settle(self, mark: Mark, used: int | None, at: Moment) -> None:
+        period, cost = mark
         if period == self.period:
             self.used += (used or 0) - cost
 
