@@ -72,7 +72,7 @@ class Serving:
         gateway.heartbeat_s, gateway.volatile_lines = config.scheduling.queue_heartbeat_s, config.volatile_lines
         gateway.retries.adopt(new.retries)
         self.shelf.adopt(config.cache.max_bytes, config.cache.ttl_s)
-        self.flights.scope = config.cache.scope
+        self.flights.adopt(config.cache.scope)
         self.meter.limiter.change(new.modes)
         elsewhere = moved(self.router.catalog, new.catalog, self.admission.scheduler.models())
         self.router.adopt(new.catalog)

@@ -7,8 +7,10 @@ from hermes.api.routes import Call
 from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
 from hermes.errors import BadRequest, RequestNotFound
+from hermes.flights import repeats
 from hermes.flights.asked import Asked
 from hermes.flights.flights import Flights
+from hermes.flights.repeats import SHORT_BYTES
 from hermes.gateway import Gateway
 from hermes.policy.routing import Service, check_model_name
 
@@ -87,9 +89,15 @@ class Inference:
         """`idle` answers what asks for nothing but the model, in a dialect that has such requests."""
         # What waits in the queue holds the parsed request alone, and no coroutine more than it must.
         body = call.request.take_body()
-        if len(body) > THREAD_BYTES:
+        length = len(body)
+        if length > THREAD_BYTES:
             return self._complete_large(call, dialect, body, model, idle)
-        return self._complete_parsed(call, dialect, dialect.parse_request(body, model), body, idle)
+        if length in self._flights.repeats.lengths:
+            name = repeats.name(dialect, model, body)
+            who = call.exchange, call.principal, dialect, call.response, call.claim
+            if (answering := self._flights.again(name, *who)) is not None:
+                return answering
+        return self._complete_parsed(call, dialect, dialect.parse_request(body, model), body, model, idle)
 
     async def embed(self, call: Call, dialect: EmbedDialect, idle: Idle | None = None) -> None:
         body = call.request.take_body()
@@ -110,7 +118,7 @@ class Inference:
         self, call: Call, dialect: ClientDialect, body: bytes, model: str | None, idle: Idle | None
     ) -> None:
         request = await asyncio.to_thread(dialect.parse_request, body, model)
-        answering = self._complete_parsed(call, dialect, request, body, idle)
+        answering = self._complete_parsed(call, dialect, request, body, model, idle)
         del request, body
         await answering
 
@@ -119,14 +127,21 @@ class Inference:
         self._gateway.count(call.exchange, call.principal, service, dialect, room=1)
 
     def _complete_parsed(
-        self, call: Call, dialect: ClientDialect, request: ChatRequest, body: bytes, idle: Idle | None
+        self,
+        call: Call,
+        dialect: ClientDialect,
+        request: ChatRequest,
+        body: bytes,
+        model: str | None,
+        idle: Idle | None,
     ) -> Awaitable[None]:
         if idle is not None and not request.messages:
             return idle(call, request)
         size, length, claim = _size_bytes(request, body), _prompt_bytes(request, body), call.claim
         asked = call.exchange, call.principal, dialect, request, call.response, size, length, claim
         if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
-            return self._flights.answer(Asked(*asked))
+            plain = claim.reuse is None and len(body) <= SHORT_BYTES
+            return self._flights.answer(Asked(*asked, repeats.name(dialect, model, body) if plain else None))
         return self._gateway.complete(*asked)
 
 

@@ -11,6 +11,7 @@ from hermes.attempt import EmbedJob, Job
 from hermes.chat import ChatRequest, EmbedRequest, Sampling
 from hermes.dialects import ClientDialect, EmbedDialect, Meta
 from hermes.exchange import Exchange
+from hermes.flights.repeats import Name
 from hermes.gateway import Gateway
 from hermes.http.response import Response
 from hermes.policy.claim import Claim, urgency
@@ -21,7 +22,7 @@ from hermes.router import Route
 
 
 class Asked(Struct, frozen=True):
-    """What the gateway is asked."""
+    """What the gateway is asked. `name`: by which it is known when it comes again; None: it would not be."""
 
     exchange: Exchange
     principal: Principal
@@ -31,6 +32,7 @@ class Asked(Struct, frozen=True):
     size_bytes: int
     prompt_bytes: int
     claim: Claim
+    name: Name | None = None
 
     def ask(self, gateway: Gateway) -> Awaitable[None]:
         """As if nothing stood in between."""
@@ -65,14 +67,15 @@ class Asked(Struct, frozen=True):
         """It is a request, though there is no run for it. Raises RateLimited."""
         gateway.count(self.exchange, self.principal, route.service, self.dialect)
 
-    def is_given(self, route: Route) -> None:
-        """It costs nothing but its bytes. `exchange.ticket` is for its record: whose it was."""
+    def is_given(self, ticket: Ticket) -> None:
+        """It costs nothing but its bytes. `ticket` is for its record: whose it was."""
         exchange = self.exchange
-        exchange.free, exchange.ticket = True, self.no_ticket(route)
+        exchange.free, exchange.ticket = True, ticket
         if exchange.reuse:  # its model has a cache
             exchange.reuse = "hit"
 
     def no_ticket(self, route: Route) -> Ticket:
+        """One that the scheduler never sees."""
         service, principal = route.service, self.principal
         urgent = urgency(self.claim, self.request.service_tier, principal, service.highest)
         return _no_ticket(service.model, route.found.resident, principal.tenant, urgent)
@@ -80,5 +83,4 @@ class Asked(Struct, frozen=True):
 
 @lru_cache(maxsize=1024)
 def _no_ticket(model: str, resident: str, tenant: str, urgent: Class) -> Ticket:
-    """One that the scheduler never sees."""
     return Ticket(model, resident, tenant, (), 0, 0.0, inf, urgent, phase=Phase.DONE)

@@ -4,11 +4,13 @@ import asyncio
 from typing import cast
 
 from hermes.attempt import LONG_BYTES, Job, break_off, stream_lines, wait_lines
-from hermes.chat import Answer, Embeddings, EmbedRequest, Usage
+from hermes.chat import Answer, ChatRequest, Embeddings, EmbedRequest
 from hermes.dialects import EmbedDialect, Meta
 from hermes.flights.asked import Asked
 from hermes.flights.flight import Flight, Place
+from hermes.flights.repeats import Repeat
 from hermes.policy import cache
+from hermes.policy.ticket import Ticket
 from hermes.router import Route
 
 # Rendered, a number is somewhat longer than packed.
@@ -16,33 +18,54 @@ _LONG_NUMBERS = LONG_BYTES // 10
 _JSON = b"content-type: application/json\r\n"
 
 
-async def give(asked: Asked, route: Route, packed: bytes, now: float) -> None:
+async def give(asked: Asked, route: Route, packed: bytes, now: float) -> Answer | Embeddings:
     """Answer with what was said before."""
-    exchange, response = asked.exchange, asked.response
-    asked.is_given(route)
-    exchange.ttft_s = now - exchange.arrived_at
-    meta = asked.meta(route)
+    meta = _given(asked, route, asked.no_ticket(route), now)
     if len(packed) <= LONG_BYTES:
-        exchange.usage, body = _render(asked, meta, packed)
+        said, body = _unpack(asked, meta, packed)
     else:
-        exchange.usage, body = await asyncio.to_thread(_render, asked, meta, packed)
+        said, body = await asyncio.to_thread(_unpack, asked, meta, packed)
+    _send(asked, said, body)
+    return said
+
+
+def give_again(asked: Asked, known: Repeat, now: float) -> None:
+    """The same, without a look at it."""
+    meta = _given(asked, known.route, known.ticket, now)
+    _send(asked, known.answer, _render(asked, meta, known.answer))
+
+
+def _given(asked: Asked, route: Route, ticket: Ticket, now: float) -> Meta:
+    asked.is_given(ticket)
+    asked.exchange.ttft_s = now - asked.exchange.arrived_at
+    return asked.meta(route)
+
+
+def _unpack(asked: Asked, meta: Meta, packed: bytes) -> tuple[Answer | Embeddings, bytes]:
+    request = asked.request
+    if isinstance(request, EmbedRequest):
+        made = cache.unpack_embeddings(packed)
+        return made, cast(EmbedDialect, asked.dialect).render_embeddings(made, request, meta)
+    answer = cache.unpack_answer(packed)
+    return answer, _render(asked, meta, answer)
+
+
+def _render(asked: Asked, meta: Meta, answer: Answer) -> bytes:
+    request, spoken = cast(ChatRequest, asked.request), asked.dialect
+    if request.stream:
+        return spoken.encoder(request, meta).encode(cache.events(answer))
+    return spoken.render_answer(answer, request, meta)
+
+
+def _send(asked: Asked, said: Answer | Embeddings, body: bytes) -> None:
+    exchange, response = asked.exchange, asked.response
+    exchange.usage = said.usage
     if asked.request.stream:
         exchange.begun = True
         response.start(200, stream_lines(asked.dialect, exchange))
         response.end(body)
     else:
         response.send(200, _JSON + exchange.id_line(), body)
-
-
-def _render(asked: Asked, meta: Meta, packed: bytes) -> tuple[Usage, bytes]:
-    request, spoken = asked.request, asked.dialect
-    if isinstance(request, EmbedRequest):
-        made = cache.unpack_embeddings(packed)
-        return made.usage, cast(EmbedDialect, spoken).render_embeddings(made, request, meta)
-    answer = cache.unpack_answer(packed)
-    if request.stream:
-        return answer.usage, spoken.encoder(request, meta).encode(cache.events(answer))
-    return answer.usage, spoken.render_answer(answer, request, meta)
 
 
 class Caller:
@@ -69,13 +92,13 @@ class Caller:
 
     async def take(self, answer: Answer) -> None:
         """What an earlier try of the same was answered."""
-        self._asked.is_given(self._route)
+        self._asked.is_given(self._asked.no_ticket(self._route))
         self.exchange.usage = answer.usage
         self.send(await self.render(answer))
 
     def send_again(self, body: bytes) -> None:
         """What was sent before, to another try of the same."""
-        self._asked.is_given(self._route)
+        self._asked.is_given(self._asked.no_ticket(self._route))
         self.send(body, b"idempotent-replayed: true\r\n")
 
     # --- what a run says --------------------------------------------------------------------------------------------
@@ -162,7 +185,7 @@ class Caller:
         if run.ttft_s is not None:
             exchange.ttft_s = max(0.0, run.arrived_at + run.ttft_s - exchange.arrived_at)
         if exchange.free:
-            self._asked.is_given(self._route)
+            self._asked.is_given(self._asked.no_ticket(self._route))
             return
         exchange.quota_lines = run.quota_lines
         exchange.ticket, exchange.backend, exchange.attempts = run.ticket, run.backend, run.attempts

@@ -7,13 +7,15 @@ counts tokens sees that none were spent.
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable
 from functools import partial
 from typing import Literal
 
 from msgspec.structs import replace
 
 from hermes.attempt import LONG_BYTES
-from hermes.chat import ChatRequest, Embeddings
+from hermes.chat import Answer, ChatRequest, Embeddings
+from hermes.dialects import ClientDialect
 from hermes.errors import (
     BackendTimeout,
     DeadlineUnreachable,
@@ -22,16 +24,19 @@ from hermes.errors import (
     QuotaExceeded,
     RateLimited,
 )
+from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
-from hermes.flights.caller import Caller, give
+from hermes.flights.caller import Caller, give, give_again
 from hermes.flights.flight import Flight
 from hermes.flights.once import Once
+from hermes.flights.repeats import Name, Repeat, Repeats
 from hermes.flights.retries import Retries
 from hermes.flights.runs import Runs
+from hermes.http.response import Response
 from hermes.metrics import Metrics
 from hermes.policy import cache, volatile
 from hermes.policy.cache import Shelf
-from hermes.policy.claim import NO_REUSE
+from hermes.policy.claim import NO_REUSE, Claim
 from hermes.principal import Principal
 from hermes.router import Route
 
@@ -58,7 +63,38 @@ class Flights:
         self._metrics = metrics
         self.scope = scope
         self._once = once
+        self.repeats = Repeats()
         self._flights: dict[tuple[bytes, bool], Flight] = {}  # by digest; streams and whole answers apart
+
+    def adopt(self, scope: Scope) -> None:
+        """It holds from now on. How models are served has changed with it, so whoever comes is read again."""
+        self.scope, self.repeats = scope, Repeats()
+
+    def again(
+        self,
+        name: Name,
+        exchange: Exchange,
+        principal: Principal,
+        dialect: ClientDialect,
+        response: Response,
+        claim: Claim,
+    ) -> Awaitable[None] | None:
+        """As `answer` would, of what came before in the same bytes and is on the shelf. None: it has to be read."""
+        known = self.repeats.find(name, principal, claim)
+        if known is None or self._gateway.router.known(known.request.model, dialect) is not known.route:
+            return None
+        now = self._loop.time()
+        if self._shelf.find(known.key, now) is not known.packed:
+            return None
+        sizes = known.size_bytes, known.prompt_bytes
+        return self._repeat(Asked(exchange, principal, dialect, known.request, response, *sizes, claim), known, now)
+
+    async def _repeat(self, asked: Asked, known: Repeat, now: float) -> None:
+        self._note(asked, known.route)
+        asked.count(self._gateway, known.route)
+        asked.exchange.reuse = "hit"
+        give_again(asked, known, now)
+        self._metrics.cache.add((known.route.service.model, "hit"))
 
     async def answer(self, asked: Asked) -> None:
         """As the gateway would, or better. Raises what it raises."""
@@ -108,7 +144,8 @@ class Flights:
             now = self._loop.time()
             if packed := self._shelf.find(key, now, terms.max_age_s):
                 asked.count(self._gateway, route)
-                await give(asked, route, packed, now)
+                said = await give(asked, route, packed, now)
+                self._learn(asked, route, key, packed, said)
             else:
                 await self._share(asked, route, key, joins=terms.max_age_s > 0)
         except GatewayError:
@@ -118,6 +155,14 @@ class Flights:
         finally:
             if exchange.reuse:
                 self._metrics.cache.add((service.model, exchange.reuse))
+
+    def _learn(self, asked: Asked, route: Route, key: bytes, packed: bytes, said: Answer | Embeddings) -> None:
+        """For when it comes again."""
+        request = asked.request
+        if asked.name is not None and isinstance(said, Answer) and isinstance(request, ChatRequest):
+            sizes, ticket = (asked.size_bytes, asked.prompt_bytes), asked.no_ticket(route)
+            repeat = Repeat(asked.principal, asked.claim, request, *sizes, route, key, packed, said, ticket)
+            self.repeats.learn(asked.name, repeat)
 
     def _note(self, asked: Asked, route: Route) -> None:
         """What the gateway notes of those it is asked for."""
