@@ -16,7 +16,7 @@ import pytest
 
 from hermes import __version__
 from hermes.cli.log import tell
-from tests.fakes.backend import Asked, answer, fail, ollama
+from tests.fakes.backend import Asked, answer, fail, loaded, ollama
 from tests.fakes.gateway import PROMPT, prompt, scenario
 from tests.fakes.process import COMMAND, SOURCES, serve
 from tests.http.peers import connect
@@ -30,6 +30,17 @@ async def test_it_tells_where_it_listens_and_what_to_try(tmp_path: Path) -> None
         assert backend.url in await hermes.told("backend")
         assert f"curl {hermes.address}/v1/llm/" in await hermes.told("try:")
         assert (await (await hermes.open(PROMPT, prompt())).reply()).json["result"] == "Hello"
+
+
+@scenario
+async def test_what_to_try_is_a_model_that_is_loaded(tmp_path: Path) -> None:
+    async with ollama("gemma", "phi:mini", "qwen") as backend:
+        backend.loaded[:] = [loaded("phi:mini")]
+        async with serve(tmp_path, backend=backend) as hermes:
+            assert "/v1/llm/phi:mini -d" in await hermes.told("try:")
+        backend.loaded.clear()
+        async with serve(tmp_path, backend=backend) as hermes:
+            assert "/v1/llm/gemma -d" in await hermes.told("try:")
 
 
 @scenario

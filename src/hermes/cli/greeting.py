@@ -13,6 +13,7 @@ from hermes import __version__, composition
 from hermes.cli.log import is_read, log, tell
 from hermes.cli.options import called
 from hermes.config import Backend
+from hermes.fleet.inventory import untagged
 from hermes.lines import escaped
 from hermes.policy.routing import candidates
 from hermes.runtime import Runtime
@@ -87,12 +88,15 @@ def _example(runtime: Runtime) -> str:
 
 
 def _some_model(runtime: Runtime) -> str:
-    """The name of one that can be asked now, those of the configuration first."""
+    """The name of one that can be asked now: one that is loaded, if any is, and those of the configuration first."""
+    catalog, backends = runtime.router.catalog, runtime.fleet.backends.values()
     inventories = runtime.fleet.inventories()
-    names = [name for name, service in runtime.router.catalog.listed.items() if candidates(service, inventories).names]
-    if runtime.router.catalog.unlisted is not None:
-        for backend in runtime.fleet.backends.values():
+    served = {name: candidates(service, inventories) for name, service in catalog.listed.items()}
+    found = [(name, each.resident) for name, each in served.items() if each.names]
+    if catalog.unlisted is not None:
+        for backend in backends:
             models = sorted(backend.inventory.models.items())
             able = [name for name, info in models if not info.capabilities or "completion" in info.capabilities]
-            names += [name.removesuffix(":latest") for name in able]
-    return names[0] if names else "MODEL"
+            found += [(untagged(name), name) for name in able]
+    loaded = {each.name for backend in backends for each in backend.inventory.loaded}
+    return next((name for name, full in found if full in loaded), found[0][0] if found else "MODEL")
