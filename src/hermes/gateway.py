@@ -180,7 +180,7 @@ class Gateway:
     ) -> None:
         """It is answered without a run of its own, where there is `room` for so many tokens. Raises RateLimited."""
         if principal.counted or service.allowance is not UNBOUNDED:
-            self._meter.count(exchange, principal, service, dialect, room)
+            self._meter.reserve(exchange, principal, service, dialect, None, room)
 
     async def _serve(self, job: Job | EmbedJob, ticket: Ticket, heart: Heart | None) -> None:
         """Wait for a turn, and try; again where that may help."""

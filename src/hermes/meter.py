@@ -42,53 +42,35 @@ class Meter:
         principal: Principal,
         service: Service,
         dialect: ClientDialect,
-        ticket: Ticket,
+        ticket: Ticket | None,
         most_output: int | None,
     ) -> Awaitable[None] | None:
-        """Charge what the request will probably take, before its `ticket` is offered.
+        """Charge what the request will probably take, before its `ticket` is offered. None: it is answered without a
+        run, and charged itself, and no tokens, though there has to be room for `most_output`.
 
         Returns what has to be waited for, if anything has. Raises RateLimited or QuotaExceeded. What was reserved for
         another model, which cannot be served, is given back.
         """
         if exchange.charge is not None:
             exchange.uncharge()
-        hold = self._hold(exchange, principal, service, dialect, ticket.prompt_tokens, most_output)
-        party, waits = hold.party, False
-        ticket.caps = party.caps
-        exchange.charge = Charge(self, hold, service, exchange.attempts)
-        for account, budget in party.budgets:
-            if budget.used > budget.good_for:
-                waits |= self._write_ahead(account, budget)
-        return self.ledger.written() if waits else None
-
-    def count(
-        self, exchange: Exchange, principal: Principal, service: Service, dialect: ClientDialect, room: int
-    ) -> None:
-        """Charge a request that is answered without a run: itself, and no tokens, though there has to be `room` for so
-        many. Raises RateLimited or QuotaExceeded.
-        """
-        hold = self._hold(exchange, principal, service, dialect, 0, room)
-        exchange.charge = Visit(self, hold, service)
-
-    def _hold(
-        self,
-        exchange: Exchange,
-        principal: Principal,
-        service: Service,
-        dialect: ClientDialect,
-        prompt: int,
-        most_output: int | None,
-    ) -> Hold:
         at = Moment(self.clock(), exchange.created_at)
         party = self.limiter.party(principal, service.model, service.allowance, at)
-        hold = self.limiter.reserve(party, prompt, most_output, at)
+        hold = self.limiter.reserve(party, 0 if ticket is None else ticket.prompt_tokens, most_output, at)
         if party.rules:
             exchange.quota_lines = dialect.quota_lines(*party.quotas(at), at.unix)
         if isinstance(hold, Refusal):
             if principal.counted:
                 self.ledger.row(day_of(at.unix), principal.key_id, service.model).refused += 1
             raise _refused(hold)
-        return hold
+        if ticket is None:
+            exchange.charge = Visit(self, hold, service)
+            return None
+        ticket.caps, waits = party.caps, False
+        exchange.charge = Charge(self, hold, service, exchange.attempts)
+        for account, budget in party.budgets:
+            if budget.used > budget.good_for:
+                waits |= self._write_ahead(account, budget)
+        return self.ledger.written() if waits else None
 
     async def recall(self, unix: float, has_budgets: bool) -> None:
         """What was used of budgets before the last restart. Raises StorageError."""
