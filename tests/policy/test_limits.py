@@ -83,16 +83,36 @@ def test_requests_that_were_given_back_take_no_memory() -> None:
     assert window.quota(at(10.0)) == Quota(10, 9, 50.0)
 
 
-def test_what_comes_right_after_marks_were_swept_away_ages_as_any_other() -> None:
-    window, now = Window(MANY + 1), 0.0
-    take(window, 0, now)(None, at(now))
-    while window._marks:
-        now += GRAIN_S + 0.01
-        take(window, 0, now)(None, at(now))
-    take(window, 0, now + 0.001)
-    assert window.quota(at(now + 0.001)).remaining == MANY
-    assert waits(window, 0, now + SPAN_S + GRAIN_S) == 0.0
-    assert window.quota(at(now + SPAN_S + GRAIN_S)).remaining == MANY + 1
+def test_what_was_given_back_at_once_leaves_no_mark() -> None:
+    """I4, I6: however many another limit refuses, nobody has to look past them."""
+    window = Window(1000)
+    for number in range(500):
+        take(window, 0, number * 0.001)
+    for _ in range(900):
+        take(window, 0, 1.0)(None, at(1.0))
+        assert len(window._marks) == 500
+    assert window.quota(at(1.0)) == Quota(1000, 500, pytest.approx(59.499))
+
+
+def test_what_was_given_back_later_is_swept_away() -> None:
+    """I4"""
+    window = Window(MANY)
+    given = [take(window, 0, number * 0.001) for number in range(1000)]
+    for settle in given[:-1]:
+        settle(None, at(1.0))
+    assert len(window._marks) < 100
+    assert window.quota(at(1.0)) == Quota(MANY, MANY - 1, pytest.approx(59.999))
+    given[-1](None, at(1.0))
+    assert not window._marks and window.quota(at(1.0)) == Quota(MANY, MANY, 0.0)
+
+
+def test_what_comes_right_after_one_was_given_back_ages_as_any_other() -> None:
+    window = Window(MANY + 1)
+    take(window, 0, 0.0)(None, at(0.0))
+    take(window, 0, 0.001)
+    assert window.quota(at(0.001)).remaining == MANY
+    assert waits(window, 0, SPAN_S + GRAIN_S) == 0.0
+    assert window.quota(at(SPAN_S + GRAIN_S)).remaining == MANY + 1
 
 
 def test_the_memory_of_a_flow_is_bounded() -> None:

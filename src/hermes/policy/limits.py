@@ -75,7 +75,8 @@ class Window:
     def __init__(self, most: int) -> None:
         self.most = most
         self._total = 0
-        # Of [the youngest's time, how many, the oldest's], in order; the last, or one that has aged.
+        # Of [the youngest's time, how many, the oldest's], in order; the last, which is never of nothing, or one that
+        # has aged.
         self._marks: deque[list[float]] = deque()
         self._last = _NO_MARK.copy()
         self._ages_at = inf  # nothing does before
@@ -114,9 +115,13 @@ class Window:
             return
         mark[1] -= 1
         self._total -= 1
-        if len(self._marks) > 2 * self._total + 64:  # most of them are of nothing any more
-            self._marks = deque(mark for mark in self._marks if mark[1])
-            self._last = self._marks[-1] if self._marks else _NO_MARK.copy()
+        marks = self._marks
+        if mark is self._last and not mark[1]:  # as of each that another limit refuses
+            while marks and not marks[-1][1]:
+                marks.pop()
+            self._last = marks[-1] if marks else _NO_MARK.copy()
+        elif len(marks) > 2 * self._total + 64:  # most of them are of nothing any more
+            self._marks = deque(mark for mark in marks if mark[1])
 
     def resize(self, most: int, at: Moment) -> None:
         self.most = most
@@ -127,11 +132,7 @@ class Window:
 
     def quota(self, at: Moment) -> Quota:
         most, mark = self.most, self._last
-        if mark[1]:
-            youngest = mark[0]
-        else:  # others that were given back lie on top
-            youngest = next((when for when, count, _ in reversed(self._marks) if count), at.now - SPAN_S)
-        return Quota(most, max(0, most - self._total), youngest + SPAN_S - at.now)
+        return Quota(most, max(0, most - self._total), mark[0] + SPAN_S - at.now if mark[1] else 0.0)
 
     def _age(self, now: float) -> None:
         marks = self._marks
