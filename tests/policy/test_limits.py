@@ -115,6 +115,11 @@ def test_what_comes_right_after_one_was_given_back_ages_as_any_other() -> None:
     assert window.quota(at(SPAN_S + GRAIN_S)).remaining == MANY + 1
 
 
+@pytest.mark.parametrize("most", [1, 60_000_000, 1_000_000_000])
+def test_no_more_is_left_than_all(most: int) -> None:
+    assert Flow(most).quota(at(5.0)) == Quota(most, most, 0.0)
+
+
 def test_the_memory_of_a_flow_is_bounded() -> None:
     """I4"""
     flow = Flow(100_000)

@@ -201,10 +201,11 @@ class Flow:
         return not self._level_s(at.now)
 
     def quota(self, at: Moment) -> Quota:
-        level_s = self._empty_at - at.now
+        most, level_s = self.most, self._empty_at - at.now
         if level_s < 0:
             level_s = 0.0
-        return Quota(self.most, max(0, int((SPAN_S - level_s + _DUST_S) / self._token_s)), level_s)
+        left = int((SPAN_S - level_s + _DUST_S) / self._token_s)
+        return Quota(most, 0 if left < 0 else min(left, most), level_s)
 
     def _level_s(self, now: float) -> float:
         return max(0.0, self._empty_at - now)
