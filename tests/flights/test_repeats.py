@@ -1,8 +1,10 @@
 """Requests that come again byte for byte: given unread what is on the shelf, where reading them would give that."""
 
+import sys
 from typing import Any
 
 import pytest
+from msgspec import Struct, structs
 
 from hermes.flights import flights, repeats
 from tests.fakes.backend import DONE, ollama, play
@@ -152,12 +154,12 @@ async def test_what_is_gone_from_the_shelf_runs_anew(unread: list[str]) -> None:
 @scenario
 async def test_they_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch, unread: list[str]) -> None:
     """I4"""
-    monkeypatch.setattr(repeats, "MOST_BYTES", 5 * 2000)
+    monkeypatch.setattr(repeats, "MOST_BYTES", 5 * 2600)
     async with ollama() as backend, hermes(backend, **ON) as gateway:
         known = gateway.runtime.serving.flights.repeats
         for number in range(20):
             await told(gateway, 2, CHAT, greedy("x" * number))
-            assert known.size_bytes <= 5 * 2000
+            assert known.size_bytes <= 5 * 2600
             assert sum(known.lengths.values()) == len(known._known)
         assert 4 <= len(known._known) <= 6
         await told(gateway, 1, CHAT, greedy(""))
@@ -165,3 +167,36 @@ async def test_they_take_no_more_memory_than_they_may(monkeypatch: pytest.Monkey
         assert len(unread) == 1
         await told(gateway, 3, CHAT, greedy("x" * repeats.SHORT_BYTES))
         assert len(unread) == 1, "too long"
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [({}, "x" * 15_000), ({}, "\N{PILE OF POO}" + "x" * 15_000), ({"vllm_xargs": {"a": [[]] * 4000}}, "x")],
+)
+@scenario
+async def test_none_takes_more_memory_than_is_counted(more: dict[str, Any], text: str) -> None:
+    """I4"""
+    async with ollama() as backend, hermes(backend, **ON) as gateway:
+        backend.scripts.append(play(text, DONE))
+        assert await told(gateway, 2, CHAT, greedy(text, **more)) == ["miss", "hit"]
+        known = gateway.runtime.serving.flights.repeats
+        [repeat] = known._known.values()
+        taken = _memory(repeat.request) + _memory(repeat.answer) + len(repeat.packed)
+        assert taken <= known.size_bytes == repeat.takes_bytes
+
+
+def _memory(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    if isinstance(value, Struct):
+        parts = structs.astuple(value)
+    return sys.getsizeof(value) + sum(map(_memory, parts))
+
+
+@scenario
+async def test_what_is_told_token_by_token_is_read_each_time(unread: list[str]) -> None:
+    """I4"""
+    told_so = {"response": "Hi", "logprobs": [{"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}], **DONE.told()}
+    async with ollama() as backend, hermes(backend, **ON) as gateway:
+        backend.scripts.append(play(told_so))
+        assert await told(gateway, 3, CHAT, greedy(logprobs=True)) == ["miss", "hit", "hit"]
+        assert not unread

@@ -157,9 +157,12 @@ class Flights:
                 self._metrics.cache.add((service.model, exchange.reuse))
 
     def _learn(self, asked: Asked, route: Route, key: bytes, packed: bytes, said: Answer | Embeddings) -> None:
-        """For when it comes again."""
+        """For when it comes again. Not with `logprobs`, which take ten times what they take packed."""
         request = asked.request
-        if asked.name is not None and isinstance(said, Answer) and isinstance(request, ChatRequest):
+        if asked.name is None or not isinstance(said, Answer) or said.logprobs:
+            return
+        if isinstance(request, ChatRequest):
+            request = replace(request, extra=None)  # no backend is asked, and it may take 20 times its bytes
             sizes, ticket = (asked.size_bytes, asked.prompt_bytes), asked.no_ticket(route)
             repeat = Repeat(asked.principal, asked.claim, request, *sizes, route, key, packed, said, ticket)
             self.repeats.learn(asked.name, repeat)

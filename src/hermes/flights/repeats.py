@@ -18,8 +18,9 @@ from hermes.router import Route
 # What is longer takes its time anyway.
 SHORT_BYTES = 16 * 1024
 MOST_BYTES = 4 << 20
-# What one takes besides its texts.
+# What one takes besides its texts, and a character of a text in which one is wide: four bytes, and its UTF-8.
 _REPEAT_BYTES = 1500
+_WIDEST = 5
 
 # The API, the model where it is named elsewhere, and of the body its length and a hash.
 Name = tuple[ClientDialect, str | None, int, bytes]
@@ -41,7 +42,8 @@ class Repeat(Struct, frozen=True, eq=False):
 
     @property
     def takes_bytes(self) -> int:
-        return self.size_bytes + len(self.packed) + _REPEAT_BYTES
+        packed = len(self.packed)
+        return _WIDEST * (self.size_bytes + packed) + packed + _REPEAT_BYTES
 
 
 def name(dialect: ClientDialect, model: str | None, body: bytes) -> Name:
