@@ -33,13 +33,13 @@ def greedy(text: str = "Hi", **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models of those that were given their answers so."""
-    found, give_again = [], flights.give_again
+    found, give_unread = [], flights.give_unread
 
     def told(asked: Any, *rest: Any) -> None:
         found.append(asked.request.model)
-        give_again(asked, *rest)
+        give_unread(asked, *rest)
 
-    monkeypatch.setattr(flights, "give_again", told)
+    monkeypatch.setattr(flights, "give_unread", told)
     return found
 
 
@@ -149,6 +149,7 @@ async def test_what_is_gone_from_the_shelf_runs_anew(unread: list[str]) -> None:
         await told(gateway, 1, CHAT, greedy("something else"))
         assert await told(gateway, 1, CHAT, greedy()) == ["miss"]
         assert len(unread) == 1
+        assert not gateway.runtime.serving.flights.repeats.size_bytes, "what cannot be given is not held"
 
 
 @scenario

@@ -7,10 +7,9 @@ from hermes.api.routes import Call
 from hermes.chat import Image, RichMessage
 from hermes.dialects import ChatRequest, ClientDialect, EmbedDialect, EmbedRequest, strict
 from hermes.errors import BadRequest, RequestNotFound
-from hermes.flights import repeats
 from hermes.flights.asked import Asked
 from hermes.flights.flights import Flights
-from hermes.flights.repeats import SHORT_BYTES
+from hermes.flights.repeats import SHORT_BYTES, named
 from hermes.gateway import Gateway
 from hermes.policy.routing import Service, check_model_name
 
@@ -93,9 +92,8 @@ class Inference:
         if length > THREAD_BYTES:
             return self._complete_large(call, dialect, body, model, idle)
         if length in self._flights.repeats.lengths:
-            name = repeats.name(dialect, model, body)
-            who = call.exchange, call.principal, dialect, call.response, call.claim
-            if (answering := self._flights.again(name, *who)) is not None:
+            name, who = named(dialect, model, body), (call.exchange, call.principal, dialect, call.response, call.claim)
+            if (answering := self._flights.answer_unread(name, *who)) is not None:
                 return answering
         return self._complete_parsed(call, dialect, dialect.parse_request(body, model), body, model, idle)
 
@@ -141,7 +139,7 @@ class Inference:
         asked = call.exchange, call.principal, dialect, request, call.response, size, length, claim
         if (self._alone is not None and request.model not in self._alone) or claim.reuse is not None:
             plain = claim.reuse is None and len(body) <= SHORT_BYTES
-            return self._flights.answer(Asked(*asked, repeats.name(dialect, model, body) if plain else None))
+            return self._flights.answer(Asked(*asked, named(dialect, model, body) if plain else None))
         return self._gateway.complete(*asked)
 
 

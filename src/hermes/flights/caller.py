@@ -29,8 +29,8 @@ async def give(asked: Asked, route: Route, packed: bytes, now: float) -> Answer 
     return said
 
 
-def give_again(asked: Asked, known: Repeat, now: float) -> None:
-    """The same, without a look at it."""
+def give_unread(asked: Asked, known: Repeat, now: float) -> None:
+    """The same to who asked so before, whose request was not read this time."""
     meta = _given(asked, known.route, known.ticket, now)
     _send(asked, known.answer, _render(asked, meta, known.answer))
 
@@ -92,13 +92,13 @@ class Caller:
 
     async def take(self, answer: Answer) -> None:
         """What an earlier try of the same was answered."""
-        self._asked.is_given(self._asked.no_ticket(self._route))
+        self._is_given()
         self.exchange.usage = answer.usage
         self.send(await self.render(answer))
 
     def send_again(self, body: bytes) -> None:
         """What was sent before, to another try of the same."""
-        self._asked.is_given(self._asked.no_ticket(self._route))
+        self._is_given()
         self.send(body, b"idempotent-replayed: true\r\n")
 
     # --- what a run says --------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class Caller:
         if run.ttft_s is not None:
             exchange.ttft_s = max(0.0, run.arrived_at + run.ttft_s - exchange.arrived_at)
         if exchange.free:
-            self._asked.is_given(self._asked.no_ticket(self._route))
+            self._is_given()
             return
         exchange.quota_lines = run.quota_lines
         exchange.ticket, exchange.backend, exchange.attempts = run.ticket, run.backend, run.attempts
@@ -194,6 +194,9 @@ class Caller:
             exchange.ticket = self._asked.no_ticket(self._route)
         if exchange.reuse:
             exchange.reuse = "miss"
+
+    def _is_given(self) -> None:
+        self._asked.is_given(self._asked.no_ticket(self._route))
 
     def _wait_lines(self) -> bytes:
         exchange = self.exchange

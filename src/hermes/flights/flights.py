@@ -26,7 +26,7 @@ from hermes.errors import (
 )
 from hermes.exchange import Exchange
 from hermes.flights.asked import Asked
-from hermes.flights.caller import Caller, give, give_again
+from hermes.flights.caller import Caller, give, give_unread
 from hermes.flights.flight import Flight
 from hermes.flights.once import Once
 from hermes.flights.repeats import Name, Repeat, Repeats
@@ -70,7 +70,7 @@ class Flights:
         """It holds from now on. How models are served has changed with it, so whoever comes is read again."""
         self.scope, self.repeats = scope, Repeats()
 
-    def again(
+    def answer_unread(
         self,
         name: Name,
         exchange: Exchange,
@@ -79,21 +79,23 @@ class Flights:
         response: Response,
         claim: Claim,
     ) -> Awaitable[None] | None:
-        """As `answer` would, of what came before in the same bytes and is on the shelf. None: it has to be read."""
-        known = self.repeats.find(name, principal, claim)
-        if known is None or self._gateway.router.known(known.request.model, dialect) is not known.route:
+        """As `answer` would, what came before in the same bytes and is on the shelf. None: it has to be read."""
+        known, now = self.repeats.find(name, principal, claim), self._loop.time()
+        if known is None:
             return None
-        now = self._loop.time()
-        if self._shelf.find(known.key, now) is not known.packed:
+        is_served_so = self._gateway.router.known(known.request.model, dialect) is known.route
+        if not is_served_so or self._shelf.find(known.key, now) is not known.packed:
+            self.repeats.forget(name, principal)
             return None
         sizes = known.size_bytes, known.prompt_bytes
-        return self._repeat(Asked(exchange, principal, dialect, known.request, response, *sizes, claim), known, now)
+        asked = Asked(exchange, principal, dialect, known.request, response, *sizes, claim)
+        return self._give_unread(asked, known, now)
 
-    async def _repeat(self, asked: Asked, known: Repeat, now: float) -> None:
+    async def _give_unread(self, asked: Asked, known: Repeat, now: float) -> None:
         self._note(asked, known.route)
         asked.count(self._gateway, known.route)
         asked.exchange.reuse = "hit"
-        give_again(asked, known, now)
+        give_unread(asked, known, now)
         self._metrics.cache.add((known.route.service.model, "hit"))
 
     async def answer(self, asked: Asked) -> None:

@@ -8,6 +8,7 @@ account that is as it was when it was new is forgotten, so that of those that we
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Literal, TypeVar
 
 from msgspec import Struct
@@ -127,7 +128,7 @@ class Hold(Struct, eq=False, gc=False):
     marks: Sequence[Mark]
 
     def settle(self, tokens: int | None, at: Moment) -> None:
-        """It is over, and took so many; None: it was given nothing, and nothing is charged."""
+        """It is over, and took so many; None: it was given nothing, and nothing is charged. To be called once."""
         for account in self.party.accounts:
             account.open -= 1
         for settle, mark in zip(self.settles, self.marks, strict=True):
@@ -162,19 +163,18 @@ class Limiter:
             if most_output is not None and most_output < output:
                 output = most_output
         cost = prompt + output
-        settles, marks = party.settles, [take(cost, prompt, at) for take in party.takes]
-        if None in marks:
-            lacking = [rule for rule, mark in zip(party.rules, marks, strict=True) if mark is None]
-            settles = tuple(settle for settle, mark in zip(settles, marks, strict=True) if mark is not None)
-            marks = [mark for mark in marks if mark is not None]
-            refusal = self._refuse(lacking, cost, prompt, at)
-            if refusal is not None:
-                for settle, mark in zip(settles, marks, strict=True):
-                    settle(mark, None, at)
-                return refusal
         for account in party.accounts:
             account.open += 1
-        return Hold(party, prompt, output, settles, marks)
+        hold = Hold(party, prompt, output, party.settles, [take(cost, prompt, at) for take in party.takes])
+        if None in hold.marks:
+            taken = [mark is not None for mark in hold.marks]
+            hold.settles, hold.marks = tuple(compress(hold.settles, taken)), tuple(compress(hold.marks, taken))
+            lacking = [rule for rule, is_taken in zip(party.rules, taken, strict=True) if not is_taken]
+            refusal = self._refuse(lacking, cost, prompt, at)
+            if refusal is not None:
+                hold.settle(None, at)
+                return refusal
+        return hold
 
     def _refuse(self, lacking: Iterable[Rule], cost: int, prompt: int, at: Moment) -> Refusal | None:
         """By the limit that would let it in last, of those `lacking` room that refuse; None: they are shadows."""
@@ -225,22 +225,22 @@ class Limiter:
             lengths = Lengths()
         refusing = [rule.limit for rule in rules if rule.refuses]
         party = self._parties[key_id, model] = Party(
-            principal,
-            allowance,
-            accounts,
-            rules,
-            tuple(rule.limit.take for rule in rules),
-            tuple(rule.limit.settle for rule in rules),
-            _least(tuple(limit for limit in refusing if isinstance(limit, Window))),
-            _least(tuple(limit for limit in refusing if isinstance(limit, Flow))),
-            tuple(
+            principal=principal,
+            allowance=allowance,
+            accounts=accounts,
+            rules=rules,
+            takes=tuple(rule.limit.take for rule in rules),
+            settles=tuple(rule.limit.settle for rule in rules),
+            requests=_least(tuple(limit for limit in refusing if isinstance(limit, Window))),
+            tokens=_least(tuple(limit for limit in refusing if isinstance(limit, Flow))),
+            budgets=tuple(
                 (each.name, limit)
                 for each in accounts
                 for kind, limit in each.limits.items()
                 if isinstance(limit, Budget) and self._holds(each.allowance, kind)
             ),
-            caps,
-            lengths,
+            caps=caps,
+            lengths=lengths,
         )
         return party
 

@@ -19,7 +19,8 @@ from msgspec import Struct
 from hermes.principal import Quota
 
 SPAN_S = 60.0
-# Of a limit above this, requests of the same 0.1 s are counted as one mark, which ages as its youngest.
+# Of a limit above this, requests of the same 0.1 s are counted as one mark, which ages as its youngest, even if that
+# one was given back.
 MANY = 4096
 GRAIN_S = 0.1
 # Of what a flow gives back, it may lose so much of the limit: what it remembers is no finer.
@@ -41,7 +42,7 @@ class Moment(Struct, frozen=True, gc=False):
 Mark = Any
 
 
-# Of a limit.
+# A limit's own `take` and `settle`.
 Take = Callable[[int, int, Moment], Mark | None]
 Settle = Callable[[Mark, int | None, Moment], None]
 
@@ -63,7 +64,7 @@ class Limit(Protocol):
         """Whether it is as if nothing had ever been taken."""
 
 
-# Of a time long ago.
+# That aged long ago.
 _NO_MARK: list[float] = [-inf, 0, -inf]
 
 

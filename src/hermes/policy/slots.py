@@ -3,7 +3,6 @@
 A slot is taken and given back by synchronous changes of these objects only (invariant I2).
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 
 from hermes.policy.affinity import Homes
@@ -35,7 +34,7 @@ class Slots:
         self.unlisted = unlisted
         self.cap = cap
         self._homes = Homes()
-        self._capped: defaultdict[str, int] = defaultdict(int)  # the runs that caps count, by their names
+        self._capped: dict[str, int] = {}  # the runs that caps count, by their names
 
     def lane(self, model: str) -> Lane:
         lane = self.lanes.get(model)
@@ -144,7 +143,7 @@ class Slots:
         if ticket.prefix:
             self._homes.move(ticket.prefix, stay.backend)
         for name, _ in ticket.caps:
-            self._capped[name] += 1
+            self._capped[name] = self._capped.get(name, 0) + 1
 
     def end(self, ticket: Ticket, stay: Stay, now: float, settles_at: float) -> None:
         self.running -= 1
