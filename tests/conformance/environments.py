@@ -25,7 +25,7 @@ _NODE: str = _DECLARED["node"]["runtime"]
 class Client:
     """What clients.toml says of one; `errors` is the class that each kind of error has to be.
 
-    An agent has a `tool` of its own, with an argument, and does the one task that needs it.
+    An agent has `tools` of its own, of which models call one, each with an argument, and does the task that needs one.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Client:
     argument: str = ""
     cannot: dict[str, str] = field(default_factory=dict)
     refused_by_ollama: dict[str, str] = field(default_factory=dict)
-    tool: tuple[str, str] | None = None
+    tools: dict[str, str] = field(default_factory=dict)
 
     def why_not(self, task: str) -> str | None:
         """Why it has no way to do that, if it has none."""
-        return _AGENT if self.tool and task != "tools" else self.cannot.get(task)
+        return _AGENT if self.tools and task != "tools" else self.cannot.get(task)
 
     @property
     def versions(self) -> str:

@@ -44,7 +44,7 @@ def test_a_cell_says_what_is_wrong_what_cannot_be_and_what_was_not_run() -> None
 
 
 def test_an_agent_does_one_task_with_a_tool_of_its_own() -> None:
-    agent = Client("agent", ("a==1",), "x.mjs", tool=("Read", "file_path"))
+    agent = Client("agent", ("a==1",), "x.mjs", tools={"Read": "file_path"})
     told = {"versions": agent.versions, "outcomes": {"tools": None}}
     results = {"E": {"kind": "ollama", "version": "E 1", "clients": {"agent": told}}}
     text = page.render(results, [agent], {"chat": "x", "tools": "y"})
