@@ -216,7 +216,7 @@ class Flow:
         lows = self._lows
         self._count += 1
         low = lows[-1]
-        while low[1] >= level_s:
+        while low[1] > level_s:
             lows.pop()
             low = lows[-1]
         if level_s - low[1] < SPAN_S / GRAINS:
