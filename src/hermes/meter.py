@@ -57,7 +57,8 @@ class Meter:
         party = self.limiter.party(principal, service.model, service.allowance, at)
         hold = self.limiter.reserve(party, 0 if ticket is None else ticket.prompt_tokens, most_output, at)
         if party.rules:
-            exchange.quota_lines = dialect.quota_lines(*party.quotas(at), at.unix)
+            requests, tokens = party.quotas(at)
+            exchange.quota_lines = dialect.quota_lines(requests, tokens, at.unix)
         if isinstance(hold, Refusal):
             if principal.counted:
                 self.ledger.row(day_of(at.unix), principal.key_id, service.model).refused += 1

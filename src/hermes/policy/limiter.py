@@ -131,7 +131,7 @@ class Hold(Struct, eq=False, gc=False):
         """It is over, and took so many; None: it was given nothing, and nothing is charged. To be called once."""
         for account in self.party.accounts:
             account.open -= 1
-        for settle, mark in zip(self.settles, self.marks, strict=True):
+        for settle, mark in zip(self.settles, self.marks):  # noqa: B905 - `strict` costs as much again
             settle(mark, tokens, at)
 
 

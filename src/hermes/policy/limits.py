@@ -132,8 +132,10 @@ class Window:
         return not self._total
 
     def quota(self, at: Moment) -> Quota:
-        most, mark = self.most, self._last
-        return Quota(most, max(0, most - self._total), mark[0] + SPAN_S - at.now if mark[1] else 0.0)
+        most, left, mark = self.most, self.most - self._total, self._last
+        if left < 0:
+            left = 0
+        return Quota(most, left, mark[0] + SPAN_S - at.now if mark[1] else 0.0)
 
     def _age(self, now: float) -> None:
         marks = self._marks
@@ -206,7 +208,11 @@ class Flow:
         if level_s < 0:
             level_s = 0.0
         left = int((SPAN_S - level_s + _DUST_S) / self._token_s)
-        return Quota(most, 0 if left < 0 else min(left, most), level_s)
+        if left < 0:
+            left = 0
+        elif left > most:
+            left = most
+        return Quota(most, left, level_s)
 
     def _level_s(self, now: float) -> float:
         return max(0.0, self._empty_at - now)
