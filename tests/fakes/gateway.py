@@ -61,6 +61,11 @@ def chat(text: str = "Hi", model: str = "gemma", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
 
 
+def greedy(text: str = "Hi", **more: Any) -> dict[str, Any]:
+    """One whose answer would be the same another time."""
+    return chat(text, temperature=0, **more)
+
+
 # Every way to ask for tokens.
 WHOLE: list[tuple[str, dict[str, Any]]] = [
     (PROMPT, prompt()),

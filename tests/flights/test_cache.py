@@ -15,6 +15,7 @@ from tests.fakes.gateway import (
     Hermes,
     bearer,
     chat,
+    greedy,
     hermes,
     key,
     scenario,
@@ -22,10 +23,6 @@ from tests.fakes.gateway import (
 
 ON = {"defaults": {"cache": True}}
 EMBED = "/v1/embeddings"
-
-
-def greedy(text: str = "Hi", **more: Any) -> dict[str, Any]:
-    return chat(text, temperature=0, **more)
 
 
 def said(gateway: Hermes) -> dict[str, float]:

@@ -9,16 +9,12 @@ from hermes.errors import NotStored
 from hermes.flights.flight import Flight
 from hermes.storage.idempotency import Records
 from tests.fakes.backend import DONE, Then, ollama, play
-from tests.fakes.gateway import CHAT, Hermes, bearer, chat, hermes, key, scenario
+from tests.fakes.gateway import CHAT, Hermes, bearer, chat, greedy, hermes, key, scenario
 from tests.support import until
 
 ON: dict[str, Any] = {"defaults": {"cache": True}}
 ANN, BOB = bearer("ann"), bearer("bob")
 USAGE = "/v1/usage"
-
-
-def greedy(**more: Any) -> dict[str, Any]:
-    return chat(temperature=0, **more)
 
 
 async def total(gateway: Hermes, headers: dict[str, str]) -> dict[str, int]:

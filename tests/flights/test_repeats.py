@@ -17,6 +17,7 @@ from tests.fakes.gateway import (
     Hermes,
     bearer,
     chat,
+    greedy,
     hermes,
     key,
     prompt,
@@ -24,10 +25,6 @@ from tests.fakes.gateway import (
 )
 
 ON = {"defaults": {"cache": True}}
-
-
-def greedy(text: str = "Hi", **more: Any) -> dict[str, Any]:
-    return chat(text, temperature=0, **more)
 
 
 @pytest.fixture
@@ -130,6 +127,7 @@ async def test_after_a_change_of_the_configuration_it_is_read_again(unread: list
         assert await told(gateway, 1, CHAT, chat()) == ["hit"] and len(unread) == 1
         assert await told(gateway, 1, CHAT, chat()) == ["hit"] and len(unread) == 2
         await gateway.reload(backend, **ON)
+        assert not gateway.runtime.serving.flights.repeats.size_bytes, "nothing is held for who would be read anyway"
         assert await told(gateway, 2, CHAT, chat()) == ["bypass", "bypass"]
         assert len(unread) == 2 and len(backend.asked) == 3
 

@@ -3,20 +3,15 @@
 import asyncio
 import gc
 import json
-from typing import Any
 
 import pytest
 
 from hermes.flights.asked import Asked
 from tests.fakes.backend import DONE, Then, ollama, play
-from tests.fakes.gateway import CHAT, Call, Hermes, bearer, chat, hermes, hold_slot, key, scenario
+from tests.fakes.gateway import CHAT, Call, Hermes, bearer, chat, greedy, hermes, hold_slot, key, scenario
 from tests.support import run, until
 
 ON = {"defaults": {"cache": True}}
-
-
-def greedy(text: str = "Hi", **more: Any) -> dict[str, Any]:
-    return chat(text, temperature=0, **more)
 
 
 async def until_shared(gateway: Hermes, by: int) -> None:
